@@ -1,0 +1,179 @@
+"""Which frames of a video make a clip: index arithmetic, no pixels (UMT, arXiv 2303.16058, appendix "Implementation
+Details": sparse sampling after TSN; the exact rules are those of the official code).
+
+Four families, each with a test-time rule (`sample_clips`) and a training rule (`sample_training_clip`):
+
+| `sampling` | used for | test-time views | training |
+|---|---|---|---|
+| "sparse" | Kinetics, Moments in Time | interior points of F segments of (L-1)/F frames | any frame of a segment |
+| "segments" | stage 1; Something-Something V2 | starts and middles of F segments of L/F frames | the same |
+| "middle" | stage 2, retrieval, question answering | middle frame of F intervals | any but an interval's last frame |
+| "dense" | fixed frame stride | windows spread evenly over the video | one window anywhere |
+
+What surprises: "sparse" rounds half to even and its views may repeat a frame of a short video; stage 1 gives frame 0
+again and again for a video shorter than the clip; the multi-modality training rule never takes the last frame of an
+interval and turns into a sorted random subset as soon as one interval has a single frame.
+
+Left out of the official code because no published recipe uses it: the dense validation window (it ends where it
+should start and wraps around to the end of short videos), the raw-frame Something-Something V2 reader, stage 1 with a
+single segment and a stride, more than two views of "segments" (the official reader then returns too many frames), and
+the `fps…` and `fix_start` modes of the multi-modality reader (varying counts, indices past the end).
+"""
+
+import numpy as np
+
+
+def sample_clips(
+    num_video_frames: int, num_frames: int, sampling: str = "sparse", num_clips: int = 1, frame_stride: int = 1
+) -> np.ndarray:
+    """Frame indices of the test-time views of a video.
+
+    Args:
+        num_video_frames: length L of the video in frames, at least 1.
+        num_frames: frames F of one clip, at least 1.
+        sampling: "sparse" (default), "segments", "middle" or "dense"; see the table of this module.
+        num_clips: number S of views. "sparse" and "dense" take any; one sparse view is the validation clip. "middle"
+            has one view. "segments" has one (the middles: the validation clip) or two (starts, then middles).
+        frame_stride: distance in frames between neighbours of a dense clip; ignored by the other rules. One dense
+            view is the centred window: the official rule divides by S-1 and has none.
+
+    Returns:
+        int64 `(num_clips, num_frames)`, each row ascending (frames repeat where the video is too short) and within
+        `[0, num_video_frames)`.
+
+    Raises:
+        ValueError: for an unknown rule, a count or stride below 1, or a number of views that the rule does not have.
+    """
+    _check(num_video_frames, num_frames, sampling, frame_stride)
+    if num_clips < 1:
+        raise ValueError(f"num_clips is {num_clips}; ask for at least one view.")
+    if sampling == "sparse":
+        return _sparse_views(num_video_frames, num_frames, num_clips)
+    if sampling == "dense":
+        return _dense_views(num_video_frames, num_frames, num_clips, frame_stride)
+    if sampling == "middle":
+        if num_clips != 1:
+            raise ValueError(f'num_clips is {num_clips}, but sampling="middle" has one view; use "sparse" for more.')
+        bounds = _interval_bounds(num_video_frames, num_frames)
+        return _pad_with_last((bounds[:-1] + bounds[1:] - 1) // 2, num_frames)[None]
+    if num_clips > 2:
+        raise ValueError(f'num_clips is {num_clips}, but sampling="segments" has at most two views (starts, middles).')
+    return _segment_views(num_video_frames, num_frames, num_clips)
+
+
+def sample_training_clip(
+    num_video_frames: int,
+    num_frames: int,
+    sampling: str,
+    generator: np.random.Generator,
+    frame_stride: int = 1,
+) -> np.ndarray:
+    """Frame indices of one randomly drawn training clip.
+
+    Args:
+        num_video_frames: length L of the video in frames, at least 1.
+        num_frames: frames F of the clip, at least 1.
+        sampling: "sparse" (classification), "segments" (stage 1 and Something-Something V2), "middle" (stage 2,
+            retrieval, question answering) or "dense" (with `frame_stride`); see the table of this module.
+        generator: the only source of randomness.
+        frame_stride: distance in frames between neighbours of a dense clip; ignored by the other rules.
+
+    Returns:
+        int64 `(num_frames,)`, ascending and within `[0, num_video_frames)`.
+
+    Raises:
+        ValueError: for an unknown rule, or a count or stride below 1.
+    """
+    _check(num_video_frames, num_frames, sampling, frame_stride)
+    if sampling == "sparse":
+        edges = _sparse_edges(num_video_frames, num_frames)
+        return generator.integers(edges[:-1], edges[1:], endpoint=True)
+    if sampling == "segments":
+        width = num_video_frames // num_frames
+        if width == 0:
+            return np.zeros(num_frames, dtype=np.int64)
+        return np.arange(num_frames) * width + generator.integers(width, size=num_frames)
+    if sampling == "middle":
+        bounds = _interval_bounds(num_video_frames, num_frames)
+        if (np.diff(bounds) >= 2).all():
+            return generator.integers(bounds[:-1], bounds[1:] - 1)
+        subset = np.sort(generator.permutation(num_video_frames)[: len(bounds) - 1])
+        return _pad_with_last(subset, num_frames)
+    return _dense_training_clip(num_video_frames, num_frames, frame_stride, generator)
+
+
+def trimmed_length(num_video_frames: int, fps: float, seconds: float = 30.0) -> int:
+    """Length in frames of a video cut after `seconds`, at least 1: the `trimmed30` rule of the DiDeMo recipes, where
+    the usual rule then samples from the first frames only. `fps` is the average rate of the video."""
+    if num_video_frames < 1 or fps <= 0 or seconds <= 0:
+        raise ValueError(
+            f"A length of {num_video_frames} frames at {fps} frames per second can't be cut after {seconds} s; "
+            "all three must be positive."
+        )
+    return max(1, int(seconds * fps)) if num_video_frames / fps > seconds else num_video_frames
+
+
+def _check(num_video_frames: int, num_frames: int, sampling: str, frame_stride: int) -> None:
+    if sampling not in ("sparse", "segments", "middle", "dense"):
+        raise ValueError(f'sampling is {sampling!r}; choose "sparse", "segments", "middle" or "dense".')
+    if num_video_frames < 1:
+        raise ValueError(f"The video has {num_video_frames} frames; at least one is needed to sample from.")
+    if num_frames < 1:
+        raise ValueError(f"num_frames is {num_frames}; a clip has at least one frame.")
+    if frame_stride < 1:
+        raise ValueError(f"frame_stride is {frame_stride}; neighbouring frames are at least 1 apart.")
+
+
+def _sparse_edges(length: int, num_frames: int) -> np.ndarray:
+    """The F+1 rounded edges of F segments of (L-1)/F frames; the last one is L-1."""
+    segment = (length - 1) / num_frames
+    return np.round(segment * np.arange(num_frames + 1)).astype(np.int64)
+
+
+def _sparse_views(length: int, num_frames: int, num_clips: int) -> np.ndarray:
+    segment = (length - 1) / num_frames
+    # view k of S is shifted by (k+1)/(S+1) of a segment, truncated; one view by half a segment
+    shifts = (segment / (num_clips + 1) * np.arange(1, num_clips + 1)).astype(np.int64)
+    return np.minimum(_sparse_edges(length, num_frames)[:-1] + shifts[:, None], length - 1)
+
+
+def _segment_views(length: int, num_frames: int, num_clips: int) -> np.ndarray:
+    segment = length / num_frames
+    starts = (segment * np.arange(num_frames)).astype(np.int64)
+    middles = (segment / 2 + segment * np.arange(num_frames)).astype(np.int64)
+    return middles[None] if num_clips == 1 else np.stack([starts, middles])
+
+
+def _interval_bounds(length: int, num_frames: int) -> np.ndarray:
+    """Bounds of min(F, L) intervals: interval j holds the frames from bounds[j] to bounds[j+1] - 1."""
+    return np.linspace(0, length, min(num_frames, length) + 1).astype(np.int64)
+
+
+def _dense_views(length: int, num_frames: int, num_clips: int, stride: int) -> np.ndarray:
+    room = max(length - num_frames * stride, 0)
+    if num_clips == 1:
+        starts = np.array([room // 2])
+    else:
+        starts = (np.arange(num_clips) * (room / (num_clips - 1))).astype(np.int64)
+    clips = starts[:, None] + stride * np.arange(num_frames)
+    # a video shorter than the window repeats the last frame that lies on the stride
+    last = starts + (length - 1 - starts) // stride * stride
+    return np.minimum(clips, last[:, None])
+
+
+def _dense_training_clip(length: int, num_frames: int, stride: int, generator: np.random.Generator) -> np.ndarray:
+    window = num_frames * stride
+    if length <= window:
+        points = np.linspace(0, length, length // stride)
+        return np.clip(_pad_with(points, num_frames, length), 0, length - 1).astype(np.int64)
+    end = int(generator.integers(window, length))
+    start = end - window
+    return np.clip(np.linspace(start, end, num_frames), start, end - 1).astype(np.int64)
+
+
+def _pad_with(values: np.ndarray, length: int, value: float) -> np.ndarray:
+    return np.concatenate([values, np.full(length - len(values), value, dtype=values.dtype)])
+
+
+def _pad_with_last(indices: np.ndarray, length: int) -> np.ndarray:
+    return _pad_with(indices, length, indices[-1])
