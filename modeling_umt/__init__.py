@@ -1,0 +1,32 @@
+"""UMT models for Transformers. Importing this package registers them with the Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
+from transformers.utils import is_av_available
+
+from .configuration_umt import UMTConfig
+from .convert_umt_checkpoints import convert_umt_checkpoint
+from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
+
+AutoConfig.register("umt", UMTConfig, exist_ok=True)
+# With `register_for_auto_class` every save writes the code beside the weights, so the repository loads without `umt`.
+UMTConfig.register_for_auto_class()
+for auto_class, model_class in (
+    (AutoModel, UMTModel),
+    (AutoModelForVideoClassification, UMTForVideoClassification),
+    (AutoModelForPreTraining, UMTForPreTraining),
+):
+    auto_class.register(UMTConfig, model_class, exist_ok=True)
+    model_class.register_for_auto_class(auto_class.__name__)
+
+if is_av_available():
+    # `pipeline` finds a video processor only if it is registered for the config, which this import does.
+    import processing_umt  # noqa: F401
+
+__all__ = [
+    "UMTConfig",
+    "UMTForPreTraining",
+    "UMTForPreTrainingOutput",
+    "UMTForVideoClassification",
+    "UMTModel",
+    "convert_umt_checkpoint",
+]

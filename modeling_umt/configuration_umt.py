@@ -1,0 +1,157 @@
+"""Configuration of the UMT video encoder (arXiv 2303.16058, section 3; ViT-B/16 and ViT-L/16).
+
+Unusual: the position table is not learned. It is the sine-cosine code of the *flattened* token index, computed over
+`position_grid` and resized to whatever clip comes in; a model therefore takes any number of frames and any size.
+"""
+
+from dataclasses import field
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class UMTConfig(PreTrainedConfig):
+    r"""Configuration of [`UMTModel`], [`UMTForVideoClassification`] and [`UMTForPreTraining`].
+
+    The defaults are UMT-L/16 at 8 frames of 224 x 224 pixels. UMT-B/16 has `hidden_size=768`, `num_hidden_layers=12`,
+    `num_attention_heads=12`, `intermediate_size=3072` and `target_dim=512`.
+
+    Args:
+        image_size (`int` or `[height, width]`, defaults to 224): Pixels of the clips the model is made for. Others
+            work too; the position table of this size is kept ready.
+        patch_size (`int`, defaults to 16): Side of a square patch in pixels.
+        num_frames (`int`, defaults to 8): Frames of the clips the model is made for.
+        tubelet_size (`int`, defaults to 1): Frames that one token covers.
+        num_channels (`int`, defaults to 3): Colour channels.
+        hidden_size (`int`, defaults to 1024): Width.
+        num_hidden_layers (`int`, defaults to 24): Number of blocks.
+        num_attention_heads (`int`, defaults to 16): Attention heads; must divide `hidden_size`.
+        intermediate_size (`int`, defaults to 4096): Width inside the MLP.
+        hidden_act (`str`, defaults to `"gelu"`): Activation of the MLP, by its Transformers name.
+        layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every LayerNorm but the decoders'.
+        drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last block; it grows linearly from 0.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of a fresh classifier's weights. Towers for
+            pre-training start Xavier-uniform, as the official code's do.
+        position_grid (`[frames, rows, columns]` or `None`, defaults to `[8, 14, 14]`): Token grid over which the
+            position table is computed before it is resized to the input (space bicubic, time linear). `None`: computed
+            for the input's own grid, as stage 2 does.
+        final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Where the last LayerNorm stands: on the tokens
+            (pre-training, stage 2) or on their mean (classifiers). Each head sets its own.
+        num_aligned_layers (`int`, defaults to 6): Pre-training: blocks aligned with the teacher, counted from the last.
+        aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between them.
+        target_dim (`int`, defaults to 768): Pre-training: width of the teacher's features.
+        target_norm (`"l2"` or `"none"`, defaults to `"l2"`): Pre-training: whether student features are unit vectors.
+        decoder_layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the decoders' LayerNorm (1e-5 in stage 2).
+        alignment_loss (`"l2"`, `"mse"` or `"smooth_l1"`, defaults to `"l2"`): Distance to the teacher's features.
+
+    Raises:
+        ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not divide, a choice is unknown, or
+            the aligned layers are not distinct blocks of the model.
+
+    Example:
+
+    ```python
+    >>> from modeling_umt import UMTConfig, UMTModel
+
+    >>> model = UMTModel(UMTConfig(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072))
+    ```
+    """
+
+    model_type: ClassVar[str] = "umt"
+    # What a saved repository says of its code; `UMTPreTrainedModel.save_pretrained` writes it as `auto_map`.
+    remote_code: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_umt.UMTConfig",
+        "AutoModel": "modeling_umt.UMTModel",
+        "AutoModelForVideoClassification": "modeling_umt.UMTForVideoClassification",
+        "AutoModelForPreTraining": "modeling_umt.UMTForPreTraining",
+    }
+
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int = 16
+    num_frames: int = 8
+    tubelet_size: int = 1
+    num_channels: int = 3
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    drop_path_rate: float | int = 0.0
+    initializer_range: float = 0.02
+    position_grid: list[int] | tuple[int, ...] | None = field(default_factory=lambda: [8, 14, 14])
+    final_norm: str = "tokens"
+    num_aligned_layers: int = 6
+    aligned_layer_interval: float | int = 1
+    target_dim: int = 768
+    target_norm: str = "l2"
+    decoder_layer_norm_eps: float = 1e-6
+    alignment_loss: str = "l2"
+
+    def validate_architecture(self):
+        """Refuse sizes that do not fit together."""
+        require_divisible(self, "hidden_size", "num_attention_heads")
+        require_divisible(self, "num_frames", "tubelet_size")
+        require_choice(self, "final_norm", ("tokens", "pooled"))
+        require_choice(self, "target_norm", ("l2", "none"))
+        require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))
+        for side in self.image_height_width:
+            if side % self.patch_size:
+                raise ValueError(
+                    f"`image_size` {self.image_size} must be a multiple of `patch_size` {self.patch_size}."
+                )
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` must be in [0, 1), but is {self.drop_path_rate}.")
+        if self.position_grid is not None and (len(self.position_grid) != 3 or min(self.position_grid) < 1):
+            raise ValueError(f"`position_grid` must be [frames, rows, columns] or None, but is {self.position_grid}.")
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """Height and width in pixels of the clips the model is made for."""
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        return tuple(self.image_size)
+
+    @property
+    def token_grid(self) -> tuple[int, int, int]:
+        """Tokens along frames, rows and columns of the clips the model is made for."""
+        height, width = self.image_height_width
+        return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
+
+
+def aligned_layers(config: PreTrainedConfig) -> list[int]:
+    """Indices of the blocks whose outputs are aligned, ascending: `{depth - 1 - int(i * interval)}` (method, 3.1).
+
+    `config` is a student's or a teacher's: both use `num_hidden_layers`, `num_aligned_layers` and
+    `aligned_layer_interval`.
+
+    Raises:
+        ValueError: if these are not `num_aligned_layers` distinct blocks of the model.
+    """
+    depth, count, interval = config.num_hidden_layers, config.num_aligned_layers, config.aligned_layer_interval
+    layers = sorted({depth - 1 - int(i * interval) for i in range(count)})
+    if count < 1 or len(layers) != count or layers[0] < 0:
+        raise ValueError(
+            f"`num_aligned_layers` {count} with `aligned_layer_interval` {interval} does not pick {count} distinct "
+            f"blocks of a model with `num_hidden_layers` {depth}."
+        )
+    return layers
+
+
+def require_divisible(config: PreTrainedConfig, name: str, divisor: str) -> None:
+    """Raise a ValueError unless `config.<name>` is a multiple of `config.<divisor>`."""
+    if getattr(config, name) % getattr(config, divisor):
+        raise ValueError(
+            f"`{name}` {getattr(config, name)} must be a multiple of `{divisor}` {getattr(config, divisor)}."
+        )
+
+
+def require_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError unless `config.<name>` is one of `choices`."""
+    if getattr(config, name) not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, but is {getattr(config, name)!r}.")
+
+
+__all__ = ["UMTConfig"]

@@ -1,0 +1,491 @@
+"""UMT video encoder and its heads (arXiv 2303.16058, section 3): a plain ViT with joint space-time attention.
+
+A clip is cut into tubelets, each a token; there is no class token. What is unusual:
+
+- **Only visible tokens exist.** Given a mask, the pixels of hidden tokens are never projected: visible patches are
+  gathered first and embedded by one matrix product, so the encoder sees `(batch, visible, dim)` from its first layer.
+- The position table is computed, not learned, and resized to any clip (`position_embeddings_umt.py`).
+- Queries and values have a bias, keys have none.
+- The last LayerNorm stands on the tokens in pre-training (`norm`) and on their mean in classifiers (`fc_norm`). They are
+  different weights with different names, so neither is ever loaded as the other.
+- `UMTForPreTraining` adds the position table a second time before its decoders.
+
+Shape legend: B batch, T frames, C channels, N tokens of the whole clip, V visible tokens (V = N without a mask),
+D hidden size, K aligned layers, F width of the teacher's features.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_umt import UMTConfig, aligned_layers
+from .objectives_umt import unmasked_token_alignment_loss
+from .position_embeddings_umt import position_table
+from .token_selection_umt import visible_indices_from_mask
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention by its definition: (B, heads, V, head_dim) in, (B, V, heads, head_dim) and the weights out."""
+    weights = (query * scaling) @ key.transpose(-1, -2)  # (B, heads, V, V)
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = weights.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def drop_path(hidden_states: torch.Tensor, rate: float) -> torch.Tensor:
+    """Zero whole samples with probability `rate` and scale the kept ones by `1 / (1 - rate)`."""
+    shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
+    keep = torch.empty(shape, dtype=hidden_states.dtype, device=hidden_states.device).bernoulli_(1 - rate)
+    return hidden_states * keep / (1 - rate)
+
+
+class UMTEmbeddings(nn.Module):
+    """Patches of a clip, projected, plus their position code; with `visible_indices` only those tokens."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.config = config
+        patch_values = config.num_channels * config.tubelet_size * config.patch_size**2
+        # The official Conv3d kernel (D, C, tubelet, patch, patch), flattened: stride equals kernel size.
+        self.patch_embeddings = nn.Linear(patch_values, config.hidden_size)
+        self.register_buffer("position_embeddings", self.make_position_table(config.token_grid), persistent=False)
+
+    def make_position_table(self, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
+        """Position table (N, D) in float32 for a clip of token grid `grid` = (frames, rows, columns)."""
+        return position_table(grid, self.config.hidden_size, self.config.position_grid, device)
+
+    def token_grid(self, pixel_values_videos: torch.Tensor) -> tuple[int, int, int]:
+        """Tokens of a clip along frames, rows and columns; a ValueError if the clip does not fit the model."""
+        config = self.config
+        shape = tuple(pixel_values_videos.shape)
+        if len(shape) != 5 or shape[2] != config.num_channels or not pixel_values_videos.is_floating_point():
+            raise ValueError(
+                f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} channels, "
+                f"height, width), but is {pixel_values_videos.dtype} {shape}. UMTVideoProcessor makes such tensors; an "
+                "image is a clip of one frame."
+            )
+        _, frames, _, height, width = shape
+        if frames < 1 or frames % config.tubelet_size:
+            raise ValueError(
+                f"The clip has {frames} frames; this model needs a multiple of its `tubelet_size` {config.tubelet_size}."
+            )
+        if min(height, width) < 1 or height % config.patch_size or width % config.patch_size:
+            raise ValueError(
+                f"The clip has frames of {height} x {width} pixels; height and width must be multiples of the "
+                f"`patch_size` {config.patch_size}."
+            )
+        return frames // config.tubelet_size, height // config.patch_size, width // config.patch_size
+
+    def forward(
+        self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token embeddings (B, V, D) and their position codes, (B, V, D), or (1, N, D) without a mask."""
+        patch, tubelet = self.config.patch_size, self.config.tubelet_size
+        grid = self.token_grid(pixel_values_videos)
+        frames, rows, columns = grid
+        if grid == self.config.token_grid:
+            positions = self.position_embeddings
+        else:
+            positions = self.make_position_table(grid, pixel_values_videos.device)
+
+        # A view, no copy yet: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
+        patches = pixel_values_videos.unflatten(1, (frames, tubelet))
+        patches = patches.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))
+        patches = patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
+        if visible_indices is None:
+            positions = positions[None]  # (1, N, D)
+            patches = patches.flatten(4).flatten(1, 3)  # (B, N, patch_values)
+        else:
+            positions = positions[visible_indices]  # (B, V, D)
+            batch = torch.arange(patches.shape[0], device=patches.device)[:, None]
+            frame, cell = visible_indices // (rows * columns), visible_indices % (rows * columns)
+            patches = patches[batch, frame, cell // columns, cell % columns].flatten(2)  # (B, V, patch_values)
+
+        embeddings = self.patch_embeddings(patches.to(self.patch_embeddings.weight.dtype))
+        return embeddings + positions.to(embeddings.dtype), positions
+
+
+class UMTAttention(nn.Module):
+    """Joint space-time self-attention; queries and values have a bias, keys have none."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (B, heads, V, head_dim)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0, **kwargs)
+        return self.o_proj(output.reshape(hidden_states.shape)), weights
+
+
+class UMTMLP(nn.Module):
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class UMTLayer(GradientCheckpointingLayer):
+    """Pre-norm block; attention and MLP branch drop out independently per sample."""
+
+    def __init__(self, config: UMTConfig, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = UMTAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = UMTMLP(config)
+        self.drop_path_rate = drop_path_rate
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        branch, _ = self.attention(self.norm1(hidden_states), **kwargs)
+        hidden_states = hidden_states + self.drop_path(branch)
+        branch = self.mlp(self.norm2(hidden_states))
+        return hidden_states + self.drop_path(branch)
+
+    def drop_path(self, branch: torch.Tensor) -> torch.Tensor:
+        if self.training and self.drop_path_rate > 0:
+            return drop_path(branch, self.drop_path_rate)
+        return branch
+
+
+class UMTPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and what Transformers wants to know about every UMT video model."""
+
+    config: UMTConfig
+    base_model_prefix = "umt"
+    main_input_name = "pixel_values_videos"
+    input_modalities = "video"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["UMTEmbeddings", "UMTLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": UMTLayer, "attentions": UMTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Xavier-uniform towers for pre-training, truncated normal classifiers, as the official code (method, 1)."""
+        if isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, UMTEmbeddings):
+            init.copy_(module.position_embeddings, module.make_position_table(self.config.token_grid))
+            # the default of the framework's convolutions, which the official code leaves untouched
+            bound = module.patch_embeddings.in_features**-0.5
+            init.uniform_(module.patch_embeddings.weight, -bound, bound)
+            init.uniform_(module.patch_embeddings.bias, -bound, bound)
+        elif isinstance(module, UMTAttention) and self.config.final_norm == "tokens":
+            # officially one fused (3D, D) matrix: Xavier's bound comes from its shape
+            bound = math.sqrt(6 / (4 * self.config.hidden_size))
+            for projection in (module.q_proj, module.k_proj, module.v_proj):
+                init.uniform_(projection.weight, -bound, bound)
+        elif isinstance(module, nn.Linear):
+            if self.config.final_norm == "tokens":
+                init.xavier_uniform_(module.weight)
+            else:
+                init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As Transformers does, and with an `auto_map` of every class that can load this repository.
+
+        Transformers itself would record only the class that is saved, and `AutoModel` would not find the encoder of a
+        fine-tuned classifier.
+        """
+        self.config.auto_map = dict(self.config.remote_code)
+        return super().save_pretrained(save_directory, **kwargs)
+
+
+class UMTModel(UMTPreTrainedModel):
+    """The bare UMT video encoder."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__(config)
+        depth = config.num_hidden_layers
+        self.embeddings = UMTEmbeddings(config)
+        self.layers = nn.ModuleList(
+            [UMTLayer(config, config.drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
+        )
+        if config.final_norm == "tokens":
+            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        else:
+            self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embeddings
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        visible_indices: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Encode clips, or only their visible tokens.
+
+        Args:
+            pixel_values_videos (`(batch, frames, channels, height, width)`): ImageNet-normalised clips of any length
+                and size that `tubelet_size` and `patch_size` divide. An image is a clip of one frame.
+            bool_masked_pos (bool `(batch, num_tokens)`, *optional*): True hides a token. Every sample must hide the
+                same number. Tokens are ordered by frame, then row, then column.
+            visible_indices (int64 `(batch, visible)`, *optional*): The same mask as ascending indices of the tokens
+                that stay: static shapes, no synchronisation with the device. Give one of the two, or neither.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `last_hidden_state` (batch, visible tokens, hidden_size), after the norm with
+            `final_norm="tokens"`, before it with `"pooled"`; `pooler_output` (batch, hidden_size), the mean of the
+            normed tokens, or the norm of the tokens' mean.
+
+        Raises:
+            ValueError: if the clip's shape or dtype does not fit the model, or the mask does not fit the clip.
+        """
+        visible_indices = self.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
+        hidden_states, _ = self.embeddings(pixel_values_videos, visible_indices)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+
+        if self.config.final_norm == "tokens":
+            hidden_states = self.norm(hidden_states)
+            pooled = hidden_states.mean(dim=1)
+        else:
+            pooled = self.fc_norm(hidden_states.mean(dim=1))
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def get_feature_map(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        """`last_hidden_state` of whole clips as a map (batch, frames/tubelet, height/patch, width/patch, hidden_size).
+
+        Args and errors are those of `forward`, without a mask.
+        """
+        grid = self.embeddings.token_grid(pixel_values_videos)
+        return self(pixel_values_videos, **kwargs).last_hidden_state.unflatten(1, grid)
+
+    def resolve_mask(
+        self,
+        pixel_values_videos: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None,
+        visible_indices: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Either form of the mask as `visible_indices` (batch, visible), checked against the clip; None without one."""
+        batch, num_tokens = pixel_values_videos.shape[0], math.prod(self.embeddings.token_grid(pixel_values_videos))
+        if bool_masked_pos is not None:
+            if visible_indices is not None:
+                raise ValueError("Give `bool_masked_pos` or `visible_indices`, not both: they say the same.")
+            if bool_masked_pos.dtype != torch.bool or tuple(bool_masked_pos.shape) != (batch, num_tokens):
+                raise ValueError(
+                    f"`bool_masked_pos` must be bool (batch {batch}, tokens {num_tokens}), but is "
+                    f"{bool_masked_pos.dtype} {tuple(bool_masked_pos.shape)}."
+                )
+            return visible_indices_from_mask(bool_masked_pos)
+        if visible_indices is not None and (
+            visible_indices.dtype != torch.int64
+            or visible_indices.ndim != 2
+            or visible_indices.shape[0] != batch
+            or not 0 < visible_indices.shape[1] <= num_tokens
+        ):
+            raise ValueError(
+                f"`visible_indices` must be int64 (batch {batch}, 1 to {num_tokens} visible tokens), but is "
+                f"{visible_indices.dtype} {tuple(visible_indices.shape)}."
+            )
+        return visible_indices
+
+
+class UMTForVideoClassification(UMTPreTrainedModel):
+    """UMT with a linear classifier on the norm of the tokens' mean (official fine-tuning model)."""
+
+    # a stage-1 repository holds the norm on tokens and the decoders, which a classifier does not have
+    _keys_to_ignore_on_load_unexpected = [r"^umt\.norm\.", r"^decoders\."]
+
+    def __init__(self, config: UMTConfig):
+        super().__init__(with_final_norm(config, "pooled"))
+        self.umt = UMTModel(self.config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is getattr(self, "classifier", None):
+            # officially trunc_normal(0.02) times `init_scale` 0.001: a fresh head starts all but silent
+            init.trunc_normal_(module.weight, std=0.001 * self.config.initializer_range)
+            init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        """Classify clips.
+
+        Args:
+            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
+            labels (int64 `(batch,)`, *optional*): Class indices; with them the cross-entropy is returned too.
+                Transformers' `problem_type` rules decide on other kinds of labels.
+
+        Returns:
+            `ImageClassifierOutput`: `loss` (scalar, if `labels` are given), `logits` (batch, num_labels).
+        """
+        outputs = self.umt(pixel_values_videos, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+@dataclass
+class UMTForPreTrainingOutput(ModelOutput):
+    """Output of [`UMTForPreTraining`].
+
+    Args:
+        loss (scalar): Unmasked-token alignment, if `target_features` were given.
+        student_features (`(batch, num_aligned_layers, visible, target_dim)`): Decoded features of the visible tokens;
+            index 0 of the layers is the shallowest. Unit vectors with `target_norm="l2"`.
+        hidden_states: With `output_hidden_states=True`: embeddings and every block's output, (batch, visible,
+            hidden_size) each.
+        attentions: With `output_attentions=True` and eager attention: (batch, heads, visible, visible) per block.
+    """
+
+    loss: torch.FloatTensor | None = None
+    student_features: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class UMTAlignmentDecoder(nn.Module):
+    """One aligned layer's decoder: positions added once more, Linear, LayerNorm and, for "l2", unit length."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.projection = nn.Linear(config.hidden_size, config.target_dim)
+        self.norm = nn.LayerNorm(config.target_dim, eps=config.decoder_layer_norm_eps)
+        self.normalize = config.target_norm == "l2"
+
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        features = self.norm(self.projection(hidden_states + positions.to(hidden_states.dtype)))
+        return F.normalize(features, dim=-1) if self.normalize else features  # (B, V, F)
+
+
+class UMTForPreTraining(UMTPreTrainedModel):
+    """UMT's stage-1 student: K blocks' visible tokens, normed and decoded into the teacher's feature space.
+
+    The teacher is not part of the model: give its features, or none to get the student's.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^umt\.fc_norm\.", r"^classifier\."]
+
+    def __init__(self, config: UMTConfig):
+        super().__init__(with_final_norm(config, "tokens"))
+        self.umt = UMTModel(self.config)
+        self.aligned_layers = aligned_layers(config)
+        self.decoders = nn.ModuleList([UMTAlignmentDecoder(config) for _ in self.aligned_layers])
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        visible_indices: torch.Tensor | None = None,
+        target_features: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> UMTForPreTrainingOutput:
+        """Features of the visible tokens and their distance to the teacher's (method, 3 and 6).
+
+        Args:
+            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
+            bool_masked_pos, visible_indices: The mask, in one of its two forms; see [`UMTModel.forward`].
+            target_features (`(batch, num_aligned_layers, visible, target_dim)`, *optional*): The teacher's features
+                at the visible tokens, shallowest layer first, as [`UMTTeacherModel`] returns them.
+
+        Raises:
+            ValueError: if the clip, mask or targets do not fit.
+        """
+        visible_indices = self.umt.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
+        hidden_states, positions = self.umt.embeddings(pixel_values_videos, visible_indices)
+        aligned = []
+        for depth, layer in enumerate(self.umt.layers):
+            hidden_states = layer(hidden_states, **kwargs)
+            if depth in self.aligned_layers:
+                aligned.append(self.umt.norm(hidden_states))  # one norm shared by all aligned layers
+
+        features = [decoder(state, positions) for decoder, state in zip(self.decoders, aligned, strict=True)]
+        student_features = torch.stack(features, dim=1)  # (B, K, V, F)
+
+        loss = None
+        if target_features is not None:
+            loss = unmasked_token_alignment_loss(student_features, target_features, self.config.alignment_loss)
+        return UMTForPreTrainingOutput(loss=loss, student_features=student_features)
+
+
+def with_final_norm(config: UMTConfig, final_norm: str) -> UMTConfig:
+    """`config`, or a copy that says where this head's norm stands: the caller's object is never changed."""
+    if config.final_norm == final_norm:
+        return config
+    config = copy.deepcopy(config)
+    config.final_norm = final_norm
+    return config
+
+
+__all__ = [
+    "UMTForPreTraining",
+    "UMTForPreTrainingOutput",
+    "UMTForVideoClassification",
+    "UMTModel",
+    "UMTPreTrainedModel",
+]

@@ -1,0 +1,59 @@
+"""Sine-cosine position table over the flattened token index (UMT's official code; the paper inherits VideoMAE's).
+
+Unusual: the angle depends on the index `t * rows * columns + h * columns + w` alone, so neighbours in a row differ by
+1, in a column by `columns`, in time by `rows * columns`. To resize, the table is computed for the grid the weights were
+trained on and interpolated: bicubic in space, then linear in time. Nothing here is learned.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+def sincos_position_table(num_positions: int, dim: int, device: torch.device | None = None) -> torch.Tensor:
+    """The table `(num_positions, dim)`, float32: sine in even columns, cosine in odd ones.
+
+    Computed in float64 because an angle of 1567 radians in float32 is off by 1e-4 (on the CPU where the device has no
+    float64).
+    """
+    compute_device = "cpu" if device is not None and device.type == "mps" else device
+    positions = torch.arange(num_positions, dtype=torch.float64, device=compute_device)
+    columns = torch.arange(dim, device=compute_device)
+    frequencies = 10000.0 ** (-2.0 * (columns // 2).double() / dim)
+    angles = positions[:, None] * frequencies  # (num_positions, dim)
+    return torch.where(columns % 2 == 0, angles.sin(), angles.cos()).to(device=device, dtype=torch.float32)
+
+
+def resize_position_table(
+    table: torch.Tensor, source_grid: tuple[int, int, int], target_grid: tuple[int, int, int]
+) -> torch.Tensor:
+    """Interpolate a table `(prod(source_grid), dim)` to `(prod(target_grid), dim)`.
+
+    Grids are (frames, rows, columns). Space is bicubic without antialiasing, time linear, both with
+    `align_corners=False`; an axis that keeps its length keeps its values.
+    """
+    frames, rows, columns = source_grid
+    new_frames, new_rows, new_columns = target_grid
+    dim = table.shape[-1]
+    table = table.reshape(frames, rows, columns, dim).permute(0, 3, 1, 2)  # (T, dim, H, W)
+    if (rows, columns) != (new_rows, new_columns):
+        table = F.interpolate(table, size=(new_rows, new_columns), mode="bicubic", align_corners=False)
+    table = table.permute(2, 3, 1, 0)  # (H', W', dim, T)
+    if frames != new_frames:
+        table = F.interpolate(table.flatten(0, 1), size=new_frames, mode="linear", align_corners=False)
+    table = table.reshape(new_rows, new_columns, dim, new_frames)
+    return table.permute(3, 0, 1, 2).reshape(-1, dim)  # frame-major, then rows, then columns
+
+
+def position_table(
+    grid: tuple[int, int, int],
+    dim: int,
+    position_grid: list[int] | tuple[int, int, int] | None,
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """The table `(prod(grid), dim)` of a model trained on `position_grid`, for a clip of token grid `grid`.
+
+    With `position_grid=None` the code is computed for `grid` itself.
+    """
+    source_grid = grid if position_grid is None else tuple(position_grid)
+    table = sincos_position_table(source_grid[0] * source_grid[1] * source_grid[2], dim, device)
+    return resize_position_table(table, source_grid, grid)

@@ -1,0 +1,45 @@
+"""The command `umt`: one sub-command per module `training/cli_<name>.py`.
+
+Unusual: nothing heavy is imported before a command runs, so `umt --help` answers at once. A command module offers
+`HELP` (one line), `add_arguments(parser)` and `run(args) -> exit code`.
+"""
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = ("convert",)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own) and return its exit code.
+
+    What a user can mend - a wrong file, a wrong option - is told in one line on stderr with exit code 1; a mistake in
+    the call itself ends with argparse's exit code 2, an interruption with 130.
+    """
+    parser = argparse.ArgumentParser(
+        prog="umt",
+        description="Unmasked Teacher (UMT) video foundation models: load, classify, search, train, publish.",
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        command = importlib.import_module(f".cli_{name.replace('-', '_')}", __package__)
+        subparser = subparsers.add_parser(
+            name, help=command.HELP, description=command.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("umt: interrupted", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as error:
+        print(f"umt {args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""`umt convert`: an official `.pth` file to a folder that Transformers loads, or back."""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+HELP = "turn an official UMT checkpoint into a folder that Transformers loads, or back"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        help="an official .pth file, repo_id:filename of one on the Hub, or with --to-official a model folder",
+    )
+    parser.add_argument("output", type=Path, help="folder to make; with --to-official the .pth file to write")
+    parser.add_argument("--config", help="folder or Hub id with a config.json, for sizes other than B/16 and L/16")
+    parser.add_argument("--labels", help="label list of the head: k400, k600, k700, k710, mitv1 or ssv2")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="dtype to save")
+    parser.add_argument("--to-official", action="store_true", help="convert back: write the official layout")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+    from transformers import AutoConfig
+
+    from modeling_umt import convert_umt_checkpoint
+    from processing_umt import UMTVideoProcessor
+
+    dtype = getattr(torch, args.dtype)
+    if args.to_official:
+        return write_official(args.checkpoint, args.output, dtype)
+    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise ValueError(f"{args.output} exists already; give a folder that does not exist or is empty.")
+
+    config = AutoConfig.from_pretrained(args.config) if args.config else None
+    model = convert_umt_checkpoint(args.checkpoint, config=config, labels=args.labels)
+    height, width = model.config.image_height_width
+    processor = UMTVideoProcessor(
+        num_frames=model.config.num_frames,
+        size={"shortest_edge": min(height, width)},
+        crop_size={"height": height, "width": width},
+    )
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    # built beside its place and moved there whole: an interrupted conversion leaves no folder that looks finished
+    with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=f".{args.output.name}-") as building:
+        building = Path(building) / "model"
+        model.to(dtype).save_pretrained(building)
+        processor.save_pretrained(building)
+        os.replace(building, args.output)
+    print(
+        f"{args.output}: {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype}, "
+        f"{model.config.num_frames} frames of {height} x {width} pixels"
+    )
+    return 0
+
+
+def write_official(model_path: str, output: Path, dtype) -> int:
+    import torch
+    from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForVideoClassification
+
+    from modeling_umt.convert_umt_checkpoints import official_state_dict
+
+    architectures = AutoConfig.from_pretrained(model_path).architectures or [""]
+    auto_class = (
+        AutoModelForPreTraining if architectures[0].endswith("PreTraining") else AutoModelForVideoClassification
+    )
+    model = auto_class.from_pretrained(model_path, dtype=dtype)
+    state = official_state_dict(model)
+    temporary = output.with_name(output.name + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, output)
+    print(f"{output}: {len(state)} tensors in the official layout, {dtype}")
+    return 0
