@@ -39,7 +39,7 @@ class UMTConfig(PreTrainedConfig):
             for the input's own grid, as stage 2 does.
         final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Where the last LayerNorm stands: on the tokens
             (pre-training, stage 2) or on their mean (classifiers). Each head sets its own.
-        num_aligned_layers (`int`, defaults to 6): Pre-training: blocks aligned with the teacher, counted from the last.
+        num_aligned_layers (`int`, defaults to 6): Pre-training: blocks aligned with the teacher, from the last.
         aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between them.
         target_dim (`int`, defaults to 768): Pre-training: width of the teacher's features.
         target_norm (`"l2"` or `"none"`, defaults to `"l2"`): Pre-training: whether student features are unit vectors.
@@ -55,7 +55,7 @@ class UMTConfig(PreTrainedConfig):
     ```python
     >>> from modeling_umt import UMTConfig, UMTModel
 
-    >>> model = UMTModel(UMTConfig(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072))
+    >>> model = UMTModel(UMTConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536))
     ```
     """
 

@@ -53,7 +53,7 @@ def convert_umt_checkpoint(
             400, 710 and 174 classes are named without it.
 
     Returns:
-        The class follows from the keys: [`UMTForPreTraining`] (stage 1) or [`UMTForVideoClassification`], in eval mode.
+        The class follows from the keys: [`UMTForPreTraining`] (stage 1) or [`UMTForVideoClassification`]; eval mode.
         Frames and resolution of a classifier come from its position table if the file has one, else from an official
         file name (`..._f16_res224.pth`), else they are 8 frames of 224 pixels.
 
@@ -103,7 +103,7 @@ def official_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return official
 
 
-# --- reading a file ---------------------------------------------------------------------------------------------------
+# --- reading a file -------------------------------------------------------------------------------------------------
 
 
 def read_official_state_dict(checkpoint: str | os.PathLike | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -126,7 +126,7 @@ def read_weights_only(path: str) -> object:
         path = hf_hub_download(repo_id=hub_file[1], filename=hub_file[2])
     if not os.path.isfile(path):
         raise FileNotFoundError(
-            f"There is no checkpoint {path!r}; give the path of a `.pth` file, or `repo_id:filename` of one on the Hub."
+            f"There is no checkpoint {path!r}; give the path of a `.pth` file, or `repo_id:filename` on the Hub."
         )
     try:
         # training files carry their command line as a Namespace, which holds no code
@@ -150,7 +150,7 @@ def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
         return "classification"
     if "patch_embed.proj.weight" in state and "norm.weight" in state:
         raise UnsupportedCheckpointError(
-            "This is an action detection (AVA) file: it has a norm on tokens and a head. There is no detection model yet."
+            "This is an action detection (AVA) file: it has a norm on tokens and a head. No detection model exists yet."
         )
     if any(key.startswith("vision_encoder.") for key in state):
         raise UnsupportedCheckpointError("This is a multi-modality file; there is no video-text model yet.")
@@ -158,7 +158,7 @@ def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
     raise UnsupportedCheckpointError(f"The keys are those of no UMT checkpoint (the first ones: {examples}).")
 
 
-# --- which official key is which of ours ------------------------------------------------------------------------------
+# --- which official key is which of ours ----------------------------------------------------------------------------
 
 
 def encoder_key_map(config: UMTConfig, official: str = "", ours: str = "umt.") -> dict[str, list[str]]:
@@ -204,7 +204,8 @@ def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str
     missing, unexpected = sorted(key_map.keys() - state.keys()), sorted(state.keys() - key_map.keys())
     if missing or unexpected:
         raise ValueError(
-            f"The checkpoint does not fit its configuration. Missing keys ({len(missing)}): {', '.join(missing) or '-'}. "
+            "The checkpoint does not fit its configuration. "
+            f"Missing keys ({len(missing)}): {', '.join(missing) or '-'}. "
             f"Unexpected keys ({len(unexpected)}): {', '.join(unexpected) or '-'}."
         )
     ours = {}
@@ -219,7 +220,7 @@ def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str
     return ours
 
 
-# --- configuration and model ------------------------------------------------------------------------------------------
+# --- configuration and model ----------------------------------------------------------------------------------------
 
 
 def encoder_config(state: Mapping[str, torch.Tensor], prefix: str, **fields) -> UMTConfig:
@@ -232,7 +233,7 @@ def encoder_config(state: Mapping[str, torch.Tensor], prefix: str, **fields) -> 
     hidden_size = kernel.shape[0]
     if hidden_size not in PUBLISHED_HEADS:
         raise ValueError(
-            f"An encoder of width {hidden_size} is no published size, and its number of heads can't be read off shapes. "
+            f"An encoder of width {hidden_size} is no published size, and head counts can't be read off shapes. "
             f"Give `config`, e.g. UMTConfig(hidden_size={hidden_size}, num_attention_heads=..., ...)."
         )
     depth = 1 + max(
@@ -292,9 +293,9 @@ def classification_config(
             return config
     tried = ", ".join(f"{frames} frames of {size} pixels" for frames, size in sizes) or "any published clip size"
     raise ValueError(
-        f"'pos_embed' of shape {tuple(table.shape)} is not the position table computed for {tried} (largest difference "
-        f"{table_error(config, table):.2g}, allowed {table_tolerance(table):.2g}). A table that was trained or made for "
-        "another clip can't be kept: the model computes its own. If the clip size is another one, give `config`."
+        f"'pos_embed' of shape {tuple(table.shape)} is not the position table computed for {tried} (largest "
+        f"difference {table_error(config, table):.2g}, allowed {table_tolerance(table):.2g}). A table that was trained "
+        "or made for another clip can't be kept: the model computes its own. For another clip size, give `config`."
     )
 
 

@@ -6,8 +6,8 @@ A clip is cut into tubelets, each a token; there is no class token. What is unus
   gathered first and embedded by one matrix product, so the encoder sees `(batch, visible, dim)` from its first layer.
 - The position table is computed, not learned, and resized to any clip (`position_embeddings_umt.py`).
 - Queries and values have a bias, keys have none.
-- The last LayerNorm stands on the tokens in pre-training (`norm`) and on their mean in classifiers (`fc_norm`). They are
-  different weights with different names, so neither is ever loaded as the other.
+- The last LayerNorm stands on the tokens in pre-training (`norm`) and on their mean in classifiers (`fc_norm`). They
+  are different weights with different names, so neither is ever loaded as the other.
 - `UMTForPreTraining` adds the position table a second time before its decoders.
 
 Shape legend: B batch, T frames, C channels, N tokens of the whole clip, V visible tokens (V = N without a mask),
@@ -86,14 +86,14 @@ class UMTEmbeddings(nn.Module):
         shape = tuple(pixel_values_videos.shape)
         if len(shape) != 5 or shape[2] != config.num_channels or not pixel_values_videos.is_floating_point():
             raise ValueError(
-                f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} channels, "
-                f"height, width), but is {pixel_values_videos.dtype} {shape}. UMTVideoProcessor makes such tensors; an "
-                "image is a clip of one frame."
+                f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} "
+                f"channels, height, width), but is {pixel_values_videos.dtype} {shape}. UMTVideoProcessor makes such "
+                "tensors; an image is a clip of one frame."
             )
         _, frames, _, height, width = shape
         if frames < 1 or frames % config.tubelet_size:
             raise ValueError(
-                f"The clip has {frames} frames; this model needs a multiple of its `tubelet_size` {config.tubelet_size}."
+                f"The clip has {frames} frames; this model needs a multiple of `tubelet_size` {config.tubelet_size}."
             )
         if min(height, width) < 1 or height % config.patch_size or width % config.patch_size:
             raise ValueError(
@@ -317,7 +317,7 @@ class UMTModel(UMTPreTrainedModel):
         bool_masked_pos: torch.Tensor | None,
         visible_indices: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Either form of the mask as `visible_indices` (batch, visible), checked against the clip; None without one."""
+        """Either form of the mask as `visible_indices` (batch, visible), checked against the clip, or None."""
         batch, num_tokens = pixel_values_videos.shape[0], math.prod(self.embeddings.token_grid(pixel_values_videos))
         if bool_masked_pos is not None:
             if visible_indices is not None:

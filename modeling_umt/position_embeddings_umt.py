@@ -1,8 +1,8 @@
 """Sine-cosine position table over the flattened token index (UMT's official code; the paper inherits VideoMAE's).
 
 Unusual: the angle depends on the index `t * rows * columns + h * columns + w` alone, so neighbours in a row differ by
-1, in a column by `columns`, in time by `rows * columns`. To resize, the table is computed for the grid the weights were
-trained on and interpolated: bicubic in space, then linear in time. Nothing here is learned.
+1, in a column by `columns`, in time by `rows * columns`. To resize, the table is computed for the grid the weights
+were trained on and interpolated: bicubic in space, then linear in time. Nothing here is learned.
 """
 
 import torch
