@@ -1,0 +1,233 @@
+"""Training-time transforms of clips, one function per training stage of UMT (arXiv 2303.16058).
+
+* `augment_for_pretraining`, stage 1: one of ten window sizes at one of thirteen positions, resized with antialias;
+* `augment_for_video_text`, stage 2 and retrieval: random resized crop, bicubic without antialias on uint8;
+* `augment_for_finetuning`, action recognition: RandAugment, random resized crop, random erasing, normalised.
+
+Whatever is drawn is drawn once per clip and holds for all of its frames. Everything is drawn from the generator passed
+in, which `sample_generator` makes from (seed, epoch, sample index), so that neither resuming a run nor its number of
+workers or processes changes a clip. For repeated augmentation call a function again with the same generator.
+
+The first two return uint8: a worker crops, a quarter of the bytes travels to the device, normalising happens there.
+Fine-tuning returns normalised floats, because the official code interpolates and erases after normalising.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tvF
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from .crop_positions_umt import random_multi_scale_crop
+from .randaugment_umt import rand_augment
+from .resize_umt import resize_bicubic_no_antialias
+
+
+def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The source of all randomness of one sample in one epoch: frame choice first, augmentation after it.
+
+    Args:
+        seed, epoch, index: non-negative integers below 2^32; different triples give independent streams.
+
+    Raises:
+        ValueError: a number is out of that range.
+    """
+    if not all(0 <= number < 2**32 for number in (seed, epoch, index)):
+        raise ValueError(f"seed, epoch and index must be 0 to 2^32 - 1, not {seed}, {epoch} and {index}.")
+    return np.random.default_rng((seed, epoch, index))
+
+
+def augment_for_pretraining(
+    frames: torch.Tensor | np.ndarray, generator: np.random.Generator, size: int = 224, flip: bool = True
+) -> torch.Tensor:
+    """Stage 1: multi-scale fixed crop to `size` x `size`, then a horizontal flip half of the time.
+
+    The official resize is Pillow's bilinear; torchvision's, used here, differs from it by at most one grey level.
+
+    Args:
+        frames: uint8, a tensor `(frames, 3, height, width)` or an array `(frames, height, width, 3)` as decoded.
+        generator: the only source of randomness, see `sample_generator`.
+        size: side of the result in pixels.
+        flip: False where left and right matter.
+
+    Returns:
+        uint8 `(frames, 3, size, size)`.
+
+    Raises:
+        ValueError: the frames are not uint8 RGB frames of a shape named above.
+    """
+    clip = as_clip(frames)
+    top, left, height, width = draw_multi_scale_box(generator, *clip.shape[-2:], size)
+    clip = tvF.resized_crop(
+        clip, top, left, height, width, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=True
+    )
+    if flip:
+        clip = random_flip(clip, generator)
+    return clip.contiguous()
+
+
+def augment_for_video_text(
+    frames: torch.Tensor | np.ndarray, generator: np.random.Generator, size: int = 224
+) -> torch.Tensor:
+    """Stage 2 and its downstream tasks: random resized crop of at least half the frame, and a horizontal flip half of
+    the time, whatever the data set.
+
+    Arguments, result and errors are those of `augment_for_pretraining`. The resize is bicubic without antialias,
+    rounded and clamped to uint8.
+    """
+    clip = as_clip(frames)
+    box = draw_resized_crop_box(generator, *clip.shape[-2:], scale=(0.5, 1.0))
+    clip = resize_bicubic_no_antialias(tvF.crop(clip, *box), size, size)
+    return random_flip(clip, generator).contiguous()
+
+
+def augment_for_finetuning(
+    frames: torch.Tensor | np.ndarray,
+    generator: np.random.Generator,
+    size: int = 224,
+    flip: bool = True,
+    num_ops: int = 4,
+    magnitude: float = 7.0,
+    scale: tuple[float, float] = (0.08, 1.0),
+    erasing_probability: float = 0.25,
+) -> torch.Tensor:
+    """Action recognition: RandAugment, random resized crop, horizontal flip half of the time, random erasing.
+
+    The crop is interpolated bilinearly without antialias. It is cut out before it is normalised rather than after,
+    which changes nothing but rounding, as the weights of bilinear interpolation add up to one.
+
+    Args:
+        frames: uint8, a tensor `(frames, 3, height, width)` or an array `(frames, height, width, 3)` as decoded.
+        generator: the only source of randomness, see `sample_generator`.
+        size: side of the result in pixels.
+        flip: False where left and right matter, as in Something-Something.
+        num_ops, magnitude: of RandAugment; the recipes never change the defaults, `num_ops=0` turns it off.
+        scale: smallest and largest share of the frame's area that the crop covers.
+        erasing_probability: how often a rectangle of noise is put in.
+
+    Returns:
+        float32 `(frames, 3, size, size)`, normalised by the mean and deviation of ImageNet.
+
+    Raises:
+        ValueError: the frames are not uint8 RGB frames of a shape named above.
+    """
+    clip = rand_augment(as_clip(frames), generator, num_ops, magnitude)
+    box = draw_resized_crop_box(generator, *clip.shape[-2:], scale)
+    clip = tvF.to_dtype(tvF.crop(clip, *box), torch.float32, scale=True)
+    clip = F.interpolate(clip, size=(size, size), mode="bilinear", align_corners=False)
+    clip = tvF.normalize(clip, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    if flip:
+        clip = random_flip(clip, generator)
+    return random_erasing(clip, generator, erasing_probability).contiguous()
+
+
+def as_clip(frames: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Decoded frames as a uint8 tensor `(frames, 3, height, width)`, without copying. Tensors have their channels
+    second, arrays last."""
+    is_array = isinstance(frames, np.ndarray)
+    clip = torch.from_numpy(frames) if is_array else frames
+    if is_array and clip.ndim == 4:
+        clip = clip.permute(0, 3, 1, 2)
+    if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[1] != 3 or 0 in clip.shape:
+        expected = "array (frames, height, width, 3)" if is_array else "tensor (frames, 3, height, width)"
+        raise ValueError(
+            f"Frames to augment must be a uint8 {expected}, not {frames.dtype} of shape {tuple(frames.shape)}. "
+            "Augmentation comes before normalising; give it the frames as decoded."
+        )
+    return clip
+
+
+def random_flip(clip: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+    """All frames `(frames, channels, height, width)` mirrored left to right, half of the time."""
+    return tvF.horizontal_flip(clip) if generator.random() < 0.5 else clip
+
+
+def draw_multi_scale_box(
+    generator: np.random.Generator, height: int, width: int, size: int = 224
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a stage-1 window, always inside the frame.
+
+    A frame whose shorter side is a pixel or two below `size` gets windows that stick out (the official code fills them
+    with black), one of a single pixel gets empty ones. Both are cut down, or filled up, to what the frame holds.
+    """
+    top, left, crop_height, crop_width = random_multi_scale_crop(height, width, generator, size)
+    crop_height, crop_width = min(max(crop_height, 1), height), min(max(crop_width, 1), width)
+    return (
+        min(max(top, 0), height - crop_height),
+        min(max(left, 0), width - crop_width),
+        crop_height,
+        crop_width,
+    )
+
+
+def draw_resized_crop_box(
+    generator: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a window that covers a uniform share of the frame's area, from `scale`, with a
+    log-uniform width over height, from `ratio`.
+
+    After ten windows that do not fit it is the largest centred window within `ratio`.
+    """
+    for _ in range(10):
+        area = generator.uniform(*scale) * height * width
+        aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_height, crop_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            top = int(generator.integers(height - crop_height + 1))
+            left = int(generator.integers(width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_height, crop_width = height, width
+    if width < ratio[0] * height:
+        crop_height = round(width / ratio[0])
+    elif width > ratio[1] * height:
+        crop_width = round(height * ratio[1])
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def random_erasing(clip: torch.Tensor, generator: np.random.Generator, probability: float = 0.25) -> torch.Tensor:
+    """With `probability`, one rectangle of all frames becomes standard normal noise, fresh for every pixel and frame.
+
+    Args:
+        clip: normalised float `(frames, channels, height, width)`; not changed, the result is a new tensor if erased.
+        generator: the only source of randomness.
+        probability: of erasing.
+    """
+    if generator.random() >= probability:
+        return clip
+    box = draw_erasing_box(generator, *clip.shape[-2:])
+    if box is None:
+        return clip
+    top, left, height, width = box
+    noise = generator.standard_normal((*clip.shape[:2], height, width), dtype=np.float32)
+    erased = clip.clone()
+    erased[:, :, top : top + height, left : left + width] = torch.from_numpy(noise)
+    return erased
+
+
+def draw_erasing_box(generator: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int] | None:
+    """(top, left, height, width) of a rectangle of 1/50 to 1/3 of the frame's area and 0.3 to 1/0.3 height over width,
+    or None if a hundred draws were all too large for the frame."""
+    for _ in range(100):
+        area_fraction = generator.uniform(0.02, 1 / 3)
+        log_aspect = generator.uniform(math.log(0.3), -math.log(0.3))
+        size = erasing_size(height, width, area_fraction, log_aspect)
+        if size is not None:
+            top = int(generator.integers(height - size[0] + 1))
+            left = int(generator.integers(width - size[1] + 1))
+            return top, left, *size
+    return None
+
+
+def erasing_size(height: int, width: int, area_fraction: float, log_aspect: float) -> tuple[int, int] | None:
+    """(height, width) in pixels of a rectangle of that share of the frame and that log of height over width, or None
+    if it is not smaller than the frame in both directions."""
+    area, aspect = area_fraction * height * width, math.exp(log_aspect)
+    box_height, box_width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    return (box_height, box_width) if box_height < height and box_width < width else None
