@@ -55,7 +55,8 @@ class UMTConfig(PreTrainedConfig):
     ```python
     >>> from modeling_umt import UMTConfig, UMTModel
 
-    >>> model = UMTModel(UMTConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536))
+    >>> config = UMTConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536)
+    >>> model = UMTModel(config)
     ```
     """
 

@@ -150,7 +150,7 @@ def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
         return "classification"
     if "patch_embed.proj.weight" in state and "norm.weight" in state:
         raise UnsupportedCheckpointError(
-            "This is an action detection (AVA) file: it has a norm on tokens and a head. No detection model exists yet."
+            "This is an action detection (AVA) file: it has a norm on tokens and a head. There is no model for it yet."
         )
     if any(key.startswith("vision_encoder.") for key in state):
         raise UnsupportedCheckpointError("This is a multi-modality file; there is no video-text model yet.")
@@ -294,8 +294,8 @@ def classification_config(
     tried = ", ".join(f"{frames} frames of {size} pixels" for frames, size in sizes) or "any published clip size"
     raise ValueError(
         f"'pos_embed' of shape {tuple(table.shape)} is not the position table computed for {tried} (largest "
-        f"difference {table_error(config, table):.2g}, allowed {table_tolerance(table):.2g}). A table that was trained "
-        "or made for another clip can't be kept: the model computes its own. For another clip size, give `config`."
+        f"difference {table_error(config, table):.2g}, allowed {table_tolerance(table):.2g}). A table that was "
+        "trained or made for another clip can't be kept: the model computes its own. For another clip size, give `config`."
     )
 
 

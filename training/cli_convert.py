@@ -57,16 +57,14 @@ def run(args: argparse.Namespace) -> int:
 
 def write_official(model_path: str, output: Path, dtype) -> int:
     import torch
-    from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForVideoClassification
+    import modeling_umt
+    from modeling_umt.convert_umt_checkpoints import UnsupportedCheckpointError, official_state_dict
 
-    from modeling_umt.convert_umt_checkpoints import official_state_dict
-
-    architectures = AutoConfig.from_pretrained(model_path).architectures or [""]
-    auto_class = (
-        AutoModelForPreTraining if architectures[0].endswith("PreTraining") else AutoModelForVideoClassification
-    )
-    model = auto_class.from_pretrained(model_path, dtype=dtype)
-    state = official_state_dict(model)
+    architectures = modeling_umt.UMTConfig.from_pretrained(model_path).architectures or ["unknown"]
+    model_class = getattr(modeling_umt, architectures[0], None)
+    if model_class is None:
+        raise UnsupportedCheckpointError(f"{model_path} holds {architectures[0]}, which is no class of this package.")
+    state = official_state_dict(model_class.from_pretrained(model_path, dtype=dtype))
     temporary = output.with_name(output.name + ".tmp")
     torch.save(state, temporary)
     os.replace(temporary, output)
