@@ -1,0 +1,257 @@
+"""UMT models through files and a Hub, loaded in fresh interpreters with and without the package.
+
+Three of them: an author with the package saves, pushes, trains and converts; a user without it loads the folders;
+another loads by repository id and pushes his own. All must see the author's numbers, and no warning.
+"""
+
+import io
+import json
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hub_server import USER, LoopbackHub
+from subprocess_tools import complaints, run_clean
+
+from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
+from modeling_umt.convert_umt_checkpoints import official_state_dict
+
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 32,
+    "num_frames": 4,
+    "num_aligned_layers": 2,
+    "target_dim": 8,
+}
+# The kinds of repository, and the Auto classes that must load each whole.
+KINDS = {
+    "base": ["AutoModel"],
+    "classifier": ["AutoModel", "AutoModelForVideoClassification"],
+    "pretraining": ["AutoModel", "AutoModelForPreTraining"],
+}
+PAIRS = [(kind, auto) for kind, autos in KINDS.items() for auto in autos]
+AUTO_MAP = {
+    "AutoConfig": "configuration_umt.UMTConfig",
+    "AutoModel": "modeling_umt.UMTModel",
+    "AutoModelForVideoClassification": "modeling_umt.UMTForVideoClassification",
+    "AutoModelForPreTraining": "modeling_umt.UMTForPreTraining",
+}
+CODE = {
+    "configuration_umt.py",
+    "modeling_umt.py",
+    "objectives_umt.py",
+    "position_embeddings_umt.py",
+    "token_selection_umt.py",
+}
+SHARED_CODE = f"""
+import json, torch, transformers
+KINDS, USER = {KINDS!r}, {USER!r}
+
+def output(model):
+    clip = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        result = model.eval()(clip)
+    return next(result[key] for key in ("logits", "student_features", "last_hidden_state") if key in result).tolist()
+
+def load(source, auto, **kwargs):
+    config = transformers.AutoConfig.from_pretrained(source, **kwargs)
+    model, info = getattr(transformers, auto).from_pretrained(source, output_loading_info=True, **kwargs)
+    assert type(config).__name__ == type(model.config).__name__ == "UMTConfig"
+    problems = {{key: sorted(map(str, value)) for key, value in info.items() if value}}
+    kind = {{"module": type(model).__module__, "class": type(model).__name__, "labels": config.id2label}}
+    return model, {{"output": output(model), "problems": problems, **kind}}
+"""
+
+
+def run(code: str, cwd: Path, **kwargs) -> dict:
+    """Run `code` in a fresh interpreter; its last line is JSON."""
+    result = run_clean(SHARED_CODE + textwrap.dedent(code), cwd=cwd, **kwargs)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1]) | {"complaints": complaints(result.stderr)}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> SimpleNamespace:
+    """The Hub with `author` having saved, pushed, trained and converted; its folders below `root`."""
+    root = tmp_path_factory.mktemp("hub_umt")
+    config = UMTConfig(**SIZES, id2label={0: "clap", 1: "jump", 2: "wave"})
+    torch.manual_seed(0)
+    models = {"base": UMTModel(config), "classifier": UMTForVideoClassification(config)}
+    # a converted stage-1 file has the table of its own clip
+    models["pretraining"] = UMTForPreTraining(UMTConfig(**SIZES, position_grid=[4, 2, 2]))
+    with torch.no_grad():
+        models["classifier"].classifier.weight.normal_()
+    for kind, model in models.items():
+        model.save_pretrained(root / kind)
+    official = {f"{kind}.pth": io.BytesIO() for kind in ("classifier", "pretraining")}
+    for kind in ("classifier", "pretraining"):
+        torch.save(official_state_dict(models[kind]), official[f"{kind}.pth"])
+    with LoopbackHub() as hub:
+        hub.create_repo(f"{USER}/official", {name: buffer.getvalue() for name, buffer in official.items()})
+        author = run(
+            f"""
+            from modeling_umt import UMTConfig, convert_umt_checkpoint
+            from transformers import Trainer, TrainingArguments
+
+            answer = {{}}
+            for kind, autos in KINDS.items():
+                for auto in autos:
+                    model, answer[f"{{kind}} {{auto}}"] = load(f"{root}/{{kind}}", auto)
+                model.push_to_hub(kind, commit_message="from the package")
+                for auto in autos:
+                    model, answer[f"pushed {{kind}} {{auto}}"] = load(f"{{USER}}/{{kind}}", auto)
+                if kind != "base":
+                    config = UMTConfig(**{SIZES!r})
+                    official = convert_umt_checkpoint(f"{{USER}}/official:{{kind}}.pth", config=config)
+                    answer[f"official {{kind}}"] = output(official)
+            model, _ = load(f"{root}/classifier", "AutoModelForVideoClassification")
+            clip = {{"pixel_values_videos": torch.zeros(4, 3, 32, 32), "labels": 1}}
+            arguments = TrainingArguments(output_dir="{root}/trained", max_steps=1, save_steps=1, report_to="none",
+                                          use_cpu=True, disable_tqdm=True, push_to_hub=True, hub_strategy="end")
+            trainer = Trainer(model, arguments, train_dataset=[clip, clip])
+            trainer.train()
+            trainer.push_to_hub()
+            answer["trained"] = output(model)
+            print(json.dumps(answer))
+            """,
+            tmp_path_factory.mktemp("author"),
+            env=hub.env(),
+            allow_umt=True,
+        )
+        yield SimpleNamespace(hub=hub, root=root, author=author)
+
+
+def expected_output(world: SimpleNamespace, kind: str, auto: str) -> torch.Tensor:
+    return torch.tensor(world.author[f"{kind} {auto}"]["output"])
+
+
+def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> None:
+    assert loaded["problems"] == {}
+    assert loaded["class"] == AUTO_MAP[auto].split(".")[1]
+    if kind == "classifier":
+        assert loaded["labels"] == {"0": "clap", "1": "jump", "2": "wave"}
+    torch.testing.assert_close(torch.tensor(loaded["output"]), expected_output(world, kind, auto), rtol=0, atol=1e-6)
+
+
+def check_repository(files: dict[str, bytes], kind: str) -> None:
+    """Weights, all of the code and the whole `auto_map`; the head's architecture is named."""
+    assert files.keys() >= CODE | {"config.json", "model.safetensors"}
+    config = json.loads(files["config.json"])
+    assert config["auto_map"] == AUTO_MAP and config["model_type"] == "umt"
+    head = {"base": "UMTModel", "classifier": "UMTForVideoClassification", "pretraining": "UMTForPreTraining"}[kind]
+    assert config["architectures"] == [head]
+
+
+def test_author_heard_no_complaint(world):
+    assert world.author["complaints"] == []
+
+
+@pytest.mark.parametrize("kind, auto", PAIRS)
+def test_with_the_package(world, kind, auto):
+    folder, pushed = world.author[f"{kind} {auto}"], world.author[f"pushed {kind} {auto}"]
+    check_loaded(world, folder, kind, auto)
+    check_loaded(world, pushed, kind, auto)
+    assert folder["module"] == pushed["module"] == "modeling_umt.modeling_umt"  # local code, though the Hub has some
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_way_of_saving_writes_the_code(world, kind):
+    check_repository(files_of(world.root / kind), kind)
+    check_repository(world.hub.files(f"{USER}/{kind}"), kind)
+    assert [commit.title for commit in world.hub.commits(f"{USER}/{kind}")][1:] == ["from the package"]
+
+
+def test_trainer_writes_the_code(world):
+    check_repository(files_of(world.root / "trained" / "checkpoint-1"), "classifier")
+    check_repository(world.hub.files(f"{USER}/trained"), "classifier")
+
+
+@pytest.mark.parametrize("kind", ["classifier", "pretraining"])
+def test_official_file_from_the_hub(world, kind):
+    converted = torch.tensor(world.author[f"official {kind}"])
+    torch.testing.assert_close(converted, expected_output(world, kind, KINDS[kind][-1]), rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def folder_user(world, tmp_path_factory) -> dict:
+    """Who has the folders, but neither the package nor a network."""
+    return run(
+        f"""
+        answer = {{}}
+        for kind, autos in KINDS.items():
+            for auto in autos:
+                model, answer[f"{{kind}} {{auto}}"] = load(f"{world.root}/{{kind}}", auto, trust_remote_code=True)
+            model.save_pretrained(f"{world.root}/again/{{kind}}")
+            for auto in autos:
+                again, answer[f"again {{kind}} {{auto}}"] = load(
+                    f"{world.root}/again/{{kind}}", auto, trust_remote_code=True)
+        for source in ("{world.root}/trained/checkpoint-1", "{world.root}/trained"):
+            _, answer[source] = load(source, "AutoModelForVideoClassification", trust_remote_code=True)
+        print(json.dumps(answer))
+        """,
+        tmp_path_factory.mktemp("folder_user"),
+    )
+
+
+@pytest.mark.parametrize("kind, auto", PAIRS)
+def test_folder_without_the_package(world, folder_user, kind, auto):
+    for prefix in ("", "again "):
+        check_loaded(world, folder_user[f"{prefix}{kind} {auto}"], kind, auto)
+        assert folder_user[f"{prefix}{kind} {auto}"]["module"].startswith("transformers_modules.")
+    check_repository(files_of(world.root / "again" / kind), kind)
+
+
+def test_checkpoint_without_the_package(world, folder_user):
+    for source in (f"{world.root}/trained/checkpoint-1", f"{world.root}/trained"):
+        assert folder_user[source]["problems"] == {}
+        trained = torch.tensor(world.author["trained"])
+        torch.testing.assert_close(torch.tensor(folder_user[source]["output"]), trained, rtol=0, atol=1e-6)
+
+
+def test_folder_user_heard_no_complaint(folder_user):
+    assert folder_user["complaints"] == []
+
+
+@pytest.fixture(scope="module")
+def hub_user(world, tmp_path_factory) -> dict:
+    """Who has only the repositories' ids, pins their commits, pushes what he loaded as his own and loads that."""
+    commits = {kind: world.hub.commits(f"{USER}/{kind}")[-1].oid for kind in KINDS}
+    return run(
+        f"""
+        answer = {{}}
+        for kind, commit in {commits!r}.items():
+            for auto in KINDS[kind]:
+                model, answer[f"{{kind}} {{auto}}"] = load(
+                    f"{{USER}}/{{kind}}", auto, trust_remote_code=True, revision=commit)
+            model.push_to_hub(f"again-{{kind}}")
+            for auto in KINDS[kind]:
+                _, answer[f"again {{kind}} {{auto}}"] = load(
+                    f"{{USER}}/again-{{kind}}", auto, trust_remote_code=True)
+        print(json.dumps(answer))
+        """,
+        tmp_path_factory.mktemp("hub_user"),
+        env=world.hub.env(),
+    )
+
+
+@pytest.mark.parametrize("kind, auto", PAIRS)
+def test_hub_without_the_package(world, hub_user, kind, auto):
+    for prefix, name in (("", kind), ("again ", f"again_hyphen_{kind}")):
+        check_loaded(world, hub_user[f"{prefix}{kind} {auto}"], kind, auto)
+        assert hub_user[f"{prefix}{kind} {auto}"]["module"].startswith(f"transformers_modules.{USER}.{name}.")
+    check_repository(world.hub.files(f"{USER}/again-{kind}"), kind)
+
+
+def test_hub_user_heard_what_transformers_says_of_unpinned_code(hub_user):
+    """His own repositories were loaded without `revision=`: Transformers says which code it fetched. Nothing else."""
+    notice = "A new version of the following files was downloaded"
+    assert hub_user["complaints"] and all(notice in c and f"{USER}/again-" in c for c in hub_user["complaints"])
