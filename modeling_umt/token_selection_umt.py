@@ -154,12 +154,11 @@ def uniform_noise(
             f"`sample_seeds` must be int64 of shape ({shape[0]},), one seed per sample; "
             f"got {sample_seeds.dtype} of shape {tuple(sample_seeds.shape)}."
         )
-    # two 32-bit words of state per sample, each depending on all 64 bits of its seed
-    low = _mix_bits(sample_seeds & _WORD)
-    high = _mix_bits(((sample_seeds >> 32) & _WORD) ^ low)
-    low = _mix_bits(low ^ high)
-    counter = torch.arange(shape[1], device=device)
-    bits = _mix_bits(_mix_bits((high[:, None] + counter) & _WORD) ^ low[:, None])
+    # one 32-bit word per sample from all 64 bits of its seed, one per position; the constants keep 0 from staying 0
+    low, high = sample_seeds & _WORD, (sample_seeds >> 32) & _WORD
+    sample = _mix_bits(_mix_bits(low ^ 0x9E3779B9) ^ high)
+    position = _mix_bits(torch.arange(shape[1], device=device) ^ 0x85EBCA6B)
+    bits = _mix_bits(_mix_bits(sample[:, None] ^ position))
     return (bits >> 8).float() * 2.0**-24
 
 

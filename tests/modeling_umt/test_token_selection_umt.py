@@ -164,22 +164,34 @@ def test_low_precision_attention(dtype):
     assert torch.equal(visible, attention_token_selection(grid.float(), 0.8, generator(0)))
 
 
-def test_seeded_noise_is_uniform_and_uncorrelated():
-    noise = uniform_noise((1024, 1568), torch.device("cpu"), sample_seeds=torch.arange(1024))  # adjacent seeds
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param(torch.arange(1024), id="adjacent"),
+        pytest.param(-torch.arange(1024), id="negative"),
+        pytest.param(torch.arange(1024) << 32, id="high word only"),
+        pytest.param(torch.arange(1024) * 1_000_003, id="multiples"),
+        pytest.param(torch.randint(-(2**63), 2**63 - 1, (1024,), generator=generator(0)), id="random"),
+    ],
+)
+def test_seeded_noise_is_uniform_and_uncorrelated(seeds):
+    noise = uniform_noise((1024, 1568), torch.device("cpu"), sample_seeds=seeds)
     assert noise.dtype == torch.float32 and noise.min() >= 0 and noise.max() < 1
     counts = torch.histc(noise, bins=256, min=0, max=1)
     expected = noise.numel() / 256
     chi_square = ((counts - expected) ** 2 / expected).sum()
     assert abs(chi_square - 255) < 5 * (2 * 255) ** 0.5
-    standard = (noise - 0.5) * 12**0.5
-    for lagged in (
+    standard = (noise - 0.5) * 12**0.5  # mean 0, variance 1
+    assert standard.mean(dim=0).abs().max() < 5.5 * 1024**-0.5  # every token over the seeds
+    assert standard.mean(dim=1).abs().max() < 5.5 * 1568**-0.5  # every seed over the tokens
+    for product in (
         standard[:, 1:] * standard[:, :-1],  # neighbouring tokens
         standard[:, 196:] * standard[:, :-196],  # the same place in neighbouring frames
         standard[1:] * standard[:-1],  # neighbouring seeds
-        standard[512:] * standard[:512],  # seeds one bit apart
+        standard[512:] * standard[:512],  # distant seeds
         standard[1:, :-1] * standard[:-1, 1:],  # neighbouring seeds, shifted by one token
     ):
-        assert abs(lagged.mean()) < 5 * lagged.numel() ** -0.5
+        assert abs(product.mean()) < 5 * product.numel() ** -0.5
 
 
 def test_recorded_masks(recorded):

@@ -129,10 +129,11 @@ def test_recorded_multimodal_groups(recorded):
         assert has_weight_decay(name, parameter) == (weight_decay > 0), name
 
 
-def test_conv3d_and_linear_patch_embeddings_are_alike():
+def test_decay_goes_by_dimensions_and_name():
     for shape in ((8, 3, 1, 16, 16), (8, 768)):
         assert has_weight_decay("umt.embeddings.patch_embeddings.weight", nn.Parameter(torch.empty(shape)))
     assert not has_weight_decay("umt.embeddings.position_embeddings", nn.Parameter(torch.empty(1, 4, 8)))
+    assert not has_weight_decay("relative_position.bias", nn.Parameter(torch.empty(4, 8)))
     assert has_weight_decay("text.embeddings.position_embeddings.weight", nn.Parameter(torch.empty(4, 8)))  # BERT's
 
 
