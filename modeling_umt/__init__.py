@@ -3,19 +3,22 @@
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
 from transformers.utils import is_av_available
 
-from .configuration_umt import UMTConfig
+from .configuration_umt import UMTConfig, UMTTeacherConfig
 from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
+from .modeling_umt_teacher import UMTTeacherModel, UMTTeacherOutput
 
-AutoConfig.register("umt", UMTConfig, exist_ok=True)
 # With `register_for_auto_class` every save writes the code beside the weights, so the repository loads without `umt`.
-UMTConfig.register_for_auto_class()
+for config_class in (UMTConfig, UMTTeacherConfig):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    config_class.register_for_auto_class()
 for auto_class, model_class in (
     (AutoModel, UMTModel),
+    (AutoModel, UMTTeacherModel),
     (AutoModelForVideoClassification, UMTForVideoClassification),
     (AutoModelForPreTraining, UMTForPreTraining),
 ):
-    auto_class.register(UMTConfig, model_class, exist_ok=True)
+    auto_class.register(model_class.config_class, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
 
 if is_av_available():
@@ -28,5 +31,8 @@ __all__ = [
     "UMTForPreTrainingOutput",
     "UMTForVideoClassification",
     "UMTModel",
+    "UMTTeacherConfig",
+    "UMTTeacherModel",
+    "UMTTeacherOutput",
     "convert_umt_checkpoint",
 ]

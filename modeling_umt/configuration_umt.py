@@ -1,4 +1,4 @@
-"""Configuration of the UMT video encoder (arXiv 2303.16058, section 3; ViT-B/16 and ViT-L/16).
+"""Configurations of the UMT video encoder (arXiv 2303.16058, section 3; ViT-B/16 and ViT-L/16) and its CLIP teacher.
 
 Unusual: the position table is not learned. It is the sine-cosine code of the *flattened* token index, computed over
 `position_grid` and resized to whatever clip comes in; a model therefore takes any number of frames and any size.
@@ -122,6 +122,62 @@ class UMTConfig(PreTrainedConfig):
         return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
 
+@strict
+class UMTTeacherConfig(PreTrainedConfig):
+    r"""Configuration of [`UMTTeacherModel`], CLIP's vision tower (method, 4).
+
+    The defaults are CLIP ViT-L/14 at 196 pixels, whose 14 x 14 tokens are those of a UMT-L/16 at 224. ViT-B/16 has
+    `image_size=224`, `patch_size=16`, `hidden_size=768`, `num_hidden_layers=12`, `num_attention_heads=12`,
+    `intermediate_size=3072` and `projection_dim=512`.
+
+    Args:
+        image_size (`int`, defaults to 196): Pixels of the square frames the tower sees; clips are resized to it.
+        patch_size (`int`, defaults to 14): Side of a square patch in pixels.
+        num_channels (`int`, defaults to 3): Colour channels.
+        hidden_size (`int`, defaults to 1024): Width.
+        num_hidden_layers (`int`, defaults to 24): Number of blocks.
+        num_attention_heads (`int`, defaults to 16): Attention heads; must divide `hidden_size`.
+        intermediate_size (`int`, defaults to 4096): Width inside the MLP.
+        projection_dim (`int`, defaults to 768): Width of the features, CLIP's joint space.
+        hidden_act (`str`, defaults to `"quick_gelu"`): Activation of the MLP.
+        layer_norm_eps (`float`, defaults to 1e-5): Epsilon of every LayerNorm.
+        num_aligned_layers (`int`, defaults to 6): Blocks whose features are returned, counted from the last.
+        aligned_layer_interval (`float`, defaults to 1): Distance between them.
+        target_norm (`"l2"` or `"none"`, defaults to `"l2"`): Whether features are unit vectors.
+
+    Raises:
+        ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not divide, a choice is unknown, or
+            the aligned layers are not distinct blocks of the model.
+    """
+
+    model_type: ClassVar[str] = "umt_teacher"
+    remote_code: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_umt.UMTTeacherConfig",
+        "AutoModel": "modeling_umt_teacher.UMTTeacherModel",
+    }
+
+    image_size: int = 196
+    patch_size: int = 14
+    num_channels: int = 3
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    projection_dim: int = 768
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    num_aligned_layers: int = 6
+    aligned_layer_interval: float | int = 1
+    target_norm: str = "l2"
+
+    def validate_architecture(self):
+        """Refuse sizes that do not fit together."""
+        require_divisible(self, "hidden_size", "num_attention_heads")
+        require_divisible(self, "image_size", "patch_size")
+        require_choice(self, "target_norm", ("l2", "none"))
+        aligned_layers(self)
+
+
 def aligned_layers(config: PreTrainedConfig) -> list[int]:
     """Indices of the blocks whose outputs are aligned, ascending: `{depth - 1 - int(i * interval)}` (method, 3.1).
 
@@ -155,4 +211,4 @@ def require_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}, but is {getattr(config, name)!r}.")
 
 
-__all__ = ["UMTConfig"]
+__all__ = ["UMTConfig", "UMTTeacherConfig"]

@@ -19,9 +19,10 @@ import torch
 from huggingface_hub import hf_hub_download
 from transformers import PreTrainedModel
 
-from .configuration_umt import UMTConfig
+from .configuration_umt import UMTConfig, UMTTeacherConfig
 from .labels_umt import id2label_for
 from .modeling_umt import UMTForPreTraining, UMTForVideoClassification
+from .modeling_umt_teacher import UMTTeacherModel, resize_square_table
 from .position_embeddings_umt import position_table
 
 # Head counts can't be read off shapes; every published encoder has heads of 64 channels.
@@ -36,7 +37,7 @@ class UnsupportedCheckpointError(ValueError):
 
 def convert_umt_checkpoint(
     checkpoint: str | os.PathLike | Mapping[str, torch.Tensor],
-    config: UMTConfig | None = None,
+    config: UMTConfig | UMTTeacherConfig | None = None,
     part: str = "all",
     labels: str | None = None,
 ) -> PreTrainedModel:
@@ -53,8 +54,10 @@ def convert_umt_checkpoint(
             400, 710 and 174 classes are named without it.
 
     Returns:
-        The class follows from the keys: [`UMTForPreTraining`] (stage 1) or [`UMTForVideoClassification`]; eval mode.
-        Frames and resolution of a classifier come from its position table if the file has one, else from an official
+        The class follows from the keys: [`UMTForPreTraining`] (stage 1), [`UMTForVideoClassification`] or
+        [`UMTTeacherModel`] (the extracted CLIP tower), in eval mode. A teacher's position table is resized to the
+        configuration's `image_size`, by default 14 patches a side (24 for ViT-L/14@336). Frames and resolution of a
+        classifier come from its position table if the file has one, else from an official
         file name (`..._f16_res224.pth`), else they are 8 frames of 224 pixels.
 
     Raises:
@@ -74,11 +77,19 @@ def convert_umt_checkpoint(
     if kind == "stage-1":
         model_class, key_map = UMTForPreTraining, stage1_key_map
         config = stage1_config(state, config)
+    elif kind == "teacher":
+        model_class, key_map = UMTTeacherModel, teacher_key_map
+        config = teacher_config(state, config)
     else:
         model_class, key_map = UMTForVideoClassification, classification_key_map
         config = classification_config(state, config, name, labels)
         state = {key: tensor for key, tensor in state.items() if key != "pos_embed"}
-    return build_model(model_class, config, to_our_layout(state, key_map(config)))
+    state = to_our_layout(state, key_map(config))
+    if kind == "teacher":
+        side = config.image_size // config.patch_size
+        table = "embeddings.position_embeddings"
+        state[table] = resize_square_table(state[table], (side, side))
+    return build_model(model_class, config, state)
 
 
 def official_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -89,16 +100,23 @@ def official_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     Raises:
         UnsupportedCheckpointError: if the model has no official layout.
     """
-    key_maps = {"UMTForPreTraining": stage1_key_map, "UMTForVideoClassification": classification_key_map}
+    key_maps = {
+        "UMTForPreTraining": stage1_key_map,
+        "UMTForVideoClassification": classification_key_map,
+        "UMTTeacherModel": teacher_key_map,
+    }
     if type(model).__name__ not in key_maps:
         raise UnsupportedCheckpointError(f"{type(model).__name__} has no official layout.")
     ours, official = model.state_dict(), {}
     for official_key, our_keys in key_maps[type(model).__name__](model.config).items():
         tensor = torch.cat([ours[key] for key in our_keys]) if len(our_keys) > 1 else ours[our_keys[0]]
+        config = model.config
         if official_key.endswith("patch_embed.proj.weight"):
-            config = model.config
-            kernel = (config.num_channels, config.tubelet_size, config.patch_size, config.patch_size)
-            tensor = tensor.unflatten(1, kernel)
+            tensor = tensor.unflatten(1, (config.num_channels, config.tubelet_size, *[config.patch_size] * 2))
+        elif official_key == "conv1.weight":
+            tensor = tensor.unflatten(1, (config.num_channels, *[config.patch_size] * 2))
+        elif official_key == "proj":
+            tensor = tensor.T
         official[official_key] = tensor
     return official
 
@@ -143,7 +161,7 @@ def read_weights_only(path: str) -> object:
 
 
 def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
-    """`"stage-1"` or `"classification"`, told by keys that only one kind has."""
+    """`"stage-1"`, `"classification"` or `"teacher"`, told by keys that only one kind has."""
     if "encoder.patch_embed.proj.weight" in state:
         return "stage-1"
     if "patch_embed.proj.weight" in state and "fc_norm.weight" in state:
@@ -152,6 +170,8 @@ def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
         raise UnsupportedCheckpointError(
             "This is an action detection (AVA) file: it has a norm on tokens and a head. There is no model for it yet."
         )
+    if "class_embedding" in state and "conv1.weight" in state:
+        return "teacher"
     if any(key.startswith("vision_encoder.") for key in state):
         raise UnsupportedCheckpointError("This is a multi-modality file; there is no video-text model yet.")
     examples = ", ".join(list(state)[:3]) or "none at all"
@@ -199,6 +219,29 @@ def classification_key_map(config: UMTConfig) -> dict[str, list[str]]:
     return keys
 
 
+def teacher_key_map(config: UMTTeacherConfig) -> dict[str, list[str]]:
+    """Keys of an extracted CLIP vision tower; the packed `in_proj` goes to three matrices."""
+    keys = {
+        "class_embedding": ["embeddings.class_embedding"],
+        "positional_embedding": ["embeddings.position_embeddings"],
+        "conv1.weight": ["embeddings.patch_embeddings.weight"],
+        "proj": ["projection.weight"],
+    }
+    for kind in ("weight", "bias"):
+        keys[f"ln_pre.{kind}"], keys[f"ln_post.{kind}"] = [f"pre_norm.{kind}"], [f"post_norm.{kind}"]
+        for i in range(config.num_hidden_layers):
+            block, layer = f"transformer.resblocks.{i}", f"layers.{i}"
+            keys[f"{block}.attn.in_proj_{kind}"] = [f"{layer}.attention.{name}_proj.{kind}" for name in "qkv"]
+            keys[f"{block}.attn.out_proj.{kind}"] = [f"{layer}.attention.o_proj.{kind}"]
+            keys[f"{block}.ln_1.{kind}"], keys[f"{block}.ln_2.{kind}"] = (
+                [f"{layer}.norm1.{kind}"],
+                [f"{layer}.norm2.{kind}"],
+            )
+            keys[f"{block}.mlp.c_fc.{kind}"] = [f"{layer}.mlp.fc1.{kind}"]
+            keys[f"{block}.mlp.c_proj.{kind}"] = [f"{layer}.mlp.fc2.{kind}"]
+    return keys
+
+
 def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str]]) -> dict[str, torch.Tensor]:
     """Rename the tensors of an official state dict, in float32; a ValueError lists missing and unexpected keys."""
     missing, unexpected = sorted(key_map.keys() - state.keys()), sorted(state.keys() - key_map.keys())
@@ -213,6 +256,12 @@ def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str
         tensor = state[official_key].float()
         if official_key.endswith("patch_embed.proj.weight"):
             tensor = tensor.flatten(1)  # (D, C, tubelet, patch, patch) as the matrix that multiplies a flat patch
+        elif official_key == "conv1.weight":
+            if tensor.ndim == 5 and tensor.shape[2] != 1:
+                raise ValueError(f"'conv1.weight' {tuple(tensor.shape)} spans several frames; the teacher sees one.")
+            tensor = tensor.flatten(1)
+        elif official_key == "proj":
+            tensor = tensor.T  # officially multiplied from the right
         if len(our_keys) > 1 and tensor.shape[0] % len(our_keys):
             raise ValueError(f"{official_key!r} of shape {tuple(tensor.shape)} does not split into {len(our_keys)}.")
         for key, piece in zip(our_keys, tensor.chunk(len(our_keys)), strict=True):
@@ -295,7 +344,35 @@ def classification_config(
     raise ValueError(
         f"'pos_embed' of shape {tuple(table.shape)} is not the position table computed for {tried} (largest "
         f"difference {table_error(config, table):.2g}, allowed {table_tolerance(table):.2g}). A table that was "
-        "trained or made for another clip can't be kept: the model computes its own. For another clip size, give `config`."
+        "trained or made for another clip can't be kept: the model computes its own. For another size, give `config`."
+    )
+
+
+def teacher_config(state: Mapping[str, torch.Tensor], given: UMTTeacherConfig | None) -> UMTTeacherConfig:
+    """CLIP's vision tower; the published ones have heads of 64 channels and 14 x 14 tokens, or 24 x 24 at 336."""
+    if given is not None:
+        return given
+    needed = ("conv1.weight", "positional_embedding", "proj", "transformer.resblocks.0.mlp.c_fc.weight")
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise ValueError(f"Missing keys: {', '.join(missing)}. The checkpoint is no whole CLIP vision tower.")
+    kernel = state["conv1.weight"]
+    hidden_size, patch_size = kernel.shape[0], kernel.shape[-1]
+    if hidden_size not in PUBLISHED_HEADS:
+        raise ValueError(
+            f"A CLIP tower of width {hidden_size} is no published size, and head counts can't be read off shapes. "
+            f"Give `config`, e.g. UMTTeacherConfig(hidden_size={hidden_size}, num_attention_heads=..., ...)."
+        )
+    side = 24 if state["positional_embedding"].shape[0] == 1 + 24**2 else 14
+    return UMTTeacherConfig(
+        image_size=side * patch_size,
+        patch_size=patch_size,
+        num_channels=kernel.shape[1],
+        hidden_size=hidden_size,
+        num_hidden_layers=sum(key.endswith(".ln_1.weight") for key in state),
+        num_attention_heads=PUBLISHED_HEADS[hidden_size],
+        intermediate_size=state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+        projection_dim=state["proj"].shape[1],
     )
 
 
