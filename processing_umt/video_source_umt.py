@@ -1,0 +1,189 @@
+"""From a path, URL, bytes or file object to an open FFmpeg container, and the one error that all broken videos raise.
+
+FFmpeg never opens anything here: local files and downloads are opened by Python and handed over as file objects,
+every protocol is forbidden, and only formats that keep the whole video in one file are allowed. So a playlist, a
+concat script or a QuickTime reference movie can't make FFmpeg read another file or address. No part of the UMT paper
+(arXiv 2303.16058); its code reads with decord.
+"""
+
+import io
+import os
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import BinaryIO
+
+from packaging import version
+from transformers.utils import is_av_available
+
+if is_av_available():
+    import av
+
+# Formats whose presentation times are stored with every frame …
+_TIMED_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,flv,asf,ogg,nut,ivf,mxf,gif"
+# … and formats that store none, or only the order of decoding.
+_UNTIMED_FORMATS = "avi,h264,hevc,m4v,mpegvideo,obu,rm"
+
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: file and body identifiers
+
+_EXPLANATIONS = {
+    "missing": ("there is no such file", "Check the path; only http and https URLs are fetched"),
+    "unreadable": ("it can't be opened", "Check that it is a file and that you may read it"),
+    "network": ("it can't be downloaded", "Check the URL, or download it yourself and pass the file"),
+    "empty": ("it holds no bytes", "Export or download it again, or leave it out"),
+    "not_a_video": (
+        "it is not in a video format that is read here",
+        "Playlists, scripts, images and text are not videos: pass the video file itself",
+    ),
+    "no_video_stream": ("it has no video stream (is it audio only?)", "Pass a file with pictures, or leave it out"),
+    "no_frames": ("its video stream holds no frame that can be decoded", "Export it again, or leave it out"),
+    "truncated": ("it ends too early", "Download or copy it again, or leave it out"),
+    "decode": ("it can't be decoded", "The file is damaged or uses an unknown codec: re-encode it, or leave it out"),
+}
+
+
+class VideoDecodeError(ValueError):
+    """A video that can't be read. One class for every reason, so that a batch can skip and report.
+
+    Attributes:
+        video (`str`): name of the file or URL, or a description of the bytes or file object.
+        reason (`str`): stable category: "missing", "unreadable", "network", "empty", "not_a_video",
+            "no_video_stream", "no_frames", "truncated" or "decode".
+    """
+
+    def __init__(self, video: str, reason: str, detail: str = ""):
+        what, advice = _EXPLANATIONS[reason]
+        super().__init__(f"{video}: {what}{f' ({detail})' if detail else ''}. {advice}.")
+        self.video, self.reason, self.detail = video, reason, detail
+
+    def __reduce__(self):  # pickled by its arguments: it has to travel from data-loading workers
+        return type(self), (self.video, self.reason, self.detail)
+
+
+class VideoSource:
+    """A video as a seekable binary file with a name: `open_container` makes FFmpeg containers from it.
+
+    Args:
+        video: `str` or `Path` of a local file, http(s) URL (downloaded first, with time limits), `bytes`, or a binary
+            file object, which is read from its beginning and left open.
+
+    Raises:
+        VideoDecodeError: "missing", "unreadable", "network" or "empty".
+        ValueError: for any other type.
+        ImportError: without a recent PyAV.
+    """
+
+    def __init__(self, video: str | os.PathLike | bytes | BinaryIO):
+        if not is_av_available() or version.parse(av.__version__) < version.parse("17.1"):
+            raise ImportError("Video files are read with PyAV 17.1 or newer: pip install --upgrade av")
+        self._owned = True
+        if isinstance(video, (bytes, bytearray, memoryview)):
+            self.name = f"<{len(video)} bytes>"
+            self.file: BinaryIO = io.BytesIO(video)
+        elif isinstance(video, str) and video.lower().startswith(("http://", "https://")):
+            self.name = video
+            self.file = _download(video)
+        elif isinstance(video, (str, os.PathLike)):
+            self.name = os.fspath(video)
+            self.file = _open_file(self.name)
+        elif hasattr(video, "read"):
+            self.name = str(getattr(video, "name", None) or f"<{type(video).__name__}>")
+            self._owned = not (hasattr(video, "seekable") and video.seekable())
+            self.file = io.BytesIO(video.read()) if self._owned else video
+        else:
+            raise ValueError(
+                f"A video is given as {type(video).__name__}; pass a path, an http(s) URL, bytes or a binary file."
+            )
+        self.size = self.file.seek(0, io.SEEK_END)
+        if self.size == 0:
+            self.close()
+            raise VideoDecodeError(self.name, "empty")
+
+    def open_container(self) -> "av.container.InputContainer":
+        """A freshly opened container that starts at the beginning of the file. One at a time: they share the file."""
+        self.file.seek(0)
+        options = {"format_whitelist": f"{_TIMED_FORMATS},{_UNTIMED_FORMATS}", "protocol_whitelist": "none"}
+        try:
+            container = av.open(self.file, mode="r", options=options, metadata_errors="replace")
+        except (av.error.FFmpegError, ValueError) as error:
+            if self.read_at(4, 4) in (b"ftyp", b"mdat", b"wide", b"free", b"skip"):
+                raise VideoDecodeError(self.name, "truncated", "it has no index (moov)") from error
+            raise VideoDecodeError(self.name, "not_a_video") from error
+        # FFmpeg would invent missing presentation times by looking ahead
+        container.flags &= ~av.container.Flags.gen_pts.value
+        return container
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        self.file.seek(offset)
+        return self.file.read(count)
+
+    def is_cut(self) -> bool:
+        """Whether an AVI or Matroska file ends before the size that its header states."""
+        head = self.read_at(0, 1024)
+        if head[:4] == b"RIFF":
+            return int.from_bytes(head[4:8], "little") + 8 > self.size
+        segment = head.find(_SEGMENT)
+        if head[:4] != _EBML or segment < 0:
+            return False
+        begin = segment + len(_SEGMENT)
+        length = 9 - head[begin].bit_length()  # of the size field: the leading zeros of its first byte tell
+        size = int.from_bytes(head[begin : begin + length], "big") & ((1 << 7 * length) - 1)
+        unknown = (1 << 7 * length) - 1  # written by live recorders
+        return size != unknown and begin + length + size > self.size
+
+    def close(self) -> None:
+        if self._owned:
+            self.file.close()
+
+
+def has_stored_times(container: "av.container.InputContainer") -> bool:
+    """Whether the container's format stores a presentation time with every frame."""
+    return container.format.name.split(",")[0] in _TIMED_FORMATS.split(",")
+
+
+def _open_file(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("rb", buffering=0)
+    except FileNotFoundError as error:
+        raise VideoDecodeError(path, "missing") from error
+    except (OSError, ValueError) as error:
+        raise VideoDecodeError(path, "unreadable", getattr(error, "strerror", None) or str(error)) from error
+
+
+_PATIENCE = 10.0  # seconds: for a connection, for an answer, and for the next _PROGRESS bytes
+_PROGRESS = 1 << 16
+
+
+def _download(url: str) -> BinaryIO:
+    """The resource as an anonymous temporary file, in memory up to 64 MiB."""
+    opener = urllib.request.OpenerDirector()  # http and https only, also after a redirect
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    file = tempfile.SpooledTemporaryFile(max_size=64 << 20)  # noqa: SIM115 (closed by its owner)
+    try:
+        with opener.open(urllib.request.Request(url, headers={"User-Agent": "umt"}), timeout=_PATIENCE) as response:
+            expected = response.headers.get("Content-Length")
+            since, arrived = time.monotonic(), 0
+            while chunk := response.read1(_PROGRESS):
+                file.write(chunk)
+                arrived += len(chunk)
+                if arrived >= _PROGRESS:
+                    since, arrived = time.monotonic(), 0
+                elif time.monotonic() - since > _PATIENCE:
+                    raise TimeoutError(f"less than {_PROGRESS} bytes arrived in {_PATIENCE:g} s")
+        if expected is not None and file.tell() < int(expected):
+            raise OSError(f"the connection broke after {file.tell()} of {expected} bytes")
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        file.close()
+        raise VideoDecodeError(url, "network", str(error)) from error
+    return file
