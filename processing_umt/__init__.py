@@ -1,0 +1,18 @@
+"""From a video to the tensor that the models take: frame sampling, decoding, the video processor, augmentation.
+
+This file is the one place that ties the processor to the models' configuration; it is never copied to the Hub, where
+`auto_map` does the same.
+"""
+
+from transformers import AutoVideoProcessor
+
+from .video_processing_umt import UMTVideoProcessor, fold_views
+from .video_source_umt import VideoDecodeError
+
+# Importing modeling_umt imports this package in turn, which is complete but for the registration below.
+from modeling_umt.configuration_umt import UMTConfig  # isort: skip
+
+AutoVideoProcessor.register(UMTConfig, UMTVideoProcessor, exist_ok=True)
+UMTVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+
+__all__ = ["UMTVideoProcessor", "VideoDecodeError", "fold_views"]

@@ -1,0 +1,72 @@
+"""What the video processor returns beside pixels: which frames a view shows, and which videos could not be read.
+
+Not of the paper. Unusual: the report on broken videos rides on the `BatchFeature` as attributes, because its entries
+are handed to the model as they are.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import BatchFeature
+from transformers.video_utils import VideoMetadata
+
+
+@dataclass
+class UMTVideoMetadata(VideoMetadata):
+    """Transformers' `VideoMetadata` of one view: `frames_indices` are the frames it shows.
+
+    `timestamps` are those of the stream, in seconds, where there is one (they are not index / fps in a video of
+    variable frame rate). `video_index` is the place of the video among those given, `clip` and `crop` those of the
+    view.
+    """
+
+    frame_timestamps: list[float] | None = None
+    video_index: int = 0
+    clip: int = 0
+    crop: int = 0
+
+    @property
+    def timestamps(self) -> list[float]:
+        return self.frame_timestamps if self.frame_timestamps is not None else super().timestamps
+
+
+class UMTVideoFeatures(BatchFeature):
+    """A `BatchFeature` that also tells which videos are in it; the two lists are attributes, not entries, so that
+    `model(**features)` does not receive them.
+
+    Attributes:
+        video_indices (`list[int]`): the videos that were read, by their place among those given.
+        errors (`list[tuple[int, str]]`): the videos that were left out (`on_error="skip"`): place and reason.
+    """
+
+    def __init__(
+        self,
+        data: dict[str, Any] | None = None,
+        tensor_type: str | None = None,
+        video_indices: list[int] | None = None,
+        errors: list[tuple[int, str]] | None = None,
+    ):
+        super().__init__(data, tensor_type=tensor_type)
+        self.video_indices = video_indices or []
+        self.errors = errors or []
+
+    def __getstate__(self):
+        return {"data": self.data, "video_indices": self.video_indices, "errors": self.errors}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+
+
+def view_metadata(
+    metadata: UMTVideoMetadata, video_index: int, num_clips: int, num_crops: int
+) -> list[UMTVideoMetadata]:
+    """From the metadata of all frames of a video, those of its views, clip-major."""
+    num_frames = len(metadata.frames_indices) // num_clips
+    views = []
+    for clip in range(num_clips):
+        part = slice(clip * num_frames, (clip + 1) * num_frames)
+        times = metadata.frame_timestamps[part] if metadata.frame_timestamps is not None else None
+        for crop in range(num_crops):
+            view = replace(metadata, frames_indices=metadata.frames_indices[part], frame_timestamps=times)
+            views.append(replace(view, video_index=video_index, clip=clip, crop=crop))
+    return views
