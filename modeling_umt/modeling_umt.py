@@ -247,6 +247,9 @@ class UMTPreTrainedModel(PreTrainedModel):
 class UMTModel(UMTPreTrainedModel):
     """The bare UMT video encoder."""
 
+    # any repository holds an encoder: a head beside it is no surprise
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^decoders\."]
+
     def __init__(self, config: UMTConfig):
         super().__init__(config)
         depth = config.num_hidden_layers
