@@ -1,0 +1,141 @@
+"""Accuracy as the UMT paper (arXiv 2303.16058, section 4) and its code report it, and the merging of test views.
+
+A video's score is the mean over its views of the softmax of the logits (`merge_views`), in float64; accuracies are in
+percent over videos. The metrics are `evaluate.Metric` classes that are constructed here rather than loaded by name, so
+nothing is fetched from the Hub. All take the same input, scores and labels, and go through `evaluate.combine`.
+
+What is unusual: unlike a metric that is loaded, these keep what is added in memory unless several processes share them
+(`num_process` above 1), so that a single process leaves no file behind. Ties go to the lower class index, so that
+top-1 is the arg-max of NumPy and a constant score does not count as five hits.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import datasets
+import evaluate
+import numpy as np
+
+_INPUTS = """
+Args:
+    predictions: scores, floats `(videos, classes)`: logits or probabilities, only the order within a row counts.
+    references: labels, integers `(videos,)`.
+"""
+
+
+class MergedViews(NamedTuple):
+    """Scores of videos, each from all of its views; what `merge_views` returns."""
+
+    video_ids: list[Hashable]
+    """In order of first appearance."""
+    probabilities: np.ndarray
+    """float64 `(videos, classes)`, mean softmax over a video's views."""
+    num_views: np.ndarray
+    """int64 `(videos,)`, how many different views a video had."""
+
+
+def merge_views(video_ids: Sequence[Hashable], view_ids: Sequence[Hashable], logits: np.ndarray) -> MergedViews:
+    """Averages the softmax of every video's views.
+
+    Samplers that share views among processes fill up the last round with repeated ones: a (video, view) pair that was
+    seen before is skipped, so the order in which processes are concatenated decides which of two copies counts.
+
+    Args:
+        video_ids: of every row, the video. The whole path is safer than its base name, which may not be unique.
+        view_ids: of every row, the view, for instance (clip, crop).
+        logits: `(rows, classes)`.
+
+    Raises:
+        ValueError: lengths that do not match, no rows, or a logit that is not finite.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim != 2 or not len(video_ids) == len(view_ids) == len(logits) > 0:
+        raise ValueError(
+            f"There are {len(video_ids)} video ids, {len(view_ids)} view ids and logits of shape {logits.shape}; "
+            "expected logits (rows, classes) with at least one row, and two ids for every row."
+        )
+    first_row = {}
+    for row, view in enumerate(zip(video_ids, view_ids, strict=True)):
+        first_row.setdefault(view, row)
+    kept = list(first_row.values())
+    logits = logits[kept]
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        row = kept[int(finite.argmin())]
+        raise ValueError(f"View {view_ids[row]!r} of video {video_ids[row]!r} has a logit that is not finite.")
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+
+    positions = {video: i for i, video in enumerate(dict.fromkeys(video_ids))}
+    video_of_row = np.array([positions[video_ids[row]] for row in kept])
+    by_video = np.argsort(video_of_row, kind="stable")
+    num_views = np.bincount(video_of_row)
+    sums = np.add.reduceat(probabilities[by_video], np.cumsum(num_views) - num_views)  # (videos, classes)
+    return MergedViews(list(positions), sums / num_views[:, None], num_views)
+
+
+class _ScoreMetric(evaluate.Metric):
+    """A metric of scores `(videos, classes)` and labels `(videos,)`, kept in memory in a single process."""
+
+    def __init__(self, *args: Any, num_process: int = 1, **kwargs: Any):
+        super().__init__(*args, num_process=num_process, keep_in_memory=num_process == 1, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__,
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.List(datasets.Value("float64")), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, Any]:
+        scores, labels = np.asarray(predictions), np.asarray(references)
+        if not np.isfinite(scores).all():
+            raise ValueError(f"Scores of {(~np.isfinite(scores).all(axis=1)).sum()} videos are not finite.")
+        num_labels = scores.shape[1]
+        if labels.min() < 0 or labels.max() >= num_labels:
+            raise ValueError(
+                f"Labels go from {labels.min()} to {labels.max()}, but scores are given for {num_labels} classes "
+                f"(0 to {num_labels - 1}). Do model and data set agree on the classes?"
+            )
+        return self._measure(scores, labels)
+
+    def _measure(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """The results, from finite scores `(videos, classes)` and labels `(videos,)` within the classes."""
+        raise NotImplementedError
+
+
+class TopKAccuracy(_ScoreMetric):
+    """`top1` and `top5`: percent of videos whose label has the highest score, or one of the five highest."""
+
+    def _measure(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        own = np.take_along_axis(scores, labels[:, None], axis=1)
+        lower_index = np.arange(scores.shape[1]) < labels[:, None]
+        rank = ((scores > own) | ((scores == own) & lower_index)).sum(axis=1)
+        return {f"top{k}": 100.0 * float((rank < k).mean()) for k in (1, 5)}
+
+
+class PerClassAccuracy(_ScoreMetric):
+    """`per_class_accuracy`: for every class the percent of its videos that are recognised, None without videos;
+    `mean_class_accuracy`: the mean over the classes that have videos."""
+
+    def _measure(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        num_videos = np.bincount(labels, minlength=scores.shape[1])
+        num_hits = np.bincount(labels[scores.argmax(axis=1) == labels], minlength=scores.shape[1])
+        accuracies = [
+            100.0 * hits / videos if videos else None
+            for hits, videos in zip(num_hits.tolist(), num_videos.tolist(), strict=True)
+        ]
+        present = [accuracy for accuracy in accuracies if accuracy is not None]
+        return {"per_class_accuracy": accuracies, "mean_class_accuracy": sum(present) / len(present)}
+
+
+class ConfusionMatrix(_ScoreMetric):
+    """`confusion_matrix`: int64 `(classes, classes)`, videos of the row's class that were taken for the column's."""
+
+    def _measure(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+        num_labels = scores.shape[1]
+        cells = np.bincount(labels * num_labels + scores.argmax(axis=1), minlength=num_labels**2)
+        return {"confusion_matrix": cells.reshape(num_labels, num_labels)}
