@@ -45,7 +45,8 @@ def augment_for_pretraining(
 ) -> torch.Tensor:
     """Stage 1: multi-scale fixed crop to `size` x `size`, then a horizontal flip half of the time.
 
-    The official resize is Pillow's bilinear; torchvision's, used here, differs from it by at most one grey level.
+    The official resize is Pillow's bilinear. torchvision's, used here, takes under half the time, and on real clips
+    0.6 % of the values differ by one grey level and one in a million by two: its weights have fewer bits.
 
     Args:
         frames: uint8, a tensor `(frames, 3, height, width)` or an array `(frames, height, width, 3)` as decoded.

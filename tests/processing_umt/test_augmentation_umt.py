@@ -232,7 +232,7 @@ def test_multi_scale_sizes_and_positions_are_uniform():
 
 @pytest.mark.parametrize("shape", [(60, 84), (300, 500), (230, 226)])
 def test_pretraining_is_the_crop_resized_as_pillow_does(shape):
-    """Within one grey level at a few pixels in a hundred: torchvision's weights are the same, its rounding is not."""
+    """But for a grey level at a few values in a hundred: torchvision's weights have fewer bits than Pillow's."""
     frames = natural_frames(2, *shape)
     for index in range(8):
         clip = augment_for_pretraining(frames, sample_generator(0, 0, index), size=64, flip=False)
@@ -241,8 +241,9 @@ def test_pretraining_is_the_crop_resized_as_pillow_does(shape):
             image = Image.fromarray(frame[top : top + height, left : left + width])
             expected = torch.from_numpy(np.array(image.resize((64, 64), Image.Resampling.BILINEAR))).permute(2, 0, 1)
             difference = (result.int() - expected.int()).abs()
-            assert difference.max() <= 1
-            assert difference.float().mean() < 0.05
+            assert difference.max() <= 2
+            assert (difference == 2).float().mean() < 1e-3
+            assert (difference > 0).float().mean() < 0.05
 
 
 # stage 2 and fine-tuning: random resized crop
