@@ -1,0 +1,596 @@
+"""The test battery: what every model class must do, whatever it computes. A new class is one more row of `CASES`.
+
+A row tells how to build a tiny model, what it eats and which shapes come out; the tests below know no class by name.
+Weights are random everywhere (also where fresh ones would be zero), so that no term can go missing unseen.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers.utils import is_torchao_available
+
+from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def umt_config(**fields) -> UMTConfig:
+    """4 frames of 64 x 64 pixels: 4 x 4 x 4 tokens, with a position table resized in space and in time."""
+    defaults = {"image_size": 64, "num_frames": 4, "position_grid": [2, 3, 3], "num_labels": 5}
+    defaults |= {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    defaults |= {"num_aligned_layers": 2, "target_dim": 24}
+    return UMTConfig(**defaults | fields)
+
+
+def clips(config: PreTrainedConfig, batch: int = 2, frames: int = 4, height: int = 64, width: int = 64) -> dict:
+    """Seeded clips, (batch, frames, 3, height, width)."""
+    generator = torch.Generator().manual_seed(frames * height + width)
+    return {"pixel_values_videos": torch.randn(batch, frames, 3, height, width, generator=generator)}
+
+
+def token_grid(config: PreTrainedConfig, clip: torch.Tensor) -> tuple[int, int, int]:
+    frames, _, height, width = clip.shape[1:]
+    return frames // config.tubelet_size, height // config.patch_size, width // config.patch_size
+
+
+def encoder_shapes(config, batch, grid, visible):
+    return {"last_hidden_state": (batch, visible, config.hidden_size), "pooler_output": (batch, config.hidden_size)}
+
+
+def classifier_shapes(config, batch, grid, visible):
+    return {"logits": (batch, config.num_labels)}
+
+
+def student_shapes(config, batch, grid, visible):
+    return {"student_features": (batch, config.num_aligned_layers, visible, config.target_dim)}
+
+
+def class_labels(config, batch, grid, visible):
+    return {"labels": torch.arange(batch) % config.num_labels}
+
+
+def teacher_features(config, batch, grid, visible):
+    generator = torch.Generator().manual_seed(7)
+    features = torch.randn(batch, config.num_aligned_layers, visible, config.target_dim, generator=generator)
+    return {"target_features": features / features.norm(dim=-1, keepdim=True)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row.
+
+    `shapes` and `targets` are functions of (config, batch, token grid, visible tokens): the outputs that every
+    comparison looks at, with their shapes, and what makes the model return a `loss` (None: it has none).
+    `sequence` gives (sequences, their length) of hidden states, by default the clips and their visible tokens.
+    `masks`: "hide" if hidden tokens do not exist for the model, "select" if they are only left out of the outputs.
+    """
+
+    name: str
+    model_class: type[PreTrainedModel]
+    shapes: Callable[..., dict[str, tuple[int, ...]]]
+    targets: Callable[..., dict[str, torch.Tensor]] | None = None
+    masks: str | None = None
+    config: Callable[..., PreTrainedConfig] = umt_config
+    config_fields: dict = field(default_factory=dict)
+    inputs: Callable[..., dict[str, torch.Tensor]] = clips
+    sequence: Callable[..., tuple[int, int]] = lambda config, batch, grid, visible: (batch, visible)
+    lora_modules: tuple[str, ...] = ("q_proj", "v_proj", "fc1")
+
+    def build(self, **fields) -> PreTrainedModel:
+        """A seeded model in eval mode, every weight random."""
+        torch.manual_seed(0)
+        model = self.model_class(self.config(**{**self.config_fields, **fields})).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return model
+
+    def batch(self, model: PreTrainedModel, visible: int | None = None, targets: bool = False, **sizes) -> dict:
+        """Inputs of `model`; with `visible`, a mask that leaves so many tokens; with `targets`, what gives a loss."""
+        inputs = self.inputs(model.config, **sizes)
+        clip = inputs["pixel_values_videos"]
+        grid = token_grid(model.config, clip)
+        num_tokens = grid[0] * grid[1] * grid[2]
+        if visible is not None:
+            scores = torch.rand(clip.shape[0], num_tokens, generator=torch.Generator().manual_seed(1))
+            inputs["visible_indices"] = scores.topk(visible).indices.sort().values
+        if targets and self.targets:
+            inputs |= self.targets(model.config, clip.shape[0], grid, visible or num_tokens)
+        return inputs
+
+    def compared(self, outputs) -> dict[str, torch.Tensor]:
+        return {name: outputs[name] for name in self.shapes(UMTConfig(), 1, (1, 1, 1), 1)}
+
+    def scalar(self, outputs) -> torch.Tensor:
+        """The loss, or for models without one a weighted sum of all outputs."""
+        if self.targets:
+            return outputs.loss
+        return sum((t * torch.linspace(-1, 1, t.numel()).view_as(t)).mean() for t in self.compared(outputs).values())
+
+    def run(self, model: PreTrainedModel, inputs: dict, **kwargs) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            return self.compared(model(**inputs, **kwargs))
+
+    def gradients(self, model: PreTrainedModel, inputs: dict) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        self.scalar(model(**inputs)).backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+CASES = [
+    Case("encoder", UMTModel, encoder_shapes, masks="hide"),
+    Case("pooled-encoder", UMTModel, encoder_shapes, masks="hide", config_fields={"final_norm": "pooled"}),
+    Case("classifier", UMTForVideoClassification, classifier_shapes, targets=class_labels),
+    Case("student", UMTForPreTraining, student_shapes, targets=teacher_features, masks="hide"),
+]
+
+
+def cases(condition: Callable[[Case], bool] = lambda case: True):
+    """Parametrise a test over the rows that fulfil `condition`."""
+    return pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES if condition(c)])
+
+
+takes_masks = cases(lambda case: case.masks)
+hides_tokens = cases(lambda case: case.masks == "hide")
+has_loss = cases(lambda case: case.targets)
+drops_paths = cases(lambda case: hasattr(case.config(), "drop_path_rate"))
+takes_tubelets = cases(lambda case: hasattr(case.config(), "tubelet_size"))
+
+
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 0.0):
+    assert actual.keys() == expected.keys() and expected
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            actual[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def relative_error(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    return max(((actual[n].float() - t).norm() / t.norm()).item() for n, t in expected.items())
+
+
+# --- saving and loading ---------------------------------------------------------------------------------------------
+
+
+@cases()
+def test_save_and_load_loses_nothing(case, tmp_path):
+    model = case.build()
+    inputs = case.batch(model)
+    model.save_pretrained(tmp_path)
+    loaded, info = case.model_class.from_pretrained(tmp_path, output_loading_info=True)
+
+    assert (tmp_path / "model.safetensors").exists()
+    assert not any(info.values()), info
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == type(model.config).remote_code
+    assert_same(dict(loaded.named_parameters()), dict(model.named_parameters()))
+    assert_same(dict(loaded.named_buffers()), dict(model.named_buffers()))
+    assert_same(case.run(loaded, inputs), case.run(model, inputs))
+
+
+@cases()
+def test_device_map_offloads_to_disk(case, tmp_path):
+    model = case.build()
+    inputs = case.batch(model)
+    model.save_pretrained(tmp_path / "model")
+    most_of_it = int(0.8 * sum(parameter.nbytes for parameter in model.parameters()))
+    offloaded = case.model_class.from_pretrained(
+        tmp_path / "model", device_map="auto", max_memory={"cpu": most_of_it}, offload_folder=tmp_path / "disk"
+    )
+    assert set(offloaded.hf_device_map.values()) == {"cpu", "disk"}
+    assert_same(case.run(offloaded, inputs), case.run(model, inputs))
+
+
+@cases()
+@pytest.mark.skipif(not is_torchao_available(), reason="torchao is not installed")
+def test_int8_weights_are_close(case, tmp_path):
+    from torchao.quantization import Int8Tensor, Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    model = case.build()
+    inputs = case.batch(model)
+    model.save_pretrained(tmp_path)
+    config = TorchAoConfig(Int8WeightOnlyConfig())
+    quantized = case.model_class.from_pretrained(tmp_path, quantization_config=config)
+    assert sum(isinstance(parameter, Int8Tensor) for parameter in quantized.parameters()) >= 6 * 3
+    assert 0 < relative_error(case.run(quantized, inputs), case.run(model, inputs)) < 0.03
+
+
+@cases()
+def test_lora_trains_saves_loads_and_merges(case, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    base = case.build()
+    inputs = case.batch(base, targets=True)
+    adapted = get_peft_model(copy.deepcopy(base), LoraConfig(r=2, target_modules=list(case.lora_modules)))
+    assert_same(case.compared(adapted(**inputs)), case.run(base, inputs))  # fresh adapters add nothing
+
+    trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-2)
+    before = case.scalar(adapted(**inputs))
+    for _ in range(3):
+        optimizer.zero_grad()
+        case.scalar(adapted(**inputs)).backward()
+        optimizer.step()
+    trained = case.run(adapted.eval(), inputs)
+    assert case.scalar(adapted(**inputs)) < before
+
+    adapted.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    assert_same(case.run(loaded, inputs), trained)
+    merged = adapted.merge_and_unload()
+    assert type(merged) is case.model_class
+    assert_same(case.run(merged, inputs), trained, tolerance=1e-5)
+
+
+class _Clips(Dataset):
+    """The rows of a batch of six, one by one."""
+
+    def __init__(self, case: Case, model: PreTrainedModel):
+        self.rows = case.batch(model, visible=16 if case.masks else None, targets=True, batch=6)
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return {name: tensor[index] for name, tensor in self.rows.items()}
+
+
+@has_loss
+def test_plain_trainer_trains_and_saves_weights_with_code(case, tmp_path):
+    model = case.build()
+    start = copy.deepcopy(model.state_dict())
+    samples = _Clips(case, model)
+    arguments = TrainingArguments(
+        tmp_path,
+        per_device_train_batch_size=3,
+        per_device_eval_batch_size=4,
+        max_steps=2,
+        save_steps=2,
+        label_names=list(case.targets(model.config, 6, (4, 4, 4), 16)),
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model, arguments, train_dataset=samples)
+    assert trainer.train().training_loss > 0
+    assert any(not torch.equal(tensor, start[name]) for name, tensor in model.state_dict().items())
+
+    predicted = trainer.predict(samples)  # two batches, put together along their first axis
+    assert predicted.metrics["test_loss"] > 0
+    (shape,) = case.shapes(model.config, 6, (4, 4, 4), 16).values()
+    assert predicted.predictions.shape == shape
+
+    saved = tmp_path / "checkpoint-2"
+    config = json.loads((saved / "config.json").read_text())
+    assert config["auto_map"] == type(model.config).remote_code
+    for target in config["auto_map"].values():
+        assert (saved / f"{target.split('.')[0]}.py").exists()
+    loaded = case.model_class.from_pretrained(saved)
+    assert_same(dict(loaded.named_parameters()), dict(model.named_parameters()))
+
+
+# --- precision ------------------------------------------------------------------------------------------------------
+
+
+@cases()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_loads_and_runs(case, dtype, tmp_path):
+    model = case.build()
+    inputs = case.batch(model)
+    expected = case.run(model, inputs)
+    model.save_pretrained(tmp_path)
+    half = case.model_class.from_pretrained(tmp_path, dtype=dtype)
+    assert {parameter.dtype for parameter in half.parameters()} == {dtype}
+    for clip in (inputs["pixel_values_videos"], inputs["pixel_values_videos"].to(dtype)):
+        actual = case.run(half, {**inputs, "pixel_values_videos": clip})
+        assert {tensor.dtype for tensor in actual.values()} == {dtype}
+        assert relative_error(actual, expected) < 0.03
+
+    half.save_pretrained(tmp_path / "half")
+    assert case.model_class.from_pretrained(tmp_path / "half").dtype == dtype
+
+
+@cases()
+def test_autocast_bfloat16_trains(case):
+    model = case.build()
+    inputs = case.batch(model, targets=True)
+    expected = case.run(model, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(**inputs)
+        loss = case.scalar(outputs)
+    assert relative_error(case.compared(outputs), expected) < 0.03
+    assert loss.dtype == torch.float32
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all(), name
+
+
+# --- attention and recorded outputs ---------------------------------------------------------------------------------
+
+
+@cases()
+def test_eager_equals_sdpa_in_outputs_and_gradients(case):
+    model = case.build()
+    visible = 24 if case.masks else None
+    inputs = case.batch(model, visible=visible, targets=True)
+    results = {}
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        assert model.config._attn_implementation == implementation
+        results[implementation] = case.run(model, inputs), case.gradients(model, inputs)
+    assert_same(results["sdpa"][0], results["eager"][0], tolerance=1e-5)
+    assert_same(results["sdpa"][1], results["eager"][1], tolerance=1e-5)
+
+
+@cases()
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_equals_eager(case):
+    model = case.build()
+    inputs = case.batch(model)
+    model.set_attn_implementation("eager")
+    expected = case.run(model, inputs)
+    model.set_attn_implementation("flex_attention")
+    # its own definition, uncompiled: half a minute of C++ compilation would test PyTorch, not the model
+    with torch.compiler.set_stance("force_eager"):
+        assert_same(case.run(model, inputs), expected, tolerance=1e-5)
+
+
+@cases()
+def test_hidden_states_and_attentions(case):
+    model = case.build()
+    model.set_attn_implementation("eager")
+    visible = 24 if case.masks else None
+    inputs = case.batch(model, visible=visible)
+    with torch.no_grad():
+        outputs = model(**inputs, output_hidden_states=True, output_attentions=True)
+    config = model.config
+    sequences, length = case.sequence(config, 2, (4, 4, 4), visible or 64)
+    assert [tuple(state.shape) for state in outputs.hidden_states] == [(sequences, length, config.hidden_size)] * 4
+    assert [tuple(weights.shape) for weights in outputs.attentions] == [
+        (sequences, config.num_attention_heads, length, length)
+    ] * 3
+    for weights in outputs.attentions:
+        torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    assert len({state.sum().item() for state in outputs.hidden_states}) == 4
+    assert_same(case.compared(outputs), case.run(model, inputs))  # looking does not change anything
+    assert model(**inputs).hidden_states is None and model(**inputs).attentions is None
+
+
+@cases()
+def test_tuples_instead_of_model_outputs(case):
+    model = case.build()
+    inputs = case.batch(model, targets=True)
+    with torch.no_grad():
+        named, plain = model(**inputs), model(**inputs, return_dict=False)
+    assert isinstance(plain, tuple)
+    for actual, expected in zip(plain, named.to_tuple(), strict=True):
+        assert torch.equal(actual, expected)
+
+
+# --- graphs ---------------------------------------------------------------------------------------------------------
+
+
+@cases()
+def test_compiles_into_one_graph(case):
+    torch.compiler.reset()
+    model = case.build()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    batches = [case.batch(model)] + ([case.batch(model, visible=24)] if case.masks else [])
+    for inputs in batches:
+        assert_same(case.run(compiled, inputs), case.run(model, inputs), tolerance=1e-6)
+    with torch.no_grad():
+        # plain first: Transformers hooks the layers at the first request, under a lock that can't be traced
+        expected = model(**inputs, output_hidden_states=True).hidden_states
+        states = compiled(**inputs, output_hidden_states=True).hidden_states
+    assert_same(dict(enumerate(states)), dict(enumerate(expected)), tolerance=1e-6)
+
+
+@cases()
+def test_compiled_gradients_are_the_plain_ones(case):
+    torch.compiler.reset()
+    model = case.build().train()
+    inputs = case.batch(model, visible=24 if case.masks else None, targets=True)
+    expected = case.gradients(model, inputs)
+    model.zero_grad()
+    case.scalar(torch.compile(model, fullgraph=True, backend="eager")(**inputs)).backward()
+    assert_same({name: p.grad for name, p in model.named_parameters()}, expected, tolerance=1e-6)
+
+
+@cases()
+def test_exports_for_any_batch(case):
+    model = case.build()
+    inputs = case.batch(model, visible=24 if case.masks else None)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, (), inputs, dynamic_shapes={name: {0: batch} for name in inputs})
+    assert_same(case.run(program.module(), inputs), case.run(model, inputs), tolerance=1e-6)
+    more = case.batch(model, visible=24 if case.masks else None, batch=3)
+    assert_same(case.run(program.module(), more), case.run(model, more), tolerance=1e-6)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+@cases()
+def test_every_parameter_gets_a_gradient(case):
+    model = case.build().train()
+    for name, gradient in case.gradients(model, case.batch(model, targets=True)).items():
+        assert gradient.isfinite().all() and gradient.abs().max() > 0, name
+
+
+@cases()
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
+def test_activation_checkpointing_recomputes_the_same_gradients(case):
+    # with drop path, the recomputation must draw the same paths again
+    fields = {"drop_path_rate": 0.5} if hasattr(case.config(), "drop_path_rate") else {}
+    model = case.build(**fields).train()
+    inputs = case.batch(model, targets=True, batch=4)
+    forwards = []
+    handles = [
+        module.register_forward_hook(lambda *_: forwards.append(1))
+        for name, module in model.named_modules()
+        if name.endswith("norm2")
+    ]
+    torch.manual_seed(3)
+    expected, plain_forwards = case.gradients(model, inputs), len(forwards)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    torch.manual_seed(3)
+    actual = case.gradients(model, inputs)
+    assert len(handles) == 3 and len(forwards) == plain_forwards + 2 * len(handles)
+    assert_same(actual, expected, tolerance=1e-6)
+
+
+@drops_paths
+def test_drop_path_is_seeded_in_training_and_off_in_evaluation(case):
+    model = case.build(drop_path_rate=0.5)
+    inputs = case.batch(model, batch=4)
+    assert_same(case.run(model, inputs), case.run(case.build(), inputs))
+
+    def trained(seed):
+        torch.manual_seed(seed)
+        return case.run(model.train(), inputs)
+
+    assert_same(trained(0), trained(0))
+    assert relative_error(trained(0), trained(1)) > 1e-3
+    assert relative_error(trained(0), case.run(model.eval(), inputs)) > 1e-3
+
+
+# --- masks ----------------------------------------------------------------------------------------------------------
+
+
+@takes_masks
+def test_both_forms_of_a_mask_are_one(case):
+    model = case.build()
+    inputs = case.batch(model, visible=24)
+    hidden = torch.ones(2, 64, dtype=torch.bool).scatter(1, inputs["visible_indices"], False)
+    as_mask = {"pixel_values_videos": inputs["pixel_values_videos"], "bool_masked_pos": hidden}
+    actual = case.run(model, as_mask)
+    assert_same(actual, case.run(model, inputs))
+    for name, shape in case.shapes(model.config, 2, (4, 4, 4), 24).items():
+        assert actual[name].shape == shape
+
+
+@takes_masks
+def test_a_mask_that_hides_nothing_is_no_mask(case):
+    model = case.build()
+    inputs = case.batch(model)
+    nothing = torch.zeros(2, 64, dtype=torch.bool)
+    assert_same(case.run(model, {**inputs, "bool_masked_pos": nothing}), case.run(model, inputs), tolerance=1e-6)
+
+
+@hides_tokens
+def test_hidden_pixels_change_nothing_and_visible_ones_do(case):
+    model = case.build()
+    inputs = case.batch(model, visible=24)
+    expected = case.run(model, inputs)
+    visible = torch.zeros(2, 64).scatter(1, inputs["visible_indices"], 1.0).view(2, 4, 1, 4, 4)
+    visible = visible.repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2).bool()  # per pixel
+    clip = inputs["pixel_values_videos"]
+    noise = torch.full_like(clip, float("nan"))
+    assert_same(case.run(model, {**inputs, "pixel_values_videos": torch.where(visible, clip, noise)}), expected)
+    other = case.run(model, {**inputs, "pixel_values_videos": torch.where(visible, clip + 1, clip)})
+    assert relative_error(other, expected) > 1e-3
+
+
+# --- sizes ----------------------------------------------------------------------------------------------------------
+
+SIZES = [(1, 64, 64), (4, 64, 64), (8, 64, 64), (16, 32, 32), (12, 48, 80), (2, 80, 48), (2, 224, 224), (1, 288, 288)]
+
+
+@cases()
+@pytest.mark.parametrize("frames, height, width", SIZES, ids=str)
+def test_any_size_without_rebuilding(case, frames, height, width):
+    model = case.build()
+    inputs = case.batch(model, frames=frames, height=height, width=width)
+    actual = case.run(model, inputs)
+    grid = token_grid(model.config, inputs["pixel_values_videos"])
+    for name, shape in case.shapes(model.config, 2, grid, grid[0] * grid[1] * grid[2]).items():
+        assert actual[name].shape == shape and actual[name].isfinite().all()
+    made_for_it = case.build(num_frames=frames, image_size=[height, width])
+    assert_same(case.run(made_for_it, inputs), actual, tolerance=1e-6)
+
+
+@takes_tubelets
+def test_tubelets_of_two_frames(case):
+    model = case.build(tubelet_size=2)
+    for frames, grid in ((4, (2, 4, 4)), (8, (4, 4, 4)), (2, (1, 4, 4))):
+        inputs = case.batch(model, frames=frames, visible=7 if case.masks else None)
+        for name, shape in case.shapes(model.config, 2, grid, 7 if case.masks else 16 * grid[0]).items():
+            assert case.run(model, inputs)[name].shape == shape
+
+
+@cases()
+def test_samples_of_a_batch_do_not_see_each_other(case):
+    model = case.build()
+    inputs = case.batch(model)
+    alone = case.run(model, {name: tensor[1:] for name, tensor in inputs.items()})
+    assert_same(alone, {name: t[1:] for name, t in case.run(model, inputs).items()}, tolerance=1e-5)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+WRONG_CLIPS = {
+    "bytes": (torch.zeros(2, 4, 3, 64, 64, dtype=torch.uint8), ["torch.uint8", "floating point"]),
+    "no batch": (torch.zeros(4, 3, 64, 64), ["(4, 3, 64, 64)", "(batch, frames, 3 channels, height, width)"]),
+    "channels first": (torch.zeros(2, 3, 4, 64, 64), ["(2, 3, 4, 64, 64)", "(batch, frames, 3 channels"]),
+    "no frames": (torch.zeros(2, 0, 3, 64, 64), ["0 frames"]),
+    "height": (torch.zeros(2, 4, 3, 60, 64), ["60 x 64 pixels", "`patch_size` 16"]),
+    "width": (torch.zeros(2, 4, 3, 64, 72), ["64 x 72 pixels", "`patch_size` 16"]),
+    "no pixels": (torch.zeros(2, 4, 3, 0, 64), ["0 x 64 pixels", "`patch_size` 16"]),
+}
+
+
+@cases()
+@pytest.mark.parametrize("wrong", WRONG_CLIPS)
+def test_wrong_clips_are_refused(case, wrong):
+    model = case.build()
+    clip, said = WRONG_CLIPS[wrong]
+    with pytest.raises(ValueError) as error:
+        model(**{**case.batch(model), "pixel_values_videos": clip})
+    for words in said:
+        assert words in str(error.value)
+
+
+@takes_tubelets
+def test_frames_that_tubelets_do_not_divide_are_refused(case):
+    model = case.build(tubelet_size=2)
+    with pytest.raises(ValueError, match=r"3 frames.*multiple of `tubelet_size` 2"):
+        model(**case.inputs(model.config, frames=3))
+
+
+def _hidden(*counts: int) -> torch.Tensor:
+    return torch.stack([torch.arange(64) < count for count in counts])
+
+
+WRONG_MASKS = {
+    "unequal": ({"bool_masked_pos": _hidden(20, 21)}, ["[44, 43] visible of 64", "same number"]),
+    "everything": ({"bool_masked_pos": _hidden(64, 64)}, ["[0, 0] visible of 64", "at least one"]),
+    "integers": ({"bool_masked_pos": _hidden(20, 20).long()}, ["torch.int64 (2, 64)", "bool (batch 2, tokens 64)"]),
+    "tokens": ({"bool_masked_pos": _hidden(20, 20)[:, :50]}, ["torch.bool (2, 50)", "tokens 64"]),
+    "batch": ({"bool_masked_pos": _hidden(20, 20, 20)}, ["torch.bool (3, 64)", "batch 2"]),
+    "both": (
+        {"bool_masked_pos": _hidden(62, 62), "visible_indices": torch.tensor([[62, 63]] * 2)},
+        ["`bool_masked_pos` or `visible_indices`, not both"],
+    ),
+    "int32": ({"visible_indices": torch.zeros(2, 4, dtype=torch.int32)}, ["torch.int32 (2, 4)", "int64 (batch 2"]),
+    "indices' batch": ({"visible_indices": torch.zeros(3, 4, dtype=torch.int64)}, ["(3, 4)", "batch 2"]),
+    "flat indices": ({"visible_indices": torch.arange(4)}, ["(4,)", "batch 2, 1 to 64 visible tokens"]),
+    "too many": ({"visible_indices": torch.zeros(2, 65, dtype=torch.int64)}, ["(2, 65)", "1 to 64"]),
+    "none": ({"visible_indices": torch.zeros(2, 0, dtype=torch.int64)}, ["(2, 0)", "1 to 64"]),
+}
+
+
+@takes_masks
+@pytest.mark.parametrize("wrong", WRONG_MASKS)
+def test_wrong_masks_are_refused(case, wrong):
+    model = case.build()
+    mask, said = WRONG_MASKS[wrong]
+    with pytest.raises(ValueError) as error:
+        model(**case.batch(model), **mask)
+    for words in said:
+        assert words in str(error.value)
