@@ -6,6 +6,7 @@ from transformers.utils import is_av_available
 from .configuration_umt import UMTConfig, UMTTeacherConfig
 from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
+from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
 from .modeling_umt_teacher import UMTTeacherModel, UMTTeacherOutput
 
 # With `register_for_auto_class` every save writes the code beside the weights, so the repository loads without `umt`.
@@ -27,6 +28,7 @@ if is_av_available():
 
 __all__ = [
     "UMTConfig",
+    "UMTDinov2Teacher",
     "UMTForPreTraining",
     "UMTForPreTrainingOutput",
     "UMTForVideoClassification",

@@ -226,7 +226,7 @@ class UMTTeacherModel(UMTTeacherPreTrainedModel):
             ValueError: if the clip is no float tensor of that shape, the mask does not fit it, or several are given.
         """
         check_one_mask(bool_masked_pos, visible_indices, token_selector)
-        frames = self.prepare_frames(pixel_values_videos, interpolate_pos_encoding)  # (B*T, C, H, W)
+        frames = prepare_frames(pixel_values_videos, self.config, interpolate_pos_encoding)  # (B*T, C, H, W)
         batch, num_frames = pixel_values_videos.shape[:2]
 
         hidden_states = self.pre_norm(self.embeddings(frames))
@@ -239,7 +239,7 @@ class UMTTeacherModel(UMTTeacherPreTrainedModel):
                 aligned.append(hidden_states[:, 1:].reshape(batch, -1, hidden_states.shape[-1]))  # (B, N, D)
 
         cls_attention = cls_attention.view(batch, num_frames, -1)
-        visible_indices = resolve_mask(aligned[0], cls_attention, bool_masked_pos, visible_indices, token_selector)
+        visible_indices = resolve_mask(cls_attention, bool_masked_pos, visible_indices, token_selector)
         features = [self.project(gather_tokens(state, visible_indices)) for state in aligned]
         return UMTTeacherOutput(
             features=torch.stack(features, dim=1),  # (B, K, V, F)
@@ -251,26 +251,6 @@ class UMTTeacherModel(UMTTeacherPreTrainedModel):
         """Patch tokens (B, V, D) in CLIP's joint space (B, V, F), of unit length for "l2"."""
         features = self.projection(self.post_norm(hidden_states))
         return F.normalize(features, dim=-1) if self.config.target_norm == "l2" else features
-
-    def prepare_frames(self, pixel_values_videos: torch.Tensor, interpolate_pos_encoding: bool) -> torch.Tensor:
-        """Clips (B, T, C, H, W) as single frames (B*T, C, H', W') of a size that the tower takes."""
-        config, shape = self.config, tuple(pixel_values_videos.shape)
-        if len(shape) != 5 or shape[2] != config.num_channels or not pixel_values_videos.is_floating_point():
-            raise ValueError(
-                f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} "
-                f"channels, height, width), but is {pixel_values_videos.dtype} {shape}."
-            )
-        frames = pixel_values_videos.flatten(0, 1)
-        if interpolate_pos_encoding:
-            if shape[3] % config.patch_size or shape[4] % config.patch_size:
-                raise ValueError(
-                    f"With `interpolate_pos_encoding` height and width must be multiples of `patch_size` "
-                    f"{config.patch_size}, but the frames have {shape[3]} x {shape[4]} pixels."
-                )
-        elif shape[3:] != (config.image_size, config.image_size):
-            size = (config.image_size, config.image_size)
-            frames = F.interpolate(frames, size=size, mode="bicubic", align_corners=False)
-        return frames
 
     @classmethod
     def from_clip(
@@ -355,6 +335,32 @@ def resize_square_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.Ten
     return torch.cat([table[:1], squares[0].flatten(1).T.to(table.dtype)])
 
 
+def prepare_frames(
+    pixel_values_videos: torch.Tensor, config: UMTTeacherConfig, interpolate_pos_encoding: bool
+) -> torch.Tensor:
+    """Clips (B, T, C, H, W) as single frames (B*T, C, H', W') of a size that the tower of `config` takes.
+
+    Raises:
+        ValueError: if the clips are no float tensor of that shape, or do not divide into patches.
+    """
+    shape, side, patch = tuple(pixel_values_videos.shape), config.image_size, config.patch_size
+    if len(shape) != 5 or shape[2] != config.num_channels or not pixel_values_videos.is_floating_point():
+        raise ValueError(
+            f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} channels, "
+            f"height, width), but is {pixel_values_videos.dtype} {shape}."
+        )
+    frames = pixel_values_videos.flatten(0, 1)
+    if interpolate_pos_encoding:
+        if shape[3] % patch or shape[4] % patch:
+            raise ValueError(
+                f"With `interpolate_pos_encoding` height and width must be multiples of `patch_size` {patch}, but the "
+                f"frames have {shape[3]} x {shape[4]} pixels."
+            )
+    elif shape[3:] != (side, side):
+        frames = F.interpolate(frames, size=(side, side), mode="bicubic", align_corners=False)
+    return frames
+
+
 def check_one_mask(*masks: object) -> None:
     """Raise a ValueError if more than one of `bool_masked_pos`, `visible_indices` and `token_selector` is given."""
     if sum(mask is not None for mask in masks) > 1:
@@ -362,14 +368,13 @@ def check_one_mask(*masks: object) -> None:
 
 
 def resolve_mask(
-    tokens: torch.Tensor,
     cls_attention: torch.Tensor,
     bool_masked_pos: torch.Tensor | None,
     visible_indices: torch.Tensor | None,
     token_selector: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> torch.Tensor | None:
-    """The mask as `visible_indices` (B, V) of the tokens (B, N, D), or None; a ValueError if it does not fit them."""
-    batch, num_tokens, _ = tokens.shape
+    """The mask as `visible_indices` (B, V), or None; a ValueError if it does not fit `cls_attention` (B, T, S)."""
+    batch, num_tokens = cls_attention.shape[0], math.prod(cls_attention.shape[1:])
     if bool_masked_pos is not None:
         if tuple(bool_masked_pos.shape) != (batch, num_tokens):
             raise ValueError(

@@ -1,0 +1,210 @@
+"""The trainer that every UMT objective shares: data order, broken videos, schedule, logging and non-finite losses.
+
+It is Transformers' `Trainer` - launchers, accumulation, mixed precision, checkpoints and resume are Trainer's own -
+with what the recipes of arXiv 2303.16058 need on top:
+
+- the learning rate follows from the effective batch, and the optimiser's groups and schedule are the official ones;
+- every random choice about a clip is a function of (seed, epoch, index), so that resuming, the number of workers and
+  the number of processes change nothing;
+- clips arrive as `uint8` and are normalised on the device;
+- broken videos and non-finite losses are counted and survived up to a limit;
+- each log line says where the time went.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from .nonfinite_guard import NonFiniteGuard
+from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
+from .step_timer import StepTimer
+from .video_dataset import BrokenVideoLog, EpochSampler, collate_clips
+
+
+@dataclass
+class UMTTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the fields of UMT's recipes; rates named `base_...` are for 256 clips a step.
+
+    Args:
+        base_learning_rate: Peak rate for 256 clips a step; the run's rate is scaled by its effective batch.
+        base_min_learning_rate: Where the cosine ends, scaled likewise.
+        base_warmup_learning_rate: Where the linear warm-up starts, scaled likewise.
+        warmup_epochs: Length of the warm-up, in epochs of `num_train_epochs`; `warmup_steps` overrules it.
+        max_nonfinite_steps: Optimiser steps with a NaN or infinite loss that a run may skip before it stops.
+        max_broken_share: Share of broken videos in an epoch beyond which the run stops.
+    """
+
+    base_learning_rate: float = 1.5e-4
+    base_min_learning_rate: float = 1e-5
+    base_warmup_learning_rate: float = 0.0
+    warmup_epochs: float = 0.0
+    max_nonfinite_steps: int = 20
+    max_broken_share: float = 0.2
+
+    # the recipes' values where they differ from Transformers' own
+    weight_decay: float = 0.05
+    max_grad_norm: float = 0.0
+    remove_unused_columns: bool = False
+    dataloader_drop_last: bool = True
+    logging_nan_inf_filter: bool = False  # `NonFiniteGuard` does it, without waiting for the device at every step
+
+    # every clip counts this often in the effective batch (repeated augmentation, several masks)
+    views_per_clip: int = field(default=1, init=False)
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Clips per optimiser step: processes x batch x accumulation x views per clip."""
+        return self.world_size * self.train_batch_size * self.gradient_accumulation_steps * self.views_per_clip
+
+
+class UMTTrainer(Trainer):
+    """Base of the UMT trainers; a sub-class writes `compute_loss` for batches of `collate_clips`.
+
+    Args are those of `transformers.Trainer`. `train_dataset` is a `VideoClipDataset` or `StreamedClipDataset`, or any
+    dataset whose samples have `pixel_values_videos` (frames, channels, height, width), uint8 or normalised float.
+    """
+
+    def __init__(self, model=None, args: UMTTrainingArguments | None = None, data_collator=None, **kwargs):
+        super().__init__(model=model, args=args, data_collator=data_collator or collate_clips, **kwargs)
+        self.args.learning_rate = scaled_learning_rate(self.args.base_learning_rate, self.args.effective_batch_size)
+        self.timer = StepTimer(self.args.device)
+        self.guard = NonFiniteGuard(self.accelerator, self.args.max_nonfinite_steps, self.args.output_dir)
+        self.broken_videos = BrokenVideoLog(max_broken_share=self.args.max_broken_share)
+        self.add_callback(self.guard)
+        self.add_callback(RunReport(self))
+        self.logged_at = (0, time.perf_counter())  # optimiser step and time of the last log line
+
+    # --- optimisation --------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(model, self.args.learning_rate, self.args.weight_decay)
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None:
+            args, batch = self.args, self.args.effective_batch_size
+            self.lr_scheduler = cosine_schedule(
+                self.optimizer if optimizer is None else optimizer,
+                total_steps=num_training_steps,
+                warmup_steps=self.num_warmup_steps(num_training_steps),
+                learning_rate=args.learning_rate,
+                min_learning_rate=scaled_learning_rate(args.base_min_learning_rate, batch),
+                warmup_learning_rate=scaled_learning_rate(args.base_warmup_learning_rate, batch),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def num_warmup_steps(self, num_training_steps: int) -> int:
+        """Optimiser steps of the warm-up in a run of `num_training_steps`."""
+        if self.args.warmup_steps:
+            return self.args.get_warmup_steps(num_training_steps)
+        return round(num_training_steps * self.args.warmup_epochs / self.args.num_train_epochs)
+
+    def _get_learning_rate(self) -> float:
+        """The rate of the group with scale 1, which is the one a recipe names."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    # --- data ----------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """A permutation that is a function of (seed, epoch), which also tells the dataset the epoch."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not hasattr(dataset, "__len__"):
+            return None
+        return EpochSampler(len(dataset), self.args.data_seed or self.args.seed)
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """Trainer's own, timed; what the loader says of broken videos is taken out of the batches here."""
+        with self.timer.on_host("data"):
+            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            self.broken_videos.add(batch.pop("broken", []), num_clips=len(batch["pixel_values_videos"]))
+        return batches, num_items
+
+    def pixel_values(self, clips: torch.Tensor) -> torch.Tensor:
+        """Clips (batch, frames, channels, height, width) as models take them: uint8 is normalised on the device."""
+        if clips.is_floating_point():
+            return clips
+        mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=clips.device).view(3, 1, 1)
+        std = torch.tensor(IMAGENET_DEFAULT_STD, device=clips.device).view(3, 1, 1)
+        return (clips / 255 - mean) / std
+
+    # --- a step and what is said of it ---------------------------------------------------------------------------
+
+    def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
+        with self.timer("step"):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        return self.guard.watch(loss, inputs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The objective on held-out clips; masks are drawn as in training."""
+        inputs = self._prepare_inputs(inputs)
+        inputs.pop("broken", None)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's log line plus clips a second and the seconds a step that data, teacher and student took."""
+        if "loss" in logs:
+            logs.update(self.speed())
+            if self.guard.num_skipped:
+                logs["skipped_steps"] = self.guard.num_skipped
+        super().log(logs, start_time)
+
+    def speed(self) -> dict[str, float]:
+        """Clips a second over all processes and seconds a step by what they went into, since the last log line."""
+        (last_step, last_time), now = self.logged_at, (self.state.global_step, time.perf_counter())
+        self.logged_at = now
+        steps = now[0] - last_step
+        if steps == 0:
+            return {}
+        clips = steps * self.args.effective_batch_size / self.args.views_per_clip
+        spans = self.timer.collect(steps)
+        teacher, step = spans.get("teacher", 0.0), spans.get("step", 0.0)
+        return {
+            "clips_per_second": clips / (now[1] - last_time),
+            "data_seconds": spans.get("data", 0.0),
+            "teacher_seconds": teacher,
+            "student_seconds": step - teacher,
+        }
+
+    def describe_run(self, num_training_steps: int) -> str:
+        """What a run is about to do, in a few lines: batch, rates, schedule, parameter groups."""
+        args = self.args
+        groups = ", ".join(
+            f"{group.get('name', 'group')}: {sum(p.numel() for p in group['params']):,} parameters, "
+            f"decay {group['weight_decay']:g}"
+            for group in self.optimizer.param_groups
+        )
+        return (
+            f"batch: {args.world_size} processes x {args.train_batch_size} clips x {args.gradient_accumulation_steps} "
+            f"accumulated x {args.views_per_clip} views = {args.effective_batch_size}\n"
+            f"learning rate: {args.base_learning_rate:g} x batch / 256 = {args.learning_rate:.4g}\n"
+            f"schedule: {num_training_steps} steps, of which {self.num_warmup_steps(num_training_steps)} warm-up\n"
+            f"optimiser: {groups}"
+        )
+
+
+class RunReport(TrainerCallback):
+    """Says at the start what the run will do, and after every epoch which videos were broken."""
+
+    def __init__(self, trainer: UMTTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.logged_at = (state.global_step, time.perf_counter())
+        if state.is_world_process_zero:
+            print(self.trainer.describe_run(state.max_steps), flush=True)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.trainer.broken_videos.end_epoch()
