@@ -203,8 +203,7 @@ class UMTVideoProcessor(BaseVideoProcessor):
                 indices = np.arange(reader.num_frames)
             else:
                 indices = np.asarray(sample_indices_fn(metadata=metadata))
-            unique, inverse = np.unique(indices, return_inverse=True)
-            frames = reader.read(unique)[inverse]  # every frame is decoded once, however many clips show it
+            frames = reader.read(indices)  # all clips in one pass; a frame that several show is decoded once
             metadata.height, metadata.width = frames.shape[1:3]
             metadata.frames_indices = indices.tolist()
             metadata.frame_timestamps = reader.timestamps[indices].tolist()
