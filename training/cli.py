@@ -1,14 +1,15 @@
 """The command `umt`: one sub-command per module `training/cli_<name>.py`.
 
 Unusual: nothing heavy is imported before a command runs, so `umt --help` answers at once. A command module offers
-`HELP` (one line), `add_arguments(parser)` and `run(args) -> exit code`.
+`HELP` (one line), `add_arguments(parser)` and `run(args) -> exit code`; with `TAKES_OVERRIDES` it also gets arguments
+it did not declare, as the list `args.overrides`.
 """
 
 import argparse
 import importlib
 import sys
 
-COMMANDS = ("convert",)
+COMMANDS = ("classify", "embed", "convert", "pretrain")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,9 +29,11 @@ def main(argv: list[str] | None = None) -> int:
             name, help=command.HELP, description=command.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, takes_overrides=getattr(command, "TAKES_OVERRIDES", False))
 
-    args = parser.parse_args(argv)
+    args, args.overrides = parser.parse_known_args(argv)
+    if args.overrides and not args.takes_overrides:
+        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
     try:
         return args.run(args)
     except KeyboardInterrupt:

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def write_official(model_path: str, output: Path, dtype) -> int:
     import torch
+
     import modeling_umt
     from modeling_umt.convert_umt_checkpoints import UnsupportedCheckpointError, official_state_dict
 

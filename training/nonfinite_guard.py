@@ -1,8 +1,8 @@
 """What happens when a loss is NaN or infinite: the step is skipped and counted, and past a limit the run stops.
 
 Unusual: a skipped step still runs its backward pass, so that processes which reduce gradients together stay in step;
-it is the optimiser that is given nothing to do. A parameter without a gradient is left alone by every PyTorch optimiser,
-weight decay and momentum included.
+it is the optimiser that is given nothing to do. A parameter without a gradient is left alone by every PyTorch
+optimiser, weight decay and momentum included.
 """
 
 import os
@@ -45,8 +45,8 @@ class NonFiniteGuard(TrainerCallback):
                 path = self.save_batches(state.global_step)
                 raise NonFiniteLossError(
                     f"{self.num_skipped} optimiser steps had a loss that was NaN or infinite; {self.limit} are "
-                    f"allowed (`max_nonfinite_steps`). The batch of step {state.global_step} is saved in {path}. A lower "
-                    "learning rate, bf16 instead of fp16 or a longer warm-up are the usual cures; resume from the "
+                    f"allowed (`max_nonfinite_steps`). The batch of step {state.global_step} is saved in {path}. A "
+                    "lower learning rate, bf16 instead of fp16 or a longer warm-up are the usual cures; resume from the "
                     "last checkpoint."
                 )
             # under fp16 the gradient scaler sees the infinite gradients itself and skips the step

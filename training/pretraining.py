@@ -139,6 +139,6 @@ def check_teacher_fits(student, teacher) -> None:
     if student.token_grid[1:] != (side, side) or student.tubelet_size != 1:
         raise ValueError(
             f"The teacher sees every frame as {side} x {side} tokens, but the student's grid of (frames, rows, "
-            f"columns) is {student.token_grid} at `tubelet_size` {student.tubelet_size}. Choose the teacher's `image_size` so "
-            "that the grids agree."
+            f"columns) is {student.token_grid} at `tubelet_size` {student.tubelet_size}. Choose the teacher's "
+            "`image_size` so that the grids agree."
         )
