@@ -48,11 +48,12 @@ test_crops.__test__ = False  # a name that pytest would otherwise collect wherev
 def multi_scale_crop_sizes(
     height: int, width: int, size: int = 224, scales: tuple[float, ...] = (1, 0.875, 0.75, 0.66)
 ) -> list[tuple[int, int]]:
-    """The (height, width) candidates of the stage-1 crop: sides `int(shorter side * scale)`, those closer than 3 pixels
-    to `size` replaced by it, in every pair whose scales are at most one step apart (10 pairs for 4 scales)."""
+    """The (height, width) candidates of the stage-1 crop: sides `int(shorter side * scale)`, those closer than 3
+    pixels to `size` replaced by it, in every pair whose scales are at most one step apart (10 pairs for 4 scales)."""
     _check_positive(height=height, width=width, size=size)
     sides = [int(min(height, width) * scale) for scale in scales]
-    sides = [size if abs(side - size) < 3 else side for side in sides]
+    # a frame of 222 or 223 pixels keeps its size: the official code would cut outside of it
+    sides = [size if abs(side - size) < 3 and size <= min(height, width) else side for side in sides]
     return [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
 
 

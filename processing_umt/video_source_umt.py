@@ -15,7 +15,6 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
-from packaging import version
 from transformers.utils import is_av_available
 
 if is_av_available():
@@ -76,7 +75,7 @@ class VideoSource:
     """
 
     def __init__(self, video: str | os.PathLike | bytes | BinaryIO):
-        if not is_av_available() or version.parse(av.__version__) < version.parse("17.1"):
+        if not is_av_available() or tuple(map(int, av.__version__.split(".")[:2])) < (17, 1):
             raise ImportError("Video files are read with PyAV 17.1 or newer: pip install --upgrade av")
         self._owned = True
         if isinstance(video, (bytes, bytearray, memoryview)):
