@@ -80,16 +80,14 @@ def convert_umt_checkpoint(
     elif kind == "teacher":
         model_class, key_map = UMTTeacherModel, teacher_key_map
         config = teacher_config(state, config)
+        state = teacher_state(state, config)
     else:
         model_class, key_map = UMTForVideoClassification, classification_key_map
         config = classification_config(state, config, name, labels)
         state = {key: tensor for key, tensor in state.items() if key != "pos_embed"}
+    require_exact_fit(state, model_class, config)
     state = to_our_layout(state, key_map(config))
-    if kind == "teacher":
-        side = config.image_size // config.patch_size
-        table = "embeddings.position_embeddings"
-        state[table] = resize_square_table(state[table], (side, side))
-    return build_model(model_class, config, state)
+    return model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
 
 
 def official_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -132,7 +130,9 @@ def read_official_state_dict(checkpoint: str | os.PathLike | Mapping[str, torch.
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
             break
-    if not isinstance(checkpoint, Mapping) or not all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
+    if not isinstance(checkpoint, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in checkpoint.items()
+    ):
         raise UnsupportedCheckpointError("The file holds no state dict: a mapping from names to tensors was expected.")
     return dict(checkpoint)
 
@@ -243,33 +243,41 @@ def teacher_key_map(config: UMTTeacherConfig) -> dict[str, list[str]]:
 
 
 def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str]]) -> dict[str, torch.Tensor]:
-    """Rename the tensors of an official state dict, in float32; a ValueError lists missing and unexpected keys."""
-    missing, unexpected = sorted(key_map.keys() - state.keys()), sorted(state.keys() - key_map.keys())
-    if missing or unexpected:
-        raise ValueError(
-            "The checkpoint does not fit its configuration. "
-            f"Missing keys ({len(missing)}): {', '.join(missing) or '-'}. "
-            f"Unexpected keys ({len(unexpected)}): {', '.join(unexpected) or '-'}."
-        )
+    """The tensors of a fitting official state dict under our names, in float32."""
     ours = {}
     for official_key, our_keys in key_map.items():
         tensor = state[official_key].float()
-        if official_key.endswith("patch_embed.proj.weight"):
-            tensor = tensor.flatten(1)  # (D, C, tubelet, patch, patch) as the matrix that multiplies a flat patch
-        elif official_key == "conv1.weight":
-            if tensor.ndim == 5 and tensor.shape[2] != 1:
-                raise ValueError(f"'conv1.weight' {tuple(tensor.shape)} spans several frames; the teacher sees one.")
-            tensor = tensor.flatten(1)
+        if official_key.endswith("patch_embed.proj.weight") or official_key == "conv1.weight":
+            tensor = tensor.flatten(1)  # the convolution's kernel as the matrix that multiplies a flat patch
         elif official_key == "proj":
             tensor = tensor.T  # officially multiplied from the right
-        if len(our_keys) > 1 and tensor.shape[0] % len(our_keys):
-            raise ValueError(f"{official_key!r} of shape {tuple(tensor.shape)} does not split into {len(our_keys)}.")
         for key, piece in zip(our_keys, tensor.chunk(len(our_keys)), strict=True):
             ours[key] = piece.contiguous()
     return ours
 
 
-# --- configuration and model ----------------------------------------------------------------------------------------
+def require_exact_fit(
+    state: Mapping[str, torch.Tensor], model_class: type[PreTrainedModel], config: UMTConfig | UMTTeacherConfig
+) -> None:
+    """Raise a ValueError that lists every official key that is missing, unexpected or misshaped for the model."""
+    with torch.device("meta"):
+        expected = {key: tuple(tensor.shape) for key, tensor in official_state_dict(model_class(config)).items()}
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    misshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {shape}"
+        for key, shape in expected.items()
+        if key in state and state[key].shape != shape
+    ]
+    if missing or unexpected or misshaped:
+        raise ValueError(
+            "The checkpoint does not fit its configuration. "
+            f"Missing keys ({len(missing)}): {', '.join(missing) or '-'}. "
+            f"Unexpected keys ({len(unexpected)}): {', '.join(unexpected) or '-'}. "
+            f"Misshaped keys ({len(misshaped)}): {', '.join(misshaped) or '-'}."
+        )
+
+
+# --- configuration --------------------------------------------------------------------------------------------------
 
 
 def encoder_config(state: Mapping[str, torch.Tensor], prefix: str, **fields) -> UMTConfig:
@@ -376,6 +384,21 @@ def teacher_config(state: Mapping[str, torch.Tensor], given: UMTTeacherConfig | 
     )
 
 
+def teacher_state(state: Mapping[str, torch.Tensor], config: UMTTeacherConfig) -> dict[str, torch.Tensor]:
+    """A CLIP tower with the kernel of one frame, (D, C, patch, patch), and the position table resized to `config`."""
+    state = dict(state)
+    kernel = state["conv1.weight"]
+    if kernel.ndim == 5:
+        if kernel.shape[2] != 1:
+            raise ValueError(f"'conv1.weight' {tuple(kernel.shape)} spans several frames; the teacher sees one.")
+        state["conv1.weight"] = kernel.squeeze(2)
+    table = state.get("positional_embedding")
+    if table is not None and table.ndim == 2 and math.isqrt(table.shape[0] - 1) ** 2 == table.shape[0] - 1:
+        side = config.image_size // config.patch_size
+        state["positional_embedding"] = resize_square_table(table.float(), (side, side))
+    return state
+
+
 def clip_sizes_from_name(name: str) -> list[tuple[int, int]]:
     """(frames, pixels) that an official file name tells, e.g. `l16_..._f16_res224.pth`; none for other names."""
     match = re.search(r"_f(\d+)_res(\d+)\.pth$", name)
@@ -405,26 +428,6 @@ def table_error(config: UMTConfig, table: torch.Tensor) -> float:
 def table_tolerance(table: torch.Tensor) -> float:
     """What rounding to the table's dtype can change: values reach about 1.3, so one epsilon covers half a unit."""
     return max(TABLE_TOLERANCE, torch.finfo(table.dtype).eps)
-
-
-def build_model(
-    model_class: type[PreTrainedModel], config: UMTConfig, state: dict[str, torch.Tensor]
-) -> PreTrainedModel:
-    """The model with exactly these weights; a ValueError lists what is missing, unexpected or misshaped."""
-    with torch.device("meta"):
-        expected = {key: tensor.shape for key, tensor in model_class(config).state_dict().items()}
-    wrong = [
-        f"{key} {tuple(state[key].shape)} (the model has {tuple(shape)})"
-        for key, shape in expected.items()
-        if key in state and state[key].shape != shape
-    ]
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    if wrong or missing or unexpected:
-        raise ValueError(
-            f"The checkpoint does not fit its configuration. Misshaped: {', '.join(wrong) or '-'}. "
-            f"Missing: {', '.join(missing) or '-'}. Unexpected: {', '.join(unexpected) or '-'}."
-        )
-    return model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
 
 
 __all__ = ["UnsupportedCheckpointError", "convert_umt_checkpoint", "official_state_dict"]
