@@ -150,14 +150,20 @@ def read_weights_only(path: str) -> object:
         # training files carry their command line as a Namespace, which holds no code
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")
+    except OSError:
+        raise
+    except Exception as error:  # over a damaged pickle an unpickler stumbles in any way: IndexError, KeyError, ...
+        foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if foreign:
+            raise ValueError(
+                f"{path!r} was refused: it would call {foreign[1]}. A checkpoint may hold tensors, plain containers "
+                "and an argparse.Namespace, and no code."
+            ) from error
+        reason = re.split(r"\.\s|\n", str(error))[0] or type(error).__name__  # the rest is advice to load it unsafely
         raise ValueError(
-            f"{path!r} was refused by PyTorch's weights-only unpickler, which loads tensors and no code: "
-            f"{next((line.strip() for line in reason if 'GLOBAL' in line or 'Unsupported' in line), reason[0])}"
+            f"{path!r} was refused: PyTorch's weights-only unpickler, which runs no code, can't read it ({reason}). "
+            "Is it truncated, or a file of another kind?"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path!r} is not a readable PyTorch file (truncated or corrupted?): {error}") from error
 
 
 def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
@@ -243,16 +249,19 @@ def teacher_key_map(config: UMTTeacherConfig) -> dict[str, list[str]]:
 
 
 def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str]]) -> dict[str, torch.Tensor]:
-    """The tensors of a fitting official state dict under our names, in float32."""
+    """Copies of the tensors of a fitting official state dict under our names, in float32.
+
+    Copies, because a model whose weights lay in the caller's mapping or in the mapped file would change with it.
+    """
     ours = {}
     for official_key, our_keys in key_map.items():
-        tensor = state[official_key].float()
+        tensor = state[official_key]
         if official_key.endswith("patch_embed.proj.weight") or official_key == "conv1.weight":
             tensor = tensor.flatten(1)  # the convolution's kernel as the matrix that multiplies a flat patch
         elif official_key == "proj":
             tensor = tensor.T  # officially multiplied from the right
         for key, piece in zip(our_keys, tensor.chunk(len(our_keys)), strict=True):
-            ours[key] = piece.contiguous()
+            ours[key] = piece.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     return ours
 
 
