@@ -375,6 +375,17 @@ def test_device_is_where_the_work_is_done():
     assert pixels(frames, device="meta", resize_kernel="bicubic_no_antialias").device.type == "meta"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", RESIZE_KERNELS)
+def test_cuda_gives_the_same_pixels(kernel):
+    frames = moving_frames(4)
+    on_device = pixels(frames, device="cuda", resize_kernel=kernel)
+    assert on_device.device.type == "cuda"
+    # the integer kernel is exact; the others may round a grey level differently
+    tolerance = 1e-5 if kernel == "opencv_bilinear" else 1.01 / 255 / 0.224
+    torch.testing.assert_close(on_device.cpu(), pixels(frames, resize_kernel=kernel), rtol=0, atol=tolerance)
+
+
 # --- scores of views ---
 
 
@@ -445,7 +456,7 @@ def test_nothing_left_is_an_error(broken):
     with pytest.raises(
         VideoDecodeError, match=r"None of the 2 videos can be read; the first, .*broken\.mp4: it is not in"
     ):
-        pixels([broken, broken], on_error="skip")
+        pixels([broken, broken.with_name("missing.mp4")], on_error="skip")
 
 
 def test_a_good_batch_reports_nothing(clip):
