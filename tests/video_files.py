@@ -1,0 +1,74 @@
+"""Tiny videos made by PyAV, whole and broken in ten ways, for the tests of data and decoding."""
+
+import io
+import os
+import wave
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+
+def write_video(path: Path, num_frames: int = 12, height: int = 48, width: int = 64, colour: int = 0) -> Path:
+    """Frame t is grey 16 t (mod 256) with a square of grey `colour` in the middle; MPEG-4 in a container by suffix."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 400_000
+        for time in range(num_frames):
+            image = np.full((height, width, 3), 16 * time % 256, dtype=np.uint8)
+            image[height // 4 : -height // 4, width // 4 : -width // 4] = colour
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def video_bytes(tmp_path: Path, **kwargs) -> bytes:
+    return write_video(tmp_path / "for_bytes.mp4", **kwargs).read_bytes()
+
+
+def write_broken_videos(folder: Path) -> dict[str, str]:
+    """Ten files that are no videos, each broken in its own way: path → the reason that reading them gives."""
+    whole = write_video(folder / "whole.mp4").read_bytes()
+    (folder / "whole.mp4").unlink()
+    with wave.open(str(folder / "audio_only.avi"), "wb") as sound:
+        sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(8000)
+        sound.writeframes(bytes(1600))
+    with av.open(str(folder / "audio_only.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (folder / "audio_only.avi").unlink()
+    with av.open(str(folder / "zero_frames.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(picture, "PNG")
+    contents = {
+        "empty.mp4": b"",
+        "no_index.mp4": whole[: len(whole) // 2],
+        "text.mp4": b"this is no video\n" * 50,
+        "playlist.mp4": b"#EXTM3U\n#EXTINF:10,\nsegment.ts\n",
+        "random.mp4": np.random.default_rng(0).bytes(5000),
+        "picture.mp4": picture.getvalue(),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "directory.mp4").mkdir()
+    os.symlink(folder / "nowhere.mp4", folder / "dangling.mp4")
+    reasons = {
+        "audio_only.mkv": "no_video_stream",
+        "dangling.mp4": "missing",
+        "directory.mp4": "unreadable",
+        "empty.mp4": "empty",
+        "no_index.mp4": "truncated",
+        "picture.mp4": "not_a_video",
+        "playlist.mp4": "not_a_video",
+        "random.mp4": "not_a_video",
+        "text.mp4": "not_a_video",
+        "zero_frames.avi": "no_frames",
+    }
+    return {str(folder / name): reason for name, reason in reasons.items()}

@@ -1,0 +1,155 @@
+"""Lists of videos in text files: the official list files of UMT (arXiv 2303.16058), CSV with a header, JSON, JSONL.
+
+The official lists have no header: a path, an integer label, and columns that are ignored, with a comma between them
+for Kinetics and a space for all others. Unusual: the delimiter is not asked for but read off the whole file, so that
+paths which contain the other one stay whole. Something-Something names a video by its id and a class by its template.
+"""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+VIDEO_COLUMNS = ("video", "path", "image")
+LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".json", ".jsonl")
+
+
+def read_list(path: Path) -> list[dict[str, Any]]:
+    """The rows of a list of videos, each with at least `video`, the path as it stands in the list.
+
+    Args:
+        path: a file that ends in one of `LIST_SUFFIXES`. JSON is a list of objects.
+
+    Returns:
+        Rows that all have the same keys. `label` is an int in every row, or a class name in every row.
+
+    Raises:
+        ValueError: the file does not exist, holds no videos, has no column of videos, or has a malformed line.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no list of videos {path}; check the path.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}. Lists of videos are text.") from error
+    if path.suffix == ".json":
+        rows = _read_json(text, path)
+    elif path.suffix == ".jsonl":
+        rows = _read_json_lines(text, path)
+    else:
+        lines = text.splitlines()
+        lines = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        delimiter = _header_delimiter(lines[0][1]) if lines else None
+        rows = _read_official(lines, path) if delimiter is None else _read_with_header(text, delimiter, path)
+    if not rows:
+        raise ValueError(f"{path} lists no videos.")
+    return _integer_labels(rows)
+
+
+def _header_delimiter(line: str) -> str | None:
+    """What separates the columns of a header that names one of `VIDEO_COLUMNS`, or None if the line is no header."""
+    for delimiter in (",", "\t", ";", " "):
+        if set(VIDEO_COLUMNS) & {cell.strip().strip('"') for cell in line.split(delimiter)}:
+            return delimiter
+    return None
+
+
+def _read_with_header(text: str, delimiter: str, path: Path) -> list[dict[str, Any]]:
+    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames]
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise ValueError(
+                f"{path}, line {reader.line_num}: the header has {len(reader.fieldnames)} columns, this line has "
+                "another number. Put values that contain the delimiter in quotes."
+            )
+        rows.append(row)
+    return [_name_video(row, path, number) for number, row in enumerate(rows, 1)]
+
+
+def _read_official(lines: list[tuple[int, str]], path: Path) -> list[dict[str, Any]]:
+    """Rows of a list without header. All lines have a label, or none has: then each line is a path."""
+    rows, unlabelled = [], []
+    for delimiter in (",", " ", "\t"):
+        labelled = [(number, _split_official(line, delimiter)) for number, line in lines]
+        rows = [row for _, row in labelled if row is not None]
+        unlabelled = [number for number, row in labelled if row is None]
+        if rows:
+            break
+    if rows and unlabelled:
+        number = unlabelled[0]
+        raise ValueError(
+            f"{path}, line {number}: {dict(lines)[number]!r} has no integer label after its path, as other lines "
+            "have. A list without header has a path and a label in each line, or a path alone in all of them; "
+            f"with other columns, give it a header that names one of {', '.join(VIDEO_COLUMNS)}."
+        )
+    rows = rows or [{"video": line.strip()} for _, line in lines]
+    return [{**row, "video": _with_suffix(row["video"])} for row in rows]
+
+
+def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
+    """Path and label of a line, or None if it has no label. The path ends before the first field that is an integer:
+    official lists have no spaces in paths, lists of one's own may."""
+    cells = next(csv.reader([line.strip()], delimiter=delimiter))
+    for position, cell in enumerate(cells[1:], 1):
+        if re.fullmatch(r"\s*-?\d+\s*", cell):
+            return {"video": delimiter.join(cells[:position]).strip(), "label": int(cell)}
+    return None
+
+
+def _with_suffix(name: str) -> str:
+    return name if Path(name).suffix else name + ".mp4"
+
+
+def _read_json(text: str, path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(rows, list):
+        found = f"an object with the keys {list(rows)[:8]}" if isinstance(rows, dict) else f"a {type(rows).__name__}"
+        raise ValueError(f"{path} holds {found}; expected a list of objects such as [{{'video': …, 'caption': …}}].")
+    return [_name_video(row, path, number) for number, row in enumerate(rows, 1)]
+
+
+def _read_json_lines(text: str, path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(_name_video(json.loads(line), path, number))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number} is not valid JSON: {error}.") from error
+    return rows
+
+
+def _name_video(row: Any, path: Path, number: int) -> dict[str, Any]:
+    """The row with its path under `video`; what Something-Something calls otherwise under `label` and `caption`."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, row {number} is a {type(row).__name__}; expected an object with a video in it.")
+    column = next((column for column in VIDEO_COLUMNS if column in row), None)
+    if column is not None:
+        row = {"video": row.pop(column), **row}
+    elif "id" in row and ("template" in row or set(row) == {"id"}):  # Something-Something: id.webm
+        row = {"video": f"{row['id']}.webm", **row}
+        if "template" in row:
+            row["caption"] = row.pop("label", None)
+            row["label"] = row["template"].replace("[", "").replace("]", "")
+    else:
+        raise ValueError(
+            f"{path}, row {number} has no column of videos; its columns are {', '.join(map(str, row))}. "
+            f"Name one of them {' or '.join(VIDEO_COLUMNS)}."
+        )
+    if not isinstance(row["video"], str) or not row["video"]:
+        raise ValueError(f"{path}, row {number}: the video is {row['video']!r}; expected its path.")
+    return row
+
+
+def _integer_labels(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Labels that are all written as integers become integers."""
+    labels = [row.get("label") for row in rows]
+    if all(isinstance(label, str) and re.fullmatch(r"\s*-?\d+\s*", label) for label in labels):
+        return [{**row, "label": int(label)} for row, label in zip(rows, labels, strict=True)]
+    return rows
