@@ -9,7 +9,14 @@ import argparse
 import importlib
 import sys
 
-COMMANDS = ("classify", "embed", "convert", "pretrain")
+COMMANDS = ("classify", "embed", "convert", "check-videos", "pretrain")
+
+
+class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something, so not None and not False."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in COMMANDS:
         command = importlib.import_module(f".cli_{name.replace('-', '_')}", __package__)
         subparser = subparsers.add_parser(
-            name, help=command.HELP, description=command.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            name, help=command.HELP, description=command.HELP, formatter_class=DefaultsHelpFormatter
         )
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run, takes_overrides=getattr(command, "TAKES_OVERRIDES", False))

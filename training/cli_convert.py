@@ -8,6 +8,9 @@ from pathlib import Path
 HELP = "turn an official UMT checkpoint into a folder that Transformers loads, or back"
 
 
+NUM_SSV2_LABELS = 174
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
@@ -25,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from transformers import AutoConfig
 
     from modeling_umt import convert_umt_checkpoint
-    from processing_umt import UMTVideoProcessor
+
+    from .inference import processor_of_config
 
     dtype = getattr(torch, args.dtype)
     if args.to_official:
@@ -35,12 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
     config = AutoConfig.from_pretrained(args.config) if args.config else None
     model = convert_umt_checkpoint(args.checkpoint, config=config, labels=args.labels)
-    height, width = model.config.image_height_width
-    processor = UMTVideoProcessor(
-        num_frames=model.config.num_frames,
-        size={"shortest_edge": min(height, width)},
-        crop_size={"height": height, "width": width},
-    )
+    processor = processor_of_config(model.config)
+    if model.config.num_labels == NUM_SSV2_LABELS:
+        processor.sampling = "segments"  # Something-Something was trained and tested on segment middles
     args.output.parent.mkdir(parents=True, exist_ok=True)
     # built beside its place and moved there whole: an interrupted conversion leaves no folder that looks finished
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=f".{args.output.name}-") as building:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         os.replace(building, args.output)
     print(
         f"{args.output}: {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype}, "
-        f"{model.config.num_frames} frames of {height} x {width} pixels"
+        f"{model.config.num_frames} frames of {' x '.join(map(str, model.config.image_height_width))} pixels"
     )
     return 0
 

@@ -46,8 +46,8 @@ class NonFiniteGuard(TrainerCallback):
                 raise NonFiniteLossError(
                     f"{self.num_skipped} optimiser steps had a loss that was NaN or infinite; {self.limit} are "
                     f"allowed (`max_nonfinite_steps`). The batch of step {state.global_step} is saved in {path}. A "
-                    "lower learning rate, bf16 instead of fp16 or a longer warm-up are the usual cures; resume from the "
-                    "last checkpoint."
+                    "lower learning rate, bf16 instead of fp16 or a longer warm-up are the usual cures; resume from "
+                    "the last checkpoint."
                 )
             # under fp16 the gradient scaler sees the infinite gradients itself and skips the step
             if self.accelerator.scaler is None:

@@ -11,19 +11,23 @@ with what the recipes of arXiv 2303.16058 need on top:
 - each log line says where the time went.
 """
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from accelerate.data_loader import DataLoaderShard
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from .broken_videos import BrokenVideoLog
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
 from .step_timer import StepTimer
-from .video_dataset import BrokenVideoLog, EpochSampler, collate_clips
+from .video_dataset import EpochSampler, VideoClipDataset, collate_clips
+from .video_stream import StreamedClipDataset
 
 
 @dataclass
@@ -36,7 +40,7 @@ class UMTTrainingArguments(TrainingArguments):
         base_warmup_learning_rate: Where the linear warm-up starts, scaled likewise.
         warmup_epochs: Length of the warm-up, in epochs of `num_train_epochs`; `warmup_steps` overrules it.
         max_nonfinite_steps: Optimiser steps with a NaN or infinite loss that a run may skip before it stops.
-        max_broken_share: Share of broken videos in an epoch beyond which the run stops.
+        max_broken_share: Share of failed attempts to read a video beyond which the run stops.
     """
 
     base_learning_rate: float = 1.5e-4
@@ -44,7 +48,7 @@ class UMTTrainingArguments(TrainingArguments):
     base_warmup_learning_rate: float = 0.0
     warmup_epochs: float = 0.0
     max_nonfinite_steps: int = 20
-    max_broken_share: float = 0.2
+    max_broken_share: float = 0.1
 
     # the recipes' values where they differ from Transformers' own
     weight_decay: float = 0.05
@@ -55,6 +59,11 @@ class UMTTrainingArguments(TrainingArguments):
 
     # every clip counts this often in the effective batch (repeated augmentation, several masks)
     views_per_clip: int = field(default=1, init=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        # without an accelerator there is nothing to pin for, and PyTorch warns of it at every epoch
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
 
     @property
     def effective_batch_size(self) -> int:
@@ -116,11 +125,24 @@ class UMTTrainer(Trainer):
     # --- data ----------------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        """A permutation that is a function of (seed, epoch), which also tells the dataset the epoch."""
+        """Clips in an order that is a function of (seed, epoch); other datasets as Trainer does."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not hasattr(dataset, "__len__"):
-            return None
-        return EpochSampler(len(dataset), self.args.data_seed or self.args.seed)
+        if isinstance(dataset, VideoClipDataset):
+            return EpochSampler(dataset)
+        return super()._get_train_sampler(dataset)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Trainer's loader; a stream shares itself out among processes, so it is only placed on the device."""
+        if not isinstance(self.train_dataset, StreamedClipDataset):
+            return super().get_train_dataloader()
+        return DataLoaderShard(
+            self.train_dataset,
+            device=self.args.device,
+            batch_size=self.train_dataset.batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Trainer's own, timed; what the loader says of broken videos is taken out of the batches here."""
@@ -207,4 +229,12 @@ class RunReport(TrainerCallback):
             print(self.trainer.describe_run(state.max_steps), flush=True)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        self.trainer.broken_videos.end_epoch()
+        epoch = round(state.epoch)
+        summary = self.trainer.broken_videos.end_epoch(epoch, os.path.join(args.output_dir, "broken_videos"))
+        if summary["num_broken"] and state.is_world_process_zero:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in summary["reasons"].items())
+            print(
+                f"epoch {epoch}: {summary['num_broken']} attempts to read a video failed and were replaced "
+                f"({reasons}); the videos are listed in {summary['report']}",
+                flush=True,
+            )
