@@ -150,9 +150,9 @@ def read_weights_only(path: str) -> object:
         # training files carry their command line as a Namespace, which holds no code
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError:
+    except PermissionError:
         raise
-    except Exception as error:  # over a damaged pickle an unpickler stumbles in any way: IndexError, KeyError, ...
+    except Exception as error:  # a reader stumbles over a damaged file in any way: IndexError, KeyError, OSError, ...
         foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if foreign:
             raise ValueError(

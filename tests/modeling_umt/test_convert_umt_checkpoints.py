@@ -1,0 +1,531 @@
+"""The converter: official layouts in, models out; everything else is an error, and nothing is loaded half."""
+
+import argparse
+import os
+import pickle
+import random
+
+import pytest
+import torch
+from conftest import load_recorded
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification, AutoVideoProcessor
+
+from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel, convert_umt_checkpoint
+from modeling_umt.convert_umt_checkpoints import UnsupportedCheckpointError, official_state_dict
+from modeling_umt.labels_umt import label_sets, load_labels
+from modeling_umt.position_embeddings_umt import position_table
+from training.cli import main
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+
+
+def block_shapes(prefix: str, width: int, depth: int, mlp: int) -> dict[str, tuple[int, ...]]:
+    """Patch embedding and blocks as the official files name them."""
+    shapes = {f"{prefix}patch_embed.proj.weight": (width, 3, 1, 16, 16), f"{prefix}patch_embed.proj.bias": (width,)}
+    for i in range(depth):
+        block = f"{prefix}blocks.{i}"
+        shapes |= {f"{block}.{norm}.{kind}": (width,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
+        shapes |= {f"{block}.attn.q_bias": (width,), f"{block}.attn.v_bias": (width,)}
+        shapes |= {f"{block}.attn.qkv.weight": (3 * width, width)}
+        shapes |= {f"{block}.attn.proj.weight": (width, width), f"{block}.attn.proj.bias": (width,)}
+        shapes |= {f"{block}.mlp.fc1.weight": (mlp, width), f"{block}.mlp.fc1.bias": (mlp,)}
+        shapes |= {f"{block}.mlp.fc2.weight": (width, mlp), f"{block}.mlp.fc2.bias": (width,)}
+    return shapes
+
+
+def random_state(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {key: torch.randn(shape, generator=generator).to(dtype) for key, shape in shapes.items()}
+
+
+def classifier_state(classes: int = 5, width: int = 32, depth: int = 2, mlp: int = 48, dtype=torch.float32) -> dict:
+    shapes = block_shapes("", width, depth, mlp) | {"fc_norm.weight": (width,), "fc_norm.bias": (width,)}
+    return random_state(shapes | {"head.weight": (classes, width), "head.bias": (classes,)}, dtype)
+
+
+def stage1_state(
+    width: int = 32, depth: int = 2, mlp: int = 48, decoders: int = 2, target: int = 12, dtype=None
+) -> dict:
+    shapes = block_shapes("encoder.", width, depth, mlp)
+    shapes |= {"encoder.norm.weight": (width,), "encoder.norm.bias": (width,)}
+    for k in range(decoders):
+        shapes |= {f"clip_decoder.{k}.head.weight": (target, width), f"clip_decoder.{k}.head.bias": (target,)}
+        shapes |= {f"clip_decoder.{k}.norm.weight": (target,), f"clip_decoder.{k}.norm.bias": (target,)}
+    return random_state(shapes, dtype or torch.float32)
+
+
+def stage1_config(**fields) -> UMTConfig:
+    return UMTConfig(**SMALL, num_aligned_layers=2, target_dim=12, **fields)
+
+
+KINDS = {"classification": (classifier_state, UMTConfig(**SMALL)), "stage-1": (stage1_state, stage1_config())}
+
+
+@pytest.fixture(params=KINDS)
+def small(request):
+    """`(state, config)` of each kind of file."""
+    make, config = KINDS[request.param]
+    return make(), config
+
+
+# --- published sizes ------------------------------------------------------------------------------------------------
+
+
+def recorded_shapes(name: str) -> dict:
+    description, _ = load_recorded("full_size_keys")
+    return description["models"][name]
+
+
+def convert_shapes(monkeypatch, state: dict) -> tuple[type, UMTConfig, dict]:
+    """A conversion up to the loading of the weights: `(class, config, tensors under our names)`."""
+
+    def loaded(cls, path, config, state_dict, dtype):
+        return cls, config, state_dict
+
+    for model_class in (UMTForPreTraining, UMTForVideoClassification):
+        monkeypatch.setattr(model_class, "from_pretrained", classmethod(loaded))
+    return convert_umt_checkpoint(state)
+
+
+@pytest.mark.parametrize("size, target_dim", [("b16", 512), ("l16", 768)])
+def test_published_stage1_keys_convert_with_nothing_left_over(monkeypatch, size, target_dim):
+    recorded = recorded_shapes(f"stage1_{size}")
+    state = {key: torch.empty(shape, device="meta") for key, shape in recorded["keys"].items()}
+    model_class, config, ours = convert_shapes(monkeypatch, state)
+    assert model_class is UMTForPreTraining
+    assert sum(tensor.numel() for tensor in ours.values()) == recorded["parameters"]
+    assert (config.num_aligned_layers, config.target_dim) == (6, target_dim)
+    assert (config.num_frames, config.image_size, config.position_grid) == (8, 224, [8, 14, 14])
+    assert_published_size(config, size)
+
+
+def classifier_variants():
+    sizes = [(size, f"{image}_f{frames}_c{classes}") for size in ("b16", "l16") for image in (224, 384)
+             for frames in (8, 16) for classes in (400, 710, 174)]  # fmt: skip
+    return pytest.mark.parametrize("size, variant", sizes)
+
+
+@classifier_variants()
+def test_published_classifier_keys_convert_with_nothing_left_over(monkeypatch, size, variant):
+    recorded = recorded_shapes(f"classifier_{size}")
+    differs = recorded["variants"][variant]
+    state = {key: torch.empty(shape, device="meta") for key, shape in (recorded["keys"] | differs["differs"]).items()}
+    image, frames, classes = (int(part.lstrip("fc")) for part in variant.split("_"))
+    table_values = 0
+    if "pos_embed" in state:
+        grid, width = (frames, image // 16, image // 16), state["head.weight"].shape[1]
+        state["pos_embed"] = position_table(grid, width, [8, 14, 14])[None]
+        table_values = state["pos_embed"].numel()
+    model_class, config, ours = convert_shapes(monkeypatch, state)
+    assert model_class is UMTForVideoClassification
+    assert sum(tensor.numel() for tensor in ours.values()) == differs["parameters"] - table_values
+    assert (config.num_frames, config.image_size, config.num_labels) == (frames, image, classes)
+    assert (list(config.position_grid), config.final_norm) == ([8, 14, 14], "pooled")
+    assert_published_size(config, size)
+
+
+def assert_published_size(config: UMTConfig, size: str) -> None:
+    actual = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size)
+    assert actual == {"b16": (768, 12, 12, 3072), "l16": (1024, 24, 16, 4096)}[size]
+    assert (config.patch_size, config.tubelet_size, config.num_channels) == (16, 1, 3)
+
+
+@pytest.mark.parametrize("width, heads, target_dim", [(768, 12, 512), (1024, 16, 768)])
+def test_a_published_width_needs_no_configuration(width, heads, target_dim):
+    """Real tensors of published width (fewer and thinner blocks), all the way."""
+    model = convert_umt_checkpoint(stage1_state(width, 6, 8, decoders=6, target=target_dim, dtype=torch.float16))
+    assert (model.config.num_attention_heads, model.config.target_dim) == (heads, target_dim)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32} and not model.training
+
+
+# --- there and back -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_back_to_the_official_layout_bit_for_bit(kind, dtype):
+    make, config = KINDS[kind]
+    state = make(dtype=dtype)
+    back = official_state_dict(convert_umt_checkpoint(state, config))
+    assert back.keys() == state.keys()
+    for key, tensor in state.items():
+        assert back[key].dtype == torch.float32 and torch.equal(back[key].to(dtype), tensor), key
+
+
+def test_the_bare_encoder_has_no_official_layout():
+    with pytest.raises(UnsupportedCheckpointError, match="UMTModel has no official layout"):
+        official_state_dict(UMTModel(UMTConfig(**SMALL)))
+
+
+def test_every_weight_lands_where_it_belongs():
+    state = classifier_state()
+    model = convert_umt_checkpoint(state, UMTConfig(**SMALL))
+    attention = model.umt.layers[1].attention
+    for i, projection in enumerate((attention.q_proj, attention.k_proj, attention.v_proj)):
+        assert torch.equal(projection.weight, state["blocks.1.attn.qkv.weight"][32 * i : 32 * (i + 1)])
+    assert torch.equal(attention.v_proj.bias, state["blocks.1.attn.v_bias"]) and attention.k_proj.bias is None
+    clip = torch.randn(1, 1, 3, 16, 16)
+    convolved = torch.nn.functional.conv3d(
+        clip.transpose(1, 2), state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=(1, 16, 16)
+    )
+    patches = model.umt.embeddings.patch_embeddings(clip.flatten(2))
+    torch.testing.assert_close(patches.flatten(), convolved.flatten(), rtol=1e-5, atol=1e-4)
+
+
+def test_the_model_shares_no_memory_with_the_checkpoint(small, tmp_path):
+    state, config = small
+    before = {key: tensor.clone() for key, tensor in state.items()}
+    torch.save(state, tmp_path / "file.pth")
+    for checkpoint in (state, tmp_path / "file.pth"):
+        model = convert_umt_checkpoint(checkpoint, config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1)
+    assert all(torch.equal(state[key], tensor) for key, tensor in before.items())
+    size = (tmp_path / "file.pth").stat().st_size
+    weights = [parameter.clone() for parameter in model.parameters()]
+    with open(tmp_path / "file.pth", "r+b") as file:
+        file.write(bytes(size))
+    assert all(torch.equal(parameter, kept) for parameter, kept in zip(model.parameters(), weights, strict=True))
+
+
+# --- containers and files -------------------------------------------------------------------------------------------
+
+CONTAINERS = {
+    "flat": lambda state: state,
+    "training": lambda state: {
+        "model": state,
+        "optimizer": {"state": {}},
+        "epoch": 3,
+        "args": argparse.Namespace(a=1),
+    },
+    "deepspeed": lambda state: {"module": state, "epoch": 3, "lr_scheduler": None},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_containers(small, container, zipped, tmp_path):
+    state, config = small
+    wrapped = CONTAINERS[container](state)
+    path = tmp_path / "file.pth"
+    torch.save(wrapped, path, _use_new_zipfile_serialization=zipped)
+    for checkpoint in (wrapped, path, str(path)):
+        back = official_state_dict(convert_umt_checkpoint(checkpoint, config))
+        assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
+
+
+class _Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_with_code_is_refused_and_nothing_runs(small, zipped, tmp_path):
+    state, config = small
+    loot = tmp_path / "loot"
+    contents = {"model": state, "args": argparse.Namespace(hidden=_Attack(loot))}
+    torch.save(contents, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"evil.pth' was refused: it would call \w+\.mkdir.*no code"):
+        convert_umt_checkpoint(tmp_path / "evil.pth", config)
+    assert not loot.exists()
+    torch.load(tmp_path / "evil.pth", weights_only=False)  # it is a working attack
+    assert loot.exists()
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"<!DOCTYPE html>",
+        pickle.dumps({"model": {}}, protocol=2),
+    ],
+    ids=["empty", "lfs-pointer", "web-page", "pickle"],
+)
+def test_files_of_another_kind_are_refused(contents, tmp_path):
+    path = tmp_path / "l16_ptk710_f8_res224.pth"
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=r"f8_res224.pth' was refused.*truncated, or a file of another kind\?"):
+        convert_umt_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_damaged_files_are_refused_whatever_the_damage(zipped, tmp_path):
+    path = tmp_path / "file.pth"
+    contents = {"model": classifier_state(), "args": argparse.Namespace(a=1)}
+    torch.save(contents, path, _use_new_zipfile_serialization=zipped)
+    whole, chance = path.read_bytes(), random.Random(0)
+    for _ in range(60):
+        path.write_bytes(whole[: chance.randrange(len(whole))])
+        with pytest.raises(ValueError, match=r"file.pth' was refused.*truncated"):
+            convert_umt_checkpoint(path, UMTConfig(**SMALL))
+
+
+def test_what_is_not_there_is_not_found(tmp_path):
+    for missing in (tmp_path / "nothing.pth", tmp_path, "nothing.pth"):
+        with pytest.raises(FileNotFoundError, match=r"There is no checkpoint .*give the path of a `.pth` file"):
+            convert_umt_checkpoint(missing)
+
+
+# --- keys that do not fit -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["blocks.1.attn.q_bias", "blocks.0.mlp.fc2.weight", "patch_embed.proj.bias"])
+def test_missing_unexpected_and_misshaped_keys_are_listed(small, key):
+    state, config = small
+    key = key if key in state else f"encoder.{key}"
+    without = {name: tensor for name, tensor in state.items() if name != key}
+    with pytest.raises(ValueError, match=rf"Missing keys \(1\): {key}\. "):
+        convert_umt_checkpoint(without, config)
+    with pytest.raises(ValueError, match=rf"Missing keys \(1\): {key}\. Unexpected keys \(1\): {key}s\. "):
+        convert_umt_checkpoint({**without, f"{key}s": state[key]}, config)
+    shape = tuple(state[key].shape)
+    wrong = torch.zeros(shape[0] + 1, *shape[1:])
+    with pytest.raises(ValueError) as error:
+        convert_umt_checkpoint({**state, key: wrong}, config)
+    assert f"Misshaped keys (1): {key} {tuple(wrong.shape)} instead of {shape}" in str(error.value)
+
+
+def test_every_fault_is_told_at_once():
+    state = classifier_state()
+    del state["blocks.0.norm1.bias"], state["fc_norm.bias"]
+    state["blocks.1.attn.qkv.weight"] = torch.zeros(95, 32)
+    state["blocks.0.gamma_1"] = torch.zeros(32)
+    with pytest.raises(ValueError) as error:
+        convert_umt_checkpoint(state, UMTConfig(**SMALL))
+    assert "Missing keys (2): blocks.0.norm1.bias, fc_norm.bias." in str(error.value)
+    assert "Unexpected keys (1): blocks.0.gamma_1." in str(error.value)
+    assert "Misshaped keys (1): blocks.1.attn.qkv.weight (95, 32) instead of (96, 32)." in str(error.value)
+
+
+def test_a_configuration_of_another_size_is_told(small):
+    state, config = small
+    deeper = UMTConfig.from_dict({**config.to_dict(), "num_hidden_layers": 3})
+    with pytest.raises(ValueError, match=r"Missing keys \(13\): .*blocks\.2\.attn\.proj\.bias"):
+        convert_umt_checkpoint(state, deeper)
+    with pytest.raises(ValueError, match=r"width 32 is no published size.*Give `config`"):
+        convert_umt_checkpoint(state)
+
+
+UNSUPPORTED = {
+    "no-state-dict": ({"model": [1, 2]}, "a mapping from names to tensors was expected"),
+    "optimizer": ({0: torch.zeros(1)}, "a mapping from names to tensors was expected"),
+    "empty": ({}, "no UMT checkpoint .*none at all"),
+    "other-network": ({"layer1.0.conv1.weight": torch.zeros(1)}, "no UMT checkpoint .*layer1.0.conv1.weight"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_other_files_raise_a_named_error(name):
+    state, message = UNSUPPORTED[name]
+    with pytest.raises(UnsupportedCheckpointError, match=message):
+        convert_umt_checkpoint(state)
+
+
+@pytest.mark.parametrize("size", ["b16", "l16"])
+def test_detection_files_raise_a_named_error(size):
+    state = {key: torch.empty(shape, device="meta") for key, shape in recorded_shapes(f"ava_{size}")["keys"].items()}
+    with pytest.raises(UnsupportedCheckpointError, match="action detection"):
+        convert_umt_checkpoint(state)
+
+
+def test_single_modality_files_have_no_parts(small):
+    state, config = small
+    for part in ("teacher", "video"):
+        with pytest.raises(ValueError, match=f"has no part '{part}'"):
+            convert_umt_checkpoint(state, config, part=part)
+
+
+# --- position tables ------------------------------------------------------------------------------------------------
+
+
+def f16_table(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return position_table((16, 3, 2), 32, [8, 14, 14]).to(dtype)[None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_stored_computed_table_is_dropped(dtype):
+    config = UMTConfig(**SMALL, num_frames=16, image_size=[48, 32])
+    state = classifier_state()
+    model = convert_umt_checkpoint({**state, "pos_embed": f16_table(dtype)}, config)
+    assert torch.equal(model.umt.embeddings.position_embeddings[None], f16_table())
+    assert "pos_embed" not in official_state_dict(model)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda table: table + 3e-5 * torch.randn(table.shape, generator=torch.Generator().manual_seed(0)),
+        lambda table: table.half() * 1.005,
+        lambda table: table.flip(1),
+        lambda table: table[:, :-6],
+        lambda table: table * float("nan"),
+    ],
+    ids=["trained", "half", "order", "shape", "nan"],
+)
+def test_any_other_table_is_an_error(spoil):
+    config = UMTConfig(**SMALL, num_frames=16, image_size=[48, 32])
+    with pytest.raises(ValueError, match=r"'pos_embed' of shape .* computed for 16 frames of \[48, 32\] pixels"):
+        convert_umt_checkpoint({**classifier_state(), "pos_embed": spoil(f16_table())}, config)
+
+
+def test_the_recorded_perturbed_table_is_an_error():
+    recorded, tensors = load_recorded("classifier_small_pos_perturbed")
+    state = {key.removeprefix("state/"): tensor for key, tensor in tensors.items() if key.startswith("state/")}
+    sizes = {"hidden_size": 36, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 144}
+    config = UMTConfig(**sizes, image_size=recorded["constructor"]["img_size"])
+    with pytest.raises(ValueError, match=r"'pos_embed'.*is not the position table"):
+        convert_umt_checkpoint(state, config)
+    computed = tensors["expected/pos_embed_table"]
+    assert convert_umt_checkpoint({**state, "pos_embed": computed}, config).config.image_size == 64
+
+
+# --- clip sizes and names -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, frames, size",
+    [
+        ("l16_ptk710_ftk710_ftk400_f16_res224.pth", 16, 224),
+        ("b16_ptk710_ftk710_ftk400_ftmitv1_f8_res384.pth", 8, 384),
+        ("checkpoint-best.pth", 8, 224),
+    ],
+)
+def test_an_official_file_name_tells_frames_and_resolution(name, frames, size, tmp_path):
+    torch.save(classifier_state(width=768, depth=1, mlp=8), tmp_path / name)
+    config = convert_umt_checkpoint(tmp_path / name).config
+    assert (config.num_frames, config.image_size) == (frames, size)
+
+
+def test_a_file_name_that_contradicts_the_table_is_an_error(tmp_path):
+    state = classifier_state(width=768, depth=1, mlp=8)
+    state["pos_embed"] = position_table((16, 14, 14), 768, [8, 14, 14])[None]
+    torch.save(state, tmp_path / "b16_ptk710_f8_res224.pth")
+    with pytest.raises(ValueError, match=r"'pos_embed' of shape \(1, 3136, 768\).*8 frames of 224 pixels"):
+        convert_umt_checkpoint(tmp_path / "b16_ptk710_f8_res224.pth")
+    assert convert_umt_checkpoint(state).config.num_frames == 16
+
+
+def test_a_given_configuration_overrides_sizes_and_nothing_else():
+    config = stage1_config(num_frames=4, image_size=64, final_norm="pooled", position_grid=[1, 2, 3])
+    model = convert_umt_checkpoint(stage1_state(), config)
+    assert (model.config.num_frames, model.config.image_size) == (4, 64)
+    assert (model.config.final_norm, list(model.config.position_grid)) == ("tokens", [4, 4, 4])
+    assert model.config.decoder_layer_norm_eps == 1e-6
+
+    config = UMTConfig(**SMALL, num_frames=4, image_size=64, position_grid=None, drop_path_rate=0.1)
+    model = convert_umt_checkpoint(classifier_state(), config)
+    assert (model.config.num_frames, model.config.image_size, model.config.drop_path_rate) == (4, 64, 0.1)
+    assert (model.config.final_norm, list(model.config.position_grid)) == ("pooled", [8, 14, 14])
+    assert (config.final_norm, config.position_grid) == ("tokens", None)  # the caller's object is left alone
+
+
+# --- class names ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, classes", [("k400", 400), ("k710", 710), ("ssv2", 174)])
+def test_verified_heads_get_their_names(name, classes):
+    config = convert_umt_checkpoint(classifier_state(classes), UMTConfig(**SMALL)).config
+    labels = load_labels(name)
+    assert [config.id2label[index] for index in range(classes)] == labels
+    assert config.label2id[labels[3]] == 3 and config.num_labels == classes
+
+
+@pytest.mark.parametrize("name, classes", [("k600", 600), ("k700", 700), ("mitv1", 339)])
+def test_unverified_heads_get_names_only_on_demand(name, classes):
+    state = classifier_state(classes)
+    plain = convert_umt_checkpoint(state, UMTConfig(**SMALL)).config
+    assert plain.id2label[0] == "LABEL_0" and plain.num_labels == classes
+    named = convert_umt_checkpoint(state, UMTConfig(**SMALL), labels=name).config
+    assert [named.id2label[index] for index in range(classes)] == load_labels(name)
+
+
+def test_wrong_label_lists_are_refused():
+    with pytest.raises(ValueError, match="'k600' has 600 classes, but the checkpoint's head 5"):
+        convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL), labels="k600")
+    with pytest.raises(ValueError, match="no label list 'k500'; choose one of k400, k600"):
+        convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL), labels="k500")
+    with pytest.raises(ValueError, match="stage-1 file"):
+        convert_umt_checkpoint(stage1_state(), stage1_config(), labels="k400")
+
+
+def test_label_lists_are_whole():
+    assert label_sets() == ["k400", "k600", "k700", "k710", "mitv1", "ssv2"]
+    for name, count in {"k400": 400, "k600": 600, "k700": 700, "k710": 710, "mitv1": 339, "ssv2": 174}.items():
+        labels = load_labels(name)
+        assert len(labels) == count and all(label == label.strip() != "" for label in labels)
+        assert len(set(labels)) == count, name
+    renamed = [pair for pair in zip(load_labels("k400"), load_labels("k710"), strict=False) if pair[0] != pair[1]]
+    assert len(renamed) == 13 and ("dying hair", "dyeing hair") in renamed  # one order, some better names
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def official_file(small, tmp_path):
+    state, config = small
+    torch.save(state, tmp_path / "official.pth")
+    config.save_pretrained(tmp_path / "config")
+    return tmp_path / "official.pth", state
+
+
+def run(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_command_makes_a_folder_that_transformers_loads_and_goes_back(official_file, tmp_path, capsys):
+    path, state = official_file
+    folder = tmp_path / "made" / "here"
+    assert run("convert", path, folder, "--config", tmp_path / "config") == 0
+    told = capsys.readouterr().out
+    auto = AutoModelForPreTraining if "UMTForPreTraining" in told else AutoModelForVideoClassification
+    model, info = auto.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()) and f"{model.num_parameters():,} parameters" in told
+    assert all(torch.equal(tensor, state[key]) for key, tensor in official_state_dict(model).items())
+    _, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"]
+
+    processor = AutoVideoProcessor.from_pretrained(folder)
+    frames = torch.zeros(8, 3, 240, 320, dtype=torch.uint8)
+    clip = processor(frames, return_tensors="pt")["pixel_values_videos"]
+    assert clip.shape == (1, 8, 3, 224, 224)
+
+    assert run("convert", folder, tmp_path / "back.pth", "--to-official") == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert back.keys() == state.keys() and all(torch.equal(back[key], tensor) for key, tensor in state.items())
+    assert not [entry.name for entry in tmp_path.rglob("*") if entry.name.startswith(".") or entry.suffix == ".tmp"]
+
+
+def test_command_saves_half_precision(official_file, tmp_path):
+    path, state = official_file
+    assert run("convert", path, tmp_path / "half", "--config", tmp_path / "config", "--dtype", "float16") == 0
+    model = AutoModel.from_pretrained(tmp_path / "half")
+    assert model.dtype == torch.float16
+    assert run("convert", tmp_path / "half", tmp_path / "h.pth", "--to-official", "--dtype", "float16") == 0
+    back = torch.load(tmp_path / "h.pth", weights_only=True)
+    assert all(torch.equal(back[key], tensor.half()) for key, tensor in state.items())
+
+
+def test_command_tells_mistakes_and_leaves_nothing(official_file, tmp_path, capsys):
+    path, state = official_file
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "precious.txt").write_text("kept")
+    assert run("convert", path, full, "--config", tmp_path / "config") == 1
+    assert "exists already" in capsys.readouterr().err
+    assert [entry.name for entry in full.iterdir()] == ["precious.txt"]
+
+    assert run("convert", tmp_path / "nothing.pth", tmp_path / "out") == 1
+    assert "There is no checkpoint" in capsys.readouterr().err
+    assert run("convert", path, tmp_path / "out") == 1
+    assert "Give `config`" in capsys.readouterr().err
+    state.popitem()
+    torch.save(state, path)
+    assert run("convert", path, tmp_path / "out", "--config", tmp_path / "config") == 1
+    assert "Missing keys (1)" in capsys.readouterr().err
+    assert {entry.name for entry in tmp_path.iterdir()} == {"official.pth", "config", "full"}
