@@ -126,7 +126,9 @@ class TestLists:
         assert [(row["video"], row.get("label")) for row in rows] == expected
 
     @given(
-        st.lists(st.tuples(st.from_regex(r"[a-z][a-z_/]{0,8}[a-z]\.mp4", fullmatch=True), st.integers(0, 999)), min_size=1),
+        st.lists(
+            st.tuples(st.from_regex(r"[a-z][a-z_/]{0,8}[a-z]\.mp4", fullmatch=True), st.integers(0, 999)), min_size=1
+        ),
         st.sampled_from([",", " ", "\t"]),
     )
     def test_any_official_list(self, tmp_path_factory, rows, delimiter):
