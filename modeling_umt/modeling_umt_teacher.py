@@ -344,10 +344,11 @@ def prepare_frames(
         ValueError: if the clips are no float tensor of that shape, or do not divide into patches.
     """
     shape, side, patch = tuple(pixel_values_videos.shape), config.image_size, config.patch_size
-    if len(shape) != 5 or shape[2] != config.num_channels or not pixel_values_videos.is_floating_point():
+    fits = len(shape) == 5 and shape[2] == config.num_channels and 0 not in shape
+    if not fits or not pixel_values_videos.is_floating_point():
         raise ValueError(
             f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} channels, "
-            f"height, width), but is {pixel_values_videos.dtype} {shape}."
+            f"height, width), and not empty, but is {pixel_values_videos.dtype} {shape}."
         )
     frames = pixel_values_videos.flatten(0, 1)
     if interpolate_pos_encoding:
@@ -376,20 +377,23 @@ def resolve_mask(
     """The mask as `visible_indices` (B, V), or None; a ValueError if it does not fit `cls_attention` (B, T, S)."""
     batch, num_tokens = cls_attention.shape[0], math.prod(cls_attention.shape[1:])
     if bool_masked_pos is not None:
-        if tuple(bool_masked_pos.shape) != (batch, num_tokens):
+        if bool_masked_pos.dtype != torch.bool or tuple(bool_masked_pos.shape) != (batch, num_tokens):
             raise ValueError(
-                f"`bool_masked_pos` must have shape (batch {batch}, tokens {num_tokens}), but has "
+                f"`bool_masked_pos` must be bool (batch {batch}, tokens {num_tokens}), but is {bool_masked_pos.dtype} "
                 f"{tuple(bool_masked_pos.shape)}: the teacher's token grid must be the student's."
             )
         return visible_indices_from_mask(bool_masked_pos)
     if token_selector is not None:
         visible_indices = token_selector(cls_attention)
     if visible_indices is not None and (
-        visible_indices.dtype != torch.int64 or visible_indices.ndim != 2 or visible_indices.shape[0] != batch
+        visible_indices.dtype != torch.int64
+        or visible_indices.ndim != 2
+        or visible_indices.shape[0] != batch
+        or not 0 < visible_indices.shape[1] <= num_tokens
     ):
         raise ValueError(
-            f"`visible_indices` must be int64 (batch {batch}, visible), but is {visible_indices.dtype} "
-            f"{tuple(visible_indices.shape)}."
+            f"`visible_indices` must be int64 (batch {batch}, 1 to {num_tokens} visible tokens), but is "
+            f"{visible_indices.dtype} {tuple(visible_indices.shape)}."
         )
     return visible_indices
 
