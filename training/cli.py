@@ -9,7 +9,7 @@ import argparse
 import importlib
 import sys
 
-COMMANDS = ("classify", "embed", "convert", "check-videos", "pretrain")
+COMMANDS = ("classify", "embed", "convert", "check-videos", "pretrain", "finetune")
 
 
 class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

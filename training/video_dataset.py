@@ -169,22 +169,32 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Args:
         dataset: holds the epoch and the seed.
+        batch_size: of all processes together; an epoch is whole batches, and what remains waits for another epoch.
+
+    Raises:
+        ValueError: the data set is smaller than a batch.
     """
 
-    def __init__(self, dataset: VideoClipDataset):
+    def __init__(self, dataset: VideoClipDataset, batch_size: int = 1):
         self.dataset = dataset
+        self.num_samples = len(dataset) // batch_size * batch_size
+        if self.num_samples == 0:
+            raise ValueError(
+                f"There are {len(dataset)} videos, fewer than a batch of {batch_size} over all processes; make the "
+                "batch smaller."
+            )
 
     def set_epoch(self, epoch: int) -> None:
         self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self.num_samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.dataset.epoch
         # the spawn key keeps this stream apart from those of the samples
         generator = np.random.default_rng(np.random.SeedSequence((self.dataset.seed, epoch), spawn_key=(0,)))
-        for index in generator.permutation(len(self.dataset)):
+        for index in generator.permutation(len(self.dataset))[: self.num_samples]:
             yield epoch, int(index)
 
 

@@ -39,6 +39,7 @@ class UMTTrainingArguments(TrainingArguments):
         base_min_learning_rate: Where the cosine ends, scaled likewise.
         base_warmup_learning_rate: Where the linear warm-up starts, scaled likewise.
         warmup_epochs: Length of the warm-up, in epochs of `num_train_epochs`; `warmup_steps` overrules it.
+        layer_decay: Scale of the learning rate from each layer to the one before it; 1 for one rate everywhere.
         max_nonfinite_steps: Optimiser steps with a NaN or infinite loss that a run may skip before it stops.
         max_broken_share: Share of failed attempts to read a video beyond which the run stops.
     """
@@ -47,6 +48,7 @@ class UMTTrainingArguments(TrainingArguments):
     base_min_learning_rate: float = 1e-5
     base_warmup_learning_rate: float = 0.0
     warmup_epochs: float = 0.0
+    layer_decay: float = 1.0
     max_nonfinite_steps: int = 20
     max_broken_share: float = 0.1
 
@@ -54,7 +56,6 @@ class UMTTrainingArguments(TrainingArguments):
     weight_decay: float = 0.05
     max_grad_norm: float = 0.0
     remove_unused_columns: bool = False
-    dataloader_drop_last: bool = True
     logging_nan_inf_filter: bool = False  # `NonFiniteGuard` does it, without waiting for the device at every step
 
     # every clip counts this often in the effective batch (repeated augmentation, several masks)
@@ -94,7 +95,7 @@ class UMTTrainer(Trainer):
         if self.optimizer is None:
             model = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            groups = parameter_groups(model, self.args.learning_rate, self.args.weight_decay)
+            groups = parameter_groups(model, self.args.learning_rate, self.args.weight_decay, self.args.layer_decay)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
@@ -128,7 +129,7 @@ class UMTTrainer(Trainer):
         """Clips in an order that is a function of (seed, epoch); other datasets as Trainer does."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(dataset, VideoClipDataset):
-            return EpochSampler(dataset)
+            return EpochSampler(dataset, batch_size=self.args.train_batch_size * self.args.world_size)
         return super()._get_train_sampler(dataset)
 
     def get_train_dataloader(self) -> DataLoader:
