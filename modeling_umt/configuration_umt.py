@@ -39,6 +39,8 @@ class UMTConfig(PreTrainedConfig):
             for the input's own grid, as stage 2 does.
         final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Where the last LayerNorm stands: on the tokens
             (pre-training, stage 2) or on their mean (classifiers). Each head sets its own.
+        pooling (`"mean"` or `"attention"`, defaults to `"mean"`): Classifier: the tokens' mean, as published, or one
+            cross-attention block with a learned query (an attentive probe).
         num_aligned_layers (`int`, defaults to 6): Pre-training: blocks aligned with the teacher, from the last.
         aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between them.
         target_dim (`int`, defaults to 768): Pre-training: width of the teacher's features.
@@ -84,6 +86,7 @@ class UMTConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     position_grid: list[int] | tuple[int, ...] | None = field(default_factory=lambda: [8, 14, 14])
     final_norm: str = "tokens"
+    pooling: str = "mean"
     num_aligned_layers: int = 6
     aligned_layer_interval: float | int = 1
     target_dim: int = 768
@@ -96,6 +99,7 @@ class UMTConfig(PreTrainedConfig):
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "num_frames", "tubelet_size")
         require_choice(self, "final_norm", ("tokens", "pooled"))
+        require_choice(self, "pooling", ("mean", "attention"))
         require_choice(self, "target_norm", ("l2", "none"))
         require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))
         for side in self.image_height_width:

@@ -4,6 +4,7 @@ Unusual: names are given out only where the index order of the official heads is
 Moments in Time must be named by the user (`labels/README.md` says why).
 """
 
+import json
 from pathlib import Path
 
 LABELS_FOLDER = Path(__file__).parent / "labels"
@@ -37,3 +38,15 @@ def id2label_for(num_labels: int, name: str | None = None) -> dict[int, str]:
     if len(labels) != num_labels:
         raise ValueError(f"The label list {name!r} has {len(labels)} classes, but the checkpoint's head {num_labels}.")
     return dict(enumerate(labels))
+
+
+def k710_rows(name: str) -> list[int]:
+    """For every class of `k400`, `k600` or `k700` the row of a Kinetics-710 head that starts it (method, 7).
+
+    Raises:
+        ValueError: if there is no such map.
+    """
+    path = LABELS_FOLDER / f"k710_to_{name}.json"
+    if not path.is_file():
+        raise ValueError(f"There is no map from Kinetics-710 to {name!r}; there are maps to k400, k600 and k700.")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -33,6 +33,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_pooling_umt import UMTAttentionPooling
 from .configuration_umt import UMTConfig, aligned_layers
 from .objectives_umt import unmasked_token_alignment_loss
 from .position_embeddings_umt import position_table
@@ -144,6 +145,9 @@ class UMTAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            # officially one fused (3D, D) matrix, whose Xavier bound is sqrt(6 / 4D) and not sqrt(6 / 2D)
+            projection.xavier_gain = 0.5**0.5
 
     def forward(
         self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
@@ -211,7 +215,10 @@ class UMTPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Xavier-uniform towers for pre-training, truncated normal classifiers, as the official code (method, 1)."""
+        """Xavier-uniform towers for pre-training, truncated normal classifiers, as the official code (method, 1).
+
+        Transformers calls this for modules with parameters or buffers of their own, and for children first.
+        """
         if isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -221,14 +228,11 @@ class UMTPreTrainedModel(PreTrainedModel):
             bound = module.patch_embeddings.in_features**-0.5
             init.uniform_(module.patch_embeddings.weight, -bound, bound)
             init.uniform_(module.patch_embeddings.bias, -bound, bound)
-        elif isinstance(module, UMTAttention) and self.config.final_norm == "tokens":
-            # officially one fused (3D, D) matrix: Xavier's bound comes from its shape
-            bound = math.sqrt(6 / (4 * self.config.hidden_size))
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                init.uniform_(projection.weight, -bound, bound)
+        elif isinstance(module, UMTAttentionPooling):
+            init.trunc_normal_(module.query, std=self.config.initializer_range)
         elif isinstance(module, nn.Linear):
             if self.config.final_norm == "tokens":
-                init.xavier_uniform_(module.weight)
+                init.xavier_uniform_(module.weight, gain=getattr(module, "xavier_gain", 1.0))
             else:
                 init.trunc_normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:
@@ -248,9 +252,10 @@ class UMTModel(UMTPreTrainedModel):
     """The bare UMT video encoder."""
 
     # any repository holds an encoder: a head beside it is no surprise
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^decoders\."]
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^attention_pooling\.", r"^decoders\."]
 
     def __init__(self, config: UMTConfig):
+        config.validate_architecture()  # overrides of `from_pretrained` were assigned unseen
         super().__init__(config)
         depth = config.num_hidden_layers
         self.embeddings = UMTEmbeddings(config)
@@ -345,7 +350,7 @@ class UMTModel(UMTPreTrainedModel):
 
 
 class UMTForVideoClassification(UMTPreTrainedModel):
-    """UMT with a linear classifier on the norm of the tokens' mean (official fine-tuning model)."""
+    """UMT with a linear classifier on the norm of the tokens' mean (official fine-tuning model), or attention pool."""
 
     # a stage-1 repository holds the norm on tokens and the decoders, which a classifier does not have
     _keys_to_ignore_on_load_unexpected = [r"^umt\.norm\.", r"^decoders\."]
@@ -353,6 +358,8 @@ class UMTForVideoClassification(UMTPreTrainedModel):
     def __init__(self, config: UMTConfig):
         super().__init__(with_final_norm(config, "pooled"))
         self.umt = UMTModel(self.config)
+        if config.pooling == "attention":
+            self.attention_pooling = UMTAttentionPooling(self.config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
@@ -383,7 +390,10 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             `ImageClassifierOutput`: `loss` (scalar, if `labels` are given), `logits` (batch, num_labels).
         """
         outputs = self.umt(pixel_values_videos, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
+        pooled = outputs.pooler_output
+        if self.config.pooling == "attention":
+            pooled = self.umt.fc_norm(self.attention_pooling(outputs.last_hidden_state))
+        logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -429,7 +439,7 @@ class UMTForPreTraining(UMTPreTrainedModel):
     The teacher is not part of the model: give its features, or none to get the student's.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^umt\.fc_norm\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^umt\.fc_norm\.", r"^classifier\.", r"^attention_pooling\."]
 
     def __init__(self, config: UMTConfig):
         super().__init__(with_final_norm(config, "tokens"))
