@@ -1,0 +1,95 @@
+"""Configurations: defaults, checks, and the way to JSON and back."""
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_umt import UMTConfig, UMTForPreTraining, UMTModel, UMTTeacherConfig
+from modeling_umt.configuration_umt import aligned_layers
+
+
+def test_defaults_are_the_large_architecture():
+    config = UMTConfig()
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (1024, 24, 16)
+    assert (config.token_grid, config.position_grid) == ((8, 14, 14), [8, 14, 14])
+    assert aligned_layers(config) == aligned_layers(UMTTeacherConfig()) == [18, 19, 20, 21, 22, 23]
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"hidden_size": 100}, "`hidden_size` 100 must be a multiple of `num_attention_heads` 16"),
+        ({"num_frames": 9, "tubelet_size": 2}, "`num_frames` 9 must be a multiple of `tubelet_size` 2"),
+        ({"image_size": 230}, "`image_size` 230 must be a multiple of `patch_size` 16"),
+        ({"image_size": [224, 230]}, "must be a multiple of `patch_size` 16"),
+        ({"final_norm": "none"}, "`final_norm` must be one of tokens, pooled, but is 'none'"),
+        ({"target_norm": "l1"}, "`target_norm` must be one of l2, none, but is 'l1'"),
+        ({"alignment_loss": "cosine"}, "`alignment_loss` must be one of l2, mse, smooth_l1, but is 'cosine'"),
+        ({"drop_path_rate": 1.0}, r"`drop_path_rate` must be in \[0, 1\), but is 1.0"),
+        ({"position_grid": [8, 14]}, r"`position_grid` must be \[frames, rows, columns\] or None, but is \[8, 14\]"),
+        ({"hidden_size": 7.5}, "hidden_size"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_refused(fields, message):
+    # strict dataclasses wrap the ValueError (TypeError for a wrong type) in their own error
+    with pytest.raises(StrictDataclassError, match=message) as error:
+        UMTConfig(**fields)
+    assert isinstance(error.value.__cause__, TypeError if fields == {"hidden_size": 7.5} else ValueError)
+
+
+@pytest.mark.parametrize("count, interval", [(7, 1), (3, 0.2), (0, 1), (3, 3)])
+def test_aligned_layers_must_be_distinct_blocks(count, interval):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 32}
+    config = UMTConfig(**sizes, num_aligned_layers=count, aligned_layer_interval=interval)
+    UMTModel(config)  # only pre-training aligns
+    with pytest.raises(
+        ValueError, match=f"`num_aligned_layers` {count} with `aligned_layer_interval` {interval} does"
+    ):
+        UMTForPreTraining(config)
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.sampled_from([1, 1.5, 2, 2.25, 3]))
+def test_aligned_layers_are_counted_from_the_last(depth, count, interval):
+    class Config:
+        num_hidden_layers, num_aligned_layers, aligned_layer_interval = depth, count, interval
+
+    official = [depth - int(i * interval) - 1 for i in range(count)]
+    if min(official) < 0:
+        with pytest.raises(ValueError, match="distinct blocks"):
+            aligned_layers(Config)
+    else:
+        assert aligned_layers(Config) == sorted(official)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"image_size": [96, 64], "position_grid": None, "aligned_layer_interval": 1.5}]
+)
+def test_json_and_back(fields, tmp_path):
+    config = UMTConfig(**fields, num_labels=3, drop_path_rate=0)
+    config.save_pretrained(tmp_path)
+    loaded = UMTConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.token_grid == config.token_grid
+    changed = UMTConfig.from_pretrained(tmp_path, num_frames=16, final_norm="pooled")
+    assert (changed.num_frames, changed.final_norm, changed.num_labels) == (16, "pooled", 3)
+
+
+def test_overrides_are_checked_when_the_model_is_made(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    UMTModel(UMTConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`num_frames` 3 must be a multiple of `tubelet_size` 2"):
+        UMTModel.from_pretrained(tmp_path, num_frames=3, tubelet_size=2)
+    with pytest.raises(ValueError, match="`final_norm` must be one of tokens, pooled, but is 'none'"):
+        UMTModel.from_pretrained(tmp_path, final_norm="none")
+
+
+def test_a_position_grid_is_nobody_elses():
+    first, second = UMTConfig(), UMTConfig()
+    first.position_grid[0] = 4
+    assert second.position_grid == [8, 14, 14]
+
+
+def test_height_comes_before_width():
+    assert UMTConfig(image_size=[64, 96], num_frames=6, tubelet_size=2).token_grid == (3, 4, 6)
