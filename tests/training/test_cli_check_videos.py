@@ -61,6 +61,13 @@ def test_one_damaged_frame_takes_every_frame_to_find(tmp_path):
     assert (quick.reason, full.reason) == ("", "decode")
 
 
+def test_a_lost_end_is_found_quickly(tmp_path):
+    path = write_video(tmp_path / "long.avi", num_frames=40)
+    path.write_bytes(path.read_bytes()[:-2000])
+    (found,) = check_videos(load_video_records(path))[0]
+    assert found.reason == "truncated"
+
+
 def test_frames_are_decoded_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr("training.video_checks._CHUNK_BYTES", 48 * 64 * 3 * 5)
     records = load_video_records(write_video(tmp_path / "good.mp4", num_frames=12))

@@ -189,6 +189,13 @@ class TestBrokenVideos:
         assert sample["labels"] == records[sample["video_index"]]["label"] != 99
         assert sample["sample_seed"] == mask_seed(5, 0, 0)
 
+    def test_several_replacements_are_all_reported(self, good):
+        dataset = clips_of([*({"video": f"/nowhere_{number}.mp4"} for number in range(6)), *good[:1]])
+        reports = [dataset[index]["broken"] for index in range(7)]
+        assert [report[:1] for report in reports] == [[(f"/nowhere_{n}.mp4", "missing")] for n in range(6)] + [[]]
+        assert max(map(len, reports)) > 2
+        assert all(len(set(report)) == len(report) for report in reports)  # none was tried twice
+
     def test_names_of_bytes(self, good):
         assert clips_of([{"video": b"no video"}, good[0]])[0]["broken"] == [("record 0", "not_a_video")]
 

@@ -67,9 +67,11 @@ def by_label(batches):
     return found
 
 
-@pytest.mark.parametrize(("num_processes", "num_workers"), [(1, 0), (1, 2), (2, 0), (2, 2), (4, 0), (3, 0), (3, 2)])
+@pytest.mark.parametrize(
+    ("num_processes", "num_workers"), [(1, 0), (1, 2), (1, 6), (2, 0), (2, 2), (4, 0), (3, 0), (3, 2)]
+)
 def test_no_overlap_and_the_same_clips(records, num_processes, num_workers):
-    """Also where four shards can't be shared evenly by three processes."""
+    """Also where four shards can't be shared evenly by three processes, and where six workers are too many."""
     expected = by_label(load(clips_of(records)))
     assert len(expected) == NUM_VIDEOS
     batches = []
@@ -120,6 +122,18 @@ def test_broken_videos_are_left_out_and_reported(tmp_path):
     broken = {name.rsplit("/", 1)[-1]: reason for batch in batches for name, reason in batch["broken"]}
     assert broken == dict.fromkeys(("03.mp4", "04.mp4", "05.mp4", "20.mp4"), "not_a_video")
     assert {3, 4, 5, 20}.isdisjoint(label for batch in batches for label in batch["labels"].tolist())
+
+
+def test_broken_at_the_end_of_a_pass(tmp_path):
+    records = write_shards(tmp_path, 1, broken=(NUM_VIDEOS - 1,))
+    *_, last = clips_of(records, shuffle_buffer=1)  # the first video of the second pass
+    assert last["labels"] == 0 and [reason for _, reason in last["broken"]] == ["not_a_video"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2, 3])
+def test_batches_that_workers_cannot_share_evenly(records, num_workers):
+    loader = load(clips_of(records, samples_per_epoch=23), num_workers)
+    assert [len(batch["labels"]) for batch in loader] == [2] * 11 and len(loader) == 11
 
 
 @pytest.mark.parametrize("broken", [range(NUM_VIDEOS), range(1, NUM_VIDEOS, 2)])
