@@ -109,7 +109,10 @@ class VideoReader:
             if frames is None:
                 frames = np.empty((len(indices), *image.shape), dtype=np.uint8)
             frames[slots[index]] = image
-        return np.empty((0, self.height, self.width, 3), dtype=np.uint8) if frames is None else frames
+        if frames is None:
+            return np.empty((0, *self._displayed_size, 3), dtype=np.uint8)
+        self._displayed_size = frames.shape[1:3]
+        return frames
 
     @property
     def height(self) -> int:
@@ -131,7 +134,7 @@ class VideoReader:
         pictures = av.stream.Disposition.attached_pic  # cover art is no video
         streams = [stream for stream in self._container.streams.video if not stream.disposition & pictures]
         if not streams:
-            raise VideoDecodeError(self._source.name, "no_video_stream")
+            raise VideoDecodeError(self._source.name, "truncated" if self._source.is_cut() else "no_video_stream")
         self._stream = streams[0]
         for stream in self._container.streams:
             if stream is not self._stream:
@@ -140,72 +143,82 @@ class VideoReader:
         if self._codec is None:
             raise VideoDecodeError(self._source.name, "decode", "there is no decoder for its codec")
         self._codec.thread_count = 1
+        self._size = self._codec.height, self._codec.width
         self._demuxer, self._position = self._container.demux(self._stream), 0
 
     def _scan(self) -> None:
         """Reads all packets once and lays out the table of frames."""
-        packets, pts, dts, keys, hidden, kept_bytes, is_corrupt = [], [], [], [], [], 0, False
-        smallest = 1 << 62
+        packets, pts, dts, keys, hidden = [], [], [], [], []
+        kept_bytes, smallest, num_empty, is_corrupt, has_one_setup = 0, 1 << 62, 0, False, True
         try:
             for packet in self._demuxer:
-                if (size := packet.size) == 0:  # the end marker, or an empty chunk for a dropped frame
+                if (size := packet.size) == 0:  # an empty chunk for a dropped frame, or the end marker
+                    num_empty += packet.pts is not None
                     continue
                 pts.append(packet.pts)
                 dts.append(packet.dts)
                 keys.append(packet.is_keyframe)
                 hidden.append(packet.is_discard)
                 is_corrupt = packet.is_corrupt
+                if len(pts) > 1 and packet.has_sidedata("new_extradata"):
+                    has_one_setup = False
                 smallest = min(smallest, size)
                 kept_bytes += size
                 if kept_bytes <= _KEPT_BYTES:
                     packets.append(packet)
         except av.error.FFmpegError:
             pass  # the rest of the file can't be read: as if it ended here
-        if is_corrupt:  # the file ends in the middle of this packet
+        # the file ends in the middle of this packet (in a transport stream, it may just have been received badly)
+        ends_corrupt = is_corrupt and self._container.format.name != "mpegts"
+        if ends_corrupt:
             for column in (pts, dts, keys, hidden):
                 column.pop()
-        self._num_packets = self._position = len(pts)
+        is_cut = ends_corrupt or self._source.is_cut()
         if not pts:
-            raise VideoDecodeError(self._source.name, "no_frames")
-        self._packets = packets[: len(pts)] if kept_bytes <= _KEPT_BYTES else None
+            raise VideoDecodeError(self._source.name, "truncated" if is_cut else "no_frames")
+        self._num_packets = self._position = len(pts)
+        # a decoder that has seen a second set-up must be made anew, which reading from the file again does
+        self._packets = packets[: len(pts)] if kept_bytes <= _KEPT_BYTES and has_one_setup else None
         self._can_skip = _non_reference_frames_can_be_skipped(self._codec)
-        num_lost = max(self._num_declared() - len(pts), 0)
+        num_lost = self._num_lost(len(pts) + num_empty, is_cut)
 
         shown = np.flatnonzero(~np.array(hidden))
         if self._times_are_reliable(pts, dts, keys, shown, smallest):
-            self._keys = np.flatnonzero(keys)
+            # a new set-up of the decoder must not be jumped over
+            self._keys = np.flatnonzero(keys) if has_one_setup else np.array([0])
             self._pts, self._dts = np.array(pts), dts
             self._order = shown[np.argsort(self._pts[shown])]  # index of a frame -> number of its packet
             times = self._pts[self._order]
-            # the frame of a lost packet is shown after the decoding time of the last packet there is
-            num_readable = int((times <= dts[-1]).sum()) if num_lost else len(times)
         else:
             self._order = None
             times = [frame.pts for frame in self._all_frames()]
-            num_readable = max(len(times) - _MAX_REORDERED, 0) if num_lost and self._codec.has_b_frames else len(times)
         if len(times) == 0:
             raise VideoDecodeError(self._source.name, "no_frames")
-        self.num_frames, self._num_readable = len(times) + num_lost, num_readable
+        self.num_frames, self._num_readable = len(times) + num_lost, len(times)
+        if num_lost and self._order is not None and dts[-1] is not None:
+            # the frame of a lost packet is shown after the decoding time of the last packet there is
+            self._num_readable = int((times <= dts[-1]).sum())
+        elif num_lost and self._codec.has_b_frames:
+            self._num_readable = max(len(times) - _MAX_REORDERED, 0)
         self._set_clock(times)
 
-    def _num_declared(self) -> int:
-        """Number of packets that the file says it has, as far as it does."""
+    def _num_lost(self, num_read: int, is_cut: bool) -> int:
+        """Number of frames that a truncated file has lost: known for MP4 and AVI, else estimated from the duration."""
         if self._container.format.name.startswith("mov"):
-            return len(self._stream.index_entries)
-        if not self._source.is_cut():
+            return max(len(self._stream.index_entries) - num_read, 0)
+        if not is_cut:
             return 0
-        if self._stream.frames:
-            return self._stream.frames
-        seconds, rate = self._container.duration, self._stream.average_rate
-        return round(seconds / av.time_base * rate) if seconds and rate else 0
+        seconds = (self._container.duration or 0) / av.time_base
+        expected = self._stream.frames or round(seconds * (self._stream.average_rate or 0))
+        return max(expected - num_read, 1)
 
     def _times_are_reliable(self, pts: list, dts: list, keys: list, shown: np.ndarray, smallest: int) -> bool:
         """Whether every packet that is not hidden is one frame, and their presentation times are its order."""
         codec, reorders = self._codec.name, self._codec.has_b_frames
         if None in pts or len(set(pts)) < len(pts) or (reorders and not has_stored_times(self._container)):
             return False
-        if reorders and pts == dts:
-            return False  # a careless muxer stored the order of decoding
+        if reorders and all(earlier < later for earlier, later in itertools.pairwise(pts)):
+            return False  # a careless muxer stored the order of decoding, unless nothing is reordered after all
         known = [time for time in dts if time is not None]
         if any(later < earlier for earlier, later in itertools.pairwise(known)):
             return False  # joined recordings
@@ -219,19 +232,18 @@ class VideoReader:
 
     def _set_clock(self, times: Sequence[int | None]) -> None:
         """Sets `fps`, `duration` and `timestamps` from presentation times in units of the stream's time base."""
-        increasing = None not in times and all(a < b for a, b in itertools.pairwise(times))
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        if rate:
-            self.fps = float(rate)
-        elif increasing and len(times) > 1:
-            self.fps = float((len(times) - 1) / ((times[-1] - times[0]) * self._stream.time_base))
+        rate = float(self._stream.average_rate or self._stream.guessed_rate or 1)
+        if None not in times and all(earlier < later for earlier, later in itertools.pairwise(times)):
+            seconds = np.array(times) * float(self._stream.time_base)
+            if len(times) > 1:
+                measured = (len(times) - 1) / (seconds[-1] - seconds[0])
+                # the stated rate is exact where times are rounded, but wrong where the frame rate varies
+                rate = rate if abs(rate / measured - 1) < 0.01 else measured
         else:
-            self.fps = 1.0
-        self.duration = self.num_frames / self.fps
+            seconds = np.arange(len(times)) / rate
+        self.fps, self.duration = float(rate), float(self.num_frames / rate)
         self.timestamps = np.full(self.num_frames, np.nan)
-        self.timestamps[: len(times)] = (
-            np.asarray(times) * float(self._stream.time_base) if increasing else np.arange(len(times)) / self.fps
-        )
+        self.timestamps[: len(times)] = seconds
 
     def _decode(self, wanted: np.ndarray) -> Iterator[tuple[int, "av.VideoFrame"]]:
         """The frames at the ascending indices `wanted`, in any order."""
@@ -271,6 +283,7 @@ class VideoReader:
         indices_by_time = {int(self._pts[self._order[index]]): index for index in indices}
         last = int(self._order[indices].max())
         self._codec.flush_buffers()
+        self._codec.skip_frame = "DEFAULT"
         for number, packet in self._packets_from(entry):
             if skip:
                 self._codec.skip_frame = "DEFAULT" if packet.pts in indices_by_time else "NONREF"
@@ -283,7 +296,6 @@ class VideoReader:
                     yield index, frame
             if number == last:
                 break
-        self._codec.skip_frame = "DEFAULT"
 
     def _all_frames(self) -> Iterator["av.VideoFrame"]:
         """All frames in the order in which the decoder shows them."""
@@ -334,7 +346,7 @@ class VideoReader:
 
     def _to_rgb(self, frame: "av.VideoFrame") -> np.ndarray:
         """uint8 (height, width, 3), upright. A frame of another size than the stream's is scaled to it."""
-        height, width = self._codec.height, self._codec.width
+        height, width = self._size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
         plane = rgb.planes[0]
         image = (

@@ -8,11 +8,11 @@ concat script or a QuickTime reference movie can't make FFmpeg read another file
 
 import io
 import os
+import stat
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import BinaryIO
 
 from transformers.utils import is_av_available
@@ -24,6 +24,8 @@ if is_av_available():
 _TIMED_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,flv,asf,ogg,nut,ivf,mxf,gif"
 # … and formats that store none, or only the order of decoding.
 _UNTIMED_FORMATS = "avi,h264,hevc,m4v,mpegvideo,obu,rm"
+# Recognised in order to say that they have no pictures.
+_AUDIO_FORMATS = "wav,flac,mp3"
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: file and body identifiers
 
@@ -85,9 +87,9 @@ class VideoSource:
             self.name = video
             self.file = _download(video)
         elif isinstance(video, (str, os.PathLike)):
-            self.name = os.fspath(video)
+            self.name = os.fsdecode(video)
             self.file = _open_file(self.name)
-        elif hasattr(video, "read"):
+        elif hasattr(video, "read") and not isinstance(video, io.TextIOBase):
             self.name = str(getattr(video, "name", None) or f"<{type(video).__name__}>")
             self._owned = not (hasattr(video, "seekable") and video.seekable())
             self.file = io.BytesIO(video.read()) if self._owned else video
@@ -103,7 +105,8 @@ class VideoSource:
     def open_container(self) -> "av.container.InputContainer":
         """A freshly opened container that starts at the beginning of the file. One at a time: they share the file."""
         self.file.seek(0)
-        options = {"format_whitelist": f"{_TIMED_FORMATS},{_UNTIMED_FORMATS}", "protocol_whitelist": "none"}
+        formats = f"{_TIMED_FORMATS},{_UNTIMED_FORMATS},{_AUDIO_FORMATS}"
+        options = {"format_whitelist": formats, "protocol_whitelist": "none"}
         try:
             container = av.open(self.file, mode="r", options=options, metadata_errors="replace")
         except (av.error.FFmpegError, ValueError) as error:
@@ -144,11 +147,16 @@ def has_stored_times(container: "av.container.InputContainer") -> bool:
 
 def _open_file(path: str) -> BinaryIO:
     try:
-        return Path(path).open("rb", buffering=0)
-    except FileNotFoundError as error:
+        # a pipe without a writer would block for ever, a device never end
+        is_regular = stat.S_ISREG(os.stat(path).st_mode)
+        file = open(path, "rb", buffering=0) if is_regular else None  # noqa: SIM115 (closed by its owner)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
         raise VideoDecodeError(path, "missing") from error
-    except (OSError, ValueError) as error:
-        raise VideoDecodeError(path, "unreadable", getattr(error, "strerror", None) or str(error)) from error
+    except OSError as error:
+        raise VideoDecodeError(path, "unreadable", error.strerror) from error
+    if file is None:
+        raise VideoDecodeError(path, "unreadable", "not a regular file")
+    return file
 
 
 _PATIENCE = 10.0  # seconds: for a connection, for an answer, and for the next _PROGRESS bytes
