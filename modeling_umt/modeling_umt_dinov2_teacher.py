@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Dinov2Model
+from transformers import AutoConfig, Dinov2Model
 
 from .configuration_umt import UMTTeacherConfig, aligned_layers
-from .modeling_umt_teacher import UMTTeacherOutput, check_one_mask, gather_tokens, prepare_frames, resolve_mask
+from .modeling_umt_teacher import UMTTeacherOutput, check_one_mask, patch_tokens, prepare_frames, resolve_mask
 
 
 class UMTDinov2Teacher(nn.Module):
@@ -33,6 +33,7 @@ class UMTDinov2Teacher(nn.Module):
         self.config = UMTTeacherConfig(
             image_size=14 * theirs.patch_size if image_size is None else image_size,
             patch_size=theirs.patch_size,
+            num_channels=theirs.num_channels,
             hidden_size=theirs.hidden_size,
             num_hidden_layers=theirs.num_hidden_layers,
             num_attention_heads=theirs.num_attention_heads,
@@ -43,7 +44,17 @@ class UMTDinov2Teacher(nn.Module):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, image_size: int | None = None, **fields):
-        """A teacher from a DINOv2 checkpoint, e.g. `"facebook/dinov2-large"`; see the class for the arguments."""
+        """A teacher from a DINOv2 checkpoint, e.g. `"facebook/dinov2-large"`; see the class for the arguments.
+
+        Raises:
+            ValueError: if the checkpoint is another model's.
+        """
+        family = AutoConfig.from_pretrained(pretrained_model_name_or_path).model_type
+        if family != "dinov2":
+            raise ValueError(
+                f"{pretrained_model_name_or_path!r} holds a {family!r} model; a DINOv2 checkpoint was expected, e.g. "
+                '"facebook/dinov2-large".'
+            )
         return cls(Dinov2Model.from_pretrained(pretrained_model_name_or_path), image_size, **fields).eval()
 
     def forward(
@@ -64,14 +75,13 @@ class UMTDinov2Teacher(nn.Module):
         layers = self.backbone.encoder.layer
         for depth, layer in enumerate(layers):
             if depth == len(layers) - 1:
-                cls_attention = self.cls_attention(layer, hidden_states)
+                cls_attention = self.cls_attention(layer, hidden_states).unflatten(0, (batch, num_frames))
             hidden_states = layer(hidden_states)
             if depth in self.aligned_layers:
-                aligned.append(hidden_states[:, 1:].reshape(batch, -1, hidden_states.shape[-1]))  # (B, N, D)
+                aligned.append(hidden_states)
 
-        cls_attention = cls_attention.view(batch, num_frames, -1)
         visible_indices = resolve_mask(cls_attention, bool_masked_pos, visible_indices, token_selector)
-        features = [self.backbone.layernorm(gather_tokens(state, visible_indices)) for state in aligned]
+        features = [self.backbone.layernorm(patch_tokens(state, num_frames, visible_indices)) for state in aligned]
         if self.config.target_norm == "l2":
             features = [F.normalize(feature, dim=-1) for feature in features]
         return UMTTeacherOutput(

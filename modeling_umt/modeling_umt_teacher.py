@@ -8,6 +8,8 @@ What is unusual:
   last. With a mask that happens at visible tokens only: what is never compared is never projected.
 - Attention weights are needed of one row alone, the class token's in the last block, mean over heads. That row is
   computed by hand; everything else runs through Transformers' fused attention.
+- The mask is known before the last block ends, so that block's MLP sees visible tokens only (the same numbers, some
+  2 % of the pass).
 
 Shape legend: B batch, T frames, C channels, S patch tokens per frame (N = T * S), V visible tokens, D hidden size,
 K aligned layers, F projection size.
@@ -16,11 +18,12 @@ K aligned layers, F projection size.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPVisionModelWithProjection, PreTrainedModel
+from transformers import AutoConfig, CLIPVisionModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -128,7 +131,11 @@ class UMTTeacherMLP(nn.Module):
 
 
 class UMTTeacherLayer(GradientCheckpointingLayer):
-    """Pre-norm block of CLIP's vision tower."""
+    """Pre-norm block of CLIP's vision tower.
+
+    Given `compared`, a function that picks the tokens whose output is wanted, all tokens attend but only those go
+    through the MLP and are returned.
+    """
 
     def __init__(self, config: UMTTeacherConfig):
         super().__init__()
@@ -137,8 +144,15 @@ class UMTTeacherLayer(GradientCheckpointingLayer):
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = UMTTeacherMLP(config)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        compared: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
         hidden_states = hidden_states + self.attention(self.norm1(hidden_states), **kwargs)[0]
+        if compared is not None:
+            hidden_states = compared(hidden_states)
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
@@ -229,18 +243,23 @@ class UMTTeacherModel(UMTTeacherPreTrainedModel):
         frames = prepare_frames(pixel_values_videos, self.config, interpolate_pos_encoding)  # (B*T, C, H, W)
         batch, num_frames = pixel_values_videos.shape[:2]
 
-        hidden_states = self.pre_norm(self.embeddings(frames))
+        hidden_states = self.pre_norm(self.embeddings(frames))  # (B*T, 1 + S, D)
+        *blocks, last = self.layers
         aligned = []
-        for depth, layer in enumerate(self.layers):
-            if depth == len(self.layers) - 1:
-                cls_attention = layer.attention.cls_attention(layer.norm1(hidden_states))
+        for depth, layer in enumerate(blocks):
             hidden_states = layer(hidden_states, **kwargs)
             if depth in self.aligned_layers:
-                aligned.append(hidden_states[:, 1:].reshape(batch, -1, hidden_states.shape[-1]))  # (B, N, D)
+                aligned.append(hidden_states)
 
-        cls_attention = cls_attention.view(batch, num_frames, -1)
+        cls_attention = last.attention.cls_attention(last.norm1(hidden_states)).unflatten(0, (batch, num_frames))
         visible_indices = resolve_mask(cls_attention, bool_masked_pos, visible_indices, token_selector)
-        features = [self.project(gather_tokens(state, visible_indices)) for state in aligned]
+        compared = partial(patch_tokens, num_frames=num_frames, visible_indices=visible_indices)
+        aligned = [compared(state) for state in aligned]  # (B, V, D) each
+        if kwargs.get("output_hidden_states", self.config.output_hidden_states):
+            aligned.append(compared(last(hidden_states, **kwargs)))  # who asks for the states gets whole ones
+        else:
+            aligned.append(last(hidden_states, compared, **kwargs))
+        features = [self.project(state) for state in aligned]
         return UMTTeacherOutput(
             features=torch.stack(features, dim=1),  # (B, K, V, F)
             cls_attention=cls_attention,
@@ -264,16 +283,29 @@ class UMTTeacherModel(UMTTeacherPreTrainedModel):
                 for ViT-L/14, 224 for ViT-B/16), the grid of a UMT student with patches of 16 at 224 pixels. The
                 position table is resized bicubically if the checkpoint has another.
             kwargs: Fields of [`UMTTeacherConfig`] that no CLIP checkpoint tells (`num_aligned_layers`, ...).
+
+        Raises:
+            ValueError: if the checkpoint is another model's, or lacks weights of the vision tower or its projection.
         """
-        clip, report = CLIPVisionTower.from_pretrained(
-            pretrained_model_name_or_path, dtype=torch.float32, output_loading_info=True
-        )
-        if report["missing_keys"] or report["mismatched_keys"]:
+        source = AutoConfig.from_pretrained(pretrained_model_name_or_path)
+        if source.model_type not in ("clip", "clip_vision_model"):
             raise ValueError(
-                f"{pretrained_model_name_or_path!r} is no CLIP checkpoint with a vision tower and its projection. "
-                f"Missing: {sorted(report['missing_keys'])}, misshaped: {sorted(report['mismatched_keys'])}."
+                f"{pretrained_model_name_or_path!r} holds a {source.model_type!r} model; a CLIP checkpoint in "
+                'Transformers\' layout was expected, e.g. "openai/clip-vit-large-patch14".'
             )
-        vision = clip.config
+        vision = source
+        if source.model_type == "clip":
+            # both configurations have a `projection_dim`; a whole CLIP's weights follow its own
+            vision = source.vision_config
+            vision.projection_dim = source.projection_dim
+        clip, report = CLIPVisionTower.from_pretrained(
+            pretrained_model_name_or_path, config=vision, dtype=torch.float32, output_loading_info=True
+        )
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"{pretrained_model_name_or_path!r} lacks {len(missing)} weights of CLIP's vision tower and its "
+                f"projection, among them {missing[-1]!r}. A `CLIPModel` or `CLIPVisionModelWithProjection` has them."
+            )
         config = UMTTeacherConfig(
             image_size=14 * vision.patch_size if image_size is None else image_size,
             patch_size=vision.patch_size,
@@ -398,11 +430,14 @@ def resolve_mask(
     return visible_indices
 
 
-def gather_tokens(tokens: torch.Tensor, visible_indices: torch.Tensor | None) -> torch.Tensor:
-    """The tokens (B, N, D) at `visible_indices` (B, V): (B, V, D); all of them without a mask."""
+def patch_tokens(hidden_states: torch.Tensor, num_frames: int, visible_indices: torch.Tensor | None) -> torch.Tensor:
+    """The patch tokens of single frames (B*T, 1 + S, D) at `visible_indices` (B, V): (B, V, D); all without a mask."""
+    clips = hidden_states.unflatten(0, (-1, num_frames))  # (B, T, 1 + S, D)
     if visible_indices is None:
-        return tokens
-    return tokens.gather(1, visible_indices[..., None].expand(-1, -1, tokens.shape[-1]))
+        return clips[:, :, 1:].flatten(1, 2)
+    # a class token before every frame's patches
+    positions = visible_indices + visible_indices // (clips.shape[2] - 1) + 1
+    return clips.flatten(1, 2).gather(1, positions[..., None].expand(-1, -1, clips.shape[-1]))
 
 
 __all__ = ["UMTTeacherModel", "UMTTeacherOutput", "UMTTeacherPreTrainedModel"]
