@@ -10,6 +10,15 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+ENCODER_SIZES = (
+    "patch_size",
+    "num_channels",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
+
 
 @strict
 class UMTConfig(PreTrainedConfig):
@@ -96,17 +105,19 @@ class UMTConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse sizes that do not fit together."""
+        require_positive(self, "num_frames", "tubelet_size", "target_dim", *ENCODER_SIZES)
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "num_frames", "tubelet_size")
         require_choice(self, "final_norm", ("tokens", "pooled"))
         require_choice(self, "pooling", ("mean", "attention"))
         require_choice(self, "target_norm", ("l2", "none"))
         require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))
-        for side in self.image_height_width:
-            if side % self.patch_size:
-                raise ValueError(
-                    f"`image_size` {self.image_size} must be a multiple of `patch_size` {self.patch_size}."
-                )
+        sides = self.image_height_width
+        if len(sides) != 2 or min(sides) < 1 or any(side % self.patch_size for side in sides):
+            raise ValueError(
+                "`image_size` must be one side or [height, width], each a multiple of `patch_size` "
+                f"{self.patch_size}, but is {self.image_size}."
+            )
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` must be in [0, 1), but is {self.drop_path_rate}.")
         if self.position_grid is not None and (len(self.position_grid) != 3 or min(self.position_grid) < 1):
@@ -176,6 +187,7 @@ class UMTTeacherConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse sizes that do not fit together."""
+        require_positive(self, "image_size", "projection_dim", *ENCODER_SIZES)
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "image_size", "patch_size")
         require_choice(self, "target_norm", ("l2", "none"))
@@ -199,6 +211,13 @@ def aligned_layers(config: PreTrainedConfig) -> list[int]:
             f"blocks of a model with `num_hidden_layers` {depth}."
         )
     return layers
+
+
+def require_positive(config: PreTrainedConfig, *names: str) -> None:
+    """Raise a ValueError unless every `config.<name>` is at least 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, but is {getattr(config, name)}.")
 
 
 def require_divisible(config: PreTrainedConfig, name: str, divisor: str) -> None:
