@@ -1,0 +1,224 @@
+"""`umt evaluate`: the accuracy of a classifier on a labelled data set, to the protocol of UMT (arXiv 2303.16058,
+section 4).
+
+Unusual: started by `accelerate launch -m training.cli evaluate …` or `torchrun -m training.cli evaluate …`, the
+processes share the videos. The same command after an interruption goes on where it was. Skipped videos do not change
+the exit code, as launchers take any but 0 for a crash: they are counted in the table and listed in `results.json`.
+"""
+
+import argparse
+import collections
+import contextlib
+import csv
+import datetime
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .inference import load_model, load_processor
+
+HELP = "measure the accuracy of a classifier on labelled videos"
+
+PACKAGES = ("umt", "torch", "transformers", "av")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="model folder, or its id on the Hub")
+    parser.add_argument(
+        "--data", required=True, help="folder of class folders, list of videos with labels, or a data set's id"
+    )
+    parser.add_argument("--root", help="folder that the paths of a list are relative to (default: the list's own)")
+    parser.add_argument("--split", help="split of the data set")
+    parser.add_argument("--clips", type=int, default=4, metavar="N", help="clips per video")
+    parser.add_argument("--crops", type=int, default=3, metavar="N", help="crops per clip")
+    parser.add_argument(
+        "--sampling",
+        choices=("sparse", "segments", "middle", "dense"),
+        help="which frames (default: the processor's; segments, of Something-Something, has at most 2 clips)",
+    )
+    parser.add_argument(
+        "--resize-kernel",
+        choices=("opencv_bilinear", "antialias", "bicubic_no_antialias"),
+        default="opencv_bilinear",
+        help="how frames are resized; published results were measured with OpenCV's",
+    )
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="views that pass the model at once")
+    parser.add_argument(
+        "--num-workers", type=int, metavar="N", help="decoding processes (default: one per CPU core of the machine)"
+    )
+    parser.add_argument(
+        "--dtype",
+        dest="autocast",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the computation (default: float16 on an accelerator, as published; float32 on a CPU)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the results, replaced if there are any (default: evaluation/MODEL-DATA-CLIPSxCROPS)",
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run code from the model's repository, if it is no UMT model"
+    )
+    parser.set_defaults(dtype="float32")  # of the weights, under autocast
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table and writes `results.json`, `confusion.csv`, `confusion.png`, `per_class.csv` and `videos.csv`
+    into the output folder, each complete or not at all."""
+    import torch
+    from accelerate import PartialState
+    from transformers import AutoModelForVideoClassification
+    from transformers.utils import logging
+
+    import modeling_umt  # noqa: F401 (registers the models)
+
+    from .evaluation import evaluate_classifier
+    from .video_records import load_video_records
+
+    # the process that is done first waits for the last one: longer than the usual limit of some minutes
+    state = PartialState(cpu=args.device == "cpu", timeout=datetime.timedelta(days=1))
+    if state.num_processes > 1 and args.device is not None and ":" in args.device:
+        raise ValueError(
+            f"--device is {args.device}, but {state.num_processes} processes need one each; leave it out."
+        )
+    if not state.is_main_process:
+        logging.disable_progress_bar()
+    records = load_video_records(args.data, root=args.root, split=args.split)
+    model = load_model(AutoModelForVideoClassification, args, "be evaluated")
+    processor = load_processor(model.config, args)
+    if args.autocast is None:
+        args.autocast = "float32" if model.device.type == "cpu" else "float16"
+    if args.num_workers is None:
+        args.num_workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    output = args.output or default_output(args)
+    scores = evaluate_classifier(
+        model,
+        processor,
+        records,
+        num_clips=args.clips,
+        num_crops=args.crops,
+        sampling=args.sampling,
+        resize_kernel=args.resize_kernel,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        autocast_dtype=None if args.autocast == "float32" else getattr(torch, args.autocast),
+        partial_folder=output / "partial",
+    )
+    if state.is_main_process:
+        write_results(output, scores, args, model.config)
+        print_table(scores, output)
+    state.wait_for_everyone()  # no scores are removed before the results are written
+    if state.is_local_main_process:
+        shutil.rmtree(scores.partial_folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another, unfinished evaluation may have scores there
+            scores.partial_folder.parent.rmdir()
+    state.destroy_process_group()
+    return 0
+
+
+def default_output(args: argparse.Namespace) -> Path:
+    """`evaluation/MODEL-DATA[-SPLIT]-CLIPSxCROPS`, so that an interrupted command finds its scores again."""
+    names = [Path(args.model).resolve().name, Path(args.data).resolve().stem, args.split]
+    return Path("evaluation", "-".join([*filter(None, names), f"{args.clips}x{args.crops}"]))
+
+
+def print_table(scores: Any, output: Path) -> None:
+    protocol = scores.protocol
+    height, width = protocol["resolution"]
+    if scores.num_resumed:
+        print(f"{scores.num_resumed} videos were scored before an interruption", file=sys.stderr)
+    print(
+        f"{len(scores.videos)} videos, {protocol['clips']} clips x {protocol['crops']} crops of {protocol['frames']} "
+        f"frames at {width}x{height} ({protocol['sampling']}, {protocol['resize_kernel']}, {protocol['dtype']})"
+    )
+    for name, value in metrics(scores).items():
+        print(f"  {name.replace('_', ' '):<20}{value:6.2f} %")
+    if scores.skipped:
+        reasons = collections.Counter(video.reason for video in scores.skipped).most_common()
+        print(f"  not counted: {len(scores.skipped)} videos that can't be read ({_listed(reasons)})")
+    print(f"written to {output}")
+
+
+def metrics(scores: Any) -> dict[str, float]:
+    return {name: getattr(scores, name) for name in ("top1", "top5", "mean_class_accuracy")}
+
+
+def write_results(output: Path, scores: Any, args: argparse.Namespace, config: Any) -> None:
+    """The five files; `results.json` comes last, so that where it is the others are too."""
+    from .confusion_plot import draw_confusion_matrix
+
+    output.mkdir(parents=True, exist_ok=True)
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    matrix = scores.confusion_matrix
+    _write(output / "confusion.csv", _csv(["true \\ predicted", *names], zip(names, *matrix.T.tolist(), strict=True)))
+    picture = io.BytesIO()
+    title = f"{Path(args.model).name} on {Path(args.data).name}: top-1 {scores.top1:.2f} % of {len(scores.videos)}"
+    draw_confusion_matrix(matrix, names, title).save(picture, "PNG")
+    _write(output / "confusion.png", picture.getvalue())
+    columns = (range(len(names)), names, matrix.sum(1).tolist(), matrix.diagonal().tolist(), scores.per_class_accuracy)
+    _write(
+        output / "per_class.csv",
+        _csv(["label", "class", "videos", "correct", "accuracy"], zip(*columns, strict=True)),
+    )
+    predictions = scores.probabilities.argmax(axis=1)
+    rows = (
+        (video, names[label], names[prediction], float(row[prediction]), float(row[label]))
+        for video, label, prediction, row in zip(
+            scores.videos, scores.labels, predictions, scores.probabilities, strict=True
+        )
+    )
+    header = ["video", "class", "prediction", "probability", "probability of the class"]
+    _write(output / "videos.csv", _csv(header, rows))
+    results = {
+        "task": "video-classification",
+        "model": {"id": args.model, "revision": getattr(config, "_commit_hash", None), "num_labels": config.num_labels},
+        "protocol": scores.protocol,
+        "dataset": {
+            "source": args.data,
+            "root": args.root,
+            "split": args.split,
+            "num_videos": len(scores.videos) + len(scores.skipped),
+            "num_scored": len(scores.videos),
+            "num_skipped": len(scores.skipped),
+            "skipped": [video._asdict() for video in scores.skipped],
+        },
+        "metrics": metrics(scores),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+    _write(output / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _version(package: str) -> str | None:
+    """The installed version; None for this package where it is run from a checkout."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _listed(reasons: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{reason} {number}" for reason, number in reasons)
