@@ -163,8 +163,14 @@ def storage(request, monkeypatch):
         monkeypatch.setattr(video_decoding_umt, "_KEPT_BYTES", 0)
 
 
-def check_indices(reader: VideoReader, reference: list[np.ndarray], indices) -> None:
+def check_indices(reader: VideoReader, reference: list[np.ndarray], indices, first_try: bool = True) -> None:
+    """The frames are the reference's, and none had to be decoded again from the beginning of the file."""
+    entries, decode_group = [], type(reader)._decode_group
+    reader._decode_group = lambda entry, *rest: entries.append(entry) or decode_group(reader, entry, *rest)
     frames = reader.read(indices)
+    del reader._decode_group
+    if first_try and reader._order is not None:
+        assert len(entries) == len({reader._entry(index) for index in indices}), "a second try was needed"
     assert frames.dtype == np.uint8
     assert frames.shape == (len(indices), reader.height, reader.width, 3)
     for index, frame in zip(indices, frames, strict=True):
@@ -180,14 +186,15 @@ def test_frames_equal_a_sequential_decode(name, clip, storage):
     with VideoReader(path) as reader:
         assert reader.num_frames == len(reference)
         assert (reader.height, reader.width) == reference[0].shape[:2]
+        sure = "refresh" not in name  # pictures that refresh bit by bit are marked as keyframes and are none
         for index in range(reader.num_frames):
-            check_indices(reader, reference, [index])
-        check_indices(reader, reference, list(range(reader.num_frames)))
+            check_indices(reader, reference, [index], sure)
+        check_indices(reader, reference, list(range(reader.num_frames)), sure)
 
         @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(st.lists(st.integers(0, reader.num_frames - 1), min_size=1, max_size=12))
         def any_order_with_repeats(indices):
-            check_indices(reader, reference, indices)
+            check_indices(reader, reference, indices, sure)
 
         any_order_with_repeats()
 
@@ -434,6 +441,27 @@ def test_a_new_decoder_setup_is_not_jumped_over(tmp_path, storage):
     with VideoReader(joined + moov) as reader:
         for indices in ([70], [5, 60], [60, 5], [79], [41]):
             check_indices(reader, reference, indices)
+
+
+@pytest.mark.parametrize("extension", ["avi", "mkv"])
+def test_pictures_that_are_not_coded(extension, tmp_path):
+    """MPEG-4 has packets that only say that nothing changes; decoders show no frame for them."""
+    path = str(tmp_path / f"still.{extension}")
+    source_path = write_clip(str(tmp_path / "source.mkv"), codec="mpeg4", options={"g": "12"})
+    nothing = b"\x00\x00\x01\xb6" + bytes([0b01_0_1_0000, 0b0_1_0_01111])  # a P picture with vop_coded = 0
+    with av.open(source_path) as source, av.open(path, "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            copy = av.Packet(nothing) if number in (20, 21, 33) else packet
+            copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+            copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+            target.mux(copy)
+    reference = decode_in_order(path)
+    assert len(reference) == 37
+    with VideoReader(path) as reader:
+        assert reader.num_frames == 37
+        for index in range(37):
+            check_indices(reader, reference, [index])
 
 
 def test_careless_times_are_not_believed(tmp_path):
