@@ -85,7 +85,7 @@ def convert_umt_checkpoint(
         model_class, key_map = UMTForVideoClassification, classification_key_map
         config = classification_config(state, config, name, labels)
         state = {key: tensor for key, tensor in state.items() if key != "pos_embed"}
-    require_exact_fit(state, model_class, config)
+    require_exact_fit(state, model_class, config, key_map(config))
     state = to_our_layout(state, key_map(config))
     return model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
 
@@ -266,11 +266,18 @@ def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str
 
 
 def require_exact_fit(
-    state: Mapping[str, torch.Tensor], model_class: type[PreTrainedModel], config: UMTConfig | UMTTeacherConfig
+    state: Mapping[str, torch.Tensor],
+    model_class: type[PreTrainedModel],
+    config: UMTConfig | UMTTeacherConfig,
+    key_map: dict[str, list[str]],
 ) -> None:
     """Raise a ValueError that lists every official key that is missing, unexpected or misshaped for the model."""
     with torch.device("meta"):
-        expected = {key: tuple(tensor.shape) for key, tensor in official_state_dict(model_class(config)).items()}
+        model = model_class(config)
+    unfilled = sorted(model.state_dict().keys() - {key for our_keys in key_map.values() for key in our_keys})
+    if unfilled:
+        raise ValueError(f"`config` asks for weights that no official checkpoint holds: {', '.join(unfilled)}.")
+    expected = {key: tuple(tensor.shape) for key, tensor in official_state_dict(model).items()}
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     misshaped = [
         f"{key} {tuple(state[key].shape)} instead of {shape}"

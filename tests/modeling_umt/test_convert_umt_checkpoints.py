@@ -311,6 +311,11 @@ def test_a_configuration_of_another_size_is_told(small):
         convert_umt_checkpoint(state)
 
 
+def test_a_configuration_with_parts_that_no_file_holds_is_refused():
+    with pytest.raises(ValueError, match=r"no official checkpoint holds: attention_pooling\.fc1\.bias, "):
+        convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL, pooling="attention"))
+
+
 UNSUPPORTED = {
     "no-state-dict": ({"model": [1, 2]}, "a mapping from names to tensors was expected"),
     "optimizer": ({0: torch.zeros(1)}, "a mapping from names to tensors was expected"),
