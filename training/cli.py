@@ -9,7 +9,7 @@ import argparse
 import importlib
 import sys
 
-COMMANDS = ("classify", "embed", "convert", "check-videos", "pretrain", "finetune")
+COMMANDS = ("classify", "embed", "convert", "check-videos", "pretrain", "finetune", "evaluate")
 
 
 class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

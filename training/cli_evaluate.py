@@ -180,7 +180,11 @@ def write_results(output: Path, scores: Any, args: argparse.Namespace, config: A
     _write(output / "videos.csv", _csv(header, rows))
     results = {
         "task": "video-classification",
-        "model": {"id": args.model, "revision": getattr(config, "_commit_hash", None), "num_labels": config.num_labels},
+        "model": {
+            "id": args.model,
+            "revision": getattr(config, "_commit_hash", None),
+            "num_labels": config.num_labels,
+        },
         "protocol": scores.protocol,
         "dataset": {
             "source": args.data,

@@ -1,8 +1,8 @@
 """The confusion matrix of an evaluation as a picture, drawn with Pillow: a plotting library would be a dependency for
 this alone.
 
-Unusual: the colour is the square root of a cell's share of its row. With hundreds of classes a class's confusions are
-a few percent each, and would look like none on a linear scale.
+Unusual: the colour is the cube root of a cell's share of its row. With hundreds of classes a class's confusions are a
+few percent each, in cells of two pixels, and would look like none on a linear scale.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ _COLOURS = np.array([(255, 255, 255), (158, 202, 225), (49, 130, 189), (8, 38, 8
 _EMPTY = (232, 232, 232)  # rows of classes without videos
 _INK, _PAPER = (40, 40, 40), (255, 255, 255)
 _MOST_NAMES = 50  # of more classes only some numbers are written
-_LONGEST_NAME = 32  # characters
+_LONGEST_NAME = 44  # characters
 _GAP = 12  # pixels
+_EXPONENT = 1 / 3
 
 
 def draw_confusion_matrix(confusion_matrix: np.ndarray, names: Sequence[str], title: str) -> Image.Image:
@@ -44,14 +45,14 @@ def draw_confusion_matrix(confusion_matrix: np.ndarray, names: Sequence[str], ti
 
     totals = confusion_matrix.sum(axis=1, keepdims=True)
     shares = confusion_matrix / np.maximum(totals, 1)
-    colours = np.where(totals[..., None] > 0, _colour(np.sqrt(shares)), np.uint8(_EMPTY)).astype(np.uint8)
+    colours = np.where(totals[..., None] > 0, _colour(shares), np.uint8(_EMPTY)).astype(np.uint8)
     matrix = Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST)
     picture.paste(matrix, (left, top))
     draw.rectangle((left - 1, top - 1, left + side, top + side), outline=_INK)
     if cell >= 28:
         for row, column in zip(*np.nonzero(confusion_matrix), strict=True):
             place = (left + column * cell + cell / 2, top + row * cell + cell / 2)
-            ink = _PAPER if shares[row, column] > 0.3 else _INK
+            ink = _PAPER if shares[row, column] > 0.15 else _INK
             draw.text(place, str(confusion_matrix[row, column]), fill=ink, font=font, anchor="mm")
 
     draw.text((left, _GAP), title, fill=_INK, font=title_font)
@@ -82,9 +83,9 @@ def _text(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     return label
 
 
-def _colour(values: np.ndarray) -> np.ndarray:
-    """Values from 0 to 1, `(...)`, as uint8 `(..., 3)`."""
-    stops = np.linspace(0, 1, len(_COLOURS))
+def _colour(shares: np.ndarray) -> np.ndarray:
+    """Shares from 0 to 1, `(...)`, as uint8 `(..., 3)`."""
+    values, stops = shares**_EXPONENT, np.linspace(0, 1, len(_COLOURS))
     return np.stack([np.interp(values, stops, channel) for channel in _COLOURS.T], axis=-1).round().astype(np.uint8)
 
 
@@ -93,11 +94,11 @@ def _draw_scale(
 ) -> None:
     """A bar of the colours from 100 % at its top to 0 % at its bottom."""
     left, top = corner
-    colours = _colour(np.linspace(1, 0, height))[:, None].repeat(width, axis=1)
+    colours = _colour(np.linspace(1, 0, height) ** (1 / _EXPONENT))[:, None].repeat(width, axis=1)
     picture.paste(Image.fromarray(colours), corner)
     draw = ImageDraw.Draw(picture)
     draw.rectangle((left - 1, top - 1, left + width, top + height), outline=_INK)
     for percent in (0, 1, 5, 25, 50, 100):
-        y = top + height * (1 - (percent / 100) ** 0.5)
+        y = top + height * (1 - (percent / 100) ** _EXPONENT)
         draw.line((left + width, y, left + width + 4, y), fill=_INK)
         draw.text((left + width + 7, y), f"{percent} %", fill=_INK, font=font, anchor="lm")
