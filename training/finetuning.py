@@ -7,16 +7,21 @@ cross-entropy itself, in float32.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from modeling_umt.modeling_umt import UMTLayer
 from processing_umt.augmentation_umt import sample_generator
 from processing_umt.mixup_umt import draw_mix, mix_batch, smooth_targets
 
 from .ema import WeightAverage
+from .metrics import TopKAccuracy
+from .video_dataset import VideoClipDataset
 from .video_trainer import UMTTrainer, UMTTrainingArguments
 
 # `sample_generator` takes epoch and index; batches get an epoch of their own, far from any real one
@@ -52,6 +57,13 @@ class UMTFineTuningArguments(UMTTrainingArguments):
         super().__post_init__()
         if self.views_per_video < 1:
             raise ValueError(f"`views_per_video` must be at least 1, but is {self.views_per_video}.")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"`label_smoothing_factor` must be in [0, 1), but is {self.label_smoothing_factor}.")
+        if min(self.mixup_alpha, self.cutmix_alpha) < 0:
+            raise ValueError(
+                f"`mixup_alpha` is {self.mixup_alpha} and `cutmix_alpha` {self.cutmix_alpha}; each must be 0 (off) or "
+                "positive."
+            )
         self.views_per_clip = self.views_per_video
 
 
@@ -60,16 +72,25 @@ class UMTFineTuningTrainer(UMTTrainer):
 
     Args are those of `transformers.Trainer`. `train_dataset` is a `VideoClipDataset` with `labels` that makes
     `args.views_per_video` views; `compute_metrics` defaults to top-1 and top-5 accuracy in percent.
+
+    Raises:
+        ValueError: if the data set makes another number of views, or the model has fewer blocks than are to be
+            checkpointed.
     """
 
     def __init__(self, model: PreTrainedModel, args: UMTFineTuningArguments, compute_metrics=None, **kwargs):
         super().__init__(model=model, args=args, compute_metrics=compute_metrics or accuracy, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over the micro-batch, made here
-        if args.checkpoint_blocks:
-            checkpoint_first_blocks(model, args.checkpoint_blocks)
+        if isinstance(self.train_dataset, VideoClipDataset):
+            made = self.train_dataset.reader.num_views_per_video
+            if made != args.views_per_video:
+                raise ValueError(
+                    f"The training clips come as {made} views of each video, but `views_per_video` is "
+                    f"{args.views_per_video}, from which the learning rate follows; make them the same."
+                )
+        checkpoint_first_blocks(model, args.checkpoint_blocks)
         self.average = None if args.ema_decay is None else WeightAverage(model, args.ema_decay)
         if self.average is not None:
-            self.add_callback(UpdateAverage(self.average))
+            self.add_callback(AverageWeights(self.average))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips, labels = self.pixel_values(inputs["pixel_values_videos"]), inputs["labels"]
@@ -105,24 +126,26 @@ class UMTFineTuningTrainer(UMTTrainer):
         with self.average.applied():
             return super().evaluate(*args, **kwargs)
 
+    def _save(self, output_dir=None, state_dict=None):
+        """Transformers' own; checkpoints hold the average too, while the final model is the average."""
+        super()._save(output_dir, state_dict)
+        if self.average is not None and self.args.should_save and output_dir not in (None, self.args.output_dir):
+            self.average.save(output_dir)
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:
             self.average.load(resume_from_checkpoint)
 
 
-class UpdateAverage(TrainerCallback):
-    """Keeps a `WeightAverage` in step with training: updated, saved in checkpoints, and the model's at the end."""
+class AverageWeights(TrainerCallback):
+    """Updates a `WeightAverage` after every step, and makes it the model's weights at the end."""
 
     def __init__(self, average: WeightAverage):
         self.average = average
 
     def on_step_end(self, args, state, control, **kwargs):
         self.average.update()
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.average.save(f"{args.output_dir}/checkpoint-{state.global_step}")
 
     def on_train_end(self, args, state, control, **kwargs):
         if args.load_best_model_at_end and state.best_model_checkpoint:
@@ -132,14 +155,17 @@ class UpdateAverage(TrainerCallback):
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """Top-1 and top-5 accuracy in percent, of single views."""
-    scores, labels = prediction.predictions, prediction.label_ids
-    ranks = (scores > np.take_along_axis(scores, labels[:, None], axis=1)).sum(axis=1)
-    return {"top1": 100.0 * (ranks < 1).mean(), "top5": 100.0 * (ranks < 5).mean()}
+    return TopKAccuracy().compute(predictions=prediction.predictions, references=prediction.label_ids)
 
 
-def checkpoint_first_blocks(model: PreTrainedModel, num_blocks: int) -> None:
-    """Recompute activations of the first `num_blocks` blocks in the backward pass, and keep those of the others."""
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    layers = [module for module in model.modules() if isinstance(module, UMTLayer)]
-    for layer in layers[num_blocks:]:
-        layer.gradient_checkpointing = False
+def checkpoint_first_blocks(model: nn.Module, num_blocks: int) -> None:
+    """Recompute activations of the first `num_blocks` blocks in the backward pass, and keep those of the others.
+
+    Transformers' own switch knows all blocks, or every n-th.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not 0 <= num_blocks <= len(layers):
+        raise ValueError(f"`checkpoint_blocks` is {num_blocks}, but the model has {len(layers)} blocks.")
+    for layer in layers[:num_blocks]:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)

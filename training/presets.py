@@ -1,9 +1,9 @@
 """How much of a classifier is trained, by one word (arXiv 2303.16058 trains all of it).
 
 - `full`: every weight, with layer-wise decay.
-- `lora`: low-rank updates of every attention and MLP matrix beside the frozen weights, and the head (peft).
+- `lora`: low-rank updates of every attention and MLP matrix beside the frozen weights, and norm and head (peft).
 - `attentive`: a frozen encoder under an attention-pooling head.
-- `linear`: a frozen encoder under a linear head on the mean of its tokens.
+- `linear`: a frozen encoder under a linear head on the mean of its tokens, and the norm between them as it is.
 """
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from modeling_umt import UMTForVideoClassification
 
 PRESETS = ("full", "lora", "attentive", "linear")
+FROZEN_ENCODER = {"attentive": "attention", "linear": "mean"}  # preset → pooling
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
 
 
@@ -22,8 +23,7 @@ def preset_config(preset: str) -> dict[str, object]:
     """
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}; choose one of {', '.join(PRESETS)}.")
-    fields = {"pooling": "attention" if preset == "attentive" else "mean"}
-    return fields | {"drop_path_rate": 0.0} if preset in ("attentive", "linear") else fields
+    return {"pooling": FROZEN_ENCODER[preset], "drop_path_rate": 0.0} if preset in FROZEN_ENCODER else {}
 
 
 def apply_preset(
@@ -46,7 +46,7 @@ def apply_preset(
                 modules_to_save=["classifier", "fc_norm"],
             ),
         )
-    if preset in ("attentive", "linear"):
+    if preset in FROZEN_ENCODER:
         model.umt.requires_grad_(False)
     if preset == "attentive":
         model.umt.fc_norm.requires_grad_(True)

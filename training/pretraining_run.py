@@ -1,13 +1,11 @@
 """A whole stage-1 run from a recipe: data, teacher, student, trainer, resume (arXiv 2303.16058, section 3.2)."""
 
-import json
-import os
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import nn
 from transformers import AutoConfig, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_umt import (
     UMTConfig,
@@ -17,13 +15,15 @@ from modeling_umt import (
     UMTTeacherModel,
     convert_umt_checkpoint,
 )
+from modeling_umt.convert_umt_checkpoints import read_official_state_dict, teacher_config
 from processing_umt.augmentation_umt import augment_for_pretraining
 from processing_umt.frame_sampling_umt import sample_training_clip
 
 from .estimate import PUBLISHED_TEACHERS, describe_cost, estimate_pretraining
 from .inference import processor_of_config
-from .pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
-from .recipes import parse_recipe, read_recipe
+from .pretraining import TOKEN_SELECTIONS, UMTPreTrainingArguments, UMTPreTrainingTrainer, check_teacher_fits
+from .recipes import config_fields, parse_recipe, read_recipe
+from .run_to_end import save_with_card, train_to_end
 from .video_dataset import VideoClipDataset
 from .video_records import load_video_records
 from .video_stream import StreamedClipDataset
@@ -37,7 +37,8 @@ class PreTrainingRun:
         data: The videos: a folder, a list file, a table, a Hub dataset id, shards (see `load_video_records`).
         data_root: Folder that relative paths of the data start from.
         streaming: Read a Hub data set as a stream instead of downloading it first.
-        samples_per_epoch: Clips of an epoch of a stream or of tar shards, which do not tell their length.
+        samples_per_epoch: Clips of an epoch of a stream or of tar shards, which do not tell their length, and of an
+            estimate without `data`.
         teacher: Hub id or folder of a CLIP or DINOv2 checkpoint or of a saved `UMTTeacherModel`, or an official
             extracted `.pth`.
         teacher_image_size: Pixels of the frames the teacher sees.
@@ -60,7 +61,7 @@ class PreTrainingRun:
 def pretrain(recipe: str, overrides: list[str]) -> UMTPreTrainingTrainer:
     """Run a stage-1 recipe to its end, from the last checkpoint in `output_dir` if there is one.
 
-    The trained model, its code and its processor end in `output_dir`.
+    The trained model, its code, its processor and its card end in `output_dir`.
 
     Raises:
         ValueError: if a key is unknown, no data are given, or teacher and student do not fit.
@@ -78,25 +79,36 @@ def pretrain(recipe: str, overrides: list[str]) -> UMTPreTrainingTrainer:
         train_dataset=load_clips(run, student.config, args),
         processing_class=processor_of_config(student.config),
     )
-    checkpoint = args.resume_from_checkpoint
-    if checkpoint is None and os.path.isdir(args.output_dir):
-        checkpoint = get_last_checkpoint(args.output_dir)
-    if checkpoint is not None:
-        print(f"resuming from {checkpoint}", flush=True)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    trainer.run = run
+    train_to_end(trainer)
+    save_with_card(trainer)
     return trainer
 
 
 def estimate_run(recipe: str, overrides: list[str]) -> str:
-    """What a recipe would cost, as text; loads no weights."""
+    """What a recipe would cost, as text.
+
+    A fresh student and the teachers of the published recipes are sized without weights; others are loaded for it.
+    """
     run, args = parse_recipe(read_recipe(recipe), overrides, PreTrainingRun, UMTPreTrainingArguments)
-    student = UMTConfig(**json.loads(run.model))
-    teacher = PUBLISHED_TEACHERS.get(run.teacher) or UMTTeacherConfig.from_pretrained(run.teacher)
+    if run.init_from is None:
+        with torch.device("meta"):
+            student = load_student(run)
+    else:
+        student = load_student(run).to("meta")
+    if run.teacher in PUBLISHED_TEACHERS:
+        fields = teacher_fields(student.config) | {"image_size": run.teacher_image_size}
+        with torch.device("meta"):
+            teacher = UMTTeacherModel(UMTTeacherConfig.from_dict(PUBLISHED_TEACHERS[run.teacher].to_dict() | fields))
+    else:
+        teacher = load_teacher(run, student.config).to("meta")
+    check_teacher_fits(student.config, teacher.config)
+    seeds = torch.zeros(1, dtype=torch.int64, device="meta")
+    select = partial(TOKEN_SELECTIONS[args.mask_type], mask_ratio=args.mask_ratio, sample_seeds=seeds)
+    records = [] if run.data is None else load_video_records(run.data, root=run.data_root, streaming=run.streaming)
     return describe_cost(
-        estimate_pretraining(student, teacher, args.mask_ratio),
-        num_clips=run.samples_per_epoch,
+        estimate_pretraining(student, teacher, select),
+        num_clips=len(records) if records and hasattr(records, "__len__") else run.samples_per_epoch,
         num_epochs=args.num_train_epochs,
         num_masks=args.num_masks_per_clip,
         batch=args.per_device_train_batch_size,
@@ -105,12 +117,16 @@ def estimate_run(recipe: str, overrides: list[str]) -> str:
 
 
 def load_student(run: PreTrainingRun) -> UMTForPreTraining:
-    """The student of a run: fresh, or from any checkpoint that holds a UMT encoder; decoders may be fresh then."""
-    fields = json.loads(run.model)
+    """The student of a run: fresh, or from any checkpoint that holds a UMT encoder; decoders may be fresh then.
+
+    Raises:
+        ValueError: if `model` names what is no field of `UMTConfig`.
+    """
+    fields = config_fields(run, UMTConfig)
     if run.init_from is None:
         return UMTForPreTraining(UMTConfig(**fields))
     if not run.init_from.endswith(".pth"):
-        return UMTForPreTraining.from_pretrained(run.init_from, dtype="float32", **fields)
+        return UMTForPreTraining.from_pretrained(run.init_from, dtype=torch.float32, **fields)
     official = convert_umt_checkpoint(run.init_from)
     config = UMTConfig.from_dict(official.config.to_dict(), **fields)
     return UMTForPreTraining.from_pretrained(None, config=config, state_dict=official.state_dict())
@@ -147,13 +163,11 @@ def load_teacher(run: PreTrainingRun, student: UMTConfig) -> nn.Module:
     Raises:
         ValueError: if the checkpoint is of a family that has no adapter.
     """
+    fields = teacher_fields(student)
     if run.teacher.endswith(".pth"):
-        return convert_umt_checkpoint(run.teacher)
-    fields = {
-        "num_aligned_layers": student.num_aligned_layers,
-        "aligned_layer_interval": student.aligned_layer_interval,
-        "target_norm": student.target_norm,
-    }
+        state = read_official_state_dict(run.teacher)
+        sizes = teacher_config(state, None).to_dict() | fields | {"image_size": run.teacher_image_size}
+        return convert_umt_checkpoint(state, UMTTeacherConfig.from_dict(sizes))
     family = AutoConfig.from_pretrained(run.teacher).model_type
     if family == "umt_teacher":
         return UMTTeacherModel.from_pretrained(run.teacher, **fields)
@@ -164,3 +178,12 @@ def load_teacher(run: PreTrainingRun, student: UMTConfig) -> nn.Module:
     raise ValueError(
         f"{run.teacher!r} is a {family!r} model; a teacher is a CLIP, DINOv2 or UMTTeacherModel checkpoint."
     )
+
+
+def teacher_fields(student: UMTConfig) -> dict[str, object]:
+    """The fields of a teacher's configuration that its student decides."""
+    return {
+        "num_aligned_layers": student.num_aligned_layers,
+        "aligned_layer_interval": student.aligned_layer_interval,
+        "target_norm": student.target_norm,
+    }

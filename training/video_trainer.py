@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .broken_videos import BrokenVideoLog
+from .model_card import trainer_card
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
 from .step_timer import StepTimer
@@ -88,6 +89,7 @@ class UMTTrainer(Trainer):
         self.add_callback(self.guard)
         self.add_callback(RunReport(self))
         self.logged_at = (0, time.perf_counter())  # optimiser step and time of the last log line
+        self.run: Any = None  # what a recipe says beside the arguments, for the model card
 
     # --- optimisation --------------------------------------------------------------------------------------------
 
@@ -200,6 +202,15 @@ class UMTTrainer(Trainer):
             "teacher_seconds": teacher,
             "student_seconds": step - teacher,
         }
+
+    def create_model_card(
+        self, model_name: str | None = None, license: str | None = None, tags: list[str] | None = None
+    ) -> None:
+        """Write `README.md` into `output_dir`, as `trainer_card` makes it; pushing to the Hub calls this."""
+        if self.is_world_process_zero():
+            path = os.path.join(self.args.output_dir, "README.md")
+            trainer_card(self, model_name, license, tags).save(path + ".tmp")
+            os.replace(path + ".tmp", path)
 
     def describe_run(self, num_training_steps: int) -> str:
         """What a run is about to do, in a few lines: batch, rates, schedule, parameter groups."""
