@@ -39,30 +39,32 @@ def run(args: argparse.Namespace) -> int:
 
     config = AutoConfig.from_pretrained(args.config) if args.config else None
     model = convert_umt_checkpoint(args.checkpoint, config=config, labels=args.labels)
-    processor = processor_of_config(model.config)
-    if model.config.num_labels == NUM_SSV2_LABELS:
-        processor.sampling = "segments"  # Something-Something was trained and tested on segment middles
+    processor, clip = None, f"frames of {model.config.image_size} pixels"
+    if model.config.model_type != "umt_teacher":  # which sees the student's clips, so its folder needs no processor
+        processor = processor_of_config(model.config)
+        clip = f"{model.config.num_frames} frames of {' x '.join(map(str, model.config.image_height_width))} pixels"
+        if model.config.num_labels == NUM_SSV2_LABELS:
+            processor.sampling = "segments"  # Something-Something was trained and tested on segment middles
     args.output.parent.mkdir(parents=True, exist_ok=True)
     # built beside its place and moved there whole: an interrupted conversion leaves no folder that looks finished
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=f".{args.output.name}-") as building:
         building = Path(building) / "model"
         model.to(dtype).save_pretrained(building)
-        processor.save_pretrained(building)
+        if processor is not None:
+            processor.save_pretrained(building)
         os.replace(building, args.output)
-    print(
-        f"{args.output}: {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype}, "
-        f"{model.config.num_frames} frames of {' x '.join(map(str, model.config.image_height_width))} pixels"
-    )
+    print(f"{args.output}: {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype}, {clip}")
     return 0
 
 
 def write_official(model_path: str, output: Path, dtype) -> int:
     import torch
+    from transformers import AutoConfig
 
     import modeling_umt
     from modeling_umt.convert_umt_checkpoints import UnsupportedCheckpointError, official_state_dict
 
-    architectures = modeling_umt.UMTConfig.from_pretrained(model_path).architectures or ["unknown"]
+    architectures = AutoConfig.from_pretrained(model_path).architectures or ["unknown"]
     model_class = getattr(modeling_umt, architectures[0], None)
     if model_class is None:
         raise UnsupportedCheckpointError(f"{model_path} holds {architectures[0]}, which is no class of this package.")

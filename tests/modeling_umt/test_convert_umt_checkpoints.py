@@ -10,7 +10,15 @@ import torch
 from conftest import load_recorded
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification, AutoVideoProcessor
 
-from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel, convert_umt_checkpoint
+from modeling_umt import (
+    UMTConfig,
+    UMTForPreTraining,
+    UMTForVideoClassification,
+    UMTModel,
+    UMTTeacherConfig,
+    UMTTeacherModel,
+    convert_umt_checkpoint,
+)
 from modeling_umt.convert_umt_checkpoints import UnsupportedCheckpointError, official_state_dict
 from modeling_umt.labels_umt import label_sets, load_labels
 from modeling_umt.position_embeddings_umt import position_table
@@ -54,11 +62,35 @@ def stage1_state(
     return random_state(shapes, dtype or torch.float32)
 
 
+def teacher_state(width: int = 32, depth: int = 2, mlp: int = 48, dtype: torch.dtype = torch.float32) -> dict:
+    """An extracted CLIP tower of 4 x 4 patches."""
+    shapes = {"class_embedding": (width,), "positional_embedding": (17, width), "proj": (width, 12)}
+    shapes |= {"conv1.weight": (width, 3, 16, 16)}
+    shapes |= {f"{norm}.{kind}": (width,) for norm in ("ln_pre", "ln_post") for kind in ("weight", "bias")}
+    for i in range(depth):
+        block = f"transformer.resblocks.{i}"
+        shapes |= {f"{block}.{norm}.{kind}": (width,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")}
+        shapes |= {f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,)}
+        shapes |= {f"{block}.attn.out_proj.weight": (width, width), f"{block}.attn.out_proj.bias": (width,)}
+        shapes |= {f"{block}.mlp.c_fc.weight": (mlp, width), f"{block}.mlp.c_fc.bias": (mlp,)}
+        shapes |= {f"{block}.mlp.c_proj.weight": (width, mlp), f"{block}.mlp.c_proj.bias": (width,)}
+    return random_state(shapes, dtype)
+
+
 def stage1_config(**fields) -> UMTConfig:
     return UMTConfig(**SMALL, num_aligned_layers=2, target_dim=12, **fields)
 
 
-KINDS = {"classification": (classifier_state, UMTConfig(**SMALL)), "stage-1": (stage1_state, stage1_config())}
+def teacher_config(**fields) -> UMTTeacherConfig:
+    sizes = {"image_size": 64, "patch_size": 16, "projection_dim": 12, "num_aligned_layers": 2}
+    return UMTTeacherConfig(**SMALL, **sizes | fields)
+
+
+KINDS = {
+    "classification": (classifier_state, UMTConfig(**SMALL)),
+    "stage-1": (stage1_state, stage1_config()),
+    "teacher": (teacher_state, teacher_config()),
+}
 
 
 @pytest.fixture(params=KINDS)
@@ -82,7 +114,7 @@ def convert_shapes(monkeypatch, state: dict) -> tuple[type, UMTConfig, dict]:
     def loaded(cls, path, config, state_dict, dtype):
         return cls, config, state_dict
 
-    for model_class in (UMTForPreTraining, UMTForVideoClassification):
+    for model_class in (UMTForPreTraining, UMTForVideoClassification, UMTTeacherModel):
         monkeypatch.setattr(model_class, "from_pretrained", classmethod(loaded))
     return convert_umt_checkpoint(state)
 
@@ -124,9 +156,36 @@ def test_published_classifier_keys_convert_with_nothing_left_over(monkeypatch, s
     assert_published_size(config, size)
 
 
+@pytest.mark.parametrize(
+    "name, rows, image_size, patch_size, target_dim",
+    [
+        ("clip_b16_224", 197, 224, 16, 512),
+        ("clip_l14_196", 197, 196, 14, 768),
+        ("clip_l14_196", 257, 196, 14, 768),  # as the file has it: 16 x 16, resized to the student's 14 x 14
+        ("clip_l14_336_336", 577, 336, 14, 768),
+    ],
+)
+def test_published_teacher_keys_convert_with_nothing_left_over(
+    monkeypatch, name, rows, image_size, patch_size, target_dim
+):
+    recorded = recorded_shapes(f"teacher_{name}")
+    state = {key: torch.empty(shape, device="meta") for key, shape in recorded["keys"].items()}
+    state["positional_embedding"] = torch.empty(rows, state["class_embedding"].shape[0], device="meta")
+    model_class, config, ours = convert_shapes(monkeypatch, state)
+    assert model_class is UMTTeacherModel
+    assert sum(tensor.numel() for tensor in ours.values()) == recorded["parameters"]
+    sizes = (config.image_size, config.patch_size, config.projection_dim, config.hidden_act, config.layer_norm_eps)
+    assert sizes == (image_size, patch_size, target_dim, "quick_gelu", 1e-5)
+    actual = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size)
+    assert actual == PUBLISHED_SIZES[name[5:8]]
+
+
+PUBLISHED_SIZES = {"b16": (768, 12, 12, 3072), "l16": (1024, 24, 16, 4096), "l14": (1024, 24, 16, 4096)}
+
+
 def assert_published_size(config: UMTConfig, size: str) -> None:
     actual = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size)
-    assert actual == {"b16": (768, 12, 12, 3072), "l16": (1024, 24, 16, 4096)}[size]
+    assert actual == PUBLISHED_SIZES[size]
     assert (config.patch_size, config.tubelet_size, config.num_channels) == (16, 1, 3)
 
 
@@ -274,10 +333,11 @@ def test_what_is_not_there_is_not_found(tmp_path):
 # --- keys that do not fit -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["blocks.1.attn.q_bias", "blocks.0.mlp.fc2.weight", "patch_embed.proj.bias"])
-def test_missing_unexpected_and_misshaped_keys_are_listed(small, key):
+@pytest.mark.parametrize("place", [1, 5, -1])
+def test_missing_unexpected_and_misshaped_keys_are_listed(small, place):
     state, config = small
-    key = key if key in state else f"encoder.{key}"
+    inner = [key for key in state if "blocks." in key]  # no key that tells what kind of file it is
+    key = inner[place]
     without = {name: tensor for name, tensor in state.items() if name != key}
     with pytest.raises(ValueError, match=rf"Missing keys \(1\): {key}\. "):
         convert_umt_checkpoint(without, config)
@@ -304,10 +364,10 @@ def test_every_fault_is_told_at_once():
 
 def test_a_configuration_of_another_size_is_told(small):
     state, config = small
-    deeper = UMTConfig.from_dict({**config.to_dict(), "num_hidden_layers": 3})
-    with pytest.raises(ValueError, match=r"Missing keys \(13\): .*blocks\.2\.attn\.proj\.bias"):
+    deeper = type(config).from_dict({**config.to_dict(), "num_hidden_layers": 3})
+    with pytest.raises(ValueError, match=r"Missing keys \(1[23]\): .*blocks\.2\.attn\.(out_)?proj\.bias"):
         convert_umt_checkpoint(state, deeper)
-    with pytest.raises(ValueError, match=r"width 32 is no published size.*Give `config`"):
+    with pytest.raises(ValueError, match=r"of width 32 is no published size.*Give `config`"):
         convert_umt_checkpoint(state)
 
 
@@ -488,17 +548,20 @@ def test_command_makes_a_folder_that_transformers_loads_and_goes_back(official_f
     folder = tmp_path / "made" / "here"
     assert run("convert", path, folder, "--config", tmp_path / "config") == 0
     told = capsys.readouterr().out
-    auto = AutoModelForPreTraining if "UMTForPreTraining" in told else AutoModelForVideoClassification
-    model, info = auto.from_pretrained(folder, output_loading_info=True)
+    class_name = told.split(": ")[1].split(",")[0]
+    auto = {"UMTForPreTraining": AutoModelForPreTraining, "UMTForVideoClassification": AutoModelForVideoClassification}
+    model, info = auto.get(class_name, AutoModel).from_pretrained(folder, output_loading_info=True)
+    assert type(model).__name__ == class_name
     assert not any(info.values()) and f"{model.num_parameters():,} parameters" in told
     assert all(torch.equal(tensor, state[key]) for key, tensor in official_state_dict(model).items())
     _, info = AutoModel.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"]
 
-    processor = AutoVideoProcessor.from_pretrained(folder)
-    frames = torch.zeros(8, 3, 240, 320, dtype=torch.uint8)
-    clip = processor(frames, return_tensors="pt")["pixel_values_videos"]
-    assert clip.shape == (1, 8, 3, 224, 224)
+    if class_name != "UMTTeacherModel":  # which sees its student's clips
+        processor = AutoVideoProcessor.from_pretrained(folder)
+        frames = torch.zeros(8, 3, 240, 320, dtype=torch.uint8)
+        clip = processor(frames, return_tensors="pt")["pixel_values_videos"]
+        assert clip.shape == (1, 8, 3, 224, 224)
 
     assert run("convert", folder, tmp_path / "back.pth", "--to-official") == 0
     back = torch.load(tmp_path / "back.pth", weights_only=True)
