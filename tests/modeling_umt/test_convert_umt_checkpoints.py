@@ -156,6 +156,7 @@ def test_published_classifier_keys_convert_with_nothing_left_over(monkeypatch, s
     assert_published_size(config, size)
 
 
+@pytest.mark.parametrize("flat_kernel", [True, False], ids=["as-extracted", "as-the-official-model-has-it"])
 @pytest.mark.parametrize(
     "name, rows, image_size, patch_size, target_dim",
     [
@@ -166,13 +167,18 @@ def test_published_classifier_keys_convert_with_nothing_left_over(monkeypatch, s
     ],
 )
 def test_published_teacher_keys_convert_with_nothing_left_over(
-    monkeypatch, name, rows, image_size, patch_size, target_dim
+    monkeypatch, name, rows, image_size, patch_size, target_dim, flat_kernel
 ):
     recorded = recorded_shapes(f"teacher_{name}")
     state = {key: torch.empty(shape, device="meta") for key, shape in recorded["keys"].items()}
     state["positional_embedding"] = torch.empty(rows, state["class_embedding"].shape[0], device="meta")
+    if flat_kernel:
+        state["conv1.weight"] = state["conv1.weight"].squeeze(2)
     model_class, config, ours = convert_shapes(monkeypatch, state)
     assert model_class is UMTTeacherModel
+    with torch.device("meta"):
+        expected = {key: tensor.shape for key, tensor in UMTTeacherModel(config).state_dict().items()}
+    assert {key: tensor.shape for key, tensor in ours.items()} == expected
     assert sum(tensor.numel() for tensor in ours.values()) == recorded["parameters"]
     sizes = (config.image_size, config.patch_size, config.projection_dim, config.hidden_act, config.layer_norm_eps)
     assert sizes == (image_size, patch_size, target_dim, "quick_gelu", 1e-5)
@@ -374,6 +380,17 @@ def test_a_configuration_of_another_size_is_told(small):
 def test_a_configuration_with_parts_that_no_file_holds_is_refused():
     with pytest.raises(ValueError, match=r"no official checkpoint holds: attention_pooling\.fc1\.bias, "):
         convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL, pooling="attention"))
+
+
+def test_a_teacher_of_another_form_is_told():
+    state, config = teacher_state(), teacher_config()
+    with pytest.raises(ValueError, match=r"'conv1.weight' \(32, 3, 2, 16, 16\) spans several frames"):
+        convert_umt_checkpoint({**state, "conv1.weight": torch.zeros(32, 3, 2, 16, 16)}, config)
+    with pytest.raises(ValueError, match=r"positional_embedding \(19, 32\) instead of \(17, 32\)"):
+        convert_umt_checkpoint({**state, "positional_embedding": torch.zeros(19, 32)}, config)  # no square
+    del state["proj"]
+    with pytest.raises(ValueError, match=r"Missing keys: proj\. The checkpoint is no whole CLIP vision tower"):
+        convert_umt_checkpoint(state)
 
 
 UNSUPPORTED = {
