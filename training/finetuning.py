@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from processing_umt.augmentation_umt import sample_generator
@@ -40,6 +40,7 @@ class UMTFineTuningArguments(UMTTrainingArguments):
             `per_device_train_batch_size` counts videos.
         checkpoint_blocks: Blocks, counted from the first, whose activations are recomputed in the backward pass.
         ema_decay: Decay of a moving average of the weights, which is then what is evaluated and saved at the end.
+        early_stopping_patience: Evaluations in a row without a better `metric_for_best_model` that end a run.
     """
 
     layer_decay: float = 0.75
@@ -49,6 +50,7 @@ class UMTFineTuningArguments(UMTTrainingArguments):
     views_per_video: int = 2
     checkpoint_blocks: int = 0
     ema_decay: float | None = None
+    early_stopping_patience: int | None = None
     base_learning_rate: float = 1e-4
     base_min_learning_rate: float = 1e-6
     base_warmup_learning_rate: float = 1e-6
@@ -64,6 +66,8 @@ class UMTFineTuningArguments(UMTTrainingArguments):
                 f"`mixup_alpha` is {self.mixup_alpha} and `cutmix_alpha` {self.cutmix_alpha}; each must be 0 (off) or "
                 "positive."
             )
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("`early_stopping_patience` needs `load_best_model_at_end`, and an `eval_strategy`.")
         self.views_per_clip = self.views_per_video
 
 
@@ -91,6 +95,8 @@ class UMTFineTuningTrainer(UMTTrainer):
         self.average = None if args.ema_decay is None else WeightAverage(model, args.ema_decay)
         if self.average is not None:
             self.add_callback(AverageWeights(self.average))
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips, labels = self.pixel_values(inputs["pixel_values_videos"]), inputs["labels"]
