@@ -1,1 +1,17 @@
-"""Training, evaluation and the command line of UMT."""
+"""Training, evaluation and the command line of UMT. Names are imported when they are used: `umt --help` stays quick."""
+
+import importlib
+
+_HOMES = {
+    "UMTPreTrainingArguments": "pretraining",
+    "UMTPreTrainingTrainer": "pretraining",
+    "UMTFineTuningArguments": "finetuning",
+    "UMTFineTuningTrainer": "finetuning",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -30,12 +30,20 @@ class NonFiniteGuard(TrainerCallback):
     def __init__(self, accelerator: Accelerator, limit: int, folder: str):
         self.accelerator, self.limit, self.folder = accelerator, limit, Path(folder)
         self.num_skipped = 0
+        self.were_finite: list[torch.Tensor] = []  # of the micro-batches since the last log line
         self.micro_batches: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
 
     def watch(self, loss: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Remember a micro-batch and its loss; returns the loss to report, 0 where it is not finite."""
+        """Remember a micro-batch and its loss; returns the loss to add to the log line, 0 where it is not finite."""
         self.micro_batches.append((loss, inputs))
+        self.were_finite.append(loss.isfinite())
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def finite_share(self) -> float:
+        """Share of finite losses among the micro-batches of all processes since the last call; every process calls."""
+        share = self.accelerator.reduce(torch.stack(self.were_finite).float().mean(), reduction="mean").item()
+        self.were_finite.clear()
+        return share
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         broken = torch.stack([~loss.isfinite() for loss, _ in self.micro_batches]).any()

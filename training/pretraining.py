@@ -89,7 +89,7 @@ class UMTPreTrainingTrainer(UMTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips = self.pixel_values(inputs["pixel_values_videos"])
-        with self.timer("teacher"):
+        with self.timer("teacher" if model.training else "evaluation"):  # log lines tell of training steps
             visible_indices, targets = self.teach(clips, inputs["sample_seeds"])
         outputs = model(
             pixel_values_videos=clips.repeat_interleave(self.args.num_masks_per_clip, dim=0),

@@ -11,6 +11,7 @@ with what the recipes of arXiv 2303.16058 need on top:
 - each log line says where the time went.
 """
 
+import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import DataLoaderShard
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .broken_videos import BrokenVideoLog
@@ -57,13 +58,27 @@ class UMTTrainingArguments(TrainingArguments):
     weight_decay: float = 0.05
     max_grad_norm: float = 0.0
     remove_unused_columns: bool = False
-    logging_nan_inf_filter: bool = False  # `NonFiniteGuard` does it, without waiting for the device at every step
+    logging_nan_inf_filter: bool = False  # `NonFiniteGuard` does it, and waits for the device once an optimiser step
+    ddp_find_unused_parameters: bool | None = False  # every parameter of a UMT model gets a gradient in every step
 
     # every clip counts this often in the effective batch (repeated augmentation, several masks)
     views_per_clip: int = field(default=1, init=False)
 
     def __post_init__(self):
+        # A machine without an accelerator trains on its CPU unasked. Left to itself, Trainer would refuse bf16 there,
+        # and processes of a launcher would each train alone.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.learning_rate != TrainingArguments.learning_rate:
+            raise ValueError(
+                f"`learning_rate` {self.learning_rate:g} was given, but the rate follows from the batch: give "
+                "`base_learning_rate`, the rate for 256 clips a step."
+            )
         super().__post_init__()
+        if self.lr_scheduler_type != TrainingArguments.lr_scheduler_type:
+            raise ValueError(
+                f"`lr_scheduler_type` {self.lr_scheduler_type.value!r} was given, but the schedule is the recipes' "
+                "cosine: set `warmup_epochs`, `base_warmup_learning_rate` and `base_min_learning_rate`."
+            )
         # without an accelerator there is nothing to pin for, and PyTorch warns of it at every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
 
@@ -82,6 +97,9 @@ class UMTTrainer(Trainer):
 
     def __init__(self, model=None, args: UMTTrainingArguments | None = None, data_collator=None, **kwargs):
         super().__init__(model=model, args=args, data_collator=data_collator or collate_clips, **kwargs)
+        # The losses are means over a micro-batch. Because models take **kwargs, Trainer would else count the labels of
+        # a step and leave out the division by the number of accumulated micro-batches.
+        self.model_accepts_loss_kwargs = False
         self.args.learning_rate = scaled_learning_rate(self.args.base_learning_rate, self.args.effective_batch_size)
         self.timer = StepTimer(self.args.device)
         self.guard = NonFiniteGuard(self.accelerator, self.args.max_nonfinite_steps, self.args.output_dir)
@@ -181,10 +199,21 @@ class UMTTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log line plus clips a second and the seconds a step that data, teacher and student took."""
         if "loss" in logs:
+            share = self.guard.finite_share()
+            if share > 0:
+                logs["loss"] /= share  # the others were added as zeros
+            else:
+                del logs["loss"]
             logs.update(self.speed())
             if self.guard.num_skipped:
                 logs["skipped_steps"] = self.guard.num_skipped
         super().log(logs, start_time)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As Trainer does; then waits, so that the state file, which the main process writes last, closes a checkpoint
+        in which no process's part is missing."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def speed(self) -> dict[str, float]:
         """Clips a second over all processes and seconds a step by what they went into, since the last log line."""
@@ -236,12 +265,15 @@ class RunReport(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
+        # Trainer seeds all processes alike: stochastic depth would drop the same layers for the same place in every
+        # process's batch. A resumed run gets the states of its checkpoint after this.
+        set_seed(args.seed + args.process_index)
         self.trainer.logged_at = (state.global_step, time.perf_counter())
         if state.is_world_process_zero:
             print(self.trainer.describe_run(state.max_steps), flush=True)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        epoch = round(state.epoch)
+        epoch = math.ceil(state.epoch)  # counted from 1; a run may end within one
         summary = self.trainer.broken_videos.end_epoch(epoch, os.path.join(args.output_dir, "broken_videos"))
         if summary["num_broken"] and state.is_world_process_zero:
             reasons = ", ".join(f"{reason} {count}" for reason, count in summary["reasons"].items())
