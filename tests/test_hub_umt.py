@@ -15,7 +15,14 @@ import torch
 from hub_server import USER, LoopbackHub
 from subprocess_tools import complaints, run_clean
 
-from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
+from modeling_umt import (
+    UMTConfig,
+    UMTForPreTraining,
+    UMTForVideoClassification,
+    UMTModel,
+    UMTTeacherConfig,
+    UMTTeacherModel,
+)
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 
 SIZES = {
@@ -28,11 +35,17 @@ SIZES = {
     "num_aligned_layers": 2,
     "target_dim": 8,
 }
+TEACHER_SIZES = {
+    **{name: SIZES[name] for name in SIZES if name not in ("num_frames", "target_dim")},
+    "patch_size": 16,
+    "projection_dim": 8,
+}
 # The kinds of repository, and the Auto classes that must load each whole.
 KINDS = {
     "base": ["AutoModel"],
     "classifier": ["AutoModel", "AutoModelForVideoClassification"],
     "pretraining": ["AutoModel", "AutoModelForPreTraining"],
+    "teacher": ["AutoModel"],
 }
 PAIRS = [(kind, auto) for kind, autos in KINDS.items() for auto in autos]
 AUTO_MAP = {
@@ -41,7 +54,12 @@ AUTO_MAP = {
     "AutoModelForVideoClassification": "modeling_umt.UMTForVideoClassification",
     "AutoModelForPreTraining": "modeling_umt.UMTForPreTraining",
 }
+TEACHER_AUTO_MAP = {
+    "AutoConfig": "configuration_umt.UMTTeacherConfig",
+    "AutoModel": "modeling_umt_teacher.UMTTeacherModel",
+}
 CODE = {
+    "attention_pooling_umt.py",
     "configuration_umt.py",
     "modeling_umt.py",
     "objectives_umt.py",
@@ -56,12 +74,13 @@ def output(model):
     clip = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         result = model.eval()(clip)
-    return next(result[key] for key in ("logits", "student_features", "last_hidden_state") if key in result).tolist()
+    outputs = ("logits", "student_features", "last_hidden_state", "features")
+    return next(result[key] for key in outputs if key in result).tolist()
 
 def load(source, auto, **kwargs):
     config = transformers.AutoConfig.from_pretrained(source, **kwargs)
     model, info = getattr(transformers, auto).from_pretrained(source, output_loading_info=True, **kwargs)
-    assert type(config).__name__ == type(model.config).__name__ == "UMTConfig"
+    assert type(config).__name__ == type(model.config).__name__ in ("UMTConfig", "UMTTeacherConfig")
     problems = {{key: sorted(map(str, value)) for key, value in info.items() if value}}
     kind = {{"module": type(model).__module__, "class": type(model).__name__, "labels": config.id2label}}
     return model, {{"output": output(model), "problems": problems, **kind}}
@@ -88,6 +107,7 @@ def world(tmp_path_factory) -> SimpleNamespace:
     models = {"base": UMTModel(config), "classifier": UMTForVideoClassification(config)}
     # a converted stage-1 file has the table of its own clip
     models["pretraining"] = UMTForPreTraining(UMTConfig(**SIZES, position_grid=[4, 2, 2]))
+    models["teacher"] = UMTTeacherModel(UMTTeacherConfig(**TEACHER_SIZES))
     with torch.no_grad():
         models["classifier"].classifier.weight.normal_()
     for kind, model in models.items():
@@ -109,7 +129,7 @@ def world(tmp_path_factory) -> SimpleNamespace:
                 model.push_to_hub(kind, commit_message="from the package")
                 for auto in autos:
                     model, answer[f"pushed {{kind}} {{auto}}"] = load(f"{{USER}}/{{kind}}", auto)
-                if kind != "base":
+                if kind in ("classifier", "pretraining"):
                     config = UMTConfig(**{SIZES!r})
                     official = convert_umt_checkpoint(f"{{USER}}/official:{{kind}}.pth", config=config)
                     answer[f"official {{kind}}"] = output(official)
@@ -134,9 +154,13 @@ def expected_output(world: SimpleNamespace, kind: str, auto: str) -> torch.Tenso
     return torch.tensor(world.author[f"{kind} {auto}"]["output"])
 
 
+def auto_map(kind: str) -> dict[str, str]:
+    return TEACHER_AUTO_MAP if kind == "teacher" else AUTO_MAP
+
+
 def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> None:
     assert loaded["problems"] == {}
-    assert loaded["class"] == AUTO_MAP[auto].split(".")[1]
+    assert loaded["class"] == auto_map(kind)[auto].split(".")[1]
     if kind == "classifier":
         assert loaded["labels"] == {"0": "clap", "1": "jump", "2": "wave"}
     torch.testing.assert_close(torch.tensor(loaded["output"]), expected_output(world, kind, auto), rtol=0, atol=1e-6)
@@ -144,11 +168,13 @@ def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> 
 
 def check_repository(files: dict[str, bytes], kind: str) -> None:
     """Weights, all of the code and the whole `auto_map`; the head's architecture is named."""
-    assert files.keys() >= CODE | {"config.json", "model.safetensors"}
+    code = CODE | {"modeling_umt_teacher.py"} if kind == "teacher" else CODE
+    assert files.keys() >= code | {"config.json", "model.safetensors"}
     config = json.loads(files["config.json"])
-    assert config["auto_map"] == AUTO_MAP and config["model_type"] == "umt"
-    head = {"base": "UMTModel", "classifier": "UMTForVideoClassification", "pretraining": "UMTForPreTraining"}[kind]
-    assert config["architectures"] == [head]
+    assert config["auto_map"] == auto_map(kind)
+    assert config["model_type"] == ("umt_teacher" if kind == "teacher" else "umt")
+    heads = {"base": "UMTModel", "classifier": "UMTForVideoClassification", "pretraining": "UMTForPreTraining"}
+    assert config["architectures"] == [{**heads, "teacher": "UMTTeacherModel"}[kind]]
 
 
 def test_author_heard_no_complaint(world):
@@ -160,7 +186,8 @@ def test_with_the_package(world, kind, auto):
     folder, pushed = world.author[f"{kind} {auto}"], world.author[f"pushed {kind} {auto}"]
     check_loaded(world, folder, kind, auto)
     check_loaded(world, pushed, kind, auto)
-    assert folder["module"] == pushed["module"] == "modeling_umt.modeling_umt"  # local code, though the Hub has some
+    module = f"modeling_umt.{auto_map(kind)[auto].split('.')[0]}"  # local code, though the Hub has some
+    assert folder["module"] == pushed["module"] == module
 
 
 @pytest.mark.parametrize("kind", KINDS)
