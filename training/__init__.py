@@ -1,4 +1,4 @@
-"""Training, evaluation and the command line of UMT. Names are imported when they are used: `umt --help` stays quick."""
+"""Training, evaluation and the command line of UMT. Names here are imported on use, so that `umt --help` is quick."""
 
 import importlib
 
