@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from transformers.utils import is_av_available
 
-from .video_source_umt import VideoDecodeError, VideoSource, has_stored_times
+from .video_source_umt import VideoDecodeError, VideoSource
 
 if is_av_available():
     import av
@@ -215,8 +215,8 @@ class VideoReader:
     def _times_are_reliable(self, pts: list, dts: list, keys: list, shown: np.ndarray, smallest: int) -> bool:
         """Whether every packet that is not hidden is one frame, and their presentation times are its order."""
         codec, reorders = self._codec.name, self._codec.has_b_frames
-        if None in pts or len(set(pts)) < len(pts) or (reorders and not has_stored_times(self._container)):
-            return False
+        if None in pts or len(set(pts)) < len(pts):
+            return False  # AVI with reordered frames, raw streams
         if reorders and all(earlier < later for earlier, later in itertools.pairwise(pts)):
             return False  # a careless muxer stored the order of decoding, unless nothing is reordered after all
         known = [time for time in dts if time is not None]

@@ -20,12 +20,8 @@ from transformers.utils import is_av_available
 if is_av_available():
     import av
 
-# Formats whose presentation times are stored with every frame …
-_TIMED_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,flv,asf,ogg,nut,ivf,mxf,gif"
-# … and formats that store none, or only the order of decoding.
-_UNTIMED_FORMATS = "avi,h264,hevc,m4v,mpegvideo,obu,rm"
-# Recognised in order to say that they have no pictures.
-_AUDIO_FORMATS = "wav,flac,mp3"
+# Formats that hold a whole video in one file. The last three have no pictures: they are recognised in order to say so.
+_FORMATS = "mov,matroska,webm,mpegts,mpeg,flv,asf,ogg,nut,ivf,mxf,gif,avi,rm,h264,hevc,m4v,mpegvideo,obu,wav,flac,mp3"
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: file and body identifiers
 
@@ -105,8 +101,7 @@ class VideoSource:
     def open_container(self) -> "av.container.InputContainer":
         """A freshly opened container that starts at the beginning of the file. One at a time: they share the file."""
         self.file.seek(0)
-        formats = f"{_TIMED_FORMATS},{_UNTIMED_FORMATS},{_AUDIO_FORMATS}"
-        options = {"format_whitelist": formats, "protocol_whitelist": "none"}
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
         try:
             container = av.open(self.file, mode="r", options=options, metadata_errors="replace")
         except (av.error.FFmpegError, ValueError) as error:
@@ -138,11 +133,6 @@ class VideoSource:
     def close(self) -> None:
         if self._owned:
             self.file.close()
-
-
-def has_stored_times(container: "av.container.InputContainer") -> bool:
-    """Whether the container's format stores a presentation time with every frame."""
-    return container.format.name.split(",")[0] in _TIMED_FORMATS.split(",")
 
 
 def _open_file(path: str) -> BinaryIO:

@@ -443,6 +443,32 @@ def test_a_new_decoder_setup_is_not_jumped_over(tmp_path, storage):
             check_indices(reader, reference, indices)
 
 
+def test_joined_recordings(tmp_path):
+    """The second recording's times start before the first one's: in order of times it would come first."""
+    paths = [write_clip(str(tmp_path / f"{shift}.ts"), **x264(shift=shift)) for shift in (100, 0)]
+    joined = b"".join(Path(path).read_bytes() for path in paths)
+    reference = decode_in_order(joined)
+    assert len(reference) == 80
+    with VideoReader(joined) as reader:
+        assert reader.num_frames == 80
+        check_indices(reader, reference, [0, 79, 39, 40, 5, 60])
+
+
+def test_equal_times(tmp_path):
+    """Two packets of one time (in Matroska: a frame rate above 1000) are still two frames."""
+    path = str(tmp_path / "equal.mkv")
+    with av.open(write_clip(str(tmp_path / "source.mkv"), **x264(bf=0))) as source, av.open(path, "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.stream, packet.pts, packet.dts = stream, 40 * (number // 2), 40 * (number // 2)
+            target.mux(packet)
+    reference = decode_in_order(path)
+    with VideoReader(path) as reader:
+        assert reader.num_frames == len(reference) == 40
+        for index in range(40):
+            check_indices(reader, reference, [index])
+
+
 @pytest.mark.parametrize("extension", ["avi", "mkv"])
 def test_pictures_that_are_not_coded(extension, tmp_path):
     """MPEG-4 has packets that only say that nothing changes; decoders show no frame for them."""
@@ -522,14 +548,24 @@ def test_a_pipe_does_not_hang(tmp_path):
 
 def test_audio_and_cover_art_are_no_video(tmp_path):
     path = str(tmp_path / "sound.mp4")
-    with av.open(path, "w") as container:
-        stream = container.add_stream("aac", rate=44100, layout="mono")
-        for number in range(20):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.rate, frame.pts = 44100, 1024 * number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    assert reason_of(path) == "no_video_stream"
+    for with_cover in (False, True):
+        with av.open(path, "w") as container:
+            stream = container.add_stream("aac", rate=44100, layout="mono")
+            if with_cover:
+                cover = container.add_stream("mjpeg")
+                cover.height, cover.width, cover.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
+                cover.disposition = av.stream.Disposition.attached_pic
+                image = av.VideoFrame.from_ndarray(picture(0, HEIGHT, WIDTH), format="rgb24")
+                picture_packets = cover.encode(image) + cover.encode()
+            for number in range(20):
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                frame.rate, frame.pts = 44100, 1024 * number
+                container.mux(stream.encode(frame))
+            if with_cover:
+                container.mux(picture_packets)
+            container.mux(stream.encode())
+        assert reason_of(path) == "no_video_stream"
+    assert len(decode_in_order(path)) == 1
     sound = struct.pack(
         "<4sI4s4sIHHIIHH4sI", b"RIFF", 16036, b"WAVE", b"fmt ", 16, 1, 1, 8000, 16000, 2, 16, b"data", 16000
     )
@@ -545,14 +581,23 @@ def test_no_frames(clip):
 
 
 @pytest.mark.parametrize(
-    "name", ["h264-faststart.mp4", "h264.mkv", "h264.avi", "mpeg4.avi", "hevc-open.mkv", "vp9.webm"]
+    "name",
+    [
+        "h264-faststart.mp4",
+        "h264-no-b-faststart.mp4",
+        "h264.mkv",
+        "h264.avi",
+        "mpeg4.avi",
+        "hevc-open.mkv",
+        "vp9.webm",
+    ],
 )
 @pytest.mark.parametrize("part", [0.6, 0.75, 0.95])
 def test_truncated_files_give_what_is_readable(name, part, clip, tmp_path, storage):
     """Every frame that comes out of a truncated file is the frame of that number in the whole file; the others are
     refused, and so is a clip over the whole length."""
-    if name == "h264-faststart.mp4":
-        path = write_clip(str(tmp_path / name), **x264(mux={"movflags": "faststart"}))
+    if "faststart" in name:
+        path = write_clip(str(tmp_path / name), **x264(bf=3 * ("no-b" not in name), mux={"movflags": "faststart"}))
         reference = decode_in_order(path)
     else:
         path, reference = clip(name)
