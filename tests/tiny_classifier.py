@@ -49,7 +49,8 @@ def save_noise(path: Path, seed: int, num_frames: int = 14, height: int = 48, wi
 
 
 def save_class_folders(folder: Path, num_videos: int) -> Path:
-    """`num_videos` clips, two to a class, in folders named by class."""
+    """`num_videos` clips, two to a class, in folders named by class, the last class first: the classifier takes all
+    for that one."""
     for number in range(num_videos):
-        save_noise(folder / CLASSES[number // 2] / f"clip{number}.mp4", number)
+        save_noise(folder / CLASSES[-1 - number // 2] / f"clip{number}.mp4", number)
     return folder

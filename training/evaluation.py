@@ -88,7 +88,8 @@ def evaluate_classifier(
     """Scores a classifier on labelled videos. Under `accelerate launch` or `torchrun` every process must call it.
 
     Processes that are done wait for the slowest one at the end; a process group with a short timeout ends that wait.
-    A process holds its scores, 8 bytes times videos times classes, beside the clips of `num_workers` times two videos.
+    A process holds the clips of `num_workers` times two videos, a batch, and at the end all scores: 8 bytes times
+    videos times classes.
 
     Args:
         model: a classifier of one label per video, on its device; its mode is restored.
@@ -402,7 +403,7 @@ def _score_dtype(num_classes: int) -> np.dtype:
 def _fingerprint(
     model: PreTrainedModel, processor: BaseVideoProcessor, protocol: dict[str, Any], names: list[str]
 ) -> str:
-    """A hash of all that scores depend on: a second for a large model, against a wrong mixture of two evaluations."""
+    """A hash of all that scores depend on, weights too, so that no two evaluations mix: seconds for a large model."""
     settings = [model.config.to_dict(), processor.to_dict(), protocol, names]
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8)
     for name, tensor in model.state_dict().items():
