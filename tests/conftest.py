@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# tiny tensors gain nothing from more threads, and two test processes share two cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
