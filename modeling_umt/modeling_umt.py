@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -164,7 +164,9 @@ class UMTAttention(nn.Module):
 
 
 class UMTMLP(nn.Module):
-    def __init__(self, config: UMTConfig):
+    """Two linear layers with an activation between; CLIP's tower has the same."""
+
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]

@@ -25,7 +25,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, CLIPVisionModelWithProjection, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
@@ -34,7 +33,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_umt import UMTTeacherConfig, aligned_layers
-from .modeling_umt import eager_attention_forward
+from .modeling_umt import UMTMLP, eager_attention_forward
 from .token_selection_umt import visible_indices_from_mask
 
 
@@ -119,17 +118,6 @@ class UMTTeacherAttention(nn.Module):
         return weights.mean(dim=1)[:, 0, 1:]
 
 
-class UMTTeacherMLP(nn.Module):
-    def __init__(self, config: UMTTeacherConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation(self.fc1(hidden_states)))
-
-
 class UMTTeacherLayer(GradientCheckpointingLayer):
     """Pre-norm block of CLIP's vision tower.
 
@@ -142,7 +130,7 @@ class UMTTeacherLayer(GradientCheckpointingLayer):
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = UMTTeacherAttention(config)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = UMTTeacherMLP(config)
+        self.mlp = UMTMLP(config)
 
     def forward(
         self,
@@ -421,7 +409,9 @@ def resolve_mask(
         visible_indices.dtype != torch.int64
         or visible_indices.ndim != 2
         or visible_indices.shape[0] != batch
-        or not 0 < visible_indices.shape[1] <= num_tokens
+        or visible_indices.shape[1] < 1
+        # a selector may return several masks of a clip side by side, whose tokens overlap
+        or (token_selector is None and visible_indices.shape[1] > num_tokens)
     ):
         raise ValueError(
             f"`visible_indices` must be int64 (batch {batch}, 1 to {num_tokens} visible tokens), but is "

@@ -270,8 +270,11 @@ def test_from_clip_takes_a_vision_tower_alone(folder, tmp_path):
 
 def test_from_clip_makes_float32_of_half_precision(folder, tmp_path):
     CLIPModel.from_pretrained(folder, dtype=torch.float16).save_pretrained(tmp_path)
-    model = UMTTeacherModel.from_clip(tmp_path, **FIELDS)
+    model = UMTTeacherModel.from_clip(tmp_path, image_size=96, **FIELDS)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    official = official_tower(CLIPModel.from_pretrained(tmp_path, dtype=torch.float32))
+    table = convert_umt_checkpoint(official, model.config).embeddings.position_embeddings
+    assert torch.equal(model.embeddings.position_embeddings, table)  # resized before it could be rounded again
 
 
 @pytest.mark.parametrize("from_pretrained", [UMTTeacherModel.from_clip, UMTDinov2Teacher.from_pretrained])
@@ -563,8 +566,16 @@ def test_wrong_indices_are_refused_given_or_selected(teacher, wrong):
     indices, message = WRONG_INDICES[wrong]
     with pytest.raises(ValueError, match=message):
         teacher(clips(), visible_indices=indices)
-    with pytest.raises(ValueError, match=message):
-        teacher(clips(), token_selector=lambda cls_attention: indices)
+    if wrong != "too many":  # several masks of a clip, side by side
+        with pytest.raises(ValueError, match=message):
+            teacher(clips(), token_selector=lambda cls_attention: indices)
+
+
+@torch.no_grad()
+def test_a_selector_may_return_more_tokens_than_there_are(teacher):
+    every_token_twice = torch.arange(48).repeat(2, 2)
+    features = teacher(clips(), token_selector=lambda cls_attention: every_token_twice).features
+    torch.testing.assert_close(features, teacher(clips()).features.repeat(1, 1, 2, 1), rtol=1e-5, atol=1e-5)
 
 
 # --- precision and graphs -------------------------------------------------------------------------------------------
