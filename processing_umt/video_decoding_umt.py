@@ -329,9 +329,9 @@ class VideoReader:
     def _seek(self, start: int) -> None:
         """Moves the demuxer to packet `start` or before; to the beginning where the container can't do better."""
         if start > 0:
-            # the index of Matroska has presentation times, others have decoding times
-            matroska = self._container.format.name.startswith("matroska")
-            time = self._pts[start] if matroska or self._dts[start] is None else self._dts[start]
+            # MPEG streams have no index: FFmpeg searches them by decoding time
+            by_decoding = self._container.format.name.startswith("mpeg") and self._dts[start] is not None
+            time = self._dts[start] if by_decoding else self._pts[start]
             try:
                 self._container.seek(int(time), stream=self._stream)
                 demuxer = self._container.demux(self._stream)

@@ -48,7 +48,7 @@ def write_clip(
     times: list[int] | None = None,
     rotation: int = 0,
     mux: dict[str, str] | None = None,
-    shift: int = 0,
+    shift: float = 0,
     file_format: str | None = None,
 ):
     """Encodes a clip at 25 frames per second. `times`: presentation times in ms instead; `shift`: added to all packet
@@ -70,8 +70,8 @@ def write_clip(
             frame.time_base = time_base
             packets += stream.encode(frame)
         for packet in packets + stream.encode():
-            step = round(1 / (25 * packet.time_base))
-            packet.pts, packet.dts = packet.pts + shift * step, packet.dts + shift * step
+            offset = round(shift / (25 * packet.time_base))
+            packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
             container.mux(packet)
     return path
 
@@ -268,12 +268,12 @@ def test_little_is_decoded(clip):
 def test_seeks_are_seeks(clip, monkeypatch):
     """From the file, a far frame is reached without reading the file from its beginning again."""
     monkeypatch.setattr(video_decoding_umt, "_KEPT_BYTES", 0)
-    for name in ("h264.mp4", "h264.mkv", "h264-no-b.ts", "hevc-open.mov", "vp9.webm", "mpeg4.mp4"):
+    for name in ("h264.mp4", "h264.mkv", "h264.ts", "h264-open.ts", "hevc-open.mov", "vp9.webm", "mpeg4.mp4"):
         path, reference = clip(name)
         with VideoReader(path) as reader:
             reader._open = lambda: pytest.fail("the file was opened again")
             reader._seek(int(reader._keys[-1]))
-            assert 0 < reader._position <= reader._keys[-1]
+            assert reader._position == reader._keys[-1]
             check_indices(reader, reference, [len(reference) - 1])
 
 
@@ -444,8 +444,8 @@ def test_a_new_decoder_setup_is_not_jumped_over(tmp_path, storage):
 
 
 def test_joined_recordings(tmp_path):
-    """The second recording's times start before the first one's: in order of times it would come first."""
-    paths = [write_clip(str(tmp_path / f"{shift}.ts"), **x264(shift=shift)) for shift in (100, 0)]
+    """The second recording's times fall between those of the first: in order of times the two would alternate."""
+    paths = [write_clip(str(tmp_path / f"{shift}.ts"), **x264(shift=shift)) for shift in (0, 10.5)]
     joined = b"".join(Path(path).read_bytes() for path in paths)
     reference = decode_in_order(joined)
     assert len(reference) == 80
