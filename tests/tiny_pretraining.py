@@ -5,6 +5,8 @@ Run as a script by a launcher, it does the cases that it is told in every proces
 """
 
 import json
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from training.video_dataset import VideoClipDataset
 from training.video_records import load_video_records
 from training.video_stream import StreamedClipDataset
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 GLOBAL_BATCH = 4
 STUDENT = {
     "image_size": 64,
@@ -201,6 +204,24 @@ def step_loss(student: torch.nn.Module, clips: torch.Tensor, seeds: torch.Tensor
     loss = trainer.compute_loss(student.train(), {"pixel_values_videos": clips, "sample_seeds": seeds})
     loss.backward()
     return loss.item()
+
+
+def python_environment() -> dict[str, str]:
+    """For a child that imports the packages and the test helpers of this checkout."""
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def launch(*command: str) -> subprocess.CompletedProcess:
+    """A command of Python in two processes that find each other."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command],
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def main(videos: str, folder: str, *cases: str) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ValueError):
     """Too many optimiser steps had a loss that was NaN or infinite."""
 
 

@@ -13,7 +13,7 @@ from .video_trainer import UMTTrainer
 def train_to_end(trainer: UMTTrainer) -> None:
     """Train from `resume_from_checkpoint`, the last whole checkpoint in `output_dir`, or the start."""
     checkpoint = trainer.args.resume_from_checkpoint or last_checkpoint(trainer.args.output_dir)
-    if checkpoint is not None:
+    if checkpoint is not None and trainer.is_world_process_zero():
         print(f"resuming from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
 

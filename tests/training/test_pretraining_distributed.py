@@ -5,39 +5,31 @@ One launch trains all cases (`tests/tiny_pretraining.py`), because starting Pyth
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_pretraining import CASES, GLOBAL_BATCH, PoisonedClips, make_student, run_case, some_clips, step_loss
-from tiny_pretraining import write_videos as write_tiny_videos
+from tiny_pretraining import (
+    CASES,
+    GLOBAL_BATCH,
+    REPOSITORY,
+    PoisonedClips,
+    launch,
+    make_student,
+    run_case,
+    some_clips,
+    step_loss,
+    write_videos,
+)
 
 from training.video_records import load_video_records
 from training.video_stream import name_hash
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def launch(*command: str, **environment: str) -> subprocess.CompletedProcess:
-    """A command of Python in two processes that find each other."""
-    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    folder = write_tiny_videos(tmp_path_factory.mktemp("videos"))
+    folder = write_videos(tmp_path_factory.mktemp("videos"))
     (folder / "shards").mkdir()
     for shard in range(4):
         with tarfile.open(folder / "shards" / f"s-{shard}.tar", "w") as tar:
