@@ -122,7 +122,8 @@ class UMTFineTuningTrainer(UMTTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Transformers' own: loss, logits and labels for `compute_metrics`."""
-        inputs.pop("broken", None)
+        for name, reason in inputs.pop("broken", []):
+            print(f"evaluation: {name} cannot be read ({reason}); another video stands in for it", flush=True)
         return Trainer.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:

@@ -272,6 +272,20 @@ def test_accuracy_of_single_views(tmp_path):
     assert measured["eval_loss"] == pytest.approx(outputs.loss.item(), abs=1e-5)
 
 
+def test_evaluation_tells_of_broken_videos(tmp_path, capfd):
+    folder = save_clips_of_classes(tmp_path / "clips", number=2)
+    (folder / "run" / "1.mp4").write_bytes(b"this is no video" * 100)
+    dataset = VideoClipDataset(
+        load_video_records(folder), 2, partial(sample_training_clip, sampling="sparse"),
+        partial(augment_for_finetuning, size=32),
+    )  # fmt: skip
+    trainer = tiny_trainer(tmp_path, model=tiny_classifier(2), eval_dataset=dataset)
+    capfd.readouterr()
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+    told = [line for line in capfd.readouterr().out.splitlines() if line.startswith("evaluation: ")]
+    assert len(told) == 1 and str(folder / "run" / "1.mp4") in told[0] and "another video stands in" in told[0]
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 

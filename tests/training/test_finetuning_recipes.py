@@ -3,6 +3,8 @@
 import functools
 import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +114,20 @@ def test_opening_tells_result_hardware_and_commands(name):
     assert ("--sampling segments" in evaluation[3]) == ("ssv2" in name)
     if (published["clips"], published["crops"]) != (4, 3):
         assert "the zoo prints 4" in comment.lower()
+
+
+def test_commands_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line)[2:] for line in re.findall(r"^umt finetune .*", text, re.MULTILINE)]
+    assert commands
+    for options in commands:
+        run, args = parse("small_data", *options)
+        assert run.data and run.init_from and args.push_to_hub
+    for name in re.findall(r"`(?:umt finetune --config )?(umt_\w+)`", text):
+        assert name in recipe_names()
+    for option in re.findall(r"^\| (`.*?`) \|", text.partition("## Options")[2].partition("##")[0], re.MULTILINE):
+        for field in re.findall(r"`(\w+)`", option):
+            assert field in UMTFineTuningArguments.__dataclass_fields__
 
 
 def test_small_data():

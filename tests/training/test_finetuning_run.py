@@ -112,7 +112,7 @@ def test_evaluation_labels_are_checked_too():
     share=st.floats(0.01, 0.99),
     seed=st.integers(0, 2**31),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_held_out_shares(labels, share, seed):
     expected = {label: min(round(share * n), n - 1) for label, n in Counter(labels).items()}
     if not any(expected.values()):
