@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from safetensors.torch import load_file
 from tiny_pretraining import STUDENT, launch, make_student, make_teacher, python_environment, write_videos
 from video_files import write_broken_videos
@@ -126,6 +128,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.skipif(
+    version.parse(transformers.__version__) < version.parse("5.23"),
+    reason="older versions of Trainer cannot load an optimiser's state in several processes on a CPU",
+)
 def test_a_run_goes_on_with_another_number_of_processes(recipe, videos, tmp_path):
     """Without stochastic depth, whose draws belong to a process."""
     steady = ("--model", '{"drop_path_rate": 0.0}')
