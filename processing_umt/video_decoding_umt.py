@@ -149,11 +149,10 @@ class VideoReader:
     def _scan(self) -> None:
         """Reads all packets once and lays out the table of frames."""
         packets, pts, dts, keys, hidden = [], [], [], [], []
-        kept_bytes, smallest, num_empty, is_corrupt, has_one_setup = 0, 1 << 62, 0, False, True
+        kept_bytes, smallest, is_corrupt, has_one_setup = 0, 1 << 62, False, True
         try:
             for packet in self._demuxer:
-                if (size := packet.size) == 0:  # an empty chunk for a dropped frame, or the end marker
-                    num_empty += packet.pts is not None
+                if (size := packet.size) == 0:  # the end marker, or an empty chunk for a dropped frame
                     continue
                 pts.append(packet.pts)
                 dts.append(packet.dts)
@@ -180,7 +179,7 @@ class VideoReader:
         # a decoder that has seen a second set-up must be made anew, which reading from the file again does
         self._packets = packets[: len(pts)] if kept_bytes <= _KEPT_BYTES and has_one_setup else None
         self._can_skip = _non_reference_frames_can_be_skipped(self._codec)
-        num_lost = self._num_lost(len(pts) + num_empty, is_cut)
+        num_lost = self._num_lost(is_cut)
 
         shown = np.flatnonzero(~np.array(hidden))
         if self._times_are_reliable(pts, dts, keys, shown, smallest):
@@ -202,15 +201,17 @@ class VideoReader:
             self._num_readable = max(len(times) - _MAX_REORDERED, 0)
         self._set_clock(times)
 
-    def _num_lost(self, num_read: int, is_cut: bool) -> int:
+    def _num_lost(self, is_cut: bool) -> int:
         """Number of frames that a truncated file has lost: known for MP4 and AVI, else estimated from the duration."""
         if self._container.format.name.startswith("mov"):
-            return max(len(self._stream.index_entries) - num_read, 0)
+            entries = self._stream.index_entries
+            is_complete = len(entries) <= self._num_packets
+            return 0 if is_complete else max(sum(entry.size > 0 for entry in entries) - self._num_packets, 0)
         if not is_cut:
             return 0
         seconds = (self._container.duration or 0) / av.time_base
         expected = self._stream.frames or round(seconds * (self._stream.average_rate or 0))
-        return max(expected - num_read, 1)
+        return max(expected - self._num_packets, 1)
 
     def _times_are_reliable(self, pts: list, dts: list, keys: list, shown: np.ndarray, smallest: int) -> bool:
         """Whether every packet that is not hidden is one frame, and their presentation times are its order."""

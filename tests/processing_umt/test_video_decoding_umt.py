@@ -48,7 +48,7 @@ def write_clip(
     times: list[int] | None = None,
     rotation: int = 0,
     mux: dict[str, str] | None = None,
-    shift: float = 0,
+    shift: int = 0,
     file_format: str | None = None,
 ):
     """Encodes a clip at 25 frames per second. `times`: presentation times in ms instead; `shift`: added to all packet
@@ -445,13 +445,43 @@ def test_a_new_decoder_setup_is_not_jumped_over(tmp_path, storage):
 
 def test_joined_recordings(tmp_path):
     """The second recording's times fall between those of the first: in order of times the two would alternate."""
-    paths = [write_clip(str(tmp_path / f"{shift}.ts"), **x264(shift=shift)) for shift in (0, 10.5)]
+    times = [[start + 40 * number for number in range(40)] for start in (0, 430)]
+    paths = [write_clip(str(tmp_path / f"{number}.ts"), **x264(times=times[number])) for number in range(2)]
     joined = b"".join(Path(path).read_bytes() for path in paths)
     reference = decode_in_order(joined)
     assert len(reference) == 80
     with VideoReader(joined) as reader:
         assert reader.num_frames == 80
         check_indices(reader, reference, [0, 79, 39, 40, 5, 60])
+
+
+def test_a_change_of_size(tmp_path):
+    """Frames come in the size in which the video starts; where it changes, they are scaled to it."""
+    sizes = (HEIGHT, WIDTH), (HEIGHT + 16, WIDTH + 32)
+    times = [[start + 40 * number for number in range(40)] for start in (0, 1600)]
+    paths = [
+        write_clip(str(tmp_path / f"{number}.ts"), **x264(size=sizes[number], times=times[number]))
+        for number in (0, 1)
+    ]
+    joined = b"".join(Path(path).read_bytes() for path in paths)
+    reference = []
+    with av.open(io.BytesIO(joined)) as container:
+        for frame in container.decode(video=0):
+            reference.append(frame.reformat(WIDTH, HEIGHT, "rgb24", threads=1).to_ndarray())
+    assert len(reference) == 80
+    with VideoReader(joined) as reader:
+        for indices in ([79, 0], [0, 79, 45], [60], [39, 40]):
+            check_indices(reader, reference, indices)
+
+
+def test_empty_samples_are_no_loss(clip):
+    """A sample without bytes stands for a dropped frame: there is one frame less, and nothing is truncated."""
+    data = Path(clip("h264-no-b.mp4")[0]).read_bytes()
+    dropped = edit_box(data, [*TABLE, b"stsz"], lambda payload: payload[:-4] + bytes(4))
+    reference = clip("h264-no-b.mp4")[1][:39]
+    with VideoReader(dropped) as reader:
+        assert reader.num_frames == 39
+        check_indices(reader, reference, [38, 0])
 
 
 def test_equal_times(tmp_path):
