@@ -306,7 +306,7 @@ def _number_labels(
     elif class_names is None and not _is_text(feature):
         return records
     names = sorted({*labels} - {None, ""}) if class_names is None else list(class_names)
-    numbers = {label: _number(label, names, source) for label in {*labels}}
+    numbers = {label: _number(label, names, source) for label in dict.fromkeys(labels)}
     records = records.remove_columns("label").add_column("label", [numbers[label] for label in labels])
     return records.cast_column("label", ClassLabel(names=names))
 
