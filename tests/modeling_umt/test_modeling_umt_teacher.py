@@ -593,7 +593,7 @@ def test_half_precision(teacher, dtype):
     for outputs in (automatic, half):
         assert outputs.cls_attention.dtype == torch.float32
         assert (outputs.features.float() - expected.features).norm() / expected.features.norm() < 0.03
-        torch.testing.assert_close(outputs.cls_attention, expected.cls_attention, rtol=0, atol=3e-3)
+        torch.testing.assert_close(outputs.cls_attention, expected.cls_attention, rtol=0, atol=5e-3)
         norms = outputs.features.float().norm(dim=-1)
         torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-2)
 
