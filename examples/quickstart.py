@@ -1,6 +1,6 @@
 """From an official checkpoint file to labels, without network: convert, load, classify a tensor, then a video file.
 
-The checkpoint is made here, in the official layout of UMT-B/16 fine-tuned on Kinetics-400, with random weights, because
+The checkpoint is made here, in the official layout of UMT-B/16 fine-tuned on Kinetics-400, with random weights, since
 the real ones are downloads; the labels it prints are therefore chance. Every other step is what you would do with
 `b16_ptk710_ftk710_ftk400_f8_res224.pth`.
 """
