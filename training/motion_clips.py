@@ -4,8 +4,8 @@ One object drifts over a background, on a torus: what leaves on one side enters 
 eight compass directions; shape, colours, orientation, size, speed and starting place are drawn without regard to it.
 The start is uniform, and so the place is uniform in every frame whatever the direction: a model that looks at one
 frame, or at one frame repeated, can do no better than chance; from frames without their order it can learn the axis,
-but not which way along it. That makes the clips a fair test of video learning at toy scale, for which real videos serve
-badly: most of their actions can be told from a still.
+but not which way along it. That makes the clips a fair test of video learning at toy scale, for which real videos
+serve badly: most of their actions can be told from a still.
 
 Captions name what a frame shows and where: an image-text teacher that has read the words for columns and rows knows
 where things are, which is what a student needs to find motion in its teacher's features.
