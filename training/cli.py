@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="umt",
-        description="Unmasked Teacher (UMT) video foundation models: convert, classify, embed, pre-train, fine-tune, evaluate.",
+        description="Unmasked Teacher (UMT) video models: convert, classify, embed, pre-train, fine-tune, evaluate.",
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
