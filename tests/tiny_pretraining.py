@@ -114,6 +114,7 @@ def make_trainer(
         "logging_steps": 1,
         "save_strategy": "no",
         "disable_tqdm": True,
+        "use_cpu": True,
     }
     if dataset is None and videos is not None:
         dataset = VideoClipDataset(load_video_records(str(videos)), **clip_options())
@@ -149,7 +150,7 @@ def run_case(name: str, videos: Path, output_dir: Path, num_processes: int) -> d
     if name == "poisoned":
         dataset = PoisonedClips(load_video_records(str(videos)), **clip_options())
     if name == "stream":
-        args = UMTPreTrainingArguments(output_dir=str(output_dir))
+        args = UMTPreTrainingArguments(output_dir=str(output_dir), use_cpu=True)
         dataset = StreamedClipDataset(
             load_video_records(f"{videos}/shards/s-{{0..3}}.tar"),
             samples_per_epoch=16,
@@ -230,7 +231,7 @@ def main(videos: str, folder: str, *cases: str) -> None:
     for name in cases:
         output_dir = Path(folder, name)
         output_dir.mkdir(exist_ok=True)
-        UMTPreTrainingArguments(output_dir=str(output_dir))  # joins the process group
+        UMTPreTrainingArguments(output_dir=str(output_dir), use_cpu=True)  # joins the process group
         result = sharded_step(output_dir) if name == "sharded" else run_case(name, Path(videos), output_dir, 2)
         Path(output_dir, f"result-{get_rank()}.json").write_text(json.dumps(result))
     assert get_world_size() == 2

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Any key of the recipe can be overridden as --key value, e.g. --data videos/ --output_dir run1 "
         "--per_device_train_batch_size 8. Keys are the fields of PreTrainingRun (training/pretraining_run.py) and of "
-        "transformers.TrainingArguments."
+        "transformers.TrainingArguments. On a CPU the arithmetic is float32 unless --bf16 true insists."
     )
 
 

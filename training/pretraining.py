@@ -83,7 +83,8 @@ class UMTPreTrainingTrainer(UMTTrainer):
     ):
         check_teacher_fits(model.config, teacher.config)
         super().__init__(model=model, args=args, **kwargs)
-        precision = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        # asked of the arguments or of the launcher
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.mixed_precision, torch.float32)
         self.teacher = teacher.requires_grad_(False).eval().to(self.args.device, precision)
         self.token_selection = token_selection or TOKEN_SELECTIONS[args.mask_type]
 

@@ -22,7 +22,7 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 from .estimate import PUBLISHED_TEACHERS, describe_cost, estimate_pretraining
 from .inference import processor_of_config
 from .pretraining import TOKEN_SELECTIONS, UMTPreTrainingArguments, UMTPreTrainingTrainer, check_teacher_fits
-from .recipes import config_fields, parse_recipe, read_recipe
+from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
 from .run_to_end import save_with_card, train_to_end
 from .video_dataset import VideoClipDataset
 from .video_records import load_video_records
@@ -61,12 +61,14 @@ class PreTrainingRun:
 def pretrain(recipe: str, overrides: list[str]) -> UMTPreTrainingTrainer:
     """Run a stage-1 recipe to its end, from the last checkpoint in `output_dir` if there is one.
 
-    The trained model, its code, its processor and its card end in `output_dir`.
+    The trained model, its code, its processor and its card end in `output_dir`. Without an accelerator the arithmetic
+    is float32, whatever the recipe says.
 
     Raises:
         ValueError: if a key is unknown, no data are given, or teacher and student do not fit.
     """
-    run, args = parse_recipe(read_recipe(recipe), overrides, PreTrainingRun, UMTPreTrainingArguments)
+    settings = for_this_machine(read_recipe(recipe))
+    run, args = parse_recipe(settings, overrides, PreTrainingRun, UMTPreTrainingArguments)
     if run.data is None:
         raise ValueError("No `data` given; say --data FOLDER, a list file, a table, shards or a Hub dataset id.")
     set_seed(args.seed)

@@ -244,6 +244,7 @@ class UMTTrainer(Trainer):
     def describe_run(self, num_training_steps: int) -> str:
         """What a run is about to do, in a few lines: batch, rates, schedule, parameter groups."""
         args = self.args
+        precision = "float32" if args.mixed_precision == "no" else f"{args.mixed_precision} with weights in float32"
         groups = ", ".join(
             f"{group.get('name', 'group')}: {sum(p.numel() for p in group['params']):,} parameters, "
             f"decay {group['weight_decay']:g}"
@@ -253,6 +254,7 @@ class UMTTrainer(Trainer):
             f"batch: {args.world_size} processes x {args.train_batch_size} clips x {args.gradient_accumulation_steps} "
             f"accumulated x {args.views_per_clip} views = {args.effective_batch_size}\n"
             f"learning rate: {args.base_learning_rate:g} x batch / 256 = {args.learning_rate:.4g}\n"
+            f"precision: {precision} on {args.device.type}\n"
             f"schedule: {num_training_steps} steps, of which {self.num_warmup_steps(num_training_steps)} warm-up\n"
             f"optimiser: {groups}"
         )

@@ -45,6 +45,7 @@ def recipe(tmp_path_factory):
         "logging_steps": 1,
         "save_steps": 4,
         "disable_tqdm": True,
+        "use_cpu": True,
     }
     (folder / "tiny.yaml").write_text(json.dumps(settings))  # JSON is YAML
     return str(folder / "tiny.yaml")
@@ -149,7 +150,7 @@ def test_the_output_reads_well(recipe, videos, tmp_path, capsys):
     assert main(command(recipe, videos, tmp_path, "--num_train_epochs", "1")) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert [line.partition(":")[0] for line in lines[:3]] == ["batch", "learning rate", "schedule"]
+    assert [line.partition(":")[0] for line in lines[:4]] == ["batch", "learning rate", "precision", "schedule"]
     assert len([line for line in lines if line.startswith("{'loss'")]) == 8
     for word in ("warn", "error", "deprecat"):
         assert word not in printed.out.lower() and word not in printed.err.lower(), printed.err
@@ -207,6 +208,17 @@ def test_a_run_from_another_model(recipe, videos, tmp_path):
     weights, start = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "start"))
     for name, tensor in start.items():
         torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("insisted", [False, True])
+def test_bf16_of_a_recipe_is_for_accelerators(insisted, recipe, videos, tmp_path, capsys):
+    settings = json.loads(Path(recipe).read_text()) | {"bf16": True, "max_steps": 2}
+    (tmp_path / "bf16.yaml").write_text(json.dumps(settings))
+    overrides = ["--bf16", "true"] if insisted else []
+    assert main(command(str(tmp_path / "bf16.yaml"), videos, tmp_path / "run", *overrides)) == 0
+    on_cpu = not torch.accelerator.is_available()
+    expected = "float32" if on_cpu and not insisted else "bf16 with weights in float32"
+    assert f"precision: {expected} on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

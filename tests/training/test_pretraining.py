@@ -115,7 +115,7 @@ def test_recorded_step_of_the_official_loop(name, tmp_path):
     trainer = UMTPreTrainingTrainer(
         model=convert_umt_checkpoint(fold_layer_scale(states["student"]), student_config),
         teacher=convert_umt_checkpoint(states["teacher"], teacher_config),
-        args=UMTPreTrainingArguments(output_dir=str(tmp_path), mask_ratio=recorded["mask_ratio"]),
+        args=UMTPreTrainingArguments(output_dir=str(tmp_path), mask_ratio=recorded["mask_ratio"], use_cpu=True),
         token_selection=recorded_draw,
     )
     seeds = torch.zeros(len(clips), dtype=torch.int64)
@@ -245,6 +245,7 @@ def test_a_run_and_what_it_leaves(videos, tmp_path, capsys):
     peak = 0.05 * GLOBAL_BATCH / 256
     for line in (
         "batch: 1 processes x 4 clips x 1 accumulated x 1 views = 4",
+        "precision: float32 on cpu",
         f"learning rate: 0.05 x batch / 256 = {peak:.4g}",
         "schedule: 8 steps, of which 4 warm-up",
         f"no decay: {spared:,} parameters, decay 0,",
