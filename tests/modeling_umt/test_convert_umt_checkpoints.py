@@ -349,6 +349,8 @@ def test_missing_unexpected_and_misshaped_keys_are_listed(small, place):
         convert_umt_checkpoint(without, config)
     with pytest.raises(ValueError, match=rf"Missing keys \(1\): {key}\. Unexpected keys \(1\): {key}s\. "):
         convert_umt_checkpoint({**without, f"{key}s": state[key]}, config)
+    with pytest.raises(ValueError, match=rf"Missing keys \(0\): -\. Unexpected keys \(1\): {key}s\. "):
+        convert_umt_checkpoint({**state, f"{key}s": state[key]}, config)
     shape = tuple(state[key].shape)
     wrong = torch.zeros(shape[0] + 1, *shape[1:])
     with pytest.raises(ValueError) as error:
