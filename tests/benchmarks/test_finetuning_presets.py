@@ -1,0 +1,64 @@
+"""The comparison of fine-tuning presets, from clips to table, at a few steps."""
+
+import json
+import re
+
+import pytest
+
+from benchmarks import finetuning_presets
+from training.presets import PRESETS
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Folder of a run of the command, with two rates for one preset and one for the others."""
+    folder = tmp_path_factory.mktemp("results")
+    sizes = {"unlabelled": 64, "labelled": 32, "validation": 16, "test": 24, "seeds": 2}
+    steps = {"teacher_steps": 2, "pretrain_steps": 2, "finetune_steps": 2}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (sizes | steps).items()]
+    with pytest.MonkeyPatch.context() as patch:
+        # in this process, whose output pytest keeps
+        patch.setattr(finetuning_presets, "RATES", dict.fromkeys(PRESETS, (1e-3,)) | {"linear": (1e-3, 1e-2)})
+        patch.setattr(finetuning_presets, "ProcessPoolExecutor", SameProcess)
+        finetuning_presets.main([*options, "--output", str(folder)])
+    return folder
+
+
+class SameProcess:
+    """Stands in for a pool of processes."""
+
+    def __init__(self, processes, context, initializer):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    map = staticmethod(map)
+
+
+def test_every_preset_has_a_row_of_every_seed(results):
+    found = json.loads((results / "finetuning_presets.json").read_text())
+    runs = {(row["preset"], row["seed"]): row for row in found["runs"]}
+    assert set(runs) == {(preset, seed) for preset in PRESETS for seed in (0, 1)}
+    assert len(found["runs"]) == 2 * len(PRESETS) + 1
+    for row in found["runs"]:
+        assert 0 <= row["test"] <= 100 and row["train_loss"] == pytest.approx(2.08, abs=0.5)
+    trainable = [runs[preset, 0]["trainable"] for preset in ("linear", "lora", "attentive", "full")]
+    assert trainable == sorted(trainable) and trainable[0] == 8 * 128 + 8
+    best = max((row for row in found["runs"] if row["preset"] == "linear" and row["seed"] == 0), key=best_of)
+    assert found["chosen_rates"]["linear"] == best["rate"]
+
+
+def best_of(row: dict) -> float:
+    return row["validation"]
+
+
+def test_the_table_says_what_the_figures_are(results):
+    text = (results / "finetuning_presets.md").read_text()
+    rows = [line for line in text.splitlines() if re.match(r"\| (full|lora|attentive|linear) \|", line)]
+    assert len(rows) == len(PRESETS) and all(line.count("±") == 1 for line in rows)
+    assert "chance 12.5" in text and "python -m benchmarks.finetuning_presets --unlabelled=64" in text
+    assert sorted(path.name for path in results.iterdir()) == ["finetuning_presets.json", "finetuning_presets.md"]
