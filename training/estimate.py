@@ -4,8 +4,8 @@ Parameters and FLOPs are counted, not modelled: student and teacher do one real 
 tensors have shapes and no data. A multiply-add is two FLOPs, and only matrix products count.
 
 Unusual: memory and hours are estimates, and say so. Activations follow the usual count of 34 bytes a token, channel
-and layer in 16 bit (attention is fused and stores no map); hours assume a share of the device's peak, and that the
-videos are decoded fast enough.
+and layer in 16 bit (attention is fused and stores no map; the tensors that autocast saves add up to 32). Hours assume
+a share of the device's peak, and that the videos are decoded fast enough.
 """
 
 from collections.abc import Callable
@@ -85,8 +85,8 @@ def estimate_pretraining(
         teacher_flops=teaching.get_total_flops(),
         student_flops=forward.get_total_flops(),
         student_training_flops=training.get_total_flops(),
-        # weights, gradients and two moments in float32; the teacher in 16 bit
-        state_bytes=16 * student_parameters + 2 * teacher_parameters,
+        # weights, gradients and two moments in float32, autocast's copies of the weights, the teacher in 16 bit
+        state_bytes=18 * student_parameters + 2 * teacher_parameters,
         activation_bytes=ACTIVATION_BYTES * visible_tokens * config.hidden_size * config.num_hidden_layers,
     )
 
