@@ -4,6 +4,7 @@ Unusual: a checkpoint counts only if it was written to its end, of which Trainer
 was killed while it saved goes on from the checkpoint before, where Trainer's own choice of the newest folder fails.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -30,4 +31,14 @@ def last_checkpoint(folder: str) -> str | None:
     """The newest whole checkpoint in a folder; None if there is none, or no such folder."""
     states = Path(folder).glob("checkpoint-*/trainer_state.json")
     steps = {int(state.parent.name[11:]): state for state in states if re.fullmatch(r"\d+", state.parent.name[11:])}
-    return str(steps[max(steps)].parent) if steps else None
+    whole = [step for step, state in steps.items() if is_json(state)]
+    return str(steps[max(whole)].parent) if whole else None
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file holds JSON to its end: Trainer may have been killed while it wrote it."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
