@@ -6,6 +6,7 @@ This file is the one place that ties the processor to the models' configuration;
 
 from transformers import AutoVideoProcessor
 
+from .processing_umt import UMTProcessor
 from .video_processing_umt import UMTVideoProcessor, fold_views
 from .video_source_umt import VideoDecodeError
 
@@ -14,5 +15,6 @@ from modeling_umt.configuration_umt import UMTConfig  # isort: skip
 
 AutoVideoProcessor.register(UMTConfig, UMTVideoProcessor, exist_ok=True)
 UMTVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+UMTProcessor.register_for_auto_class("AutoProcessor")
 
-__all__ = ["UMTVideoProcessor", "VideoDecodeError", "fold_views"]
+__all__ = ["UMTProcessor", "UMTVideoProcessor", "VideoDecodeError", "fold_views"]

@@ -1,0 +1,210 @@
+"""Videos and texts for the video-text models in one object (UMT, arXiv 2303.16058, stage 2): `UMTVideoProcessor` and
+BERT's word pieces.
+
+Unusual: a text is `[CLS] words` with no `[SEP]` at its end, because the tokenizer that the published models were
+trained with adds none; a stock BERT tokenizer changes every text feature. So that it survives saving, the tokenizer is
+a plain `PreTrainedTokenizerFast` with a template of its own: a `BertTokenizer` builds its usual one again when loaded.
+Captions and questions are cleaned first (`caption_cleaning_umt`), and always padded to one length. Answers are not
+cleaned, and do end in `[SEP]`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.image_utils import PILImageResampling
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+
+from .caption_cleaning_umt import clean_caption
+from .video_features_umt import UMTVideoFeatures
+from .video_processing_umt import UMTVideoProcessor, UMTVideosKwargs
+
+
+class UMTProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of a call: those of `UMTVideoProcessor` (`videos_kwargs`) and of the tokenizer (`text_kwargs`), also
+    without these words around them."""
+
+    videos_kwargs: UMTVideosKwargs
+    _defaults = {"text_kwargs": {"padding": "max_length", "truncation": True}}
+
+
+class UMTProcessor(ProcessorMixin):
+    r"""Turns videos or images into `pixel_values_videos`, and captions or questions into `input_ids` and
+    `attention_mask`.
+
+    Args:
+        video_processor ([`UMTVideoProcessor`]): see there for its options.
+        tokenizer (`PreTrainedTokenizerFast`): without a `[SEP]` at the end of a text, as `from_bert` makes it.
+        max_text_length (`int`, defaults to 32): Tokens of a caption or question, `[CLS]` included; the rest is cut
+            off, and shorter ones are padded. 32 in stage 2; the published downstream models use 25 to 150.
+        max_answer_length (`int`, defaults to 5): Tokens of an answer, see `encode_answers`.
+
+    Raises:
+        ValueError: the tokenizer starts a text with another token than `[CLS]`, or puts a `[SEP]` at its end.
+
+    Example:
+
+    ```python
+    >>> from processing_umt import UMTProcessor
+
+    >>> processor = UMTProcessor.from_bert("bert-base-uncased")
+    >>> inputs = processor(text=["a dog runs", "a cat sleeps"], videos="clip.mp4", return_tensors="pt")
+    ```
+    """
+
+    valid_processor_kwargs = UMTProcessorKwargs
+
+    def __init__(self, video_processor=None, tokenizer=None, max_text_length: int = 32, max_answer_length: int = 5):
+        super().__init__(video_processor, tokenizer)
+        ids = tokenizer("a").input_ids
+        if ids[0] != tokenizer.cls_token_id or tokenizer.sep_token_id in ids:
+            raise ValueError(
+                "The tokenizer must encode a text as [CLS] and its words, with no [SEP] at the end; this one encodes "
+                f"'a' as {tokenizer.convert_ids_to_tokens(ids)}. `UMTProcessor.from_bert` makes one."
+            )
+        self.max_text_length = max_text_length
+        self.max_answer_length = max_answer_length
+
+    @classmethod
+    def from_bert(
+        cls,
+        bert: str | os.PathLike | PreTrainedTokenizerBase,
+        *,
+        num_frames: int = 4,
+        image_size: int = 224,
+        max_text_length: int = 32,
+        **video_options: Any,
+    ) -> "UMTProcessor":
+        """The processor of a stage-2 model, with BERT's vocabulary: whole frames squashed to a square by bicubic
+        interpolation without antialias, the middle frame of each of `num_frames` intervals.
+
+        Args:
+            bert: Hub id or folder of a BERT (`bert-base-uncased`), its `vocab.txt`, or its tokenizer.
+            num_frames: Frames of a clip; 4 in stage 2, 12 in the published downstream models.
+            image_size: Side of a frame in pixels.
+            max_text_length: Tokens of a text.
+            video_options: Any other option of [`UMTVideoProcessor`].
+
+        Raises:
+            OSError: there is no such tokenizer.
+        """
+        options = {
+            "num_frames": num_frames,
+            "sampling": "middle",
+            "size": {"height": image_size, "width": image_size},
+            "crop_size": {"height": image_size, "width": image_size},
+            "do_center_crop": False,
+            "resample": PILImageResampling.BICUBIC,
+            "resize_kernel": "bicubic_no_antialias",
+        }
+        return cls(UMTVideoProcessor(**options | video_options), without_sep(bert), max_text_length=max_text_length)
+
+    def __call__(
+        self, images=None, text: str | Sequence[str] | None = None, videos=None, **kwargs: Unpack[UMTProcessorKwargs]
+    ) -> UMTVideoFeatures:
+        """Videos or images, texts, or both.
+
+        Args:
+            images: An image or a list of images, each a video of one frame.
+            text: A caption or question, or a list of them; cleaned, cut and padded to `max_text_length`
+                (`max_length=` in a call).
+            videos: As [`UMTVideoProcessor.preprocess`] takes them. A list of images is one video.
+            kwargs: Options of a call, see [`UMTProcessorKwargs`].
+
+        Returns:
+            `pixel_values_videos (views, frames, channels, height, width)`; `input_ids` and `attention_mask
+            (texts, max_length)`. `video_indices` and `errors` as attributes, as the video processor gives them.
+
+        Raises:
+            ValueError: nothing given, both images and videos, texts that are not strings, or an unknown option.
+            VideoDecodeError: see [`UMTVideoProcessor.preprocess`].
+        """
+        if images is None and text is None and videos is None:
+            raise ValueError("Nothing was given to UMTProcessor; give `text`, and `videos` or `images`.")
+        if images is not None and videos is not None:
+            raise ValueError("Both `images` and `videos` were given; each is a batch of its own, so call twice.")
+        self._check_options(kwargs)
+        options = self._merge_kwargs(UMTProcessorKwargs, tokenizer_init_kwargs={}, **kwargs)
+
+        data, video_indices, errors = {}, [], []
+        if text is not None:
+            data |= self._encode([clean_caption(caption) for caption in _list_texts(text)], options["text_kwargs"])
+        if images is not None:
+            videos = [[image] for image in (images if isinstance(images, (list, tuple)) else [images])]
+            options["videos_kwargs"]["num_frames"] = 1
+        if videos is not None:
+            features = self.video_processor(videos, **options["videos_kwargs"])
+            data |= features
+            video_indices, errors = features.video_indices, features.errors
+        return UMTVideoFeatures(data, None, video_indices, errors)
+
+    def encode_answers(self, answers: str | Sequence[str], **kwargs) -> UMTVideoFeatures:
+        """Answers as the answer decoder takes them: `[CLS] words [SEP]`, not cleaned, at most `max_answer_length`
+        tokens. An answer too long loses its `[SEP]`, as in the official code.
+
+        Args:
+            answers: one or a list.
+            kwargs: options of the tokenizer: `max_length`, `padding`, `return_tensors` …
+
+        Returns:
+            `input_ids` and `attention_mask`, `(answers, max_answer_length)`.
+        """
+        options = {"padding": "max_length", "truncation": True, "max_length": self.max_answer_length} | kwargs
+        texts = [f"{answer} {self.tokenizer.sep_token}" for answer in _list_texts(answers)]
+        return UMTVideoFeatures(self._encode(texts, options))
+
+    def _encode(self, texts: list[str], options: dict[str, Any]) -> dict[str, Any]:
+        options = {"max_length": self.max_text_length, "return_token_type_ids": False} | options
+        return dict(self.tokenizer(texts, **options))
+
+    def _check_options(self, kwargs: dict[str, Any]) -> None:
+        """Transformers would ignore a misspelt option with a warning."""
+        kinds = UMTProcessorKwargs.__annotations__
+        known = set(kinds) | {"common_kwargs"}
+        known |= {name for kind in kinds.values() for name in getattr(kind, "__annotations__", ())}
+        if unknown := sorted(kwargs.keys() - known):
+            raise ValueError(
+                f"UMTProcessor has no option {', '.join(unknown)}; its options are those of UMTVideoProcessor and of "
+                "a tokenizer."
+            )
+
+
+def without_sep(bert: str | os.PathLike | PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """BERT's tokenizer, except that a text is `[CLS] words`; word pieces, normaliser and ids are the same.
+
+    Args:
+        bert: as in [`UMTProcessor.from_bert`].
+    """
+    if isinstance(bert, (str, os.PathLike)):
+        if os.path.isfile(bert):
+            words = Path(bert).read_text(encoding="utf-8").split("\n")
+            words = words[:-1] if words[-1] == "" else words
+            bert = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, model_max_length=512)
+        else:
+            bert = BertTokenizer.from_pretrained(bert)
+    backend = Tokenizer.from_str(bert.backend_tokenizer.to_str())
+    backend.post_processor = TemplateProcessing(
+        single=f"{bert.cls_token} $A",
+        pair=f"{bert.cls_token} $A $B",
+        special_tokens=[(bert.cls_token, bert.cls_token_id)],
+    )
+    backend.no_padding()
+    backend.no_truncation()
+    names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=bert.model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        **{name: getattr(bert, name) for name in names},
+    )
+
+
+def _list_texts(text: str | Sequence[str]) -> list[str]:
+    texts = [text] if isinstance(text, str) else list(text)
+    if not texts or not all(isinstance(item, str) for item in texts):
+        raise ValueError(f"Texts are a string or a list of at least one string; got {str(text)[:80]!r}.")
+    return texts

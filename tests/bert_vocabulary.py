@@ -1,0 +1,19 @@
+"""A BERT vocabulary with the real one's special ids and few words, written to a file."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+WORDS = tuple("a man dog cat run ##s ##ning fast whats the person doing yes no two cafe bike ride car".split(" "))
+
+
+def bert_words(words: Iterable[str] = WORDS) -> list[str]:
+    """[PAD] 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103, then the words."""
+    unused = [f"[unused{number}]" for number in range(99)]
+    return ["[PAD]", *unused, "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+
+
+def write_vocabulary(folder: Path, words: Iterable[str] = WORDS) -> Path:
+    """`folder/vocab.txt`, as BERT's repositories have it."""
+    path = folder / "vocab.txt"
+    path.write_text("\n".join(bert_words(words)) + "\n", encoding="utf-8")
+    return path
