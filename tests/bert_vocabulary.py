@@ -3,7 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-WORDS = tuple("a man dog cat run ##s ##ning fast whats the person doing yes no two cafe bike ride car".split(" "))
+# fmt: off
+WORDS = (
+    "a", "man", "dog", "cat", "run", "##s", "##ning", "fast", "whats", "the", "person", "doing", "yes", "no", "two",
+    "cafe", "bike", "ride", "car",
+)
+# fmt: on
 
 
 def bert_words(words: Iterable[str] = WORDS) -> list[str]:
