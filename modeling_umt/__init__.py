@@ -3,14 +3,17 @@
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
 from transformers.utils import is_av_available
 
-from .configuration_umt import UMTConfig, UMTTeacherConfig
+from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
 from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
 from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
 from .modeling_umt_teacher import UMTTeacherModel, UMTTeacherOutput
+from .modeling_umt_text import UMTTextModel
+from .modeling_umt_video_text import UMTVideoTextModel, UMTVideoTextOutput
+from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining, UMTForVideoTextPreTrainingOutput
 
 # With `register_for_auto_class` every save writes the code beside the weights, so the repository loads without `umt`.
-for config_class in (UMTConfig, UMTTeacherConfig):
+for config_class in (UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     config_class.register_for_auto_class()
 for auto_class, model_class in (
@@ -18,6 +21,9 @@ for auto_class, model_class in (
     (AutoModel, UMTTeacherModel),
     (AutoModelForVideoClassification, UMTForVideoClassification),
     (AutoModelForPreTraining, UMTForPreTraining),
+    (AutoModel, UMTTextModel),
+    (AutoModel, UMTVideoTextModel),
+    (AutoModelForPreTraining, UMTForVideoTextPreTraining),
 ):
     auto_class.register(model_class.config_class, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
@@ -32,9 +38,16 @@ __all__ = [
     "UMTForPreTraining",
     "UMTForPreTrainingOutput",
     "UMTForVideoClassification",
+    "UMTForVideoTextPreTraining",
+    "UMTForVideoTextPreTrainingOutput",
     "UMTModel",
     "UMTTeacherConfig",
     "UMTTeacherModel",
     "UMTTeacherOutput",
+    "UMTTextConfig",
+    "UMTTextModel",
+    "UMTVideoTextConfig",
+    "UMTVideoTextModel",
+    "UMTVideoTextOutput",
     "convert_umt_checkpoint",
 ]

@@ -1,4 +1,5 @@
-"""Configurations of the UMT video encoder (arXiv 2303.16058, section 3; ViT-B/16 and ViT-L/16) and its CLIP teacher.
+"""Configurations of the UMT video encoder (arXiv 2303.16058, section 3; ViT-B/16 and ViT-L/16), its CLIP teacher, and
+stage 2's joint model of video and text.
 
 Unusual: the position table is not learned. It is the sine-cosine code of the *flattened* token index, computed over
 `position_grid` and resized to whatever clip comes in; a model therefore takes any number of frames and any size.
@@ -194,6 +195,165 @@ class UMTTeacherConfig(PreTrainedConfig):
         aligned_layers(self)
 
 
+@strict
+class UMTTextConfig(PreTrainedConfig):
+    r"""Configuration of [`UMTTextModel`]: BERT's, whose upper layers also look at a video (method, 13).
+
+    The defaults are the text encoder of UMT-L/16, BERT-large. That of UMT-B/16, BERT-base, has `hidden_size=768`,
+    `num_hidden_layers=12`, `num_attention_heads=12`, `intermediate_size=3072`, `fusion_layer=9`, `encoder_width=768`.
+
+    Args:
+        vocab_size (`int`, defaults to 30522): Word pieces.
+        hidden_size (`int`, defaults to 1024): Width.
+        num_hidden_layers (`int`, defaults to 24): Number of layers.
+        num_attention_heads (`int`, defaults to 16): Attention heads; must divide `hidden_size`.
+        intermediate_size (`int`, defaults to 4096): Width inside the MLP.
+        hidden_act (`str`, defaults to `"gelu"`): Activation of the MLP, by its Transformers name.
+        hidden_dropout_prob (`float`, defaults to 0.1): Dropout of embeddings and of every branch.
+        attention_probs_dropout_prob (`float`, defaults to 0.1): Dropout of attention weights.
+        max_position_embeddings (`int`, defaults to 512): Longest text, in word pieces.
+        type_vocab_size (`int`, defaults to 2): Rows of the table of token types, of which the first is used.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights.
+        layer_norm_eps (`float`, defaults to 1e-12): Epsilon of every LayerNorm.
+        pad_token_id, cls_token_id, sep_token_id, mask_token_id (`int`, default to 0, 101, 102, 103): Of the uncased
+            BERT vocabulary: padding, the first token of every text, the end of an answer, and a hidden word piece.
+        fusion_layer (`int`, defaults to 19): The first layer with cross-attention; the layers below encode text alone.
+        encoder_width (`int`, defaults to 1024): Width of what cross-attention looks at.
+        is_decoder (`bool`, defaults to False): Whether tokens attend to earlier ones only (question answering).
+
+    Raises:
+        ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not fit together.
+    """
+
+    model_type: ClassVar[str] = "umt_text_model"
+    base_config_key: ClassVar[str] = "text_config"
+
+    vocab_size: int = 30522
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    cls_token_id: int = 101
+    sep_token_id: int | None = 102
+    mask_token_id: int = 103
+    fusion_layer: int = 19
+    encoder_width: int = 1024
+    is_decoder: bool = False
+
+    def validate_architecture(self):
+        """Refuse sizes that do not fit together."""
+        require_positive(
+            self, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
+        )
+        require_positive(self, "max_position_embeddings", "type_vocab_size", "encoder_width")
+        require_divisible(self, "hidden_size", "num_attention_heads")
+        if not 0 <= self.fusion_layer <= self.num_hidden_layers:
+            raise ValueError(
+                f"`fusion_layer` must be 0 to the {self.num_hidden_layers} of `num_hidden_layers`, but is "
+                f"{self.fusion_layer}."
+            )
+
+
+@strict
+class UMTVideoTextConfig(PreTrainedConfig):
+    r"""Configuration of [`UMTVideoTextModel`], [`UMTForVideoTextPreTraining`] and [`UMTForVideoQuestionAnswering`].
+
+    The defaults are UMT-L/16 with BERT-large at 4 frames of 224 x 224 pixels. A sub-configuration may be given as a
+    mapping of the fields that differ from those defaults.
+
+    Args:
+        vision_config (`UMTConfig` or mapping): The video encoder, whose norm stands on the tokens. By default its
+            position table is computed for the input's own grid and its decoders' norms have epsilon 1e-5.
+        text_config (`UMTTextConfig` or mapping): The text and fusion encoder. `encoder_width` is the video encoder's
+            `hidden_size` unless it is given.
+        projection_dim (`int`, defaults to 768): Width of the joint space of the contrastive objective (512 with
+            UMT-B/16).
+        temperature_init_value (`float`, defaults to 0.07): What similarities are divided by; learned.
+        keep_temporal (`bool`, defaults to True): Whether a clip without a mask has one vector a frame in the joint
+            space, whose cosines with a text are averaged, or a single one.
+        vtc_weight, vtm_weight, mlm_weight, uta_weight (`float`, default to 1.0): Weights of the objectives: contrast,
+            matching, masked language modelling, unmasked-token alignment. An objective of weight 0 is not computed;
+            without the last two, [`UMTForVideoTextPreTraining`] has no head for them.
+        vtm_hard_negatives (`bool`, defaults to True): Whether the pairs that do not match are drawn by similarity, or
+            evenly.
+
+    Raises:
+        ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not fit together.
+
+    Example:
+
+    ```python
+    >>> from modeling_umt import UMTVideoTextConfig, UMTVideoTextModel
+
+    >>> config = UMTVideoTextConfig(
+    ...     vision_config={"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "target_dim": 512},
+    ...     text_config={"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "fusion_layer": 9},
+    ...     projection_dim=512,
+    ... )
+    >>> model = UMTVideoTextModel(config)
+    ```
+    """
+
+    model_type: ClassVar[str] = "umt_video_text"
+    sub_configs: ClassVar[dict] = {"vision_config": UMTConfig, "text_config": UMTTextConfig}
+    remote_code: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_umt.UMTVideoTextConfig",
+        "AutoModel": "modeling_umt_video_text.UMTVideoTextModel",
+    }
+
+    vision_config: UMTConfig | dict | None = None
+    text_config: UMTTextConfig | dict | None = None
+    projection_dim: int = 768
+    temperature_init_value: float | int = 0.07
+    keep_temporal: bool = True
+    vtc_weight: float | int = 1.0
+    vtm_weight: float | int = 1.0
+    mlm_weight: float | int = 1.0
+    uta_weight: float | int = 1.0
+    vtm_hard_negatives: bool = True
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.vision_config, PreTrainedConfig):
+            stage2 = {"num_frames": 4, "position_grid": None, "decoder_layer_norm_eps": 1e-5}
+            self.vision_config = UMTConfig(**stage2 | (self.vision_config or {}))
+        if not isinstance(self.text_config, PreTrainedConfig):
+            width = {"encoder_width": self.vision_config.hidden_size}
+            self.text_config = UMTTextConfig(**width | (self.text_config or {}))
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Refuse sizes that do not fit together."""
+        require_positive(self, "projection_dim")
+        if self.text_config.encoder_width != self.vision_config.hidden_size:
+            raise ValueError(
+                f"`encoder_width` of the text encoder is {self.text_config.encoder_width}, but the video encoder's "
+                f"`hidden_size` is {self.vision_config.hidden_size}; its layers with cross-attention look at the "
+                "video's tokens, so the two must be the same."
+            )
+        if self.vision_config.final_norm != "tokens":
+            raise ValueError(
+                '`final_norm` of the video encoder must be "tokens": cross-attention looks at normed tokens. It is '
+                f"{self.vision_config.final_norm!r}."
+            )
+        for name in ("vtc_weight", "vtm_weight", "mlm_weight", "uta_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the clips the model is made for."""
+        return self.vision_config.num_frames
+
+
 def aligned_layers(config: PreTrainedConfig) -> list[int]:
     """Indices of the blocks whose outputs are aligned, ascending: `{depth - 1 - int(i * interval)}` (method, 3.1).
 
@@ -234,4 +394,4 @@ def require_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}, but is {getattr(config, name)!r}.")
 
 
-__all__ = ["UMTConfig", "UMTTeacherConfig"]
+__all__ = ["UMTConfig", "UMTTeacherConfig", "UMTTextConfig", "UMTVideoTextConfig"]

@@ -16,7 +16,7 @@ D hidden size, K aligned layers, F width of the teacher's features.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -302,16 +302,34 @@ class UMTModel(UMTPreTrainedModel):
             ValueError: if the clip's shape or dtype does not fit the model, or the mask does not fit the clip.
         """
         visible_indices = self.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        hidden_states, _ = self.embeddings(pixel_values_videos, visible_indices)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, **kwargs)
-
+        hidden_states, _, _ = self.encode(pixel_values_videos, visible_indices, **kwargs)
         if self.config.final_norm == "tokens":
             hidden_states = self.norm(hidden_states)
             pooled = hidden_states.mean(dim=1)
         else:
             pooled = self.fc_norm(hidden_states.mean(dim=1))
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def encode(
+        self,
+        pixel_values_videos: torch.Tensor,
+        visible_indices: torch.Tensor | None,
+        aligned_layers: Collection[int] = (),
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """Clips through all blocks, before the last norm.
+
+        Returns:
+            The last block's tokens (B, V, D); their position codes, (B, V, D), or (1, N, D) without a mask; the
+            outputs of the blocks `aligned_layers`, after the norm that all of them share.
+        """
+        hidden_states, positions = self.embeddings(pixel_values_videos, visible_indices)
+        aligned = []
+        for depth, layer in enumerate(self.layers):
+            hidden_states = layer(hidden_states, **kwargs)
+            if depth in aligned_layers:
+                aligned.append(self.norm(hidden_states))
+        return hidden_states, positions, aligned
 
     def get_feature_map(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         """`last_hidden_state` of whole clips as a map (batch, frames/tubelet, height/patch, width/patch, hidden_size).
@@ -472,13 +490,7 @@ class UMTForPreTraining(UMTPreTrainedModel):
             ValueError: if the clip, mask or targets do not fit.
         """
         visible_indices = self.umt.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        hidden_states, positions = self.umt.embeddings(pixel_values_videos, visible_indices)
-        aligned = []
-        for depth, layer in enumerate(self.umt.layers):
-            hidden_states = layer(hidden_states, **kwargs)
-            if depth in self.aligned_layers:
-                aligned.append(self.umt.norm(hidden_states))  # one norm shared by all aligned layers
-
+        _, positions, aligned = self.umt.encode(pixel_values_videos, visible_indices, self.aligned_layers, **kwargs)
         features = [decoder(state, positions) for decoder, state in zip(self.decoders, aligned, strict=True)]
         student_features = torch.stack(features, dim=1)  # (B, K, V, F)
 

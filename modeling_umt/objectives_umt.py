@@ -3,6 +3,11 @@
 UTA, unmasked-token alignment: the student's features at the visible tokens are pulled to the teacher's at the same
 tokens and layers. Only visible tokens are compared; nothing is reconstructed.
 
+Stage 2 adds VTC, video-text contrast: a video is to be nearer to its own text than to the batch's other texts, and the
+other way round; VTM, video-text matching: the fusion encoder tells pairs that belong together from pairs that do not;
+MLM, masked language modelling: hidden word pieces are guessed from the others and the video. The last two are
+cross-entropies.
+
 Unusual: everything is computed in float32 whatever the dtype of the features, also under autocast, and every aligned
 layer weighs the same.
 """
@@ -44,3 +49,59 @@ def unmasked_token_alignment_loss(
     if kind == "smooth_l1":
         return F.smooth_l1_loss(student, target)
     raise ValueError(f"Unknown alignment loss {kind!r}; choose 'l2', 'mse' or 'smooth_l1'.")
+
+
+def video_text_contrastive_loss(
+    logits_per_video: torch.Tensor, video_ids: torch.Tensor | None = None, text_ids: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Cross-entropy of similarities over texts and over videos, averaged (method, 15.1).
+
+    Args:
+        logits_per_video (`torch.Tensor` of shape `(videos, texts)`): Similarities over the temperature.
+        video_ids, text_ids (int64 `(videos,)` and `(texts,)`, *optional*): A video and a text of the same id belong
+            together; several do so with equal shares. Without ids, video i and text i do.
+
+    Returns:
+        `torch.Tensor`, float32 scalar.
+
+    Raises:
+        ValueError: if there are no ids and the matrix is not square.
+    """
+    logits = logits_per_video.float()
+    if video_ids is None:
+        if logits.shape[0] != logits.shape[1]:
+            raise ValueError(f"{logits.shape[0]} videos and {logits.shape[1]} texts need ids that say which match.")
+        video_ids = text_ids = torch.arange(logits.shape[0], device=logits.device)
+    same = (video_ids[:, None] == text_ids[None, :]).float()  # (videos, texts)
+    over_texts = -(same / same.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+    over_videos = -(same / same.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
+    return (over_texts + over_videos) / 2
+
+
+def video_text_matching_loss(matching_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    Cross-entropy of pairs (method, 15.2).
+
+    Args:
+        matching_logits (`torch.Tensor` of shape `(pairs, 2)`): Column 1 speaks for a match.
+        labels (int64 `(pairs,)`): 1 for a match, 0 for none, -100 for a pair that does not count.
+
+    Returns:
+        `torch.Tensor`, float32 scalar.
+    """
+    return F.cross_entropy(matching_logits.float(), labels)
+
+
+def masked_language_modeling_loss(mlm_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    Cross-entropy of the hidden word pieces (method, 15.3).
+
+    Args:
+        mlm_logits (`torch.Tensor` of shape `(batch, length, vocabulary)`).
+        labels (int64 `(batch, length)`): The word piece that was hidden, -100 elsewhere.
+
+    Returns:
+        `torch.Tensor`, float32 scalar.
+    """
+    return F.cross_entropy(mlm_logits.float().flatten(0, 1), labels.flatten())

@@ -1,0 +1,251 @@
+"""Stage 2's two towers: the video encoder and BERT in one space, and fused (arXiv 2303.16058, section 3.3).
+
+Cosines in the joint space compare every video with every text; the fusion layers look at a video and a text together
+and tell whether they match. The first is fast and finds candidates, the second is slow and ranks them.
+
+Unusual: a clip without a mask has one vector a frame in the joint space, and a text's similarity is the mean of its
+cosines with them. In pre-training, where a frame has few visible tokens or none, it has one vector.
+
+Shape legend: B clips or texts, T frames, V visible tokens, D width of the video encoder, E width of the joint space.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_umt import UMTVideoTextConfig
+from .modeling_umt import UMTAttention, UMTLayer, UMTModel
+from .modeling_umt_text import UMTTextModel, init_bert_weights
+
+TEMPERATURE_RANGE = (0.001, 0.5)  # officially enforced before every step (method, 15)
+
+
+@dataclass
+class UMTVideoTextOutput(ModelOutput):
+    """Output of [`UMTVideoTextModel`].
+
+    Args:
+        logits_per_video (`(videos, texts)`): Similarities over the temperature.
+        logits_per_text (`(texts, videos)`): Its transpose.
+        video_embeds (`(videos, projection_dim)`): Mean of the L2-normalised vectors of the frames, not normalised
+            again: its product with a text's is the mean of cosines.
+        text_embeds (`(texts, projection_dim)`): Unit vectors.
+        hidden_states, attentions: On demand, of the video encoder; see [`UMTForPreTrainingOutput`].
+    """
+
+    logits_per_video: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    video_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class UMTVideoTextPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and what Transformers wants to know about the models of video and text."""
+
+    config: UMTVideoTextConfig
+    remote_code: ClassVar[
+        dict[str, str]
+    ] = {}  # what a repository of this class can be loaded as, beside a UMTVideoTextModel
+    base_model_prefix = "video_text"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["UMTEmbeddings", "UMTLayer", "UMTTextEmbeddings", "UMTTextLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": UMTLayer, "attentions": UMTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Heads as BERT's; the two towers are models of their own and initialise themselves."""
+        init_bert_weights(module, self.config.initializer_range)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As Transformers does, and with an `auto_map` of every class that can load this repository."""
+        self.config.auto_map = self.config.remote_code | self.remote_code
+        return super().save_pretrained(save_directory, **kwargs)
+
+
+class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
+    """Video and text in one space, and fused: the official retrieval model."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoders\.", r"^mlm_head\."]
+
+    def __init__(self, config: UMTVideoTextConfig):
+        config.validate_architecture()  # overrides of `from_pretrained` were assigned unseen
+        super().__init__(config)
+        video, text = config.vision_config, config.text_config
+        self.vision_model = UMTModel._from_config(video)
+        self.text_model = UMTTextModel._from_config(text)
+        self.pool_norm = nn.LayerNorm(video.hidden_size, eps=video.layer_norm_eps)
+        self.video_projection = nn.Linear(video.hidden_size, config.projection_dim)
+        self.text_projection = nn.Linear(text.hidden_size, config.projection_dim)
+        self.matching_head = nn.Linear(text.hidden_size, 2)
+        self.temperature = nn.Parameter(torch.tensor(float(config.temperature_init_value)))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values_videos: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> UMTVideoTextOutput:
+        """Compare every video with every text (method, 15).
+
+        Args:
+            input_ids (int64 `(texts, length)`): Word pieces as [`UMTProcessor`] makes them: `[CLS]` first and no
+                `[SEP]`. They may be any number.
+            pixel_values_videos (`(videos, frames, channels, height, width)`): See [`UMTModel.forward`].
+            attention_mask (`(texts, length)`, *optional*): 0 where a text is padded.
+
+        Raises:
+            ValueError: if the clips do not fit the model or a text is too long.
+        """
+        frames = self.get_video_features(pixel_values_videos, **kwargs).pooler_output
+        text = self.get_text_features(input_ids, attention_mask).pooler_output
+        video_embeds, text_embeds = mean_of_unit_vectors(frames), F.normalize(text, dim=-1)
+        logits_per_video = video_embeds @ text_embeds.T / self.temperature.clamp(*TEMPERATURE_RANGE)
+        return UMTVideoTextOutput(
+            logits_per_video=logits_per_video,
+            logits_per_text=logits_per_video.T,
+            video_embeds=video_embeds,
+            text_embeds=text_embeds,
+        )
+
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        visible_indices: torch.Tensor | None = None,
+        keep_temporal: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Tokens of clips, and their vectors in the joint space (method, 12).
+
+        Args:
+            pixel_values_videos, bool_masked_pos, visible_indices: See [`UMTModel.forward`].
+            keep_temporal (`bool`, *optional*): One vector a frame, for which every frame must show as many tokens as
+                any other, or one a clip. By default one a clip with a mask, and what the configuration says without.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `last_hidden_state` (batch, visible tokens, hidden_size), normed;
+            `pooler_output` (batch, frames or 1, projection_dim), not of unit length.
+        """
+        visible_indices = self.vision_model.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
+        hidden_states, _, _ = self.vision_model.encode(pixel_values_videos, visible_indices, **kwargs)
+        tokens = self.vision_model.norm(hidden_states)
+        num_vectors = self.num_video_vectors(pixel_values_videos, visible_indices, keep_temporal)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens, pooler_output=self.project_video(tokens, num_vectors)
+        )
+
+    def num_video_vectors(
+        self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None, keep_temporal: bool | None
+    ) -> int:
+        """Vectors of a clip in the joint space: its frames (after tubelets), or 1."""
+        if keep_temporal is None:
+            keep_temporal = self.config.keep_temporal and visible_indices is None
+        return self.vision_model.embeddings.token_grid(pixel_values_videos)[0] if keep_temporal else 1
+
+    def project_video(self, tokens: torch.Tensor, num_vectors: int) -> torch.Tensor:
+        """Tokens (B, V, D), ordered by frame and as many of each, to vectors of the joint space (B, vectors, E)."""
+        pooled = tokens.unflatten(1, (num_vectors, -1)).mean(dim=2)
+        return self.video_projection(self.pool_norm(pooled))
+
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Texts through the layers that read text alone (method, 13).
+
+        Args:
+            input_ids, attention_mask: See `forward`.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `last_hidden_state` (batch, length, hidden_size), what `match` takes;
+            `pooler_output` (batch, projection_dim), the projection of the first token, not of unit length.
+        """
+        hidden_states = self.text_model.encode(input_ids, attention_mask, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states, pooler_output=self.text_projection(hidden_states[:, 0])
+        )
+
+    def match(
+        self,
+        text_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        video_hidden_states: torch.Tensor,
+        chunk_size: int | None = None,
+    ) -> torch.Tensor:
+        """Whether texts and videos belong together, by the fusion layers (method, 15.2).
+
+        Args:
+            text_hidden_states (`(n, length, hidden_size)`): `get_text_features(...).last_hidden_state`.
+            attention_mask (`(n, length)` or None): 0 where a text is padded.
+            video_hidden_states (`(videos, tokens, hidden_size)`): `get_video_features(...).last_hidden_state`. `n` is
+                `videos` or a multiple of it: then the texts of a video lie side by side, and its keys and values are
+                computed once for all of them. A single video is compared with all texts.
+            chunk_size (`int`, *optional*): Texts at a time, so that many need no more memory than few.
+
+        Returns:
+            `torch.Tensor` of shape `(n, 2)`: logits; column 1 speaks for a match.
+
+        Raises:
+            ValueError: if the texts can't be shared out evenly among the videos.
+        """
+        num_texts, num_videos = text_hidden_states.shape[0], video_hidden_states.shape[0]
+        if num_videos == 0 or num_texts % num_videos:
+            raise ValueError(
+                f"{num_texts} texts can't be shared out evenly among {num_videos} videos: give as many of both, a "
+                "multiple of the videos, or one video."
+            )
+        if attention_mask is None:
+            attention_mask = torch.ones(text_hidden_states.shape[:2], device=text_hidden_states.device)
+        chunk_size = num_texts if chunk_size is None else chunk_size
+        texts_per_video = num_texts // num_videos
+        videos_at_once = max(1, chunk_size // texts_per_video)
+        logits = []
+        for first in range(0, num_videos, videos_at_once):
+            videos = video_hidden_states[first : first + videos_at_once]
+            own = slice(first * texts_per_video, (first + len(videos)) * texts_per_video)
+            # a single video may have more texts than fit into a chunk
+            chunks = zip(text_hidden_states[own].split(chunk_size), attention_mask[own].split(chunk_size), strict=True)
+            logits += [self.matching_head(self.text_model.fuse(*texts, videos)[:, 0]) for texts in chunks]
+        return torch.cat(logits)
+
+
+def mean_of_unit_vectors(frames: torch.Tensor) -> torch.Tensor:
+    """Vectors of frames (B, T, E) to one of each clip (B, E), whose product with a text's is the mean of cosines."""
+    return F.normalize(frames, dim=-1).mean(dim=1)
+
+
+__all__ = [
+    "UMTVideoTextModel",
+    "UMTVideoTextOutput",
+    "UMTVideoTextPreTrainedModel",
+]
