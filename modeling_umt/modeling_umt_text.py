@@ -354,8 +354,8 @@ def read_bert(pretrained_model_name_or_path: str, **kwargs) -> tuple[dict, dict[
     )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
-            f"{pretrained_model_name_or_path!r} lacks {len(missing)} weights of BERT with its head for masked language "
-            f"modelling, among them {missing[0]!r}; take a BERT such as 'google-bert/bert-base-uncased'."
+            f"{pretrained_model_name_or_path!r} lacks {len(missing)} weights of BERT or of its head for masked "
+            f"language modelling, among them {missing[0]!r}; take a BERT such as 'google-bert/bert-base-uncased'."
         )
     fields = {name: getattr(bert.config, name) for name in BERT_FIELDS}
     depth = bert.config.num_hidden_layers

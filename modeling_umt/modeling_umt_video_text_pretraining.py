@@ -290,7 +290,7 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
 
 
 def matching_labels(ids: torch.Tensor) -> torch.Tensor:
-    """Labels (3B,) of `vtm_logits`: 1, then 0; -100 where all of the batch belongs together (ids (B,) are the same)."""
+    """Labels (3B,) of `vtm_logits` by ids (B,): 1, then 0, or -100 for what has no negative in the batch."""
     alone = (ids[:, None] == ids[None, :]).all(dim=1)
     no_match = torch.where(alone, -100, 0)
     return torch.cat([torch.ones_like(no_match), no_match, no_match])
