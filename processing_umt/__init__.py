@@ -1,19 +1,22 @@
-"""From a video to the tensor that the models take: frame sampling, decoding, the video processor, augmentation.
+"""From a video to the tensor that the models take: frame sampling, decoding, the video processor, augmentation; and
+captions as token ids.
 
-This file is the one place that ties the processor to the models' configuration; it is never copied to the Hub, where
+This file is the one place that ties the processors to the models' configurations; it is never copied to the Hub, where
 `auto_map` does the same.
 """
 
-from transformers import AutoVideoProcessor
+from transformers import AutoProcessor, AutoVideoProcessor
 
 from .processing_umt import UMTProcessor
 from .video_processing_umt import UMTVideoProcessor, fold_views
 from .video_source_umt import VideoDecodeError
 
 # Importing modeling_umt imports this package in turn, which is complete but for the registration below.
-from modeling_umt.configuration_umt import UMTConfig  # isort: skip
+from modeling_umt.configuration_umt import UMTConfig, UMTVideoTextConfig  # isort: skip
 
 AutoVideoProcessor.register(UMTConfig, UMTVideoProcessor, exist_ok=True)
+AutoVideoProcessor.register(UMTVideoTextConfig, UMTVideoProcessor, exist_ok=True)
+AutoProcessor.register(UMTVideoTextConfig, UMTProcessor, exist_ok=True)
 UMTVideoProcessor.register_for_auto_class("AutoVideoProcessor")
 UMTProcessor.register_for_auto_class("AutoProcessor")
 

@@ -28,6 +28,8 @@ from processing_umt.video_decoding_umt import VideoReader
 from processing_umt.video_inputs_umt import IMAGE_SUFFIXES, read_frames
 from processing_umt.video_source_umt import VideoDecodeError
 
+# numbers of a sample, and what a batch calls them
+_NUMBERS = {"sample_seed": "sample_seeds", "video_index": "video_index", "labels": "labels", "match_id": "match_ids"}
 MAX_TRIES = 32  # broken videos in a row: at a share of 20 %, no run is long enough to meet as many by chance
 
 
@@ -42,12 +44,14 @@ class ClipReader:
         transform: `transform(frames, generator)` of uint8 `(T, height, width, 3)` → tensor `(T, 3, height, width)`,
             such as `augment_for_pretraining`.
         num_views_per_video: transforms of a video that is decoded once (repeated augmentation); default 1.
+        images: the records are images, even those whose name does not tell; by default the name decides.
     """
 
     num_frames: int
     sample_frames: Callable[..., np.ndarray]
     transform: Callable[[np.ndarray, np.random.Generator], torch.Tensor]
     num_views_per_video: int = 1
+    images: bool = False
 
     def read(
         self, record: dict[str, Any], generator: np.random.Generator, seeds: tuple[int, int, int]
@@ -64,8 +68,7 @@ class ClipReader:
             if not isinstance(label, (int, np.integer)):
                 raise ValueError(f"A label is {label!r}; expected an integer. Give class_names to load_video_records.")
             fields["labels"] = int(label)
-        if (caption := record.get("caption")) is not None:
-            fields["caption"] = caption
+        fields |= {name: record[name] for name in ("caption", "match_id") if record.get(name) is not None}
         return [
             {
                 "pixel_values_videos": self.transform(frames, generator),
@@ -77,8 +80,7 @@ class ClipReader:
 
     def _read_frames(self, video: Any, generator: np.random.Generator) -> np.ndarray | torch.Tensor:
         """The frames of a clip, uint8 `(T, height, width, 3)`; an image T times, as tensor `(T, 3, height, width)`."""
-        name = video_name(video)
-        if name.lower().endswith(IMAGE_SUFFIXES):
+        if self.images or video_name(video).lower().endswith(IMAGE_SUFFIXES):
             choice = self.sample_frames(num_video_frames=1, num_frames=self.num_frames, generator=generator)
             return read_frames([open_image(video)], choice)
         with VideoReader(open_video(video)) as reader:
@@ -96,7 +98,7 @@ class VideoClipDataset(Dataset):
     * `pixel_values_videos`: what the transform returns, `(T, channels, height, width)`;
     * `sample_seed` (int): seed of the sample's mask, a hash of (seed, epoch, index);
     * `video_index` (int): number of the record that was read;
-    * `labels` (int) and `caption`, where the record has them;
+    * `labels` (int), `caption` and `match_id` (int), where the record has them;
     * `broken`: (name, reason) of the videos that could not be read, in whose place this one stands.
 
     With several views per video a sample is a list of such dicts, of which the first one reports what was broken;
@@ -104,7 +106,7 @@ class VideoClipDataset(Dataset):
 
     Args:
         records: what `load_video_records` returns, or any sequence of dicts with a `video`.
-        num_frames, sample_frames, transform, num_views_per_video: see `ClipReader`.
+        num_frames, sample_frames, transform, num_views_per_video, images: see `ClipReader`.
         seed: of everything random.
 
     Raises:
@@ -120,11 +122,12 @@ class VideoClipDataset(Dataset):
         *,
         seed: int = 0,
         num_views_per_video: int = 1,
+        images: bool = False,
     ):
         if len(records) == 0:
             raise ValueError("There are no videos to make clips of: the table of records is empty.")
         self.records = records
-        self.reader = ClipReader(num_frames, sample_frames, transform, num_views_per_video)
+        self.reader = ClipReader(num_frames, sample_frames, transform, num_views_per_video, images)
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
@@ -203,12 +206,12 @@ def collate_clips(samples: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[
 
     Returns:
         `pixel_values_videos (batch, T, channels, height, width)`, of the samples' type; int64 `(batch,)`:
-        `sample_seeds`, `video_index`, `labels`; lists: `caption`, and `broken`, whose length is its own. What the
-        samples do not have is left out: the plain `Trainer` removes what the model does not take.
+        `sample_seeds`, `video_index`, `labels`, `match_ids`; lists: `caption`, and `broken`, whose length is its own.
+        What the samples do not have is left out: the plain `Trainer` removes what the model does not take.
     """
     samples = [view for sample in samples for view in (sample if isinstance(sample, list) else [sample])]
     batch: dict[str, Any] = {"pixel_values_videos": torch.stack([sample["pixel_values_videos"] for sample in samples])}
-    for name, batched in (("sample_seed", "sample_seeds"), ("video_index", "video_index"), ("labels", "labels")):
+    for name, batched in _NUMBERS.items():
         if name in samples[0]:
             batch[batched] = torch.tensor([sample[name] for sample in samples], dtype=torch.int64)
     if "caption" in samples[0]:

@@ -38,7 +38,7 @@ class StreamedClipDataset(IterableDataset):
     Args:
         records: the stream that `load_video_records` returns. Workers beyond the number of shards stay idle; shards
             that processes can't share evenly are read by all of them, each decoding its part.
-        num_frames, sample_frames, transform, num_views_per_video: see `ClipReader`.
+        num_frames, sample_frames, transform, num_views_per_video, images: see `ClipReader`.
         samples_per_epoch: samples of all processes in an epoch, rounded down to full batches.
         batch_size: of one process; workers get whole batches, so that all are full.
         process_index, num_processes: of the launcher.
@@ -64,6 +64,7 @@ class StreamedClipDataset(IterableDataset):
         shuffle_buffer: int = 64,
         seed: int = 0,
         num_views_per_video: int = 1,
+        images: bool = False,
     ):
         self.num_batches = samples_per_epoch // (batch_size * num_processes)
         if self.num_batches < 1:
@@ -72,7 +73,7 @@ class StreamedClipDataset(IterableDataset):
                 f"{num_processes} processes; give the number of videos in the shards."
             )
         self.batch_size, self.seed = batch_size, seed
-        self.reader = ClipReader(num_frames, sample_frames, transform, num_views_per_video)
+        self.reader = ClipReader(num_frames, sample_frames, transform, num_views_per_video, images)
         shuffled = records.shuffle(seed=seed, buffer_size=shuffle_buffer)
         self.records = split_dataset_by_node(shuffled, process_index, num_processes)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
@@ -96,7 +97,11 @@ class StreamedClipDataset(IterableDataset):
         if number >= num_readers:
             return
         num_batches = self.num_batches // num_readers + (number < self.num_batches % num_readers)
-        num_left, read_pass, epoch = num_batches * self.batch_size, 0, self.epoch
+        yield from self.read(num_batches * self.batch_size)
+
+    def read(self, num_samples: int) -> Iterator[dict[str, Any] | list[dict[str, Any]]]:
+        """That many samples of the current epoch, from the shards of the worker that calls."""
+        num_left, read_pass, epoch = num_samples, 0, self.epoch
         broken = []
         while num_left > 0:
             num_read = 0

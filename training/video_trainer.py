@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from .alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
 from .broken_videos import BrokenVideoLog
 from .model_card import trainer_card
 from .nonfinite_guard import NonFiniteGuard
@@ -91,8 +92,9 @@ class UMTTrainingArguments(TrainingArguments):
 class UMTTrainer(Trainer):
     """Base of the UMT trainers; a sub-class writes `compute_loss` for batches of `collate_clips`.
 
-    Args are those of `transformers.Trainer`. `train_dataset` is a `VideoClipDataset` or `StreamedClipDataset`, or any
-    dataset whose samples have `pixel_values_videos` (frames, channels, height, width), uint8 or normalised float.
+    Args are those of `transformers.Trainer`. `train_dataset` is a `VideoClipDataset` or `StreamedClipDataset`, several
+    of one kind that alternate (`AlternatingClips`, `AlternatingStreams`), or any dataset whose samples have
+    `pixel_values_videos` (frames, channels, height, width), uint8 or normalised float.
     """
 
     def __init__(self, model=None, args: UMTTrainingArguments | None = None, data_collator=None, **kwargs):
@@ -148,13 +150,16 @@ class UMTTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """Clips in an order that is a function of (seed, epoch); other datasets as Trainer does."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
+        batch_size = self.args.train_batch_size * self.args.world_size
+        if isinstance(dataset, AlternatingClips):
+            return AlternatingSampler(dataset, batch_size)
         if isinstance(dataset, VideoClipDataset):
-            return EpochSampler(dataset, batch_size=self.args.train_batch_size * self.args.world_size)
+            return EpochSampler(dataset, batch_size)
         return super()._get_train_sampler(dataset)
 
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's loader; a stream shares itself out among processes, so it is only placed on the device."""
-        if not isinstance(self.train_dataset, StreamedClipDataset):
+        if not isinstance(self.train_dataset, (StreamedClipDataset, AlternatingStreams)):
             return super().get_train_dataloader()
         return DataLoaderShard(
             self.train_dataset,

@@ -178,6 +178,13 @@ def test_a_folder_holds_both_processors(processor, saved, tmp_path):
     assert isinstance(processor.video_processor, UMTVideoProcessor)
 
 
+def test_installed_code_needs_no_trust(processor, saved):
+    """AutoProcessor finds the registered class, as it does for a model's repository."""
+    again = AutoProcessor.from_pretrained(saved)
+    assert type(again) is UMTProcessor and type(again.video_processor) is UMTVideoProcessor
+    assert again(text=CAPTIONS)["input_ids"] == padded(IDS, 12)
+
+
 def test_remote_code_needs_no_package(processor, saved, tmp_path):
     code = f"""
         import json, numpy as np
