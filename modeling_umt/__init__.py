@@ -1,12 +1,19 @@
 """UMT models for Transformers. Importing this package registers them with the Auto classes."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+    AutoModelForVisualQuestionAnswering,
+)
 from transformers.utils import is_av_available
 
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
 from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
 from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
+from .modeling_umt_question_answering import UMTForVideoQuestionAnswering, UMTForVideoQuestionAnsweringOutput
 from .modeling_umt_teacher import UMTTeacherModel, UMTTeacherOutput
 from .modeling_umt_text import UMTTextModel
 from .modeling_umt_video_text import UMTVideoTextModel, UMTVideoTextOutput
@@ -24,6 +31,7 @@ for auto_class, model_class in (
     (AutoModel, UMTTextModel),
     (AutoModel, UMTVideoTextModel),
     (AutoModelForPreTraining, UMTForVideoTextPreTraining),
+    (AutoModelForVisualQuestionAnswering, UMTForVideoQuestionAnswering),
 ):
     auto_class.register(model_class.config_class, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
@@ -38,6 +46,8 @@ __all__ = [
     "UMTForPreTraining",
     "UMTForPreTrainingOutput",
     "UMTForVideoClassification",
+    "UMTForVideoQuestionAnswering",
+    "UMTForVideoQuestionAnsweringOutput",
     "UMTForVideoTextPreTraining",
     "UMTForVideoTextPreTrainingOutput",
     "UMTModel",

@@ -284,6 +284,8 @@ class UMTVideoTextConfig(PreTrainedConfig):
             without the last two, [`UMTForVideoTextPreTraining`] has no head for them.
         vtm_hard_negatives (`bool`, defaults to True): Whether the pairs that do not match are drawn by similarity, or
             evenly.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh projections and heads.
+        tie_word_embeddings (`bool`, defaults to True): Whether the head that guesses word pieces shares their table.
 
     Raises:
         ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not fit together.
@@ -319,7 +321,9 @@ class UMTVideoTextConfig(PreTrainedConfig):
     mlm_weight: float | int = 1.0
     uta_weight: float | int = 1.0
     vtm_hard_negatives: bool = True
+    tie_word_embeddings: bool = True
     initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.vision_config, PreTrainedConfig):

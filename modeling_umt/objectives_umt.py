@@ -6,7 +6,7 @@ tokens and layers. Only visible tokens are compared; nothing is reconstructed.
 Stage 2 adds VTC, video-text contrast: a video is to be nearer to its own text than to the batch's other texts, and the
 other way round; VTM, video-text matching: the fusion encoder tells pairs that belong together from pairs that do not;
 MLM, masked language modelling: hidden word pieces are guessed from the others and the video. The last two are
-cross-entropies.
+cross-entropies, as is that of an answer to a question.
 
 Unusual: everything is computed in float32 whatever the dtype of the features, also under autocast, and every aligned
 layer weighs the same.
@@ -105,3 +105,18 @@ def masked_language_modeling_loss(mlm_logits: torch.Tensor, labels: torch.Tensor
         `torch.Tensor`, float32 scalar.
     """
     return F.cross_entropy(mlm_logits.float().flatten(0, 1), labels.flatten())
+
+
+def answer_losses(answer_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    Cross-entropy of whole answers, the sum over their word pieces (method, 19).
+
+    Args:
+        answer_logits (`torch.Tensor` of shape `(answers, length, vocabulary)`): At every token those of the next one.
+        labels (int64 `(answers, length)`): The answers, of which the first token is not guessed; -100 where padded.
+
+    Returns:
+        `torch.Tensor` of shape `(answers,)`, float32.
+    """
+    logits, targets = answer_logits[:, :-1].float(), labels[:, 1:]
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).sum(dim=1)
