@@ -1,0 +1,18 @@
+"""What the pictures of runs have in common: their colours, and how they become files. Not of the paper."""
+
+import os
+from pathlib import Path
+
+from PIL import Image
+
+INK, FAINT, PAPER = (40, 40, 40), (120, 120, 120), (255, 255, 255)
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
+    """Writes a PNG, its folder too; the file appears when it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    picture.save(temporary, "PNG", optimize=True)
+    os.replace(temporary, path)
+    return path
