@@ -1,10 +1,11 @@
-"""Official UMT `.pth` files to Transformers models and back; nothing else in the package knows the official key names.
+"""Official UMT `.pth` files to Transformers models.
 
 Unusual: a conversion is all or nothing. Every key of the file must be known, every weight of the model must be filled,
 every shape must match, and a stored position table must be the computed one; anything else is an error that lists what
 was wrong. Files are read by PyTorch's weights-only unpickler, so a pickle that carries code is refused.
 
-The mapping is written once, as a table from each official key to our keys, and is read in both directions.
+Which key is which of ours says `official_layout_umt.py`; here it is told what kind a file is and which sizes its model
+has.
 """
 
 import argparse
@@ -13,31 +14,45 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from huggingface_hub import hf_hub_download
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from .configuration_umt import UMTConfig, UMTTeacherConfig
+from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
 from .labels_umt import id2label_for
-from .modeling_umt import UMTForPreTraining, UMTForVideoClassification
+from .modeling_umt import UMTForPreTraining, UMTForVideoClassification, UMTModel
+from .modeling_umt_question_answering import UMTForVideoQuestionAnswering
 from .modeling_umt_teacher import UMTTeacherModel, resize_square_table
+from .modeling_umt_video_text import UMTVideoTextModel
+from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining
+from .official_layout_umt import (
+    UnsupportedCheckpointError,
+    classification_key_map,
+    official_state_dict,
+    question_answering_key_map,
+    require_exact_fit,
+    retrieval_key_map,
+    stage1_key_map,
+    stage2_key_map,
+    teacher_key_map,
+    to_our_layout,
+    video_key_map,
+    without_repetitions,
+)
 from .position_embeddings_umt import position_table
 
-# Head counts can't be read off shapes; every published encoder has heads of 64 channels.
+# Head counts can't be read off shapes; every published encoder, of video and of text, has heads of 64 channels.
 PUBLISHED_HEADS = {768: 12, 1024: 16}
 # One float32 computation of a table against another; half precision tables are compared at their own rounding.
 TABLE_TOLERANCE = 1e-5
-
-
-class UnsupportedCheckpointError(ValueError):
-    """The file is no UMT checkpoint, or one of a kind that this package has no model for."""
+VIDEO, TEACHER = "vision_encoder.encoder.", "clip_teacher."  # prefixes of the parts of a stage-2 file
 
 
 def convert_umt_checkpoint(
     checkpoint: str | os.PathLike | Mapping[str, torch.Tensor],
-    config: UMTConfig | UMTTeacherConfig | None = None,
+    config: UMTConfig | UMTTeacherConfig | UMTVideoTextConfig | None = None,
     part: str = "all",
     labels: str | None = None,
 ) -> PreTrainedModel:
@@ -46,77 +61,60 @@ def convert_umt_checkpoint(
     Args:
         checkpoint: A path to a `.pth` file, `repo_id:filename` of one on the Hub, or a loaded state dict in the
             official layout, flat or wrapped under `model` or `module`. The mapping is not changed.
-        config (*optional*): Overrides the inferred sizes; needed where they are not UMT-B/16's or L/16's, since the
-            number of heads can't be read off shapes. `position_grid`, `final_norm` and `decoder_layer_norm_eps` always
-            follow from the kind of file.
-        part (`str`, defaults to `"all"`): The part of the file to return. Single-modality files have only `"all"`.
+        config (*optional*): Overrides the inferred sizes; needed where they are not those of UMT-B/16 or L/16, since
+            the number of heads can't be read off shapes. `position_grid`, `final_norm` and `decoder_layer_norm_eps`
+            always follow from the kind of file; but the `[frames, rows, columns]` of a multi-modality model whose
+            table was made for another number of frames is kept.
+        part (`str`, defaults to `"all"`): The part of the file to return: of a stage-2 file also `"teacher"`, of any
+            multi-modality file also `"video"`, the encoder alone. `config` is then that part's.
         labels (`str`, *optional*): Label list for a classifier's head (`"k600"`, `"k700"`, `"mitv1"`, ...). Heads of
             400, 710 and 174 classes are named without it.
 
     Returns:
-        The class follows from the keys: [`UMTForPreTraining`] (stage 1), [`UMTForVideoClassification`] or
-        [`UMTTeacherModel`] (the extracted CLIP tower), in eval mode. A teacher's position table is resized to the
-        configuration's `image_size`, by default 14 patches a side (24 for ViT-L/14@336). Frames and resolution of a
-        classifier come from its position table if the file has one, else from an official
-        file name (`..._f16_res224.pth`), else they are 8 frames of 224 pixels.
+        The class follows from the keys, in eval mode: [`UMTForPreTraining`] (stage 1), [`UMTForVideoClassification`],
+        [`UMTTeacherModel`] (the extracted CLIP tower), [`UMTForVideoTextPreTraining`] (stage 2, without its teacher),
+        [`UMTVideoTextModel`] (retrieval), [`UMTForVideoQuestionAnswering`]; for `part="video"` [`UMTModel`]. A
+        teacher's position table is resized to the configuration's `image_size`, by default 14 patches a side (24 for
+        ViT-L/14@336). Frames and resolution of a classifier come from its position table if the file has one, else
+        from an official file name (`..._f16_res224.pth`), else they are 8 frames of 224 pixels. A stage-2 model is
+        made for 4 frames, those fine-tuned from it for 12.
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the file's kind is unknown or has no model here.
-        ValueError: if keys are missing, unexpected or misshaped, a stored position table is not the computed one, or
-            the file can't be read safely.
+        ValueError: if keys are missing, unexpected or misshaped, a stored position table is not the computed one, a
+            tensor that is there twice differs, there is no such part, or the file can't be read safely.
         FileNotFoundError: if there is no such file.
     """
     state = read_official_state_dict(checkpoint)
     name = "" if isinstance(checkpoint, Mapping) else os.path.basename(os.fspath(checkpoint))
     kind = checkpoint_kind(state)
-    if part != "all":
-        raise ValueError(f"A {kind} file has no part {part!r}; leave `part` at 'all'.")
+    if part == "teacher" and kind == "stage-2":
+        state = {key.removeprefix(TEACHER): tensor for key, tensor in state.items() if key.startswith(TEACHER)}
+        kind = "teacher"
+    elif part == "video" and kind in ("stage-2", "retrieval", "question answering"):
+        state = {key: tensor for key, tensor in state.items() if key.startswith(VIDEO)}
+        kind = "video encoder"
+    elif part != "all":
+        raise ValueError(
+            f"A {kind} file has no part {part!r}; 'teacher' is a part of stage-2 files, 'video' of all multi-modality "
+            "files, and 'all' is what every file has."
+        )
     if labels is not None and kind != "classification":
         raise ValueError(f"`labels` {labels!r} name the classes of a classifier; this is a {kind} file.")
 
-    if kind == "stage-1":
-        model_class, key_map = UMTForPreTraining, stage1_key_map
-        config = stage1_config(state, config)
-    elif kind == "teacher":
-        model_class, key_map = UMTTeacherModel, teacher_key_map
-        config = teacher_config(state, config)
-        state = teacher_state(state, config)
-    else:
-        model_class, key_map = UMTForVideoClassification, classification_key_map
+    model_class, key_map, config_of = KINDS[kind]
+    if kind == "classification":
         config = classification_config(state, config, name, labels)
         state = {key: tensor for key, tensor in state.items() if key != "pos_embed"}
+    else:
+        config = config_of(state, config)
+    if kind == "teacher":
+        state = teacher_state(state, config)
+    if kind in ("stage-2", "retrieval", "question answering"):
+        state = without_repetitions({key: tensor for key, tensor in state.items() if not key.startswith(TEACHER)})
     require_exact_fit(state, model_class, config, key_map(config))
     state = to_our_layout(state, key_map(config))
     return model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
-
-
-def official_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The learned tensors of a model in the official layout, every one bit for bit; the inverse of the conversion.
-
-    Position tables are computed, so they are not part of it. `model` is what [`convert_umt_checkpoint`] returns.
-
-    Raises:
-        UnsupportedCheckpointError: if the model has no official layout.
-    """
-    key_maps = {
-        "UMTForPreTraining": stage1_key_map,
-        "UMTForVideoClassification": classification_key_map,
-        "UMTTeacherModel": teacher_key_map,
-    }
-    if type(model).__name__ not in key_maps:
-        raise UnsupportedCheckpointError(f"{type(model).__name__} has no official layout.")
-    ours, official = model.state_dict(), {}
-    for official_key, our_keys in key_maps[type(model).__name__](model.config).items():
-        tensor = torch.cat([ours[key] for key in our_keys]) if len(our_keys) > 1 else ours[our_keys[0]]
-        config = model.config
-        if official_key.endswith("patch_embed.proj.weight"):
-            tensor = tensor.unflatten(1, (config.num_channels, config.tubelet_size, *[config.patch_size] * 2))
-        elif official_key == "conv1.weight":
-            tensor = tensor.unflatten(1, (config.num_channels, *[config.patch_size] * 2))
-        elif official_key == "proj":
-            tensor = tensor.T
-        official[official_key] = tensor
-    return official
 
 
 # --- reading a file -------------------------------------------------------------------------------------------------
@@ -167,7 +165,7 @@ def read_weights_only(path: str) -> object:
 
 
 def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
-    """`"stage-1"`, `"classification"` or `"teacher"`, told by keys that only one kind has."""
+    """The kind of a file, one of `KINDS`, told by keys that only this kind has."""
     if "encoder.patch_embed.proj.weight" in state:
         return "stage-1"
     if "patch_embed.proj.weight" in state and "fc_norm.weight" in state:
@@ -178,119 +176,14 @@ def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
         )
     if "class_embedding" in state and "conv1.weight" in state:
         return "teacher"
-    if any(key.startswith("vision_encoder.") for key in state):
-        raise UnsupportedCheckpointError("This is a multi-modality file; there is no video-text model yet.")
+    if f"{VIDEO}patch_embed.proj.weight" in state:
+        if "text_encoder.bert.embeddings.word_embeddings.weight" in state:
+            return "stage-2"
+        if "text_encoder.embeddings.word_embeddings.weight" in state:
+            decodes = any(key.startswith("text_decoder.") for key in state)
+            return "question answering" if decodes else "retrieval"
     examples = ", ".join(list(state)[:3]) or "none at all"
     raise UnsupportedCheckpointError(f"The keys are those of no UMT checkpoint (the first ones: {examples}).")
-
-
-# --- which official key is which of ours ----------------------------------------------------------------------------
-
-
-def encoder_key_map(config: UMTConfig, official: str = "", ours: str = "umt.") -> dict[str, list[str]]:
-    """Official keys of patch embedding and blocks to ours; the fused `qkv` goes to three matrices."""
-    keys = {
-        f"{official}patch_embed.proj.{kind}": [f"{ours}embeddings.patch_embeddings.{kind}"]
-        for kind in ("weight", "bias")
-    }
-    for i in range(config.num_hidden_layers):
-        block, layer = f"{official}blocks.{i}", f"{ours}layers.{i}"
-        keys[f"{block}.attn.qkv.weight"] = [f"{layer}.attention.{name}_proj.weight" for name in "qkv"]
-        keys[f"{block}.attn.q_bias"] = [f"{layer}.attention.q_proj.bias"]
-        keys[f"{block}.attn.v_bias"] = [f"{layer}.attention.v_proj.bias"]
-        for kind in ("weight", "bias"):
-            keys[f"{block}.attn.proj.{kind}"] = [f"{layer}.attention.o_proj.{kind}"]
-            for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                keys[f"{block}.{name}.{kind}"] = [f"{layer}.{name}.{kind}"]
-    return keys
-
-
-def stage1_key_map(config: UMTConfig) -> dict[str, list[str]]:
-    """Keys of a stage-1 file; decoder 0 is the shallowest aligned layer's in both."""
-    keys = encoder_key_map(config, official="encoder.")
-    for kind in ("weight", "bias"):
-        keys[f"encoder.norm.{kind}"] = [f"umt.norm.{kind}"]
-        for k in range(config.num_aligned_layers):
-            keys[f"clip_decoder.{k}.head.{kind}"] = [f"decoders.{k}.projection.{kind}"]
-            keys[f"clip_decoder.{k}.norm.{kind}"] = [f"decoders.{k}.norm.{kind}"]
-    return keys
-
-
-def classification_key_map(config: UMTConfig) -> dict[str, list[str]]:
-    """Keys of a classification file."""
-    keys = encoder_key_map(config)
-    for kind in ("weight", "bias"):
-        keys[f"fc_norm.{kind}"] = [f"umt.fc_norm.{kind}"]
-        keys[f"head.{kind}"] = [f"classifier.{kind}"]
-    return keys
-
-
-def teacher_key_map(config: UMTTeacherConfig) -> dict[str, list[str]]:
-    """Keys of an extracted CLIP vision tower; the packed `in_proj` goes to three matrices."""
-    keys = {
-        "class_embedding": ["embeddings.class_embedding"],
-        "positional_embedding": ["embeddings.position_embeddings"],
-        "conv1.weight": ["embeddings.patch_embeddings.weight"],
-        "proj": ["projection.weight"],
-    }
-    for kind in ("weight", "bias"):
-        keys[f"ln_pre.{kind}"], keys[f"ln_post.{kind}"] = [f"pre_norm.{kind}"], [f"post_norm.{kind}"]
-        for i in range(config.num_hidden_layers):
-            block, layer = f"transformer.resblocks.{i}", f"layers.{i}"
-            keys[f"{block}.attn.in_proj_{kind}"] = [f"{layer}.attention.{name}_proj.{kind}" for name in "qkv"]
-            keys[f"{block}.attn.out_proj.{kind}"] = [f"{layer}.attention.o_proj.{kind}"]
-            keys[f"{block}.ln_1.{kind}"], keys[f"{block}.ln_2.{kind}"] = (
-                [f"{layer}.norm1.{kind}"],
-                [f"{layer}.norm2.{kind}"],
-            )
-            keys[f"{block}.mlp.c_fc.{kind}"] = [f"{layer}.mlp.fc1.{kind}"]
-            keys[f"{block}.mlp.c_proj.{kind}"] = [f"{layer}.mlp.fc2.{kind}"]
-    return keys
-
-
-def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str]]) -> dict[str, torch.Tensor]:
-    """Copies of the tensors of a fitting official state dict under our names, in float32.
-
-    Copies, because a model whose weights lay in the caller's mapping or in the mapped file would change with it.
-    """
-    ours = {}
-    for official_key, our_keys in key_map.items():
-        tensor = state[official_key]
-        if official_key.endswith("patch_embed.proj.weight") or official_key == "conv1.weight":
-            tensor = tensor.flatten(1)  # the convolution's kernel as the matrix that multiplies a flat patch
-        elif official_key == "proj":
-            tensor = tensor.T  # officially multiplied from the right
-        for key, piece in zip(our_keys, tensor.chunk(len(our_keys)), strict=True):
-            ours[key] = piece.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    return ours
-
-
-def require_exact_fit(
-    state: Mapping[str, torch.Tensor],
-    model_class: type[PreTrainedModel],
-    config: UMTConfig | UMTTeacherConfig,
-    key_map: dict[str, list[str]],
-) -> None:
-    """Raise a ValueError that lists every official key that is missing, unexpected or misshaped for the model."""
-    with torch.device("meta"):
-        model = model_class(config)
-    unfilled = sorted(model.state_dict().keys() - {key for our_keys in key_map.values() for key in our_keys})
-    if unfilled:
-        raise ValueError(f"`config` asks for weights that no official checkpoint holds: {', '.join(unfilled)}.")
-    expected = {key: tuple(tensor.shape) for key, tensor in official_state_dict(model).items()}
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    misshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {shape}"
-        for key, shape in expected.items()
-        if key in state and state[key].shape != shape
-    ]
-    if missing or unexpected or misshaped:
-        raise ValueError(
-            "The checkpoint does not fit its configuration. "
-            f"Missing keys ({len(missing)}): {', '.join(missing) or '-'}. "
-            f"Unexpected keys ({len(unexpected)}): {', '.join(unexpected) or '-'}. "
-            f"Misshaped keys ({len(misshaped)}): {', '.join(misshaped) or '-'}."
-        )
 
 
 # --- configuration --------------------------------------------------------------------------------------------------
@@ -372,6 +265,88 @@ def classification_config(
     )
 
 
+def video_config(state: Mapping[str, torch.Tensor], given: UMTConfig | None, **fields) -> UMTConfig:
+    """The video encoder of a multi-modality file: the norm on tokens, the table computed for the input's own grid."""
+    if given is None:
+        given = encoder_config(state, VIDEO, **{"num_frames": 4} | fields)
+    unsaid = given.position_grid is None or list(given.position_grid) == UMTConfig().position_grid
+    stage2 = {"final_norm": "tokens", "decoder_layer_norm_eps": 1e-5}
+    return UMTConfig.from_dict(given.to_dict() | ({"position_grid": None} if unsaid else {}), **stage2)
+
+
+def text_config(state: Mapping[str, torch.Tensor], prefix: str) -> UMTTextConfig:
+    """The configuration that the shapes of a BERT tell; a published width tells the number of heads."""
+    vocab_size, hidden_size = state[f"{prefix}embeddings.word_embeddings.weight"].shape
+    if hidden_size not in PUBLISHED_HEADS:
+        raise ValueError(
+            f"A text encoder of width {hidden_size} is no published size, and head counts can't be read off shapes. "
+            "Give `config`, a UMTVideoTextConfig."
+        )
+    numbered = re.compile(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.")
+    layers = {int(match[1]) for key in state if (match := numbered.match(key))}
+    fusing = {j for j in layers if f"{prefix}encoder.layer.{j}.crossattention.self.key.weight" in state}
+    needed = (f"{prefix}embeddings.position_embeddings.weight", f"{prefix}encoder.layer.0.intermediate.dense.weight")
+    missing = [key for key in needed if key not in state]
+    if missing or not fusing:
+        raise ValueError(f"Missing keys: {', '.join(missing) or 'those of all layers with cross-attention'}.")
+    return UMTTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=1 + max(layers),
+        num_attention_heads=PUBLISHED_HEADS[hidden_size],
+        intermediate_size=state[needed[1]].shape[0],
+        max_position_embeddings=state[needed[0]].shape[0],
+        fusion_layer=min(fusing),
+        encoder_width=state[f"{prefix}encoder.layer.{min(fusing)}.crossattention.self.key.weight"].shape[1],
+    )
+
+
+def stage2_config(state: Mapping[str, torch.Tensor], given: UMTVideoTextConfig | None) -> UMTVideoTextConfig:
+    """Stage 2: four frames, the decoders' norm with another epsilon."""
+    if given is None:
+        needed = ("vision_encoder.clip_decoder.0.head.weight", "vision_proj.weight", "itm_head.weight")
+        if missing := [key for key in needed if key not in state]:
+            raise ValueError(f"Missing keys: {', '.join(missing)}. The checkpoint is no whole stage-2 model.")
+        decoders = {key.split(".")[2] for key in state if key.startswith("vision_encoder.clip_decoder.")}
+        fields = {"num_aligned_layers": len(decoders), "target_dim": state[needed[0]].shape[0]}
+        given = UMTVideoTextConfig(
+            vision_config=video_config(state, None, **fields),
+            text_config=text_config(state, "text_encoder.bert."),
+            projection_dim=state["vision_proj.weight"].shape[0],
+        )
+    return with_video_config(given, video_config(state, given.vision_config))
+
+
+def retrieval_config(state: Mapping[str, torch.Tensor], given: UMTVideoTextConfig | None) -> UMTVideoTextConfig:
+    """Retrieval: twelve frames; trained further, it has contrast and matching for objectives."""
+    if given is None:
+        if "vision_proj.weight" not in state:
+            raise ValueError("Missing key: vision_proj.weight. The checkpoint is no whole retrieval model.")
+        given = UMTVideoTextConfig(
+            vision_config=video_config(state, None, num_frames=12),
+            text_config=text_config(state, "text_encoder."),
+            projection_dim=state["vision_proj.weight"].shape[0],
+            mlm_weight=0.0,
+            uta_weight=0.0,
+        )
+    return with_video_config(given, video_config(state, given.vision_config))
+
+
+def question_answering_config(
+    state: Mapping[str, torch.Tensor], given: UMTVideoTextConfig | None
+) -> UMTVideoTextConfig:
+    """Question answering: twelve frames, no joint space."""
+    if given is None:
+        vision = video_config(state, None, num_frames=12)
+        given = UMTVideoTextConfig(vision_config=vision, text_config=text_config(state, "text_encoder."))
+    return with_video_config(given, video_config(state, given.vision_config))
+
+
+def with_video_config(config: UMTVideoTextConfig, vision: UMTConfig) -> UMTVideoTextConfig:
+    """A copy with another configuration of the video encoder."""
+    return UMTVideoTextConfig.from_dict(config.to_dict() | {"vision_config": vision.to_dict()})
+
+
 def teacher_config(state: Mapping[str, torch.Tensor], given: UMTTeacherConfig | None) -> UMTTeacherConfig:
     """CLIP's vision tower; the published ones have heads of 64 channels and 14 x 14 tokens, or 24 x 24 at 336."""
     if given is not None:
@@ -445,5 +420,17 @@ def table_tolerance(table: torch.Tensor) -> float:
     """What rounding to the table's dtype can change: values reach about 1.3, so one epsilon covers half a unit."""
     return max(TABLE_TOLERANCE, torch.finfo(table.dtype).eps)
 
+
+# The class of a kind of file, its keys as a function of its configuration, and this as a function of shapes (of a
+# classifier also of the file's name and position table).
+KINDS: dict[str, tuple[type[PreTrainedModel], Callable, Callable[..., PreTrainedConfig]]] = {
+    "stage-1": (UMTForPreTraining, stage1_key_map, stage1_config),
+    "classification": (UMTForVideoClassification, classification_key_map, classification_config),
+    "teacher": (UMTTeacherModel, teacher_key_map, teacher_config),
+    "stage-2": (UMTForVideoTextPreTraining, stage2_key_map, stage2_config),
+    "retrieval": (UMTVideoTextModel, retrieval_key_map, retrieval_config),
+    "question answering": (UMTForVideoQuestionAnswering, question_answering_key_map, question_answering_config),
+    "video encoder": (UMTModel, video_key_map, video_config),
+}
 
 __all__ = ["UnsupportedCheckpointError", "convert_umt_checkpoint", "official_state_dict"]

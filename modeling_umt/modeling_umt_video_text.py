@@ -54,9 +54,8 @@ class UMTVideoTextPreTrainedModel(PreTrainedModel):
     """Weight initialisation and what Transformers wants to know about the models of video and text."""
 
     config: UMTVideoTextConfig
-    remote_code: ClassVar[
-        dict[str, str]
-    ] = {}  # what a repository of this class can be loaded as, beside a UMTVideoTextModel
+    # what a repository of this class can be loaded as, beside a UMTVideoTextModel
+    remote_code: ClassVar[dict[str, str]] = {}
     base_model_prefix = "video_text"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")

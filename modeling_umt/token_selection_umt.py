@@ -19,6 +19,9 @@ Unusual:
 Shapes: B batch, T frames (of tokens), S tokens per frame, V visible tokens. Tokens are frame-major: index = t * S + s.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 
@@ -90,6 +93,28 @@ def random_token_selection(
     return highest_scoring_tokens(noise, _num_visible(num_tokens, mask_ratio))
 
 
+def draw_masks(
+    strategy: Callable[..., torch.Tensor],
+    cls_attention: torch.Tensor,
+    mask_ratio: float,
+    sample_seeds: torch.Tensor,
+    num_masks: int,
+) -> torch.Tensor:
+    """
+    Several masks of every clip, mask m drawn from the clip's seed plus m.
+
+    Args:
+        strategy: One of the strategies above, or another of their signature.
+        cls_attention, mask_ratio, sample_seeds: As in [`attention_token_selection`].
+        num_masks (`int`): Masks of a clip, M.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, M, visible)`, int64: ascending indices of the visible tokens.
+    """
+    draw = partial(strategy, cls_attention, mask_ratio)
+    return torch.stack([draw(sample_seeds=sample_seeds + mask) for mask in range(num_masks)], dim=1)
+
+
 def highest_scoring_tokens(scores: torch.Tensor, num_visible: int) -> torch.Tensor:
     """
     The `num_visible` best tokens of each row, in ascending order of index.
@@ -130,8 +155,7 @@ def uniform_noise(
     """
     Uniform numbers in `[0, 1)`: from `generator`, from PyTorch's default one, or row by row from `sample_seeds`.
 
-    With seeds, value i of a row is a hash of (seed, i), the same on every device and in every batch. For several masks
-    of one clip, add the mask's number to the seed.
+    With seeds, value i of a row is a hash of (seed, i), the same on every device and in every batch.
 
     Args:
         shape (`tuple[int, int]`): `(batch, values)`.

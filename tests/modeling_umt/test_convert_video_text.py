@@ -1,0 +1,192 @@
+"""The converter on multi-modality files: stage 2, retrieval, question answering, and their parts."""
+
+import pytest
+import torch
+from conftest import load_recorded
+
+from modeling_umt import (
+    UMTForVideoQuestionAnswering,
+    UMTForVideoTextPreTraining,
+    UMTModel,
+    UMTTeacherConfig,
+    UMTTeacherModel,
+    UMTVideoTextConfig,
+    UMTVideoTextModel,
+    convert_umt_checkpoint,
+)
+from modeling_umt.official_layout_umt import official_state_dict
+
+VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+VISION |= {"intermediate_size": 48, "num_aligned_layers": 2, "target_dim": 12}
+TEXT = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "fusion_layer": 1}
+TEXT |= {"intermediate_size": 48, "max_position_embeddings": 16}
+TEACHER = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEACHER |= {"intermediate_size": 24, "projection_dim": 12, "num_aligned_layers": 2}
+
+# kind of file: class, and the prefix of each text model
+KINDS = {
+    "pretrain": (UMTForVideoTextPreTraining, ["text_encoder.bert."]),
+    "retrieval": (UMTVideoTextModel, ["text_encoder."]),
+    "vqa": (UMTForVideoQuestionAnswering, ["text_encoder.", "text_decoder.bert."]),
+}
+
+
+def small_config(**fields) -> UMTVideoTextConfig:
+    return UMTVideoTextConfig(vision_config=VISION, text_config=TEXT, projection_dim=12, **fields)
+
+
+def small_state(kind: str) -> dict[str, torch.Tensor]:
+    """A file of small sizes in the official layout, whose keys the recorded lists vouch for."""
+    model_class, prefixes = KINDS[kind]
+    torch.manual_seed(0)
+    state = official_state_dict(model_class(small_config()))
+    state |= {f"{prefix}embeddings.position_ids": torch.arange(16)[None] for prefix in prefixes}
+    if kind == "pretrain":
+        teacher = official_state_dict(UMTTeacherModel(UMTTeacherConfig(**TEACHER)))
+        state |= {f"clip_teacher.{key}": tensor for key, tensor in teacher.items()}
+        state["clip_teacher.conv1.weight"] = state["clip_teacher.conv1.weight"].unsqueeze(2)
+    return state
+
+
+def recorded_model(kind: str, size: str) -> dict:
+    return load_recorded("full_size_keys")[0]["models"][f"multimodal_{kind}_{size}"]
+
+
+def full_size_state(kind: str, size: str) -> dict[str, torch.Tensor]:
+    """The recorded keys and shapes, without values."""
+    state = {key: torch.empty(shape, device="meta") for key, shape in recorded_model(kind, size)["keys"].items()}
+    return state | {key: torch.arange(512)[None] for key in state if key.endswith("position_ids")}
+
+
+@pytest.fixture
+def until_loading(monkeypatch):
+    """Conversions stop before weights are loaded and return `(class, config, tensors under our names)`."""
+
+    def loaded(cls, path, config, state_dict, dtype):
+        return cls, config, state_dict
+
+    for model_class in (*(model_class for model_class, _ in KINDS.values()), UMTModel, UMTTeacherModel):
+        monkeypatch.setattr(model_class, "from_pretrained", classmethod(loaded))
+    # tensors without values can't be compared with each other
+    monkeypatch.setattr(torch, "equal", lambda one, other: one.shape == other.shape)
+
+
+@pytest.mark.parametrize("size", ["b16", "l16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_published_keys_convert_with_nothing_left_over(until_loading, kind, size):
+    model_class, config, ours = convert_umt_checkpoint(full_size_state(kind, size))
+    assert model_class is KINDS[kind][0]
+    with torch.device("meta"):
+        model = model_class(config)
+    assert {key: tensor.shape for key, tensor in ours.items()} == {
+        key: tensor.shape for key, tensor in model.state_dict().items()
+    }
+    assert (
+        sum(parameter.numel() for parameter in model.parameters())
+        == recorded_model(kind, size)["parameters_without_teacher"]
+    )
+    wide = size == "l16"
+    vision, text = config.vision_config, config.text_config
+    assert (vision.hidden_size, vision.num_attention_heads) == ((1024, 16) if wide else (768, 12))
+    assert (text.num_hidden_layers, text.fusion_layer, text.num_attention_heads) == (
+        (24, 19, 16) if wide else (12, 9, 12)
+    )
+    assert (vision.position_grid, vision.final_norm, vision.decoder_layer_norm_eps) == (None, "tokens", 1e-5)
+    assert config.num_frames == (4 if kind == "pretrain" else 12)
+    if kind == "pretrain":
+        assert (config.projection_dim, vision.num_aligned_layers) == (768 if wide else 512, 6)
+
+
+@pytest.mark.parametrize("size", ["b16", "l16"])
+def test_parts_of_published_files(until_loading, size):
+    state = full_size_state("pretrain", size)
+    model_class, config, ours = convert_umt_checkpoint(state, part="teacher")
+    assert model_class is UMTTeacherModel and config.image_size == {"b16": 224, "l16": 196}[size]
+    for kind in KINDS:
+        model_class, config, ours = convert_umt_checkpoint(full_size_state(kind, size), part="video")
+        assert model_class is UMTModel
+        with torch.device("meta"):
+            assert ours.keys() == model_class(config).state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_and_back(kind):
+    state = small_state(kind)
+    model = convert_umt_checkpoint({"model": state}, small_config())
+    assert type(model) is KINDS[kind][0] and not model.training
+    back = official_state_dict(model)
+    learned = {key for key in state if "position_ids" not in key and not key.startswith("clip_teacher.")}
+    assert back.keys() == learned and all(torch.equal(back[key], state[key]) for key in learned)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_video_part_is_the_encoder_of_the_whole(kind):
+    state, config = small_state(kind), small_config()
+    whole, part = convert_umt_checkpoint(state, config), convert_umt_checkpoint(state, config.vision_config, "video")
+    encoder = whole.video_text.vision_model if kind == "pretrain" else whole.vision_model
+    clip = torch.randn(1, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(part(clip).last_hidden_state, encoder(clip).last_hidden_state)
+
+
+def test_the_teacher_part():
+    teacher = convert_umt_checkpoint(small_state("pretrain"), UMTTeacherConfig(**TEACHER), part="teacher")
+    assert isinstance(teacher, UMTTeacherModel)
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "vqa"])
+def test_only_stage2_files_have_a_teacher(kind):
+    with pytest.raises(ValueError, match="has no part 'teacher'"):
+        convert_umt_checkpoint(small_state(kind), small_config(), part="teacher")
+
+
+def test_heads_of_unpublished_width_need_a_configuration():
+    with pytest.raises(ValueError, match="width 32 is no published size"):
+        convert_umt_checkpoint(small_state("retrieval"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_too_few_or_too_many_is_an_error(kind):
+    state = small_state(kind)
+    lost = "text_encoder.bert." if kind == "pretrain" else "text_encoder."
+    lost += "encoder.layer.2.crossattention.self.key.bias"
+    with pytest.raises(ValueError, match=rf"Missing keys \(1\): {lost}\."):
+        convert_umt_checkpoint({key: tensor for key, tensor in state.items() if key != lost}, small_config())
+    with pytest.raises(ValueError, match=r"Unexpected keys \(1\): text_encoder\.pooler\.weight\."):
+        convert_umt_checkpoint(state | {"text_encoder.pooler.weight": torch.zeros(1)}, small_config())
+
+
+def test_a_stage2_file_with_the_wrong_content_is_told():
+    """As `b16_25m` once was: without projections, matching head and teacher."""
+    state = small_state("pretrain")
+    for key in list(state):
+        if key.startswith(("vision_proj", "text_proj", "itm_head", "clip_teacher")):
+            del state[key]
+    with pytest.raises(ValueError, match=r"Missing keys.*itm_head\.weight.*vision_proj\.weight"):
+        convert_umt_checkpoint(state, small_config())
+
+
+@pytest.mark.parametrize(
+    "kind, key, message",
+    [
+        ("pretrain", "text_encoder.cls.predictions.bias", "are one tensor in the model"),
+        ("pretrain", "text_encoder.cls.predictions.decoder.weight", "are one tensor in the model"),
+        ("vqa", "text_decoder.cls.predictions.decoder.bias", "are one tensor in the model"),
+        ("retrieval", "text_encoder.embeddings.position_ids", "positions in no other order"),
+    ],
+)
+def test_what_a_file_holds_twice_must_agree(kind, key, message):
+    state = small_state(kind)
+    state[key] = state[key] + 1
+    with pytest.raises(ValueError, match=message):
+        convert_umt_checkpoint(state, small_config())
+
+
+def test_a_table_made_for_other_frames_is_kept():
+    grid = [3, 4, 4]
+    vision = VISION | {"position_grid": grid}
+    config = UMTVideoTextConfig(vision_config=vision, text_config=TEXT, projection_dim=12)
+    assert convert_umt_checkpoint(small_state("retrieval"), config).config.vision_config.position_grid == grid
+    vision["position_grid"] = [8, 14, 14]  # what a UMTConfig says that was not told otherwise
+    config = UMTVideoTextConfig(vision_config=vision, text_config=TEXT, projection_dim=12)
+    assert convert_umt_checkpoint(small_state("retrieval"), config).config.vision_config.position_grid is None
