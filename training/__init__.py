@@ -7,6 +7,8 @@ _HOMES = {
     "UMTPreTrainingTrainer": "pretraining",
     "UMTFineTuningArguments": "finetuning",
     "UMTFineTuningTrainer": "finetuning",
+    "UMTVideoTextArguments": "video_text",
+    "UMTVideoTextTrainer": "video_text",
 }
 __all__ = list(_HOMES)
 

@@ -21,9 +21,10 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 
 from .estimate import PUBLISHED_TEACHERS, describe_cost, estimate_pretraining
 from .inference import processor_of_config
-from .pretraining import TOKEN_SELECTIONS, UMTPreTrainingArguments, UMTPreTrainingTrainer, check_teacher_fits
+from .pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
 from .run_to_end import save_with_card, train_to_end
+from .teaching import TOKEN_SELECTIONS, check_teacher_fits
 from .video_dataset import VideoClipDataset
 from .video_records import load_video_records
 from .video_stream import StreamedClipDataset

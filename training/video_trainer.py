@@ -15,7 +15,7 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.data_loader import DataLoaderShard
@@ -28,6 +28,7 @@ from .broken_videos import BrokenVideoLog
 from .model_card import trainer_card
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
+from .run_pictures import CurvePicture
 from .step_timer import StepTimer
 from .video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from .video_stream import StreamedClipDataset
@@ -46,6 +47,9 @@ class UMTTrainingArguments(TrainingArguments):
         max_nonfinite_steps: Optimiser steps with a NaN or infinite loss that a run may skip before it stops.
         max_broken_share: Share of failed attempts to read a video beyond which the run stops.
     """
+
+    # stage 2 and what follows it name the rate itself
+    absolute_learning_rate: ClassVar[bool] = False
 
     base_learning_rate: float = 1.5e-4
     base_min_learning_rate: float = 1e-5
@@ -69,7 +73,7 @@ class UMTTrainingArguments(TrainingArguments):
         # A machine without an accelerator trains on its CPU unasked. Left to itself, Trainer would refuse bf16 there,
         # and processes of a launcher would each train alone.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.learning_rate != TrainingArguments.learning_rate:
+        if not self.absolute_learning_rate and self.learning_rate != TrainingArguments.learning_rate:
             raise ValueError(
                 f"`learning_rate` {self.learning_rate:g} was given, but the rate follows from the batch: give "
                 "`base_learning_rate`, the rate for 256 clips a step."
@@ -102,12 +106,16 @@ class UMTTrainer(Trainer):
         # The losses are means over a micro-batch. Because models take **kwargs, Trainer would else count the labels of
         # a step and leave out the division by the number of accumulated micro-batches.
         self.model_accepts_loss_kwargs = False
-        self.args.learning_rate = scaled_learning_rate(self.args.base_learning_rate, self.args.effective_batch_size)
+        if not self.args.absolute_learning_rate:
+            self.args.learning_rate = scaled_learning_rate(
+                self.args.base_learning_rate, self.args.effective_batch_size
+            )
         self.timer = StepTimer(self.args.device)
         self.guard = NonFiniteGuard(self.accelerator, self.args.max_nonfinite_steps, self.args.output_dir)
         self.broken_videos = BrokenVideoLog(max_broken_share=self.args.max_broken_share)
         self.add_callback(self.guard)
         self.add_callback(RunReport(self))
+        self.add_callback(CurvePicture)
         self.logged_at = (0, time.perf_counter())  # optimiser step and time of the last log line
         self.run: Any = None  # what a recipe says beside the arguments, for the model card
 
@@ -175,8 +183,12 @@ class UMTTrainer(Trainer):
         with self.timer.on_host("data"):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
-            self.broken_videos.add(batch.pop("broken", []), num_clips=len(batch["pixel_values_videos"]))
+            self.broken_videos.add(batch.pop("broken", []), num_clips=self.num_videos(batch))
         return batches, num_items
+
+    def num_videos(self, batch: dict[str, Any]) -> int:
+        """Videos that were read for a batch; fewer than its clips where a video gives several views."""
+        return len(batch["pixel_values_videos"])
 
     def pixel_values(self, clips: torch.Tensor) -> torch.Tensor:
         """Clips (batch, frames, channels, height, width) as models take them: uint8 is normalised on the device."""
@@ -258,11 +270,15 @@ class UMTTrainer(Trainer):
         return (
             f"batch: {args.world_size} processes x {args.train_batch_size} clips x {args.gradient_accumulation_steps} "
             f"accumulated x {args.views_per_clip} views = {args.effective_batch_size}\n"
-            f"learning rate: {args.base_learning_rate:g} x batch / 256 = {args.learning_rate:.4g}\n"
+            f"{self.describe_rate()}\n"
             f"precision: {precision} on {args.device.type}\n"
             f"schedule: {num_training_steps} steps, of which {self.num_warmup_steps(num_training_steps)} warm-up\n"
             f"optimiser: {groups}"
         )
+
+    def describe_rate(self) -> str:
+        """Where the learning rate comes from."""
+        return f"learning rate: {self.args.base_learning_rate:g} x batch / 256 = {self.args.learning_rate:.4g}"
 
 
 class RunReport(TrainerCallback):

@@ -123,7 +123,7 @@ def test_recorded_step_of_the_official_loop(name, tmp_path):
     loss, outputs = trainer.compute_loss(trainer.model.train(), inputs, return_outputs=True)
     features = outputs.student_features.transpose(0, 1)
     torch.testing.assert_close(features, tensors["expected/student_output"], rtol=0, atol=1e-5)
-    visible, targets = trainer.teach(clips, seeds)
+    visible, targets = trainer.teach(clips, seeds, trainer.args.mask_ratio)
     torch.testing.assert_close(targets.transpose(0, 1), tensors["expected/teacher_targets"], rtol=0, atol=1e-5)
     hidden = torch.ones(tensors["expected/mask"].shape, dtype=torch.bool).scatter(1, visible, False)
     assert torch.equal(hidden, tensors["expected/mask"].bool())
@@ -152,7 +152,7 @@ def test_hidden_pixels_do_not_matter_to_the_student(tmp_path):
     trainer = make_trainer(None, tmp_path)
     inputs = batch_of(3)
     clips = trainer.pixel_values(inputs["pixel_values_videos"]).requires_grad_()
-    visible, targets = trainer.teach(clips, inputs["sample_seeds"])
+    visible, targets = trainer.teach(clips, inputs["sample_seeds"], trainer.args.mask_ratio)
     outputs = trainer.model(clips, visible_indices=visible, target_features=targets)
     outputs.loss.backward()
 
@@ -189,7 +189,7 @@ def test_several_masks_for_one_teacher_pass_equal_passes_with_each(mask_type, tm
 
     # the masks of a clip are neighbours, and its features are picked from the same pass
     clips = together.pixel_values(inputs["pixel_values_videos"])
-    visible, targets = together.teach(clips, inputs["sample_seeds"])
+    visible, targets = together.teach(clips, inputs["sample_seeds"], 0.75, num_masks=3)
     assert visible.shape == (9, 8) and targets.shape == (9, 2, 8, 16)
     everything = together.teacher(clips).features  # (3, K, 32, F)
     for row in range(9):
@@ -208,10 +208,10 @@ def test_masks_differ_between_clips_epochs_and_masks(mask_type, ratio, visible, 
     trainer = make_trainer(None, tmp_path, mask_type=mask_type, mask_ratio=ratio, num_masks_per_clip=2)
     seeds = torch.tensor([dataset[epoch, index]["sample_seed"] for epoch in range(2) for index in range(4)])
     clips = trainer.pixel_values(some_clips(1)).expand(8, -1, -1, -1, -1)
-    masks, _ = trainer.teach(clips, seeds)
+    masks, _ = trainer.teach(clips, seeds, ratio, num_masks=2)
     assert masks.shape == (16, visible)
     assert len({tuple(mask) for mask in masks.tolist()}) == 16
-    assert torch.equal(masks, trainer.teach(clips, seeds)[0])
+    assert torch.equal(masks, trainer.teach(clips, seeds, ratio, num_masks=2)[0])
     assert (masks.diff(dim=1) > 0).all()
 
 

@@ -20,8 +20,8 @@ from modeling_umt import (
     convert_umt_checkpoint,
 )
 from modeling_umt.convert_umt_checkpoints import official_state_dict
-from training.pretraining import check_teacher_fits
 from training.pretraining_run import PreTrainingRun, load_student, load_teacher
+from training.teaching import check_teacher_fits
 
 # the size that an official file is known by
 PUBLISHED_WIDTH = {
