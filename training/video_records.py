@@ -31,8 +31,9 @@ from datasets import (
     load_from_disk,
 )
 
+from .inference import VIDEO_SUFFIXES
 from .video_lists import LIST_SUFFIXES, VIDEO_COLUMNS, read_list
-from .video_shards import SHARD_SUFFIXES, VIDEO_SUFFIXES, expand_shards, stream_shards
+from .video_shards import SHARD_SUFFIXES, expand_shards, stream_shards
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 _NUM_PROBED = 20  # videos of a list that are looked for before a run

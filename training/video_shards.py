@@ -21,12 +21,8 @@ from datasets import IterableDataset
 from processing_umt.video_inputs_umt import IMAGE_SUFFIXES
 from processing_umt.video_source_umt import VideoDecodeError
 
-# fmt: off
-VIDEO_SUFFIXES = (
-    ".3g2", ".3gp", ".asf", ".avi", ".flv", ".gif", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg",
-    ".mpg", ".mts", ".mxf", ".nut", ".ogg", ".ogv", ".rm", ".ts", ".vob", ".webm", ".wmv",
-)
-# fmt: on
+from .inference import VIDEO_SUFFIXES
+
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification
 from processing_umt import UMTVideoProcessor, fold_views
-from training import cli_classify
+from training import cli_classify, inference, video_records, video_shards
 from training.inference import batches, list_video_files, processor_of_config
 
 av = pytest.importorskip("av")
@@ -193,7 +193,7 @@ def test_wrong_calls(model, videos, tmp_path):
         run(videos / "b.mp4", "--model", model, "--batch-size", 0)
     with pytest.raises(ValueError, match="num_crops is -1"):
         run(videos / "b.mp4", "--model", model, "--crops", -1)
-    with pytest.raises(ValueError, match=r"holds no videos; looked for files that end in \.3gp"):
+    with pytest.raises(ValueError, match=r"holds no videos; looked for files that end in \.3g2"):
         run(tmp_path, "--model", model)
     with pytest.raises(OSError, match="nowhere"):
         run(videos / "b.mp4", "--model", tmp_path / "nowhere")
@@ -203,4 +203,5 @@ def test_batches_and_files(videos):
     assert list(batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(batches([], 3)) == []
     url = "https://example.org/clip"
+    assert video_records.VIDEO_SUFFIXES is video_shards.VIDEO_SUFFIXES is inference.VIDEO_SUFFIXES
     assert list_video_files([url, str(videos / "notes.txt")]) == [url, str(videos / "notes.txt")]
