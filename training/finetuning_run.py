@@ -1,6 +1,5 @@
 """A whole fine-tuning run from a recipe: data, classifier, head, trainer, resume (arXiv 2303.16058, section 4.2)."""
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -30,7 +29,7 @@ from processing_umt.frame_sampling_umt import sample_clips, sample_training_clip
 from .finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from .inference import processor_of_config
 from .presets import FROZEN_ENCODER, apply_preset, preset_config
-from .recipes import parse_recipe, read_recipe
+from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
 from .run_to_end import save_with_card, train_to_end
 from .video_dataset import VideoClipDataset
 from .video_records import load_video_records
@@ -81,13 +80,15 @@ class FineTuningRun:
 def finetune(recipe: str, overrides: list[str]) -> UMTFineTuningTrainer:
     """Run a fine-tuning recipe to its end, from the last checkpoint in `output_dir` if there is one.
 
-    The trained model or adapter, its code, its processor and its card end in `output_dir`.
+    The trained model or adapter, its code, its processor and its card end in `output_dir`. Without an accelerator the
+    arithmetic is float32, whatever the recipe says.
 
     Raises:
         ValueError: before the first step, if a key is unknown, data or a start are missing, a label is none of the
             classes, or a class has no training clip.
     """
-    run, args = parse_recipe(read_recipe(recipe), overrides, FineTuningRun, UMTFineTuningArguments)
+    settings = for_this_machine(read_recipe(recipe))
+    run, args = parse_recipe(settings, overrides, FineTuningRun, UMTFineTuningArguments)
     for key in ("data", "init_from"):
         if getattr(run, key) is None:
             raise ValueError(f"No `{key}` given; say --{key} ...")
@@ -260,12 +261,11 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
     """The classifier of a run: the encoder of any UMT checkpoint, in float32, and its head where the classes allow.
 
     Raises:
-        ValueError: if the checkpoint holds no UMT video encoder of its own, or `model` is no mapping.
+        ValueError: if the checkpoint holds no UMT video encoder of its own, or `model` is no mapping from fields of
+            `UMTConfig`.
     """
+    fields = config_fields(run, UMTConfig)
     source = load_source(run.init_from)
-    fields = json.loads(run.model)
-    if not isinstance(fields, dict):
-        raise ValueError(f"`model` must map fields of UMTConfig to values, but is {run.model}.")
     config = UMTConfig.from_dict(
         source.config.to_dict(),
         id2label=dict(enumerate(class_names)),

@@ -302,8 +302,12 @@ def test_what_is_no_start(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"teacher\.pth holds a UMTTeacherModel, not a UMT video encoder"):
         load_classifier(FineTuningRun(init_from="teacher.pth"), ["a"])
     tiny_classifier().save_pretrained(tmp_path / "classifier")
-    with pytest.raises(ValueError, match="`model` must map fields of UMTConfig"):
-        load_classifier(FineTuningRun(init_from=str(tmp_path / "classifier"), model="[1]"), ["a"])
+    for model, message in (
+        ("[1]", "`model` must be a mapping"),
+        ('{"image_sise": 64}', "image_sise, which UMTConfig"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_classifier(FineTuningRun(init_from=str(tmp_path / "classifier"), model=model), ["a"])
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -326,6 +330,22 @@ def test_runs_that_cannot_start(clips, stage1, tmp_path):
         with pytest.raises(ValueError, match=f"No `{missing}` given"):
             finetune(write_recipe(tmp_path / "other.yaml", **present), output)
     assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator multiplies bfloat16 itself")
+def test_a_recipe_of_16_bits_is_float32_on_a_cpu_unless_told_otherwise(stage1, tmp_path, monkeypatch):
+    seen = []
+
+    def stop(run, args):
+        seen.append(args.bf16)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(finetuning_run, "load_records", stop)
+    recipe = write_recipe(tmp_path / "recipe.yaml", init_from=str(stage1), data="clips", bf16=True)
+    for overrides in ([], ["--bf16", "true"]):
+        with pytest.raises(ValueError, match="far enough"):
+            finetune(recipe, ["--output_dir", str(tmp_path / "out"), *overrides])
+    assert seen == [False, True]
 
 
 INTERRUPTED = """
