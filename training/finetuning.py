@@ -8,6 +8,7 @@ cross-entropy itself, in float32.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -112,6 +113,9 @@ class UMTFineTuningTrainer(UMTTrainer):
     @property
     def num_labels(self) -> int:
         return self.model.config.num_labels
+
+    def num_videos(self, batch: dict[str, Any]) -> int:
+        return super().num_videos(batch) // self.args.views_per_video
 
     def batch_generator(self) -> np.random.Generator:
         """Source of chance for mixing a micro-batch: a function of seed, step, micro-batch and process."""

@@ -17,6 +17,8 @@ from transformers import TrainingArguments
 
 from modeling_umt import UMTForVideoClassification
 
+from .run_pictures import CURVES
+
 PAPER = "https://arxiv.org/abs/2303.16058"
 PACKAGES = ("umt", "torch", "torchvision", "transformers", "accelerate", "peft", "datasets", "av")
 
@@ -115,7 +117,7 @@ def trainer_card(
         describe_model(trainer),
         "## Use\n\n```python\n" + snippet(trainer, model_id) + "```",
         "## Data\n\n" + describe_data(trainer),
-        "## Training\n\n" + table(("setting", "value"), recipe_rows(trainer)),
+        "## Training\n\n" + table(("setting", "value"), recipe_rows(trainer)) + curves(args.output_dir),
         "## Results\n\n" + describe_results(trainer, results),
         "## Environment\n\n" + table(("package", "version"), environment()),
         f"## Licence\n\n{stated} The weights it started from and the videos have licences of their own.",
@@ -192,6 +194,11 @@ def recipe_rows(trainer: Any) -> list[tuple[str, Any]]:
     ]
     rows += [(name, getattr(args, field, None)) for field, name in ARGUMENT_FIELDS.items()]
     return [(name, value) for name, value in rows if value is not None]
+
+
+def curves(folder: str) -> str:
+    """The picture of the run's curves, if it was drawn."""
+    return f"\n\n![Curves of the training run]({CURVES})" if os.path.exists(os.path.join(folder, CURVES)) else ""
 
 
 def final_evaluation(args: TrainingArguments, state: Any) -> dict[str, float]:
