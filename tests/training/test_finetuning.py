@@ -34,6 +34,7 @@ from processing_umt.augmentation_umt import augment_for_finetuning
 from processing_umt.frame_sampling_umt import sample_training_clip
 from processing_umt.mixup_umt import Mix, cutmix_box, draw_mix, mix_batch
 from training import finetuning
+from training.broken_videos import TooManyBrokenVideosError
 from training.finetuning import UMTFineTuningArguments, accuracy, checkpoint_first_blocks
 from training.video_dataset import VideoClipDataset, collate_clips
 from training.video_records import load_video_records
@@ -284,6 +285,21 @@ def test_evaluation_tells_of_broken_videos(tmp_path, capfd):
     assert np.isfinite(trainer.evaluate()["eval_loss"])
     told = [line for line in capfd.readouterr().out.splitlines() if line.startswith("evaluation: ")]
     assert len(told) == 1 and str(folder / "run" / "1.mp4") in told[0] and "another video stands in" in told[0]
+
+
+def test_the_share_of_broken_videos_is_one_of_videos_not_of_views(tmp_path):
+    """Three of eight are broken: more than the limit, which they would keep if every view counted as a video."""
+    folder = save_clips_of_classes(tmp_path / "clips", number=4)
+    for name in ("0", "1", "2"):
+        (folder / "run" / f"{name}.mp4").write_bytes(b"")
+    dataset = VideoClipDataset(
+        load_video_records(folder), 2, partial(sample_training_clip, sampling="sparse"),
+        partial(augment_for_finetuning, size=32), num_views_per_video=3,
+    )  # fmt: skip
+    options = {"views_per_video": 3, "per_device_train_batch_size": 2, "max_steps": 4}
+    trainer = tiny_trainer(tmp_path, model=tiny_classifier(2), clips=dataset, max_broken_share=0.2, **options)
+    with pytest.raises(TooManyBrokenVideosError, match=r"of 1[1-9] attempts to read a video failed"):
+        trainer.train()
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
