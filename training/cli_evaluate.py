@@ -1,5 +1,7 @@
-"""`umt evaluate`: the accuracy of a classifier on a labelled data set, to the protocol of UMT (arXiv 2303.16058,
-section 4).
+"""`umt evaluate`: a model on a data set, to the protocols of UMT (arXiv 2303.16058, section 4).
+
+Classification is here; another `--task` is a module of its own, `cli_evaluate_<task>.py`, with `add_task_arguments`
+and `run`.
 
 Unusual: started by `accelerate launch -m training.cli evaluate …` or `torchrun -m training.cli evaluate …`, the
 processes share the videos. The same command after an interruption goes on where it was. Skipped videos do not change
@@ -11,6 +13,7 @@ import collections
 import contextlib
 import csv
 import datetime
+import importlib
 import importlib.metadata
 import io
 import json
@@ -23,32 +26,23 @@ from typing import Any
 
 from .inference import load_model, load_processor
 
-HELP = "measure the accuracy of a classifier on labelled videos"
+HELP = "measure a model on labelled or captioned videos"
+TASKS = ("classification", "retrieval")
 
 PACKAGES = ("umt", "torch", "transformers", "av")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", choices=TASKS, default="classification", help="what the model is measured in")
     parser.add_argument("--model", required=True, help="model folder, or its id on the Hub")
     parser.add_argument(
-        "--data", required=True, help="folder of class folders, list of videos with labels, or a data set's id"
+        "--data",
+        required=True,
+        help="folder of class folders, list of videos with labels or captions, or a data set's id",
     )
     parser.add_argument("--root", help="folder that the paths of a list are relative to (default: the list's own)")
     parser.add_argument("--split", help="split of the data set")
-    parser.add_argument("--clips", type=int, default=4, metavar="N", help="clips per video")
-    parser.add_argument("--crops", type=int, default=3, metavar="N", help="crops per clip")
-    parser.add_argument(
-        "--sampling",
-        choices=("sparse", "segments", "middle", "dense"),
-        help="which frames (default: the processor's; segments, of Something-Something, has at most 2 clips)",
-    )
-    parser.add_argument(
-        "--resize-kernel",
-        choices=("opencv_bilinear", "antialias", "bicubic_no_antialias"),
-        default="opencv_bilinear",
-        help="how frames are resized; published results were measured with OpenCV's",
-    )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="views that pass the model at once")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="clips that pass the model at once")
     parser.add_argument(
         "--num-workers", type=int, metavar="N", help="decoding processes (default: one per CPU core of the machine)"
     )
@@ -63,43 +57,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder of the results, replaced if there are any (default: evaluation/MODEL-DATA-CLIPSxCROPS)",
+        help="folder of the results, replaced if there are any (default: evaluation/MODEL-DATA-PROTOCOL)",
     )
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run code from the model's repository, if it is no UMT model"
     )
-    parser.set_defaults(dtype="float32")  # of the weights, under autocast
+    options = {}
+    for task in TASKS:
+        group = parser.add_argument_group(f"with --task {task}")
+        options[task] = task_module(task).add_task_arguments(group)
+    parser.set_defaults(dtype="float32", task_options=options)  # the type of the weights, under autocast
+
+
+def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
+    """The options of classification."""
+    return [
+        group.add_argument("--clips", type=int, default=4, metavar="N", help="clips per video"),
+        group.add_argument("--crops", type=int, default=3, metavar="N", help="crops per clip"),
+        group.add_argument(
+            "--sampling",
+            choices=("sparse", "segments", "middle", "dense"),
+            help="which frames (default: the processor's; segments, of Something-Something, has at most 2 clips)",
+        ),
+        group.add_argument(
+            "--resize-kernel",
+            choices=("opencv_bilinear", "antialias", "bicubic_no_antialias"),
+            default="opencv_bilinear",
+            help="how frames are resized; published results were measured with OpenCV's",
+        ),
+    ]
+
+
+def task_module(task: str) -> Any:
+    """The module of a task; its name is this one's with the task behind it, but for classification."""
+    if task == "classification":
+        return sys.modules[__name__]
+    return importlib.import_module(f".cli_evaluate_{task.replace('-', '_')}", __package__)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Runs the task; refuses options of another one, which would be ignored.
+
+    Raises:
+        ValueError: an option of another task.
+    """
+    for task, options in args.task_options.items():
+        given = [option for option in options if getattr(args, option.dest) != option.default]
+        if task != args.task and given:
+            raise ValueError(f"{given[0].option_strings[0]} is an option of --task {task}; this is {args.task}.")
+    return run_classification(args) if args.task == "classification" else task_module(args.task).run(args)
+
+
+def run_classification(args: argparse.Namespace) -> int:
     """Prints a table and writes `results.json`, `confusion.csv`, `confusion.png`, `per_class.csv` and `videos.csv`
     into the output folder, each complete or not at all."""
-    import torch
-    from accelerate import PartialState
     from transformers import AutoModelForVideoClassification
-    from transformers.utils import logging
 
     import modeling_umt  # noqa: F401 (registers the models)
 
     from .evaluation import evaluate_classifier
     from .video_records import load_video_records
 
-    # the process that is done first waits for the last one: longer than the usual limit of some minutes
-    state = PartialState(cpu=args.device == "cpu", timeout=datetime.timedelta(days=1))
-    if state.num_processes > 1 and args.device is not None and ":" in args.device:
-        raise ValueError(
-            f"--device is {args.device}, but {state.num_processes} processes need one each; leave it out."
-        )
-    if not state.is_main_process:
-        logging.disable_progress_bar()
+    state = join_processes(args)
     records = load_video_records(args.data, root=args.root, split=args.split)
     model = load_model(AutoModelForVideoClassification, args, "be evaluated")
     processor = load_processor(model.config, args)
-    if args.autocast is None:
-        args.autocast = "float32" if model.device.type == "cpu" else "float16"
-    if args.num_workers is None:
-        args.num_workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    output = args.output or default_output(args)
+    settle_computation(args, model.device)
+    output = args.output or default_output(args, f"{args.clips}x{args.crops}")
     scores = evaluate_classifier(
         model,
         processor,
@@ -110,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         resize_kernel=args.resize_kernel,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
-        autocast_dtype=None if args.autocast == "float32" else getattr(torch, args.autocast),
+        autocast_dtype=autocast_dtype(args),
         partial_folder=output / "partial",
     )
     if state.is_main_process:
@@ -125,10 +149,97 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def default_output(args: argparse.Namespace) -> Path:
-    """`evaluation/MODEL-DATA[-SPLIT]-CLIPSxCROPS`, so that an interrupted command finds its scores again."""
+# --- what all tasks share --------------------------------------------------------------------------------------------
+
+
+def join_processes(args: argparse.Namespace) -> Any:
+    """The `PartialState` of this process among those of a launcher.
+
+    Raises:
+        ValueError: several processes and one numbered device.
+    """
+    from accelerate import PartialState
+    from transformers.utils import logging
+
+    # the process that is done first waits for the last one: longer than the usual limit of some minutes
+    state = PartialState(cpu=args.device == "cpu", timeout=datetime.timedelta(days=1))
+    if state.num_processes > 1 and args.device is not None and ":" in args.device:
+        raise ValueError(
+            f"--device is {args.device}, but {state.num_processes} processes need one each; leave it out."
+        )
+    if not state.is_main_process:
+        logging.disable_progress_bar()
+    return state
+
+
+def settle_computation(args: argparse.Namespace, device: Any) -> None:
+    """Fills in the type of the computation and the number of workers where they were not given."""
+    if args.autocast is None:
+        args.autocast = "float32" if device.type == "cpu" else "float16"
+    if args.num_workers is None:
+        args.num_workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def autocast_dtype(args: argparse.Namespace) -> Any:
+    """The `torch.dtype` of autocast, or None for the weights' own float32."""
+    import torch
+
+    return None if args.autocast == "float32" else getattr(torch, args.autocast)
+
+
+def default_output(args: argparse.Namespace, protocol: str) -> Path:
+    """`evaluation/MODEL-DATA[-SPLIT]-PROTOCOL`, so that an interrupted command finds its scores again."""
     names = [Path(args.model).resolve().name, Path(args.data).resolve().stem, args.split]
-    return Path("evaluation", "-".join([*filter(None, names), f"{args.clips}x{args.crops}"]))
+    return Path("evaluation", "-".join([*filter(None, names), protocol]))
+
+
+def print_skipped(skipped: list[Any]) -> None:
+    if skipped:
+        reasons = collections.Counter(video.reason for video in skipped).most_common()
+        listed = ", ".join(f"{reason} {number}" for reason, number in reasons)
+        print(f"  not counted: {len(skipped)} videos that can't be read ({listed})")
+
+
+def write_report(
+    output: Path,
+    args: argparse.Namespace,
+    task: str,
+    config: Any,
+    model_facts: dict[str, Any],
+    protocol: dict[str, Any],
+    counts: dict[str, Any],
+    skipped: list[Any],
+    metrics: dict[str, Any],
+) -> None:
+    """`results.json` of any task.
+
+    Args:
+        task: its name on the Hub.
+        config: the model's.
+        model_facts, counts: what is told of the model and of the data set beside what all tasks tell.
+        skipped: `SkippedVideo`s.
+    """
+    results = {
+        "task": task,
+        "model": {"id": args.model, "revision": getattr(config, "_commit_hash", None), **model_facts},
+        "protocol": protocol,
+        "dataset": {
+            "source": args.data,
+            "root": args.root,
+            "split": args.split,
+            **counts,
+            "num_skipped": len(skipped),
+            "skipped": [video._asdict() for video in skipped],
+        },
+        "metrics": metrics,
+        "versions": {package: _version(package) for package in PACKAGES},
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+# --- classification --------------------------------------------------------------------------------------------------
 
 
 def print_table(scores: Any, output: Path) -> None:
@@ -142,9 +253,7 @@ def print_table(scores: Any, output: Path) -> None:
     )
     for name, value in metrics(scores).items():
         print(f"  {name.replace('_', ' '):<20}{value:6.2f} %")
-    if scores.skipped:
-        reasons = collections.Counter(video.reason for video in scores.skipped).most_common()
-        print(f"  not counted: {len(scores.skipped)} videos that can't be read ({_listed(reasons)})")
+    print_skipped(scores.skipped)
     print(f"written to {output}")
 
 
@@ -178,28 +287,18 @@ def write_results(output: Path, scores: Any, args: argparse.Namespace, config: A
     )
     header = ["video", "class", "prediction", "probability", "probability of the class"]
     _write(output / "videos.csv", _csv(header, rows))
-    results = {
-        "task": "video-classification",
-        "model": {
-            "id": args.model,
-            "revision": getattr(config, "_commit_hash", None),
-            "num_labels": config.num_labels,
-        },
-        "protocol": scores.protocol,
-        "dataset": {
-            "source": args.data,
-            "root": args.root,
-            "split": args.split,
-            "num_videos": len(scores.videos) + len(scores.skipped),
-            "num_scored": len(scores.videos),
-            "num_skipped": len(scores.skipped),
-            "skipped": [video._asdict() for video in scores.skipped],
-        },
-        "metrics": metrics(scores),
-        "versions": {package: _version(package) for package in PACKAGES},
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
-    _write(output / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+    num_videos = len(scores.videos) + len(scores.skipped)
+    write_report(
+        output,
+        args,
+        "video-classification",
+        config,
+        {"num_labels": config.num_labels},
+        scores.protocol,
+        {"num_videos": num_videos, "num_scored": len(scores.videos)},
+        scores.skipped,
+        metrics(scores),
+    )
 
 
 def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
@@ -222,7 +321,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _listed(reasons: Iterable[tuple[str, int]]) -> str:
-    return ", ".join(f"{reason} {number}" for reason, number in reasons)

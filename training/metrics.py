@@ -16,10 +16,18 @@ import datasets
 import evaluate
 import numpy as np
 
+from .retrieval_metrics import RANKS, best_ranks
+
 _INPUTS = """
 Args:
     predictions: scores, floats `(videos, classes)`: logits or probabilities, only the order within a row counts.
     references: labels, integers `(videos,)`.
+"""
+
+_RETRIEVAL_INPUTS = """
+Args:
+    predictions: scores, floats `(queries, candidates)`; only the order within a row counts.
+    references: of every query the numbers of its right candidates, at least one.
 """
 
 
@@ -74,11 +82,15 @@ def merge_views(video_ids: Sequence[Hashable], view_ids: Sequence[Hashable], log
     return MergedViews(list(positions), sums / num_views[:, None], num_views)
 
 
-class _ScoreMetric(evaluate.Metric):
-    """A metric of scores `(videos, classes)` and labels `(videos,)`, kept in memory in a single process."""
+class _InMemoryMetric(evaluate.Metric):
+    """A metric that keeps what is added in memory in a single process."""
 
     def __init__(self, *args: Any, num_process: int = 1, **kwargs: Any):
         super().__init__(*args, num_process=num_process, keep_in_memory=num_process == 1, **kwargs)
+
+
+class _ScoreMetric(_InMemoryMetric):
+    """A metric of scores `(videos, classes)` and labels `(videos,)`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -139,3 +151,40 @@ class ConfusionMatrix(_ScoreMetric):
         num_labels = scores.shape[1]
         cells = np.bincount(labels * num_labels + scores.argmax(axis=1), minlength=num_labels**2)
         return {"confusion_matrix": cells.reshape(num_labels, num_labels)}
+
+
+class RetrievalRecall(_InMemoryMetric):
+    """`r1`, `r5`, `r10`: percent of queries of which a right candidate is among the best 1, 5 or 10; `mean_rank` and
+    `median_rank` of the best right one, from 1. With a configuration's name, such as `text_to_video`, the keys begin
+    with it. Equal scores count half, see `best_ranks`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__,
+            citation="",
+            inputs_description=_RETRIEVAL_INPUTS,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.List(datasets.Value("float64")),
+                    "references": datasets.List(datasets.Value("int64")),
+                }
+            ),
+        )
+
+    def _compute(self, predictions: np.ndarray, references: Sequence[Sequence[int]]) -> dict[str, float]:
+        scores = np.asarray(predictions, dtype=np.float64)
+        if not np.isfinite(scores).all():
+            raise ValueError(f"Scores of {(~np.isfinite(scores).all(axis=1)).sum()} queries are not finite.")
+        match = np.zeros(scores.shape, dtype=bool)
+        for query, right in enumerate(references):
+            right = np.asarray(right, dtype=np.int64)
+            if right.size and not 0 <= right.min() <= right.max() < scores.shape[1]:
+                raise ValueError(
+                    f"Query {query} has the right candidates {right}; there are {scores.shape[1]}, from 0."
+                )
+            match[query, right] = True
+        ranks = best_ranks(scores, match)
+        results = {f"r{rank}": 100.0 * float((ranks < rank).mean()) for rank in RANKS}
+        results |= {"mean_rank": float(ranks.mean()) + 1, "median_rank": float(np.median(ranks)) + 1}
+        prefix = "" if self.config_name == "default" else f"{self.config_name}_"
+        return {f"{prefix}{name}": value for name, value in results.items()}

@@ -111,7 +111,13 @@ def _read_json(text: str, path: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list):
         found = f"an object with the keys {list(rows)[:8]}" if isinstance(rows, dict) else f"a {type(rows).__name__}"
         raise ValueError(f"{path} holds {found}; expected a list of objects such as [{{'video': …, 'caption': …}}].")
-    return [_name_video(row, path, number) for number, row in enumerate(rows, 1)]
+    return [_name_video(row, path, number) for number, listed in enumerate(rows, 1) for row in _one_video_each(listed)]
+
+
+def _one_video_each(row: Any) -> list[Any]:
+    """A row for each video of one that names several, as the retrieval lists of Something-Something do."""
+    column = next((name for name in VIDEO_COLUMNS if isinstance(row, dict) and isinstance(row.get(name), list)), None)
+    return [row] if column is None else [row | {column: video} for video in row[column]]
 
 
 def _read_json_lines(text: str, path: Path) -> list[dict[str, Any]]:
