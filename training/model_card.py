@@ -4,9 +4,7 @@ Not of the paper. Unusual: everything on the card comes from the trainer that tr
 does not know (a licence, a name of the data) is said to be missing. Local paths are told by their last part alone.
 """
 
-import importlib.metadata
 import os
-import platform
 import re
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,8 @@ from transformers import TrainingArguments
 
 from modeling_umt import UMTForVideoClassification
 
+from .card_template import code_block, environment, render_card, table
 from .run_pictures import CURVES
-
-PAPER = "https://arxiv.org/abs/2303.16058"
-PACKAGES = ("umt", "torch", "torchvision", "transformers", "accelerate", "peft", "datasets", "av")
 
 # Fields that a card tells, if the run's arguments have them.
 RUN_FIELDS = {
@@ -112,18 +108,17 @@ def trainer_card(
         eval_results=scores or None,
     )
     stated = f"{license}." if license else "Whoever trained this model has not stated a licence for it."
-    sections = [
-        f"# {model_name}",
-        describe_model(trainer),
-        "## Use\n\n```python\n" + snippet(trainer, model_id) + "```",
-        "## Data\n\n" + describe_data(trainer),
-        "## Training\n\n" + table(("setting", "value"), recipe_rows(trainer)) + curves(args.output_dir),
-        "## Results\n\n" + describe_results(trainer, results),
-        "## Environment\n\n" + table(("package", "version"), environment()),
-        f"## Licence\n\n{stated} The weights it started from and the videos have licences of their own.",
-        f"Unmasked Teacher: Towards Training-Efficient Video Foundation Models, [arXiv 2303.16058]({PAPER}).",
-    ]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+    return render_card(
+        data,
+        title=model_name,
+        summary=describe_model(trainer),
+        use=code_block(snippet(trainer, model_id)),
+        data=describe_data(trainer),
+        training=table(("setting", "value"), recipe_rows(trainer)) + curves(args.output_dir),
+        results=describe_results(trainer, results),
+        environment=table(("package", "version"), environment()),
+        licence=f"{stated} The weights it started from and the videos have licences of their own.",
+    )
 
 
 def is_classifier(trainer: Any) -> bool:
@@ -258,19 +253,3 @@ def hub_name(source: str | None) -> str | None:
     repository = (source or "").split(":")[0]
     on_hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", repository) and not os.path.exists(repository)
     return repository if on_hub else None
-
-
-def environment() -> list[tuple[str, str]]:
-    """Versions of Python and of the packages that took part."""
-    versions = [("python", platform.python_version())]
-    for package in PACKAGES:
-        try:
-            versions.append((package, importlib.metadata.version(package)))
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout
-            continue
-    return versions
-
-
-def table(header: tuple[str, str], rows: list[tuple[str, Any]]) -> str:
-    lines = [header, ("---", "---"), *rows]
-    return "\n".join(f"| {name} | {value} |" for name, value in lines)

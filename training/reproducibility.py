@@ -1,0 +1,189 @@
+"""`docs/reproducibility.md`: the tables of the paper and of the official model zoos, row by row, each with the command
+that would measure or train it here and with every known departure. Written from the registry by `umt card build`.
+
+Not of the paper. Unusual: a row for which this package has no command, or the authors released no file, is there too
+and says so.
+"""
+
+from typing import Any
+
+from .card_template import table
+from .checkpoint_registry import CheckpointRow, checkpoint_row, read_registry, row_names
+from .published_card import evaluation_command
+
+HEAD = """\
+# Reproducibility
+
+The published results of Unmasked Teacher, row by row: what the authors report, the command that would measure it \
+with this package, the recipe that would train it, and every departure that is known. **None of these results has \
+been measured again**: the checkpoints were not at hand. What has been checked is the computation: converted models \
+give the official code's outputs on recorded inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, crops, \
+schedules and metrics are those of the official code on recorded examples.
+
+This page is written by `umt card build` from `model_cards/registry.yaml` and `model_cards/results.yaml`.
+
+## Before the commands
+
+A checkpoint of the zoo becomes a folder that the commands take by
+
+```bash
+umt publish ROW --repo-id your-name/ROW --dry-run
+```
+
+which fetches the official file, holds it against its row and uploads nothing. Lists such as `k400/test.csv` are the \
+authors' kind of list (path and class number); they published none for Kinetics, so which videos were missing from \
+theirs is not known. Several devices: put `accelerate launch --multi_gpu --num_processes 8 $(which umt)` in the place \
+of `umt`.
+
+Departures that hold for every row:
+
+- Videos are decoded by PyAV, where the authors used decord; frames are chosen by the same rules.
+- `umt evaluate` resizes classification views with OpenCV's kernel, as the authors did; other uses of the processors \
+have an antialiased one.
+- Evaluation runs in float16 on an accelerator, as the authors' did, and in float32 on a CPU.
+- Training is in bfloat16 over float32 weights, where the authors used float16 (stage 1 with a gradient scaler, \
+classification in DeepSpeed).
+- Random draws are functions of the seed, the epoch and the video, so the draws are others than the authors'.
+"""
+
+CLASSIFICATION = """\
+## Classification
+
+Top-1 in percent. Views are clips x crops: first as the zoo prints them, then as the command has them, which follows \
+the released script where the two differ. Recipes are those of `training/recipes/`; each names its own departures.
+"""
+
+DETECTION = """\
+## Action detection
+
+mAP at IoU 0.5 on AVA 2.2. This package has no model for action detection yet: there is no command.
+"""
+
+ZERO_SHOT = """\
+## Zero-shot retrieval
+
+R@1 / R@5 / R@10 in percent after re-ranking the 128 best candidates, of the models after stage 2 with 4 frames.
+"""
+
+RETRIEVAL = """\
+## Fine-tuned retrieval
+
+R@1 / R@5 / R@10 in percent after re-ranking the 128 best candidates, with 12 frames. Only the models that started \
+from the 25M corpus were released. But for DiDeMo, the reported split also chose the epoch.
+"""
+
+QUESTIONS = """\
+## Question answering and multiple choice
+
+Accuracy in percent with 12 frames, over the data set's list of answers. Only the models that started from the 25M \
+corpus were released.
+"""
+
+PAPER_TABLES = """\
+## Tables of the paper without released checkpoints
+
+Values of the tables that were at hand. Ablations of the number of aligned layers, the mask ratio, the schedule, the \
+teacher and the objectives of stage 2 are in the paper as well; their values were not at hand.
+"""
+
+
+def reproducibility_page() -> str:
+    rows = [checkpoint_row(name) for name in row_names()]
+    results = read_registry()["results"]
+    parts = [
+        HEAD,
+        CLASSIFICATION + "\n" + classification(rows),
+        DETECTION + "\n" + detection(rows),
+        ZERO_SHOT + "\n" + retrieval(rows, results["zero_shot"], "zero-shot"),
+        RETRIEVAL + "\n" + retrieval(rows, results["retrieval"], "fine-tuned"),
+        QUESTIONS + "\n" + questions(rows),
+        PAPER_TABLES + "\n" + "\n\n".join(map(paper_table, results["paper_tables"])),
+    ]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def classification(rows: list[CheckpointRow]) -> str:
+    names = read_registry()["datasets"]
+    lines = []
+    for row in rows:
+        if row.kind == "classification":
+            views, script = (" x ".join(map(str, views)) for views in (row.views, row.script_views or row.views))
+            lines.append(
+                (names[row.data[-1]]["name"], f"{row.size}, {row.frames} x {row.resolution}", views, script,
+                 f"{row.top1:.1f}", code(evaluation_command(row, row.name)), code(row.recipe), " ".join(row.notes))
+            )  # fmt: skip
+    header = ("data", "model", "views, zoo", "views, here", "published", "measure", "recipe", "departures")
+    return table(header, lines)
+
+
+def detection(rows: list[CheckpointRow]) -> str:
+    lines = [(row.size, row.frames, row.map, " ".join(row.notes)) for row in rows if row.kind == "detection"]
+    return table(("model", "frames", "published", "notes"), lines)
+
+
+def retrieval(rows: list[CheckpointRow], tables: dict[str, Any], protocol: str) -> str:
+    names, protocols = read_registry()["datasets"], read_registry()["results"]["protocols"]
+    lines = []
+    for dataset, directions in tables.items():
+        for stage2 in directions["t2v"]:
+            row = released(rows, dataset, stage2, protocol)
+            command = "not released" if row is None else code(retrieval_command(row, dataset, protocol))
+            values = [levels(directions[direction].get(stage2)) if direction in directions else "" for direction in
+                      ("t2v", "v2t")]  # fmt: skip
+            notes = " ".join(row.notes) if row and protocol == "fine-tuned" else protocols[dataset].get("notes", "")
+            lines.append((names[dataset]["name"], stage2, *values, command, notes))
+    header = ("data", "stage 2", "text to video", "video to text", "measure", "departures")
+    return table(header, lines)
+
+
+def questions(rows: list[CheckpointRow]) -> str:
+    names, results = read_registry()["datasets"], read_registry()["results"]
+    lines = []
+    for dataset, accuracies in results["question_answering"].items():
+        for stage2, accuracy in accuracies.items():
+            row = released(rows, dataset, stage2, "fine-tuned")
+            command = "not released" if row is None else code(question_command(row, dataset))
+            notes = " ".join(row.notes) if row else results["protocols"][dataset].get("notes", "")
+            lines.append((names[dataset]["name"], stage2, f"{accuracy:.1f}", command, notes))
+    return table(("data", "stage 2", "published", "measure", "departures"), lines)
+
+
+def paper_table(described: dict[str, Any]) -> str:
+    lines = [
+        (row["what"], row["published"], code(row["command"]) if row["command"] else "none", row["notes"])
+        for row in described["rows"]
+    ]
+    return f"### {described['title']}\n\n{table(('row', 'published', 'nearest command', 'departures'), lines)}"
+
+
+def released(rows: list[CheckpointRow], dataset: str, stage2: str, protocol: str) -> CheckpointRow | None:
+    """The checkpoint that a number is of."""
+    for row in rows:
+        if row.stage2 == stage2 and (row.kind == "stage-2" if protocol == "zero-shot" else row.data[-1] == dataset):
+            return row
+    return None
+
+
+def retrieval_command(row: CheckpointRow, dataset: str, protocol: str) -> str:
+    described = read_registry()["results"]["protocols"][dataset]
+    options = described.get("options", "")
+    if protocol == "zero-shot" and (length := described.get("zero_shot_text_length")):
+        options += f" --max-text-length {length[row.size] if isinstance(length, dict) else length}"
+    command = f"umt evaluate --task retrieval --model {row.name} --data {described['list']} --root videos {options}"
+    return " ".join(command.split())
+
+
+def question_command(row: CheckpointRow, dataset: str) -> str:
+    described = read_registry()["results"]["protocols"][dataset]
+    return (
+        f"umt evaluate --task vqa --model {row.name} --data {described['list']} --root videos "
+        f"--answers {described['answers']}"
+    )
+
+
+def levels(values: list[float] | None) -> str:
+    return "" if values is None else " / ".join(f"{value:.1f}" for value in values)
+
+
+def code(text: str) -> str:
+    return f"`{text}`"
