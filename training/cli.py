@@ -9,7 +9,10 @@ import argparse
 import importlib
 import sys
 
-COMMANDS = ("classify", "embed", "convert", "check-videos", "pretrain", "finetune", "evaluate")
+COMMANDS = (
+    "classify", "embed", "search", "convert", "check-videos", "show-mask", "pretrain", "finetune", "evaluate", "card",
+    "publish", "demo",
+)  # fmt: skip
 
 
 class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -134,7 +134,8 @@ def heat_over(pixels: np.ndarray, cls_attention: torch.Tensor, grid: tuple[int, 
             f"The attention to draw has shape {tuple(cls_attention.shape)}; for {expected[0]} frames of {grid[0]} x "
             f"{grid[1]} tokens it must be {expected}."
         )
-    attention = cls_attention.detach().float().cpu().numpy().reshape(-1, *grid)
+    # a clip that is not all numbers gives such an attention
+    attention = cls_attention.detach().float().cpu().nan_to_num().numpy().reshape(-1, *grid)
     heat = _heat_colour(_to_pixels(attention / max(attention.max(), 1e-12), pixels.shape[1:3]))
     grey = pixels @ np.array([0.299, 0.587, 0.114])
     return (_HEAT_SHARE * heat + (1 - _HEAT_SHARE) * grey[..., None]).round().astype(np.uint8)

@@ -42,7 +42,8 @@ class PreTrainingRun:
             estimate without `data`.
         teacher: Hub id or folder of a CLIP or DINOv2 checkpoint or of a saved `UMTTeacherModel`, or an official
             extracted `.pth`.
-        teacher_image_size: Pixels of the frames the teacher sees.
+        teacher_image_size: Pixels of the frames the teacher sees; by default a saved `UMTTeacherModel`'s own, and of
+            other checkpoints 14 patches a side.
         model: Fields of `UMTConfig` that differ from UMT-L/16, as a mapping (JSON on the command line).
         init_from: Start from a saved UMT model, a Hub id or an official `.pth` instead of random weights.
         num_devices: Devices of the run, for `--estimate` alone.
@@ -53,7 +54,7 @@ class PreTrainingRun:
     streaming: bool = False
     samples_per_epoch: int = 658_000
     teacher: str = "openai/clip-vit-large-patch14"
-    teacher_image_size: int = 196
+    teacher_image_size: int | None = None
     model: str = "{}"
     init_from: str | None = None
     num_devices: int = 32
@@ -100,9 +101,9 @@ def estimate_run(recipe: str, overrides: list[str]) -> str:
     else:
         student = load_student(run).to("meta")
     if run.teacher in PUBLISHED_TEACHERS:
-        fields = teacher_fields(student.config) | {"image_size": run.teacher_image_size}
+        sizes = PUBLISHED_TEACHERS[run.teacher].to_dict() | teacher_fields(student.config) | given_size(run)
         with torch.device("meta"):
-            teacher = UMTTeacherModel(UMTTeacherConfig.from_dict(PUBLISHED_TEACHERS[run.teacher].to_dict() | fields))
+            teacher = UMTTeacherModel(UMTTeacherConfig.from_dict(sizes))
     else:
         teacher = load_teacher(run, student.config).to("meta")
     check_teacher_fits(student.config, teacher.config)
@@ -169,7 +170,7 @@ def load_teacher(run: PreTrainingRun, student: UMTConfig) -> nn.Module:
     fields = teacher_fields(student)
     if run.teacher.endswith(".pth"):
         state = read_official_state_dict(run.teacher)
-        sizes = teacher_config(state, None).to_dict() | fields | {"image_size": run.teacher_image_size}
+        sizes = teacher_config(state, None).to_dict() | fields | given_size(run)
         return convert_umt_checkpoint(state, UMTTeacherConfig.from_dict(sizes))
     family = AutoConfig.from_pretrained(run.teacher).model_type
     if family == "umt_teacher":
@@ -181,6 +182,11 @@ def load_teacher(run: PreTrainingRun, student: UMTConfig) -> nn.Module:
     raise ValueError(
         f"{run.teacher!r} is a {family!r} model; a teacher is a CLIP, DINOv2 or UMTTeacherModel checkpoint."
     )
+
+
+def given_size(run: PreTrainingRun) -> dict[str, int]:
+    """The teacher's `image_size`, where a run says one."""
+    return {} if run.teacher_image_size is None else {"image_size": run.teacher_image_size}
 
 
 def teacher_fields(student: UMTConfig) -> dict[str, object]:
