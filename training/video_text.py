@@ -26,6 +26,7 @@ from .optimization import floored_cosine_schedule
 from .retrieval_metrics import retrieval_recalls
 from .teaching import TaughtTrainer, check_mask_type, check_teacher_fits
 from .video_dataset import collate_clips, mask_seed
+from .video_text_card import video_text_card
 from .video_trainer import UMTTrainingArguments
 
 OBJECTIVES = ("vtc", "vtm", "mlm", "uta")
@@ -115,6 +116,8 @@ class UMTVideoTextTrainer(TaughtTrainer):
         ValueError: if the teacher does not fit the student, or `uta_weight` is positive without a teacher, or 0 with
             one.
     """
+
+    model_card = staticmethod(video_text_card)
 
     def __init__(
         self,

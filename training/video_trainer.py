@@ -101,6 +101,8 @@ class UMTTrainer(Trainer):
     `pixel_values_videos` (frames, channels, height, width), uint8 or normalised float.
     """
 
+    model_card = staticmethod(trainer_card)  # what makes the card of a trainer's model
+
     def __init__(self, model=None, args: UMTTrainingArguments | None = None, data_collator=None, **kwargs):
         super().__init__(model=model, args=args, data_collator=data_collator or collate_clips, **kwargs)
         # The losses are means over a micro-batch. Because models take **kwargs, Trainer would else count the labels of
@@ -252,10 +254,10 @@ class UMTTrainer(Trainer):
     def create_model_card(
         self, model_name: str | None = None, license: str | None = None, tags: list[str] | None = None
     ) -> None:
-        """Write `README.md` into `output_dir`, as `trainer_card` makes it; pushing to the Hub calls this."""
+        """Write `README.md` into `output_dir`, as `model_card` makes it; pushing to the Hub calls this."""
         if self.is_world_process_zero():
             path = os.path.join(self.args.output_dir, "README.md")
-            trainer_card(self, model_name, license, tags).save(path + ".tmp")
+            self.model_card(self, model_name, license, tags).save(path + ".tmp")
             os.replace(path + ".tmp", path)
 
     def describe_run(self, num_training_steps: int) -> str:

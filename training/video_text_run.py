@@ -1,0 +1,205 @@
+"""A whole stage-2 run from a recipe: captioned videos and images, teacher, model, trainer, resume (arXiv 2303.16058,
+section 3.3)."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoConfig, set_seed
+from transformers.trainer_utils import IntervalStrategy
+
+from modeling_umt import UMTForVideoTextPreTraining, UMTVideoTextConfig, convert_umt_checkpoint
+from processing_umt import UMTProcessor
+from processing_umt.augmentation_umt import augment_for_video_text
+from processing_umt.frame_sampling_umt import sample_training_clip
+
+from .alternating_clips import AlternatingClips, AlternatingStreams
+from .captioned_records import load_captioned_records
+from .finetuning_run import validation_frames, validation_view
+from .pretraining_run import PreTrainingRun, load_student, load_teacher
+from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .run_to_end import save_with_card, train_to_end
+from .video_dataset import VideoClipDataset
+from .video_stream import StreamedClipDataset
+from .video_text import UMTVideoTextArguments, UMTVideoTextTrainer
+
+
+@dataclass
+class VideoTextRun:
+    """What a stage-2 recipe says beside the training arguments.
+
+    Args:
+        video_data, image_data: Captioned corpora: official annotation files, tables, Hub dataset ids, shards (see
+            `load_captioned_records`). Videos, images or both; batches are of one kind.
+        video_root, image_root: Folders that relative paths start from: one for each corpus, or one for all.
+        positives: Pairs that belong together: those of one `row`, of one `video`, or of one `caption`.
+        streaming: Read a Hub data set as a stream instead of downloading it first.
+        videos_per_epoch, images_per_epoch: Of streams and tar shards, which do not tell their length.
+        eval_data, eval_root: Captioned videos to measure recall on after every epoch.
+        init_from: A stage-1 checkpoint, a saved UMT model, a Hub id or an official `.pth`; or one of stage 2, to go on
+            from. Without it the video encoder starts with random weights.
+        text: Hub id or folder of a BERT: its vocabulary, and its weights unless `init_from` has them.
+        num_frames: Frames of a clip.
+        max_text_length: Tokens of a caption.
+        vision: Fields of `UMTConfig` that differ from the stage-1 checkpoint's, as a mapping (JSON on the command
+            line).
+        model: Fields of `UMTVideoTextConfig`, likewise; such as `mlm_weight`, or `text_config` with a BERT's
+            `fusion_layer`.
+        teacher, teacher_image_size: As in stage 1. Not loaded if `uta_weight` is 0.
+        license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
+    """
+
+    video_data: list[str] = field(default_factory=list)
+    image_data: list[str] = field(default_factory=list)
+    video_root: list[str] = field(default_factory=list)
+    image_root: list[str] = field(default_factory=list)
+    positives: str = "row"
+    streaming: bool = False
+    videos_per_epoch: int = 2_500_000
+    images_per_epoch: int = 2_500_000
+    eval_data: str | None = None
+    eval_root: str | None = None
+    init_from: str | None = None
+    text: str = "google-bert/bert-large-uncased"
+    num_frames: int = 4
+    max_text_length: int = 32
+    vision: str = "{}"
+    model: str = "{}"
+    teacher: str = "openai/clip-vit-large-patch14"
+    teacher_image_size: int | None = None
+    license: str | None = None
+
+    @property
+    def data(self) -> str:
+        """All corpora, in words."""
+        return ", ".join([*self.video_data, *self.image_data])
+
+
+def pretrain_video_text(recipe: str, overrides: list[str]) -> UMTVideoTextTrainer:
+    """Run a stage-2 recipe to its end, from the last checkpoint in `output_dir` if there is one.
+
+    The trained model, its code, its processor and its card end in `output_dir`. Without an accelerator the arithmetic
+    is float32, whatever the recipe says.
+
+    Raises:
+        ValueError: if a key is unknown, no data are given, or the parts do not fit.
+    """
+    run, args = parse_recipe(for_this_machine(read_recipe(recipe)), overrides, VideoTextRun, UMTVideoTextArguments)
+    if not run.video_data and not run.image_data:
+        raise ValueError("No data given; say --video_data LIST ..., --image_data LIST ..., or both.")
+    set_seed(args.seed)
+    model = load_video_text_model(run)
+    vision = model.config.vision_config
+    if not isinstance(vision.image_size, int):
+        raise ValueError(f"Training crops are square, but `image_size` is {vision.image_size}; give one number.")
+    teacher = load_teacher(run, vision) if model.config.uta_weight > 0 else None
+    processor = UMTProcessor.from_bert(
+        run.text, num_frames=vision.num_frames, image_size=vision.image_size, max_text_length=run.max_text_length
+    )
+    if run.eval_data is not None and args.eval_strategy == IntervalStrategy.NO:
+        args.eval_strategy = IntervalStrategy.EPOCH
+    trainer = UMTVideoTextTrainer(
+        model=model,
+        teacher=teacher,
+        args=args,
+        processing_class=processor,
+        train_dataset=load_training_clips(run, args, vision.image_size),
+        eval_dataset=load_evaluation_clips(run, processor),
+    )
+    trainer.run = run
+    train_to_end(trainer)
+    save_with_card(trainer)
+    return trainer
+
+
+def load_video_text_model(run: VideoTextRun) -> UMTForVideoTextPreTraining:
+    """The model of a run: a stage-1 encoder joined with a BERT, or a stage-2 model to go on from, in float32.
+
+    Raises:
+        ValueError: if `vision` or `model` names what is no field, or the parts do not fit.
+    """
+    fields = config_fields(run, UMTVideoTextConfig)
+    start = load_stage2(run.init_from, fields) if run.init_from is not None else None
+    if start is not None:
+        return start
+    student = load_student(PreTrainingRun(init_from=run.init_from, model=run.vision))
+    return UMTForVideoTextPreTraining.from_video_text_pretrained(student, run.text, run.num_frames, **fields)
+
+
+def load_stage2(name: str, fields: dict[str, object]) -> UMTForVideoTextPreTraining | None:
+    """A model that was pre-trained with texts, or None if the checkpoint is of another kind."""
+    if name.endswith(".pth"):
+        official = convert_umt_checkpoint(name)
+        if not isinstance(official, UMTForVideoTextPreTraining):
+            return None
+        config = UMTVideoTextConfig.from_dict(official.config.to_dict(), **fields)
+        return UMTForVideoTextPreTraining.from_pretrained(None, config=config, state_dict=official.state_dict())
+    if AutoConfig.from_pretrained(name).model_type != UMTVideoTextConfig.model_type:
+        return None
+    return UMTForVideoTextPreTraining.from_pretrained(name, dtype=torch.float32, **fields)
+
+
+def load_training_clips(run: VideoTextRun, args: UMTVideoTextArguments, image_size: int) -> Dataset:
+    """Augmented clips of all corpora: images and videos in turn if there are both (method, 16)."""
+    seed = args.seed if args.data_seed is None else args.data_seed
+    kinds = (
+        (run.image_data, run.image_root, 1, run.images_per_epoch),
+        (run.video_data, run.video_root, run.num_frames, run.videos_per_epoch),
+    )
+    parts = []
+    for number, (sources, roots, num_frames, samples_per_epoch) in enumerate(kinds):
+        if not sources:
+            continue
+        records = load_captioned_records(sources, roots, positives=run.positives, streaming=run.streaming)
+        options = {
+            "num_frames": num_frames,
+            "sample_frames": partial(sample_training_clip, sampling="middle"),
+            "transform": partial(augment_for_video_text, size=image_size),
+            "seed": seed + number,
+            "images": number == 0,
+        }
+        if hasattr(records, "__len__"):
+            parts.append(VideoClipDataset(records, **options))
+            continue
+        parts.append(
+            StreamedClipDataset(
+                records,
+                samples_per_epoch=samples_per_epoch,
+                batch_size=args.train_batch_size,
+                process_index=args.process_index,
+                num_processes=args.world_size,
+                **options,
+            )
+        )
+    if len(parts) == 1:
+        return parts[0]
+    streamed = {isinstance(part, StreamedClipDataset) for part in parts}
+    if len(streamed) > 1:
+        raise ValueError(
+            "Of images and videos one is a stream and the other is not, so they can't alternate. Give both as tables "
+            "or both as shards."
+        )
+    return AlternatingStreams(parts) if streamed.pop() else AlternatingClips(parts)
+
+
+def load_evaluation_clips(run: VideoTextRun, processor: UMTProcessor) -> VideoClipDataset | None:
+    """Clips of the evaluation videos as the processor makes them, nothing drawn; None if there are none."""
+    if run.eval_data is None:
+        return None
+    roots = [] if run.eval_root is None else [run.eval_root]
+    return VideoClipDataset(
+        load_captioned_records([run.eval_data], roots, positives="video"),
+        num_frames=run.num_frames,
+        sample_frames=partial(validation_frames, sampling="middle"),
+        transform=partial(validation_view, processor=processor.video_processor),
+    )
+
+
+def estimate_run(recipe: str, overrides: list[str]) -> str:
+    """Not there yet for stage 2.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("--estimate counts stage 1 alone so far; this recipe is of stage 2.")
