@@ -49,8 +49,9 @@ class UMTConfig(PreTrainedConfig):
             for the input's own grid, as stage 2 does.
         final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Where the last LayerNorm stands: on the tokens
             (pre-training, stage 2) or on their mean (classifiers). Each head sets its own.
-        pooling (`"mean"` or `"attention"`, defaults to `"mean"`): Classifier: the tokens' mean, as published, or one
-            cross-attention block with a learned query (an attentive probe).
+        pooling (`"mean"`, `"attention"` or `"frames"`, defaults to `"mean"`): Classifier: the tokens' mean, as
+            published; one cross-attention block with a learned query (an attentive probe); or an MLP over the means of
+            the frames in their order, for clips of exactly `num_frames` frames.
         num_aligned_layers (`int`, defaults to 6): Pre-training: blocks aligned with the teacher, from the last.
         aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between them.
         target_dim (`int`, defaults to 768): Pre-training: width of the teacher's features.
@@ -110,7 +111,7 @@ class UMTConfig(PreTrainedConfig):
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "num_frames", "tubelet_size")
         require_choice(self, "final_norm", ("tokens", "pooled"))
-        require_choice(self, "pooling", ("mean", "attention"))
+        require_choice(self, "pooling", ("mean", "attention", "frames"))
         require_choice(self, "target_norm", ("l2", "none"))
         require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))
         sides = self.image_height_width
@@ -305,6 +306,10 @@ class UMTVideoTextConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "umt_video_text"
+    # Trainer would gather guesses over the whole vocabulary from all of an evaluation
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        *("loss_vtc", "loss_vtm", "loss_mlm", "loss_uta", "vtm_logits", "mlm_logits"),
+    ]
     sub_configs: ClassVar[dict] = {"vision_config": UMTConfig, "text_config": UMTTextConfig}
     remote_code: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_umt.UMTVideoTextConfig",

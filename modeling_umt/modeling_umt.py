@@ -35,6 +35,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention_pooling_umt import UMTAttentionPooling
 from .configuration_umt import UMTConfig, aligned_layers
+from .frame_pooling_umt import UMTFramePooling
 from .objectives_umt import unmasked_token_alignment_loss
 from .position_embeddings_umt import position_table
 from .token_selection_umt import visible_indices_from_mask
@@ -232,6 +233,10 @@ class UMTPreTrainedModel(PreTrainedModel):
             init.uniform_(module.patch_embeddings.bias, -bound, bound)
         elif isinstance(module, UMTAttentionPooling):
             init.trunc_normal_(module.query, std=self.config.initializer_range)
+        elif getattr(module, "fan_in_uniform", False):
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             if self.config.final_norm == "tokens":
                 init.xavier_uniform_(module.weight, gain=getattr(module, "xavier_gain", 1.0))
@@ -250,11 +255,30 @@ class UMTPreTrainedModel(PreTrainedModel):
         return super().save_pretrained(save_directory, **kwargs)
 
 
+@dataclass
+class UMTEncoderOutput(ModelOutput):
+    """Output of [`UMTModel.encode`].
+
+    Args:
+        last_hidden_state (`(batch, visible, hidden_size)`): The last block's tokens, before any norm.
+        position_embeddings (`(batch, visible, hidden_size)`, or `(1, tokens, hidden_size)` without a mask).
+        aligned_hidden_states: Outputs of the blocks asked for, after the norm that all of them share, (batch, visible,
+            hidden_size) each.
+        hidden_states, attentions: See [`UMTForPreTrainingOutput`].
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    position_embeddings: torch.FloatTensor | None = None
+    aligned_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
 class UMTModel(UMTPreTrainedModel):
     """The bare UMT video encoder."""
 
     # any repository holds an encoder: a head beside it is no surprise
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^attention_pooling\.", r"^decoders\."]
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^(attention|frame)_pooling\.", r"^decoders\."]
 
     def __init__(self, config: UMTConfig):
         config.validate_architecture()  # overrides of `from_pretrained` were assigned unseen
@@ -274,8 +298,7 @@ class UMTModel(UMTPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor,
@@ -302,34 +325,39 @@ class UMTModel(UMTPreTrainedModel):
             ValueError: if the clip's shape or dtype does not fit the model, or the mask does not fit the clip.
         """
         visible_indices = self.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        hidden_states, _, _ = self.encode(pixel_values_videos, visible_indices, **kwargs)
+        encoded = self.encode(pixel_values_videos, visible_indices, **kwargs)
+        hidden_states = encoded.last_hidden_state
         if self.config.final_norm == "tokens":
             hidden_states = self.norm(hidden_states)
             pooled = hidden_states.mean(dim=1)
         else:
             pooled = self.fc_norm(hidden_states.mean(dim=1))
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=pooled,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
 
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
     def encode(
         self,
         pixel_values_videos: torch.Tensor,
         visible_indices: torch.Tensor | None,
         aligned_layers: Collection[int] = (),
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        """Clips through all blocks, before the last norm.
-
-        Returns:
-            The last block's tokens (B, V, D); their position codes, (B, V, D), or (1, N, D) without a mask; the
-            outputs of the blocks `aligned_layers`, after the norm that all of them share.
-        """
+    ) -> "UMTEncoderOutput":
+        """Clips, or their tokens `visible_indices`, through all blocks; heads build upon it."""
         hidden_states, positions = self.embeddings(pixel_values_videos, visible_indices)
         aligned = []
         for depth, layer in enumerate(self.layers):
             hidden_states = layer(hidden_states, **kwargs)
             if depth in aligned_layers:
                 aligned.append(self.norm(hidden_states))
-        return hidden_states, positions, aligned
+        return UMTEncoderOutput(
+            last_hidden_state=hidden_states, position_embeddings=positions, aligned_hidden_states=tuple(aligned)
+        )
 
     def get_feature_map(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         """`last_hidden_state` of whole clips as a map (batch, frames/tubelet, height/patch, width/patch, hidden_size).
@@ -370,7 +398,7 @@ class UMTModel(UMTPreTrainedModel):
 
 
 class UMTForVideoClassification(UMTPreTrainedModel):
-    """UMT with a linear classifier on the norm of the tokens' mean (official fine-tuning model), or attention pool."""
+    """UMT with a linear classifier on the norm of the tokens' mean (official fine-tuning model), or other pooling."""
 
     # a stage-1 repository holds the norm on tokens and the decoders, which a classifier does not have
     _keys_to_ignore_on_load_unexpected = [r"^umt\.norm\.", r"^decoders\."]
@@ -380,6 +408,8 @@ class UMTForVideoClassification(UMTPreTrainedModel):
         self.umt = UMTModel(self.config)
         if config.pooling == "attention":
             self.attention_pooling = UMTAttentionPooling(self.config)
+        elif config.pooling == "frames":
+            self.frame_pooling = UMTFramePooling(self.config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
@@ -413,6 +443,9 @@ class UMTForVideoClassification(UMTPreTrainedModel):
         pooled = outputs.pooler_output
         if self.config.pooling == "attention":
             pooled = self.umt.fc_norm(self.attention_pooling(outputs.last_hidden_state))
+        elif self.config.pooling == "frames":
+            num_frames = pixel_values_videos.shape[1] // self.config.tubelet_size
+            pooled = self.umt.fc_norm(self.frame_pooling(outputs.last_hidden_state, num_frames))
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(
@@ -459,7 +492,7 @@ class UMTForPreTraining(UMTPreTrainedModel):
     The teacher is not part of the model: give its features, or none to get the student's.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^umt\.fc_norm\.", r"^classifier\.", r"^attention_pooling\."]
+    _keys_to_ignore_on_load_unexpected = [r"^umt\.fc_norm\.", r"^classifier\.", r"^(attention|frame)_pooling\."]
 
     def __init__(self, config: UMTConfig):
         super().__init__(with_final_norm(config, "tokens"))
@@ -468,8 +501,7 @@ class UMTForPreTraining(UMTPreTrainedModel):
         self.decoders = nn.ModuleList([UMTAlignmentDecoder(config) for _ in self.aligned_layers])
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor,
@@ -490,14 +522,22 @@ class UMTForPreTraining(UMTPreTrainedModel):
             ValueError: if the clip, mask or targets do not fit.
         """
         visible_indices = self.umt.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        _, positions, aligned = self.umt.encode(pixel_values_videos, visible_indices, self.aligned_layers, **kwargs)
-        features = [decoder(state, positions) for decoder, state in zip(self.decoders, aligned, strict=True)]
+        encoded = self.umt.encode(pixel_values_videos, visible_indices, self.aligned_layers, **kwargs)
+        features = [
+            decoder(state, encoded.position_embeddings)
+            for decoder, state in zip(self.decoders, encoded.aligned_hidden_states, strict=True)
+        ]
         student_features = torch.stack(features, dim=1)  # (B, K, V, F)
 
         loss = None
         if target_features is not None:
             loss = unmasked_token_alignment_loss(student_features, target_features, self.config.alignment_loss)
-        return UMTForPreTrainingOutput(loss=loss, student_features=student_features)
+        return UMTForPreTrainingOutput(
+            loss=loss,
+            student_features=student_features,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
 
 
 def with_final_norm(config: UMTConfig, final_norm: str) -> UMTConfig:

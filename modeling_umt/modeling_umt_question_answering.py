@@ -22,9 +22,7 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig
 from .modeling_umt import UMTModel
@@ -42,15 +40,15 @@ class UMTForVideoQuestionAnsweringOutput(ModelOutput):
 
     Args:
         loss (scalar): Sum of the answers' weighted losses over the number of questions.
-        answer_losses (`(answers,)`): Sum of the cross-entropies of an answer's word pieces, not weighted.
         logits (`(answers, length, vocab_size)`): At every token of an answer those of the next one.
+        answer_losses (`(answers,)`): Sum of the cross-entropies of an answer's word pieces, not weighted.
         encoder_last_hidden_state (`(questions, length, hidden_size)`): The questions, having looked at their clips.
         hidden_states, attentions: On demand, of the video encoder; see [`UMTForPreTrainingOutput`].
     """
 
     loss: torch.FloatTensor | None = None
-    answer_losses: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
+    answer_losses: torch.FloatTensor | None = None
     encoder_last_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -91,8 +89,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head.decoder
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -136,14 +133,14 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
             decoder_input_ids = labels.masked_fill(padded, self.config.text_config.pad_token_id)
             decoder_attention_mask = ~padded if decoder_attention_mask is None else decoder_attention_mask
         if answers_per_question is not None:
-            num_answers = len(decoder_input_ids)  # known beforehand, so that nothing waits for the device
+            num_answers = decoder_input_ids.shape[0]  # known beforehand, so that nothing waits for the device
             questions = questions.repeat_interleave(answers_per_question, dim=0, output_size=num_answers)
             if attention_mask is not None:
                 attention_mask = attention_mask.repeat_interleave(answers_per_question, 0, output_size=num_answers)
-        elif len(decoder_input_ids) % len(questions):
+        elif decoder_input_ids.shape[0] % questions.shape[0]:
             raise ValueError(
-                f"{len(decoder_input_ids)} answers can't be shared out evenly among {len(questions)} questions: give "
-                "`answers_per_question`."
+                f"{decoder_input_ids.shape[0]} answers can't be shared out evenly among {questions.shape[0]} "
+                "questions: give `answers_per_question`."
             )
         logits = self.decode(decoder_input_ids, decoder_attention_mask, questions, attention_mask)
 
@@ -157,6 +154,8 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
             answer_losses=losses,
             logits=logits,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            hidden_states=encoder_outputs.hidden_states,
+            attentions=encoder_outputs.attentions,
         )
 
     def encode_questions(
@@ -172,23 +171,29 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
             input_ids, attention_mask, pixel_values_videos: See `forward`.
 
         Returns:
-            `BaseModelOutput`: `last_hidden_state` (questions, length, hidden_size).
+            `BaseModelOutput`: `last_hidden_state` (questions, length, hidden_size); `hidden_states` and `attentions`,
+            on demand, of the video encoder.
 
         Raises:
             ValueError: if words or clips are missing, or the questions can't be shared out evenly among the clips.
         """
         if input_ids is None or pixel_values_videos is None:
             raise ValueError("Give `input_ids` and `pixel_values_videos`: a question is asked about a clip.")
-        num_questions, num_clips = len(input_ids), len(pixel_values_videos)
+        self.vision_model.embeddings.token_grid(pixel_values_videos)  # refuses what is no clip, before it is counted
+        num_questions, num_clips = input_ids.shape[0], pixel_values_videos.shape[0]
         if num_clips == 0 or num_questions % num_clips:
             raise ValueError(
                 f"{num_questions} questions can't be shared out evenly among {num_clips} clips: give a clip for each, "
                 "or as many questions for every clip."
             )
-        hidden_states, _, _ = self.vision_model.encode(pixel_values_videos, None, **kwargs)
-        videos = self.vision_model.norm(hidden_states)  # (M, N, D)
+        encoded = self.vision_model.encode(pixel_values_videos, None, **kwargs)
+        videos = self.vision_model.norm(encoded.last_hidden_state)  # (M, N, D)
         texts = self.text_model.encode(input_ids, attention_mask)  # (B, L, H)
-        return BaseModelOutput(last_hidden_state=self.text_model.fuse(texts, attention_mask, videos))
+        return BaseModelOutput(
+            last_hidden_state=self.text_model.fuse(texts, attention_mask, videos),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
 
     def decode(
         self,

@@ -46,8 +46,10 @@ class UMTTextEmbeddings(nn.Module):
         length, longest = input_ids.shape[1], self.position_embeddings.num_embeddings
         if length > longest:
             raise ValueError(f"The texts have {length} word pieces; this model takes at most {longest}.")
-        embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
-        return self.dropout(self.LayerNorm(embeddings + self.position_embeddings.weight[:length]))  # (B, L, H)
+        positions = torch.arange(length, device=input_ids.device)
+        # the tables are called, not read: one that was offloaded is only there during its call
+        embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings(torch.zeros_like(positions))
+        return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(positions)))  # (B, L, H)
 
 
 class UMTTextAttentionProduct(nn.Module):

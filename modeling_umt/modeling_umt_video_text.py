@@ -18,12 +18,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_umt import UMTVideoTextConfig
-from .modeling_umt import UMTAttention, UMTLayer, UMTModel
+from .modeling_umt import UMTModel
 from .modeling_umt_text import UMTTextModel, init_bert_weights
 
 TEMPERATURE_RANGE = (0.001, 0.5)  # officially enforced before every step (method, 15)
@@ -66,7 +64,6 @@ class UMTVideoTextPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": UMTLayer, "attentions": UMTAttention}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -103,8 +100,7 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.text_model.set_input_embeddings(value)
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -123,15 +119,18 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         Raises:
             ValueError: if the clips do not fit the model or a text is too long.
         """
-        frames = self.get_video_features(pixel_values_videos, **kwargs).pooler_output
-        text = self.get_text_features(input_ids, attention_mask).pooler_output
-        video_embeds, text_embeds = mean_of_unit_vectors(frames), F.normalize(text, dim=-1)
+        video = self.get_video_features(pixel_values_videos, **kwargs)
+        text = self.get_text_features(input_ids, attention_mask)
+        video_embeds = mean_of_unit_vectors(video.pooler_output)
+        text_embeds = F.normalize(text.pooler_output, dim=-1)
         logits_per_video = video_embeds @ text_embeds.T / self.temperature.clamp(*TEMPERATURE_RANGE)
         return UMTVideoTextOutput(
             logits_per_video=logits_per_video,
             logits_per_text=logits_per_video.T,
             video_embeds=video_embeds,
             text_embeds=text_embeds,
+            hidden_states=video.hidden_states,
+            attentions=video.attentions,
         )
 
     def get_video_features(
@@ -154,11 +153,14 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             `pooler_output` (batch, frames or 1, projection_dim), not of unit length.
         """
         visible_indices = self.vision_model.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        hidden_states, _, _ = self.vision_model.encode(pixel_values_videos, visible_indices, **kwargs)
-        tokens = self.vision_model.norm(hidden_states)
+        encoded = self.vision_model.encode(pixel_values_videos, visible_indices, **kwargs)
+        tokens = self.vision_model.norm(encoded.last_hidden_state)
         num_vectors = self.num_video_vectors(pixel_values_videos, visible_indices, keep_temporal)
         return BaseModelOutputWithPooling(
-            last_hidden_state=tokens, pooler_output=self.project_video(tokens, num_vectors)
+            last_hidden_state=tokens,
+            pooler_output=self.project_video(tokens, num_vectors),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
     def num_video_vectors(

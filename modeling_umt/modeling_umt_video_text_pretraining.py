@@ -23,9 +23,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig, aligned_layers
 from .modeling_umt import UMTAlignmentDecoder, UMTForPreTraining
@@ -113,8 +111,7 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module | None:
         return self.mlm_head.decoder if self.config.mlm_weight > 0 else None
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor,
@@ -159,6 +156,7 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
             ValueError: if shapes do not fit, or `gather` is given without `match_ids`.
         """
         config, base = self.config, self.video_text
+        visible_indices = base.vision_model.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
         batch = input_ids.shape[0]
         if pixel_values_videos.shape[0] != batch:
             raise ValueError(f"{pixel_values_videos.shape[0]} clips and {batch} texts: give one text for each clip.")
@@ -168,11 +166,8 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
             base.temperature.clamp_(*TEMPERATURE_RANGE)
 
         # --- the two towers
-        visible_indices = base.vision_model.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        hidden_states, positions, aligned = base.vision_model.encode(
-            pixel_values_videos, visible_indices, self.aligned_layers, **kwargs
-        )
-        videos = base.vision_model.norm(hidden_states)  # (B, V, D)
+        encoded = base.vision_model.encode(pixel_values_videos, visible_indices, self.aligned_layers, **kwargs)
+        videos = base.vision_model.norm(encoded.last_hidden_state)  # (B, V, D)
         video_embeds = mean_of_unit_vectors(
             base.project_video(videos, base.num_video_vectors(pixel_values_videos, visible_indices, keep_temporal))
         )  # (B, E)
@@ -226,7 +221,10 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         # --- alignment with the teacher
         student_features = None
         if config.uta_weight > 0:
-            features = [decoder(state, positions) for decoder, state in zip(self.decoders, aligned, strict=True)]
+            features = [
+                decoder(state, encoded.position_embeddings)
+                for decoder, state in zip(self.decoders, encoded.aligned_hidden_states, strict=True)
+            ]
             student_features = torch.stack(features, dim=1)  # (B, K, V, F)
         if config.uta_weight > 0 and target_features is not None:
             kind = config.vision_config.alignment_loss
@@ -240,6 +238,8 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
             student_features=student_features,
             video_embeds=video_embeds,
             text_embeds=text_embeds,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
     @classmethod

@@ -6,6 +6,7 @@ Weights are random everywhere (also where fresh ones would be zero), so that no 
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,9 +20,13 @@ from modeling_umt import (
     UMTConfig,
     UMTForPreTraining,
     UMTForVideoClassification,
+    UMTForVideoQuestionAnswering,
+    UMTForVideoTextPreTraining,
     UMTModel,
     UMTTeacherConfig,
     UMTTeacherModel,
+    UMTVideoTextConfig,
+    UMTVideoTextModel,
 )
 
 # --- rows -----------------------------------------------------------------------------------------------------------
@@ -41,9 +46,9 @@ def clips(config: PreTrainedConfig, batch: int = 2, frames: int = 4, height: int
     return {"pixel_values_videos": torch.randn(batch, frames, 3, height, width, generator=generator)}
 
 
-def umt_grid(config: UMTConfig, frames: int, height: int, width: int) -> tuple[int, int, int]:
+def umt_grid(config: PreTrainedConfig, frames: int, height: int, width: int) -> tuple[int, int, int]:
     """Tokens along frames, rows and columns."""
-    return frames // config.tubelet_size, height // config.patch_size, width // config.patch_size
+    return frames // vision(config).tubelet_size, height // 16, width // 16
 
 
 def encoder_shapes(config, batch, grid, visible):
@@ -80,6 +85,66 @@ def teacher_shapes(config, batch, grid, visible):
     return {"features": features, "cls_attention": (batch, grid[0], grid[1] * grid[2])}
 
 
+def video_text_config(**fields) -> UMTVideoTextConfig:
+    """The video encoder of `umt_config`, to which `fields` belong, with a BERT of two text and two fusion layers."""
+    text = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "fusion_layer": 2}
+    text |= {"intermediate_size": 64, "max_position_embeddings": 12, "cls_token_id": 2, "mask_token_id": 3}
+    text |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    joint = {"projection_dim": 16, "keep_temporal": fields.pop("keep_temporal", True)}
+    return UMTVideoTextConfig(vision_config=umt_config(**fields).to_dict(), text_config=text, **joint)
+
+
+def clips_and_texts(config: UMTVideoTextConfig, batch: int = 2, **sizes) -> dict:
+    """Clips and seeded texts (batch, 8), the last tokens padded."""
+    generator = torch.Generator().manual_seed(5)
+    texts = torch.randint(5, 50, (batch, 8), generator=generator)
+    padded = torch.arange(8) >= torch.tensor([5 + i % 4 for i in range(batch)])[:, None]
+    return clips(config, batch, **sizes) | {
+        "input_ids": texts.masked_fill(padded, 0),
+        "attention_mask": (~padded).long(),
+    }
+
+
+def clips_and_hidden_words(config: UMTVideoTextConfig, batch: int = 2, **sizes) -> dict:
+    """The same with word pieces to guess, so that of a batch of two clips nothing is left to be drawn."""
+    inputs = clips_and_texts(config, batch, **sizes)
+    hidden = inputs["attention_mask"].bool() & (torch.arange(8) % 3 == 1)
+    guessed = {"mlm_input_ids": inputs["input_ids"].masked_fill(hidden, 3)}
+    return inputs | guessed | {"mlm_labels": inputs["input_ids"].masked_fill(~hidden, -100)}
+
+
+def short_answers(config, batch, *shape) -> dict:
+    """Answers (batch, 5) of one to three words, padded."""
+    words = torch.randint(5, 50, (batch, 3), generator=torch.Generator().manual_seed(6))
+    counts = 1 + torch.arange(batch)[:, None] % 3
+    answers = torch.zeros(batch, 5, dtype=torch.int64)
+    answers[:, 0], answers[:, 1:4] = 2, words.masked_fill(torch.arange(3) >= counts, 0)
+    return {"labels": answers.scatter(1, counts + 1, 4)}
+
+
+def clips_and_questions(config: UMTVideoTextConfig, batch: int = 2, **sizes) -> dict:
+    return clips_and_texts(config, batch, **sizes) | short_answers(config, batch)
+
+
+def answer_shapes(config, batch, grid, visible):
+    question = (batch, 8, config.text_config.hidden_size)
+    logits = (batch, 5, config.text_config.vocab_size)
+    return {"logits": logits, "answer_losses": (batch,), "encoder_last_hidden_state": question}
+
+
+def joint_shapes(config, batch, grid, visible):
+    return {"video_embeds": (batch, config.projection_dim), "text_embeds": (batch, config.projection_dim)}
+
+
+def video_text_student_shapes(config, batch, grid, visible):
+    return student_shapes(config.vision_config, batch, grid, visible) | joint_shapes(config, batch, grid, visible)
+
+
+def vision(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the encoder that looks at clips."""
+    return getattr(config, "vision_config", config)
+
+
 @dataclass(frozen=True)
 class Case:
     """One row.
@@ -89,6 +154,7 @@ class Case:
     `sequence` gives (sequences, their length) of hidden states, by default the clips and their visible tokens.
     `masks`: "hide" if hidden tokens do not exist for the model, "select" if they are only left out of the outputs.
     `resizes`: clips of any size are resized to `image_size` before they are cut into patches.
+    `untouched`: pattern of the parameters that `forward` does not use.
     """
 
     name: str
@@ -103,6 +169,8 @@ class Case:
     inputs: Callable[..., dict[str, torch.Tensor]] = clips
     sequence: Callable[..., tuple[int, int]] = lambda config, batch, grid, visible: (batch, visible)
     lora_modules: tuple[str, ...] = ("q_proj", "v_proj", "fc1")
+    untouched: str = r"$^"
+    gradient_tolerance: float = 1e-5
 
     def build(self, **fields) -> PreTrainedModel:
         """A seeded model in eval mode, every weight random."""
@@ -142,7 +210,8 @@ class Case:
     def gradients(self, model: PreTrainedModel, inputs: dict) -> dict[str, torch.Tensor]:
         model.zero_grad()
         self.scalar(model(**inputs)).backward()
-        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+        used = [item for item in model.named_parameters() if not re.search(self.untouched, item[0])]
+        return {name: parameter.grad.clone() for name, parameter in used}
 
 
 CASES = [
@@ -167,6 +236,33 @@ CASES = [
         grid=lambda config, frames, height, width: (frames, 4, 4),
         sequence=lambda config, batch, grid, visible: (batch * grid[0], 1 + grid[1] * grid[2]),
     ),
+    Case(
+        "video-text",
+        UMTVideoTextModel,
+        joint_shapes,
+        config=video_text_config,
+        inputs=clips_and_texts,
+        untouched=r"layer\.[23]\.|matching_head|^temperature",
+    ),
+    Case(
+        "video-text-student",
+        UMTForVideoTextPreTraining,
+        video_text_student_shapes,
+        targets=lambda config, *shape: teacher_features(config.vision_config, *shape),
+        masks="hide",
+        config=video_text_config,
+        config_fields={"keep_temporal": False},  # with it, a mask that hides nothing would be more than none
+        inputs=clips_and_hidden_words,
+        gradient_tolerance=1e-4,  # similarities are divided by the temperature
+    ),
+    Case(
+        "question-answering",
+        UMTForVideoQuestionAnswering,
+        answer_shapes,
+        targets=short_answers,
+        config=video_text_config,
+        inputs=clips_and_questions,
+    ),
 ]
 
 
@@ -179,8 +275,8 @@ takes_masks = cases(lambda case: case.masks)
 hides_tokens = cases(lambda case: case.masks == "hide")
 cuts_patches = cases(lambda case: not case.resizes)
 has_loss = cases(lambda case: case.targets)
-drops_paths = cases(lambda case: hasattr(case.config(), "drop_path_rate"))
-takes_tubelets = cases(lambda case: hasattr(case.config(), "tubelet_size"))
+drops_paths = cases(lambda case: hasattr(vision(case.config()), "drop_path_rate"))
+takes_tubelets = cases(lambda case: hasattr(vision(case.config()), "tubelet_size"))
 
 
 def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 0.0):
@@ -195,6 +291,11 @@ def relative_error(actual: dict[str, torch.Tensor], expected: dict[str, torch.Te
     return max(((actual[n].float() - t).norm() / t.norm()).item() for n, t in expected.items())
 
 
+def remote_code(model: PreTrainedModel) -> dict[str, str]:
+    """What a saved repository is to say of its code."""
+    return type(model.config).remote_code | getattr(model, "remote_code", {})
+
+
 # --- saving and loading ---------------------------------------------------------------------------------------------
 
 
@@ -207,7 +308,7 @@ def test_save_and_load_loses_nothing(case, tmp_path):
 
     assert (tmp_path / "model.safetensors").exists()
     assert not any(info.values()), info
-    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == type(model.config).remote_code
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == remote_code(model)
     # buffers too: the position table is in no file, and loading must make it again
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     assert_same({**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}, tensors)
@@ -304,12 +405,13 @@ def test_plain_trainer_trains_and_saves_weights_with_code(case, tmp_path):
 
     predicted = trainer.predict(samples)  # two batches, put together along their first axis
     assert predicted.metrics["test_loss"] > 0
-    (shape,) = case.shapes(model.config, 6, (4, 4, 4), 16).values()
-    assert predicted.predictions.shape == shape
+    shapes = case.shapes(model.config, 6, (4, 4, 4), 16).values()
+    predictions = predicted.predictions if isinstance(predicted.predictions, tuple) else (predicted.predictions,)
+    assert [prediction.shape for prediction in predictions] == list(shapes)
 
     saved = tmp_path / "checkpoint-2"
     config = json.loads((saved / "config.json").read_text())
-    assert config["auto_map"] == type(model.config).remote_code
+    assert config["auto_map"] == remote_code(model)
     for target in config["auto_map"].values():
         assert (saved / f"{target.split('.')[0]}.py").exists()
     loaded = case.model_class.from_pretrained(saved)
@@ -349,6 +451,8 @@ def test_autocast_bfloat16_trains(case):
     assert loss.dtype == torch.float32
     loss.backward()
     for name, parameter in model.named_parameters():
+        if re.search(case.untouched, name):
+            continue
         assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all(), name
 
 
@@ -366,7 +470,7 @@ def test_eager_equals_sdpa_in_outputs_and_gradients(case):
         assert model.config._attn_implementation == implementation
         results[implementation] = case.run(model, inputs), case.gradients(model, inputs)
     assert_same(results["sdpa"][0], results["eager"][0], tolerance=1e-5)
-    assert_same(results["sdpa"][1], results["eager"][1], tolerance=1e-5)
+    assert_same(results["sdpa"][1], results["eager"][1], tolerance=case.gradient_tolerance)
 
 
 @cases()
@@ -390,7 +494,7 @@ def test_hidden_states_and_attentions(case):
     inputs = case.batch(model, visible=visible)
     with torch.no_grad():
         outputs = model(**inputs, output_hidden_states=True, output_attentions=True)
-    config = model.config
+    config = vision(model.config)
     sequences, length = case.sequence(config, 2, (4, 4, 4), visible or 64)
     assert [tuple(state.shape) for state in outputs.hidden_states] == [(sequences, length, config.hidden_size)] * 4
     assert [tuple(weights.shape) for weights in outputs.attentions] == [
@@ -440,7 +544,8 @@ def test_compiled_gradients_are_the_plain_ones(case):
     expected = case.gradients(model, inputs)
     model.zero_grad()
     case.scalar(torch.compile(model, fullgraph=True, backend="eager")(**inputs)).backward()
-    assert_same({name: p.grad for name, p in model.named_parameters()}, expected, tolerance=1e-6)
+    actual = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert_same(actual, expected, tolerance=case.gradient_tolerance / 10)
 
 
 @cases()
@@ -462,28 +567,29 @@ def test_every_parameter_gets_a_gradient(case):
     model = case.build().train()
     for name, gradient in case.gradients(model, case.batch(model, targets=True)).items():
         # the softmax is blind to a bias of the keys
-        assert gradient.isfinite().all() and (gradient.abs().max() > 0 or name.endswith("k_proj.bias")), name
+        assert gradient.isfinite().all(), name
+        assert gradient.abs().max() > 0 or name.endswith(("k_proj.bias", "key.bias")), name
 
 
 @cases()
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
 def test_activation_checkpointing_recomputes_the_same_gradients(case):
     # with drop path, the recomputation must draw the same paths again
-    fields = {"drop_path_rate": 0.5} if hasattr(case.config(), "drop_path_rate") else {}
+    fields = {"drop_path_rate": 0.5} if hasattr(vision(case.config()), "drop_path_rate") else {}
     model = case.build(**fields).train()
     inputs = case.batch(model, targets=True, batch=4)
     forwards = []
     handles = [
         module.register_forward_hook(lambda *_: forwards.append(1))
         for name, module in model.named_modules()
-        if "layers." in name and name.endswith("norm2")
+        if re.search(r"layers\.\d\.norm2$|layer\.\d\.intermediate$", name) and not re.search(case.untouched, name)
     ]
     torch.manual_seed(3)
     expected, plain_forwards = case.gradients(model, inputs), len(forwards)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     torch.manual_seed(3)
     actual = case.gradients(model, inputs)
-    assert len(handles) == 3 and len(forwards) == plain_forwards + 2 * len(handles)
+    assert len(handles) >= 3 and len(forwards) == 3 * plain_forwards
     assert_same(actual, expected, tolerance=1e-6)
 
 
@@ -510,8 +616,8 @@ def test_both_forms_of_a_mask_are_one(case):
     model = case.build()
     inputs = case.batch(model, visible=24)
     hidden = torch.ones(2, 64, dtype=torch.bool).scatter(1, inputs["visible_indices"], False)
-    as_mask = {"pixel_values_videos": inputs["pixel_values_videos"], "bool_masked_pos": hidden}
-    actual = case.run(model, as_mask)
+    as_mask = {name: tensor for name, tensor in inputs.items() if name != "visible_indices"}
+    actual = case.run(model, as_mask | {"bool_masked_pos": hidden})
     assert_same(actual, case.run(model, inputs))
     for name, shape in case.shapes(model.config, 2, (4, 4, 4), 24).items():
         assert actual[name].shape == shape
