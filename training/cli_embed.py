@@ -95,9 +95,13 @@ def read_windows(
     """The windows of a video: `{"video", "start", "end"}` and `pixel_values_videos` `(1, frames, channels, h, w)`.
 
     `announce` is called with their number before the first is read. `window=None` is the whole video.
+
+    Raises:
+        VideoDecodeError: the video can't be read, or not to its end; then after the windows that can.
     """
     from transformers.video_utils import VideoMetadata
 
+    from processing_umt import VideoDecodeError
     from processing_umt.video_decoding_umt import VideoReader
 
     with VideoReader(file) as reader:
@@ -110,6 +114,8 @@ def read_windows(
             places = processor.sample_frames(VideoMetadata(total_num_frames=len(frames)), num_clips=1)
             clip = processor(reader.read(frames[places]), num_clips=1, num_crops=1, return_tensors="pt")
             yield {"video": file, "start": start, "end": end}, clip["pixel_values_videos"]
+        if num_lost := int(np.isnan(reader.timestamps).sum()):
+            raise VideoDecodeError(file, "truncated", f"its last {num_lost} frames are missing")
 
 
 def time_windows(
