@@ -27,7 +27,7 @@ from typing import Any
 from .inference import load_model, load_processor
 
 HELP = "measure a model on labelled or captioned videos"
-TASKS = ("classification", "retrieval")
+TASKS = ("classification", "retrieval", "vqa", "multiple-choice")
 
 PACKAGES = ("umt", "torch", "transformers", "av")
 
@@ -268,16 +268,14 @@ def write_results(output: Path, scores: Any, args: argparse.Namespace, config: A
     output.mkdir(parents=True, exist_ok=True)
     names = [config.id2label[index] for index in range(config.num_labels)]
     matrix = scores.confusion_matrix
-    _write(output / "confusion.csv", _csv(["true \\ predicted", *names], zip(names, *matrix.T.tolist(), strict=True)))
+    write_csv(output / "confusion.csv", ["true \\ predicted", *names], zip(names, *matrix.T.tolist(), strict=True))
     picture = io.BytesIO()
     title = f"{Path(args.model).name} on {Path(args.data).name}: top-1 {scores.top1:.2f} % of {len(scores.videos)}"
     draw_confusion_matrix(matrix, names, title).save(picture, "PNG")
     _write(output / "confusion.png", picture.getvalue())
     columns = (range(len(names)), names, matrix.sum(1).tolist(), matrix.diagonal().tolist(), scores.per_class_accuracy)
-    _write(
-        output / "per_class.csv",
-        _csv(["label", "class", "videos", "correct", "accuracy"], zip(*columns, strict=True)),
-    )
+    header = ["label", "class", "videos", "correct", "accuracy"]
+    write_csv(output / "per_class.csv", header, zip(*columns, strict=True))
     predictions = scores.probabilities.argmax(axis=1)
     rows = (
         (video, names[label], names[prediction], float(row[prediction]), float(row[label]))
@@ -286,7 +284,7 @@ def write_results(output: Path, scores: Any, args: argparse.Namespace, config: A
         )
     )
     header = ["video", "class", "prediction", "probability", "probability of the class"]
-    _write(output / "videos.csv", _csv(header, rows))
+    write_csv(output / "videos.csv", header, rows)
     num_videos = len(scores.videos) + len(scores.skipped)
     write_report(
         output,
@@ -301,12 +299,13 @@ def write_results(output: Path, scores: Any, args: argparse.Namespace, config: A
     )
 
 
-def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
+def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
+    """A table of any task."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(header)
     writer.writerows(rows)
-    return text.getvalue().encode()
+    _write(path, text.getvalue().encode())
 
 
 def _write(path: Path, content: bytes) -> None:

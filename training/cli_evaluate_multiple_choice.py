@@ -1,0 +1,65 @@
+"""`umt evaluate --task multiple-choice`: which of several captions belongs to a video (UMT, arXiv 2303.16058, section
+4.3, MSRVTT-MC), asked of a retrieval model."""
+
+import argparse
+
+from .cli_evaluate import (
+    autocast_dtype,
+    default_output,
+    join_processes,
+    settle_computation,
+    write_csv,
+    write_report,
+)
+from .inference import load_model
+
+
+def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
+    """None; its lists hold `video`, `caption` (a list of texts) and `answer` (a place in it)."""
+    return []
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the accuracy and writes `results.json` and `choices.csv` into the output folder, each complete or not at
+    all."""
+    from transformers import AutoModel, AutoProcessor
+
+    import modeling_umt  # noqa: F401 (registers the models)
+
+    from .evaluation_multiple_choice import evaluate_multiple_choice
+    from .video_records import load_video_records
+
+    state = join_processes(args)
+    records = load_video_records(args.data, root=args.root, split=args.split)
+    model = load_model(AutoModel, args, "choose captions")
+    if model.config.model_type != "umt_video_text":
+        raise ValueError(f"{args.model} is a {model.config.model_type} model; a umt_video_text model is needed.")
+    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    settle_computation(args, model.device)
+    scores = evaluate_multiple_choice(
+        model, processor, records, num_workers=args.num_workers, autocast_dtype=autocast_dtype(args)
+    )
+    if state.is_main_process:
+        output = args.output or default_output(args, f"multiple-choice-{scores.protocol['frames']}frames")
+        output.mkdir(parents=True, exist_ok=True)
+        rows = zip(records["video"], scores.answers, scores.choices, strict=True)
+        write_csv(output / "choices.csv", ["video", "answer", "choice"], rows)
+        write_report(
+            output,
+            args,
+            "video-multiple-choice",
+            model.config,
+            {"architecture": type(model).__name__},
+            scores.protocol,
+            {"num_questions": len(scores.answers)},
+            scores.skipped,
+            {"accuracy": scores.accuracy},
+        )
+        print(f"{len(scores.answers)} videos, {scores.protocol['frames']} frames ({scores.protocol['dtype']})")
+        print(f"  accuracy {scores.accuracy:6.2f} %")
+        if scores.skipped:
+            print(f"  counted as wrong: {len(scores.skipped)} videos that can't be read")
+        print(f"written to {output}")
+    state.wait_for_everyone()
+    state.destroy_process_group()
+    return 0
