@@ -50,8 +50,8 @@ class UMTConfig(PreTrainedConfig):
         final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Where the last LayerNorm stands: on the tokens
             (pre-training, stage 2) or on their mean (classifiers). Each head sets its own.
         pooling (`"mean"`, `"attention"` or `"frames"`, defaults to `"mean"`): Classifier: the tokens' mean, as
-            published; one cross-attention block with a learned query (an attentive probe); or an MLP over the means of
-            the frames in their order, for clips of exactly `num_frames` frames.
+            published; one cross-attention block with a learned query (an attentive probe); or a hidden layer over the
+            means of the frames in their order, for clips of exactly `num_frames` frames.
         num_aligned_layers (`int`, defaults to 6): Pre-training: blocks aligned with the teacher, from the last.
         aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between them.
         target_dim (`int`, defaults to 768): Pre-training: width of the teacher's features.

@@ -1,4 +1,4 @@
-"""Frame-ordered pooling: the means of a clip's frames, side by side in time, and an MLP over them.
+"""Frame-ordered pooling: the means of a clip's frames, side by side in time, under one hidden layer.
 
 Not of the UMT paper, whose classifiers take the mean of all tokens. That mean hardly keeps the order of what happens,
 unless an encoder of some size has written it into every token; here position over time, which is motion, stays
@@ -13,29 +13,20 @@ from .configuration_umt import UMTConfig
 
 
 class UMTFramePooling(nn.Module):
-    """Tokens (batch, tokens, hidden_size), frame-major, to one vector each (batch, hidden_size)."""
+    """Frames (batch, frames, hidden_size), each the norm of its tokens' mean, to one vector (batch, hidden_size)."""
 
     def __init__(self, config: UMTConfig):
         super().__init__()
         self.num_frames = config.num_frames // config.tubelet_size
-        width = config.hidden_size
-        self.norm = nn.LayerNorm(self.num_frames * width, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(self.num_frames * width, 2 * width)
+        self.fc1 = nn.Linear(self.num_frames * config.hidden_size, config.hidden_size)
+        self.fc1.fan_in_uniform = True  # `initializer_range` is not for so wide an input
         self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(2 * width, width)
-        for layer in (self.fc1, self.fc2):
-            layer.fan_in_uniform = True  # `initializer_range` is not for so wide an input
 
-    def forward(self, tokens: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """`num_frames`: frames of tokens in the clip.
-
-        Raises:
-            ValueError: if they are not as many as the model is made for.
-        """
-        if num_frames != self.num_frames:
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Raises a ValueError if the frames are not as many as the model is made for."""
+        if frames.shape[1] != self.num_frames:
             raise ValueError(
-                f'The clip has {num_frames} frames of tokens, but `pooling="frames"` was made for {self.num_frames}; '
-                "give clips of `num_frames` frames, or use another pooling."
+                f'The clip has {frames.shape[1]} frames of tokens, but `pooling="frames"` was made for '
+                f"{self.num_frames}; give clips of `num_frames` frames, or use another pooling."
             )
-        frames = tokens.unflatten(1, (num_frames, -1)).mean(dim=2)  # (batch, frames, hidden_size)
-        return self.fc2(self.activation(self.fc1(self.norm(frames.flatten(1)))))
+        return self.activation(self.fc1(frames.flatten(1)))

@@ -445,7 +445,8 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             pooled = self.umt.fc_norm(self.attention_pooling(outputs.last_hidden_state))
         elif self.config.pooling == "frames":
             num_frames = pixel_values_videos.shape[1] // self.config.tubelet_size
-            pooled = self.umt.fc_norm(self.frame_pooling(outputs.last_hidden_state, num_frames))
+            frames = outputs.last_hidden_state.unflatten(1, (num_frames, -1)).mean(dim=2)  # (B, T, D)
+            pooled = self.frame_pooling(self.umt.fc_norm(frames))
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(

@@ -61,6 +61,7 @@ TEACHER_AUTO_MAP = {
 CODE = {
     "attention_pooling_umt.py",
     "configuration_umt.py",
+    "frame_pooling_umt.py",
     "modeling_umt.py",
     "objectives_umt.py",
     "position_embeddings_umt.py",
