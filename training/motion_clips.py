@@ -184,14 +184,16 @@ def write_motion_clips(folder: str | os.PathLike, num_clips: int, seed: int) -> 
     Returns:
         The paths, in the order of the clips.
     """
-    paths = []
-    for index in range(num_clips):
-        clip = draw_motion_clip(seed, index)
-        path = Path(folder) / clip.direction / f"{seed}-{index:05d}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, clip.frames())
-        paths.append(path)
-    return paths
+    return [write_motion_clip(folder, seed, index) for index in range(num_clips)]
+
+
+def write_motion_clip(folder: str | os.PathLike, seed: int, index: int) -> Path:
+    """Write clip number `index` of a seed as [`write_motion_clips`] does, and return its path."""
+    clip = draw_motion_clip(seed, index)
+    path = Path(folder) / clip.direction / f"{seed}-{index:05d}.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, clip.frames())
+    return path
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = 8) -> None:

@@ -63,6 +63,7 @@ def train_tiny_clip(
     batch_size: int = 128,
     learning_rate: float = 2e-3,
     seed: int = 0,
+    bf16: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> CLIPModel:
     """Train a tiny CLIP on frames and captions.
@@ -75,6 +76,7 @@ def train_tiny_clip(
         captions: One for each frame; a word is a run of letters or digits.
         num_steps, batch_size, learning_rate: Of the optimiser.
         seed: Of the weights and of the order of the frames.
+        bf16: Compute in bfloat16; weights stay float32.
         on_step: Called as `on_step(step, loss)` after each step, counted from 1.
 
     Returns:
@@ -91,6 +93,7 @@ def train_tiny_clip(
         torch.manual_seed(seed)  # Transformers draws weights from PyTorch's own state, which is put back afterwards
         model = CLIPModel(tiny_clip_config(len(words), token_ids.shape[1] - 1, image_size=frames.shape[1])).train()
         torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=POSITION_STD)
+    model.set_attn_implementation("eager")  # on a CPU plain products are faster at this size
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
     schedule = cosine_schedule(
         optimizer,
@@ -103,7 +106,8 @@ def train_tiny_clip(
     for step in range(1, num_steps + 1):
         batch = generator.integers(len(frames), size=batch_size)
         pixels = torch.from_numpy(frames[batch]).permute(0, 3, 1, 2) / 255
-        loss = model(input_ids=token_ids[batch], pixel_values=(pixels - mean) / std, return_loss=True).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=token_ids[batch], pixel_values=(pixels - mean) / std, return_loss=True).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
