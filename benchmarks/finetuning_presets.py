@@ -10,7 +10,7 @@ the clips. Each preset takes the learning rate of `RATES` that does best on vali
 clips choose nothing. The heads of `full`, `lora` and `linear` average the tokens, as the paper's do; the head of
 `attentive` pools them by attention.
 
-    python -m benchmarks.finetuning_presets [--seeds 3] [--pretrain-steps 600] [--output FOLDER]
+    python -m benchmarks.finetuning_presets [--seeds 3] [--finetune-steps 400] [--output FOLDER]
 
 Fine-tuning runs as many processes of one thread as there are cores: at this size they beat one with many threads.
 """
@@ -32,11 +32,9 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from transformers import set_seed
 from transformers.utils import logging
 
-from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTTeacherModel
-from training.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
+from modeling_umt import UMTTeacherModel
 from training.motion_clips import (
     DIRECTIONS,
     NUM_FRAMES,
@@ -47,19 +45,25 @@ from training.motion_clips import (
     roll_and_jitter,
 )
 from training.presets import FROZEN_ENCODER, PRESETS, apply_preset, preset_config
-from training.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
-from training.tiny_clip import train_tiny_clip
+from training.tiny_runs import (
+    FINETUNE_BATCH,
+    classifier,
+    fast_bf16,
+    finetuning_trainer,
+    labelled_motion_clips,
+    pretraining_trainer,
+    student_config,
+    train_teacher,
+)
 
 RATES = {  # peak learning rates to choose from
-    "full": (5e-4, 1e-3, 2e-3),
-    "lora": (1e-3, 3e-3, 1e-2),
-    "attentive": (5e-4, 1e-3, 2e-3),
-    "linear": (3e-3, 1e-2, 3e-2),
+    "full": (1e-3, 3e-3),
+    "lora": (3e-3, 1e-2),
+    "attentive": (1e-3, 3e-3),
+    "linear": (3e-3, 3e-2),
 }
 # seeds of the splits, far from those of the labelled clips, which are the runs' own
 UNLABELLED, VALIDATION, TEST = 1000, 1001, 1002
-PRETRAIN_BATCH, BATCH_SIZE = 64, 32  # clips a step
-QUIET = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 0.05}
 
 
 @dataclass(frozen=True)
@@ -67,69 +71,33 @@ class Settings:
     """How long everything takes; the defaults are the published table's."""
 
     seeds: int = 3
-    unlabelled: int = 4000
+    unlabelled: int = 6000
     labelled: int = 400
     validation: int = 400
     test: int = 800
     teacher_steps: int = 500
-    pretrain_steps: int = 600
-    finetune_steps: int = 200
+    pretrain_steps: int = 1000
+    finetune_steps: int = 400
 
 
-def train_teacher(settings: Settings, folder: Path) -> float:
+def train_motion_teacher(settings: Settings, folder: Path) -> float:
     """A teacher from frames and captions, in `folder / "teacher"`; returns the last loss."""
     frames, _ = render_motion_clips(UNLABELLED, settings.unlabelled)
     clips = [draw_motion_clip(UNLABELLED, index) for index in range(settings.unlabelled)]
     captions = [clip.caption(frame) for clip in clips for frame in range(NUM_FRAMES)]
-    losses = []
-    clip = train_tiny_clip(
-        frames.reshape(-1, SIZE, SIZE, 3),
-        captions,
-        num_steps=settings.teacher_steps,
-        on_step=lambda step, loss: losses.append(loss),
-    )
-    clip.save_pretrained(folder / "clip")
-    teacher = UMTTeacherModel.from_clip(folder / "clip", image_size=SIZE, num_aligned_layers=2)
-    teacher.save_pretrained(folder / "teacher")
-    return losses[-1]
-
-
-def student_config(teacher: UMTTeacherModel) -> UMTConfig:
-    """A student of its teacher's size."""
-    config = teacher.config
-    return UMTConfig(
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        num_frames=NUM_FRAMES,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        intermediate_size=config.intermediate_size,
-        position_grid=None,
-        num_aligned_layers=config.num_aligned_layers,
-        target_dim=config.projection_dim,
-    )
+    return train_teacher(frames.reshape(-1, SIZE, SIZE, 3), captions, settings.teacher_steps, folder)
 
 
 def pretrain(settings: Settings, folder: Path) -> float:
     """A student aligned with the teacher, in `folder / "student"`; returns the last loss that was logged."""
     teacher = UMTTeacherModel.from_pretrained(folder / "teacher", attn_implementation="eager")
     frames, _ = render_motion_clips(UNLABELLED, settings.unlabelled)
-    set_seed(0)
-    student = UMTForPreTraining(student_config(teacher))
-    student.set_attn_implementation("eager")  # on a CPU plain products are faster at this size
-    args = UMTPreTrainingArguments(
-        output_dir=folder / "student",
-        max_steps=settings.pretrain_steps,
-        per_device_train_batch_size=PRETRAIN_BATCH,
-        num_masks_per_clip=2,
-        base_learning_rate=2e-3 * 256 / (2 * PRETRAIN_BATCH),
-        base_min_learning_rate=0.0,
-        warmup_steps=settings.pretrain_steps // 10,
-        **QUIET,
-    )
-    trainer = UMTPreTrainingTrainer(
-        student, teacher, args, train_dataset=MotionClipDataset(frames, transform=roll_and_jitter)
+    trainer = pretraining_trainer(
+        teacher,
+        MotionClipDataset(frames, transform=roll_and_jitter),
+        student_config(SIZE, NUM_FRAMES, teacher.config.projection_dim),
+        folder / "student",
+        settings.pretrain_steps,
     )
     trainer.train()
     trainer.save_model()
@@ -139,35 +107,15 @@ def pretrain(settings: Settings, folder: Path) -> float:
 def finetune(run: tuple[str, float, int], settings: Settings, folder: Path) -> dict[str, object]:
     """Fine-tune the student with a preset at a peak learning rate; accuracies in percent, and cost."""
     preset, rate, seed = run
-    frozen = preset in FROZEN_ENCODER
-    set_seed(seed)
-    model = UMTForVideoClassification.from_pretrained(
-        folder / "student",
-        attn_implementation="eager",
-        num_labels=len(DIRECTIONS),
-        **{"drop_path_rate": 0.1} | preset_config(preset),
-    )
-    args = UMTFineTuningArguments(
-        output_dir=folder / f"{preset}-{rate:g}-{seed}",
-        max_steps=settings.finetune_steps,
-        per_device_train_batch_size=BATCH_SIZE,
-        per_device_eval_batch_size=100,
-        base_learning_rate=rate * 256 / BATCH_SIZE,
-        base_min_learning_rate=0.0,
-        base_warmup_learning_rate=0.0,
-        warmup_steps=settings.finetune_steps // 10,
-        layer_decay=1.0 if frozen else 0.6,
-        mixup_alpha=0.0,  # two objects in a clip, moving two ways, are no clip of this world
-        cutmix_alpha=0.0,
-        views_per_video=1,
-        seed=seed,
-        **QUIET,
-    )
-    clips, labels = render_motion_clips(seed, settings.labelled)
-    trainer = UMTFineTuningTrainer(
+    model = classifier(folder / "student", DIRECTIONS, seed, **{"drop_path_rate": 0.1} | preset_config(preset))
+    trainer = finetuning_trainer(
         apply_preset(model, preset),
-        args,
-        train_dataset=MotionClipDataset(clips, labels, partial(roll_and_jitter, jitter=0.2), seed=seed),
+        labelled_motion_clips(*render_motion_clips(seed, settings.labelled), seed),
+        folder / f"{preset}-{rate:g}-{seed}",
+        settings.finetune_steps,
+        rate,
+        layer_decay=1.0 if preset in FROZEN_ENCODER else 0.6,
+        seed=seed,
     )
     started = time.perf_counter()
     train_loss = trainer.train().training_loss
@@ -199,7 +147,7 @@ def in_worker() -> None:
 def measure(settings: Settings, folder: Path, processes: int) -> dict[str, object]:
     """The whole experiment: how the two pre-trainings ended, and a row for each fine-tuning run."""
     results: dict[str, object] = {"settings": asdict(settings)}
-    for name, train in (("teacher", train_teacher), ("pretraining", pretrain)):
+    for name, train in (("teacher", train_motion_teacher), ("pretraining", pretrain)):
         started = time.perf_counter()
         loss = train(settings, folder)
         results[name] = {"last_loss": round(loss, 4), "seconds": round(time.perf_counter() - started, 1)}
@@ -234,7 +182,7 @@ def as_markdown(results: dict) -> str:
         f"Top-1 in percent on {settings.test} held-out clips of {len(DIRECTIONS)} directions, chance "
         f"{100 / len(DIRECTIONS):.1f}; mean ± standard deviation over {settings.seeds} seeds of labelled clips, fresh "
         f"weights and order. {settings.labelled // len(DIRECTIONS)} labelled clips a class, "
-        f"{settings.finetune_steps} steps of {BATCH_SIZE}; one student of four blocks of width 128, after "
+        f"{settings.finetune_steps} steps of {FINETUNE_BATCH}; one student of four blocks of width 128, after "
         f"{settings.pretrain_steps} steps of alignment on {settings.unlabelled} clips without labels. Learning rates "
         f"were chosen on {settings.validation} other clips with the first seed.",
         "",
@@ -272,6 +220,7 @@ def environment() -> dict[str, str]:
     return {
         "cpu": names[0].split(":")[1].strip(),
         "cores": str(os.cpu_count()),
+        "precision": "bfloat16" if fast_bf16() else "float32",
         "python": platform.python_version(),
     } | versions
 
