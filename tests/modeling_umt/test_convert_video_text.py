@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import load_recorded
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVisualQuestionAnswering, AutoProcessor
 
 from modeling_umt import (
     UMTForVideoQuestionAnswering,
@@ -15,6 +16,7 @@ from modeling_umt import (
     convert_umt_checkpoint,
 )
 from modeling_umt.official_layout_umt import official_state_dict
+from training.cli import main
 
 VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION |= {"intermediate_size": 48, "num_aligned_layers": 2, "target_dim": 12}
@@ -190,3 +192,29 @@ def test_a_table_made_for_other_frames_is_kept():
     vision["position_grid"] = [8, 14, 14]  # what a UMTConfig says that was not told otherwise
     config = UMTVideoTextConfig(vision_config=vision, text_config=TEXT, projection_dim=12)
     assert convert_umt_checkpoint(small_state("retrieval"), config).config.vision_config.position_grid is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_command_makes_a_folder_that_transformers_loads_and_goes_back(kind, tmp_path, capsys):
+    state = small_state(kind)
+    torch.save(state, tmp_path / "official.pth")
+    small_config().save_pretrained(tmp_path / "config")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"]
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+    made = ["--config", str(tmp_path / "config"), "--vocabulary", str(tmp_path / "vocab.txt")]
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "made"), *made]) == 0
+    assert KINDS[kind][0].__name__ in capsys.readouterr().out
+
+    auto_class = {"pretrain": AutoModelForPreTraining, "retrieval": AutoModel}
+    auto_class = auto_class.get(kind, AutoModelForVisualQuestionAnswering)
+    model, report = auto_class.from_pretrained(tmp_path / "made", output_loading_info=True)
+    assert type(model) is KINDS[kind][0] and not any(report.values())
+    inputs = AutoProcessor.from_pretrained(tmp_path / "made")(
+        text="a dog", videos=torch.zeros(4, 3, 40, 60, dtype=torch.uint8), return_tensors="pt"
+    )
+    assert inputs["pixel_values_videos"].shape == (1, 4, 3, 32, 32)
+    assert inputs["input_ids"][0, :4].tolist() == [2, 5, 6, 0]
+
+    assert main(["convert", str(tmp_path / "made"), str(tmp_path / "back.pth"), "--to-official"]) == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in back.items()) and len(back) > 60
