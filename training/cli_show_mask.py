@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         strategy = TOKEN_SELECTIONS[args.mask_type]
         masks = draw_masks(strategy, cls_attention, args.mask_ratio, seeds, args.num_masks)  # (1, M, V)
 
-    title = f"{os.path.basename(args.video)} under {args.mask_type} masking, teacher {args.teacher.rstrip('/')}"
+    name = os.path.basename(os.path.abspath(args.teacher)) if os.path.exists(args.teacher) else args.teacher
+    title = f"{os.path.basename(args.video)} under {args.mask_type} masking; teacher: {name}"
     save_picture(draw_mask_strip(clip[0], masks[0], cls_attention[0], (side, side), title), args.output)
     print(f"{args.output}: {masks.shape[2]} of {cls_attention.numel()} tokens are visible")
     return 0
