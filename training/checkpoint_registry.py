@@ -147,6 +147,8 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
         vision |= size["vision"] | fields.pop("vision_config", {})
         text = size["text"] | fields.pop("text_config", {})
         config = UMTVideoTextConfig(vision_config=vision, text_config=text, **fields)
+        config.vision_config.dtype = config.text_config.dtype = torch.float32
+        config.is_encoder_decoder = row.kind == "vqa"
     else:
         fields = {"num_frames": row.frames, "image_size": row.resolution} | size["vision"]
         if row.kind == "stage-1":

@@ -111,10 +111,16 @@ def require_row(row: CheckpointRow, model: PreTrainedModel, config: Any) -> None
         )
 
 
-def comparable(config: Any) -> dict[str, Any]:
-    """A configuration as plain values, without what depends on how it was made."""
-    fields = json.loads(config.to_json_string(use_diff=False))
-    return {name: value for name, value in fields.items() if name not in ("architectures", "auto_map", "dtype")}
+def comparable(fields: Any) -> dict[str, Any]:
+    """A configuration, also one inside another, as plain values without what depends on how it was made."""
+    if not isinstance(fields, dict):
+        fields = json.loads(fields.to_json_string(use_diff=False))
+    left_out = ("_name_or_path", "architectures", "auto_map", "dtype")
+    return {
+        name: comparable(value) if name.endswith("_config") else value
+        for name, value in fields.items()
+        if name not in left_out
+    }
 
 
 def require_same_settings(path: Path, text: str) -> None:

@@ -17,8 +17,8 @@ HEAD = """\
 The published results of Unmasked Teacher, row by row: what the authors report, the command that would measure it \
 with this package, the recipe that would train it, and every departure that is known. **None of these results has \
 been measured again**: the checkpoints were not at hand. What has been checked is the computation: converted models \
-give the official code's outputs on recorded inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, crops, \
-schedules and metrics are those of the official code on recorded examples.
+give the official code's outputs on recorded inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, \
+crops, schedules and metrics are those of the official code on recorded examples.
 
 This page is written by `umt card build` from `model_cards/registry.yaml` and `model_cards/results.yaml`.
 
@@ -131,8 +131,9 @@ def retrieval(rows: list[CheckpointRow], tables: dict[str, Any], protocol: str) 
             values = [levels(directions[direction].get(stage2)) if direction in directions else "" for direction in
                       ("t2v", "v2t")]  # fmt: skip
             notes = " ".join(row.notes) if row and protocol == "fine-tuned" else protocols[dataset].get("notes", "")
-            lines.append((names[dataset]["name"], stage2, *values, command, notes))
-    header = ("data", "stage 2", "text to video", "video to text", "measure", "departures")
+            recipe = code(row.recipe) if row and row.recipe else "none"
+            lines.append((names[dataset]["name"], stage2, *values, command, recipe, notes))
+    header = ("data", "stage 2", "text to video", "video to text", "measure", "recipe", "departures")
     return table(header, lines)
 
 
