@@ -13,7 +13,7 @@ Unusual:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,51 +22,37 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from .contrastive_gather import CONTRASTIVE_GRADIENTS
 from .finetuning import checkpoint_first_blocks
-from .optimization import floored_cosine_schedule
 from .retrieval_metrics import retrieval_recalls
+from .stage2_rate import Stage2Arguments, Stage2Rate
 from .teaching import TaughtTrainer, check_mask_type, check_teacher_fits
 from .video_dataset import collate_clips, mask_seed
 from .video_text_card import video_text_card
-from .video_trainer import UMTTrainingArguments
 
 OBJECTIVES = ("vtc", "vtm", "mlm", "uta")
 _DRAWING = 2**32 - 2  # stands for the epoch in the seeds of what the model draws, so that no clip's mask shares them
 
 
 @dataclass
-class UMTVideoTextArguments(UMTTrainingArguments):
+class UMTVideoTextArguments(Stage2Arguments):
     """Arguments of [`UMTVideoTextTrainer`]; the defaults are the published stage-2 recipes'.
 
     Args:
-        learning_rate: Peak rate, whatever the batch; the fields `base_...` are not used.
-        learning_rate_floor: Smallest share of the peak, in the warm-up too.
         mask_type: How visible tokens are chosen: `"attention"`, `"tube"` or `"random"`.
         mask_ratio, image_mask_ratio: Share of the tokens hidden, of videos and of images. Without a teacher nothing
             is hidden.
         contrastive_gradients: Over several processes: `"global"`, those of the whole batch, or `"official"`, divided
             by the number of processes.
-        checkpoint_text: Recompute the text encoder's activations in the backward pass.
     """
 
-    absolute_learning_rate: ClassVar[bool] = True
-
-    learning_rate: float = 1e-4
-    learning_rate_floor: float = 0.01
-    warmup_epochs: float = 1.0
     num_train_epochs: float = 10.0
-    weight_decay: float = 0.02
     mask_type: str = "attention"
     mask_ratio: float = 0.8
     image_mask_ratio: float = 0.5
     contrastive_gradients: str = "global"
-    checkpoint_text: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         check_mask_type(self.mask_type)
-        for name in ("base_learning_rate", "base_min_learning_rate", "base_warmup_learning_rate"):
-            if getattr(self, name) != getattr(UMTTrainingArguments, name):
-                raise ValueError(f"`{name}` was given, but stage 2's rate is absolute: give `learning_rate`.")
         if self.contrastive_gradients not in CONTRASTIVE_GRADIENTS:
             raise ValueError(
                 f"`contrastive_gradients` must be one of {', '.join(CONTRASTIVE_GRADIENTS)}, but is "
@@ -99,7 +85,7 @@ class VideoTextCollator:
         return batch | dict(self.processor(text=batch.pop("caption"), return_tensors="pt"))
 
 
-class UMTVideoTextTrainer(TaughtTrainer):
+class UMTVideoTextTrainer(Stage2Rate, TaughtTrainer):
     """Trains a [`UMTForVideoTextPreTraining`]; evaluation measures recall of videos by texts and of texts by videos.
 
     Args:
@@ -156,17 +142,6 @@ class UMTVideoTextTrainer(TaughtTrainer):
 
     # --- optimisation --------------------------------------------------------------------------------------------
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        if self.lr_scheduler is None:
-            self.lr_scheduler = floored_cosine_schedule(
-                self.optimizer if optimizer is None else optimizer,
-                total_steps=num_training_steps,
-                warmup_steps=self.num_warmup_steps(num_training_steps),
-                floor=self.args.learning_rate_floor,
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips = self.pixel_values(inputs["pixel_values_videos"])
         visible_indices = targets = None
@@ -210,12 +185,6 @@ class UMTVideoTextTrainer(TaughtTrainer):
             self.losses.clear()
             logs["temperature"] = self.model.video_text.temperature.item()
         super().log(logs, start_time)
-
-    def describe_rate(self) -> str:
-        args = self.args
-        return (
-            f"learning rate: {args.learning_rate:.4g}, whatever the batch, down to {args.learning_rate_floor:g} of it"
-        )
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The embeddings of clips and captions, nothing hidden, and which belong together, for `compute_metrics`."""
