@@ -7,6 +7,8 @@ _HOMES = {
     "UMTPreTrainingTrainer": "pretraining",
     "UMTFineTuningArguments": "finetuning",
     "UMTFineTuningTrainer": "finetuning",
+    "UMTQuestionAnsweringArguments": "question_answering",
+    "UMTQuestionAnsweringTrainer": "question_answering",
     "UMTVideoTextArguments": "video_text",
     "UMTVideoTextTrainer": "video_text",
 }
