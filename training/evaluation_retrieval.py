@@ -56,6 +56,10 @@ class RetrievalSet:
     match: np.ndarray
     """bool (M, N)."""
 
+    def __len__(self) -> int:
+        """Pairs that belong together."""
+        return int(self.match.sum())
+
 
 @dataclass
 class RetrievalScores:

@@ -88,17 +88,17 @@ def parse_recipe(recipe: dict[str, Any], overrides: list[str], *dataclass_types:
     return tuple(instances)
 
 
-def config_fields(run: Any, config_class: type) -> dict[str, Any]:
-    """The key `model` of a run as fields of `config_class`.
+def config_fields(run: Any, config_class: type, key: str = "model") -> dict[str, Any]:
+    """A key of a run, by default `model`, as fields of `config_class`.
 
     Raises:
         ValueError: if it is no mapping, or a key is no field: Transformers would keep a misspelt one unused.
     """
-    given = json_mapping("model", run.model)
+    given = json_mapping(key, getattr(run, key))
     unknown = given.keys() - {field.name for field in dataclasses.fields(config_class)}
     if unknown:
         raise ValueError(
-            f"`model` names {', '.join(sorted(unknown))}, which {config_class.__name__} does not have; see its "
+            f"`{key}` names {', '.join(sorted(unknown))}, which {config_class.__name__} does not have; see its "
             "documentation for the fields."
         )
     return given

@@ -24,12 +24,14 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from processing_umt.augmentation_umt import sample_generator
+from processing_umt.frame_sampling_umt import trimmed_length
 from processing_umt.video_decoding_umt import VideoReader
 from processing_umt.video_inputs_umt import IMAGE_SUFFIXES, read_frames
 from processing_umt.video_source_umt import VideoDecodeError
 
 # numbers of a sample, and what a batch calls them
 _NUMBERS = {"sample_seed": "sample_seeds", "video_index": "video_index", "labels": "labels", "match_id": "match_ids"}
+_TEXTS = ("caption", "question", "answer")  # of a sample; lists in a batch
 MAX_TRIES = 32  # broken videos in a row: at a share of 20 %, no run is long enough to meet as many by chance
 
 
@@ -45,6 +47,7 @@ class ClipReader:
             such as `augment_for_pretraining`.
         num_views_per_video: transforms of a video that is decoded once (repeated augmentation); default 1.
         images: the records are images, even those whose name does not tell; by default the name decides.
+        trim_seconds: frames come from the first seconds of a video only; default: from all of it.
     """
 
     num_frames: int
@@ -52,6 +55,7 @@ class ClipReader:
     transform: Callable[[np.ndarray, np.random.Generator], torch.Tensor]
     num_views_per_video: int = 1
     images: bool = False
+    trim_seconds: float | None = None
 
     def read(
         self, record: dict[str, Any], generator: np.random.Generator, seeds: tuple[int, int, int]
@@ -68,7 +72,7 @@ class ClipReader:
             if not isinstance(label, (int, np.integer)):
                 raise ValueError(f"A label is {label!r}; expected an integer. Give class_names to load_video_records.")
             fields["labels"] = int(label)
-        fields |= {name: record[name] for name in ("caption", "match_id") if record.get(name) is not None}
+        fields |= {name: record[name] for name in ("match_id", *_TEXTS) if record.get(name) is not None}
         return [
             {
                 "pixel_values_videos": self.transform(frames, generator),
@@ -84,9 +88,10 @@ class ClipReader:
             choice = self.sample_frames(num_video_frames=1, num_frames=self.num_frames, generator=generator)
             return read_frames([open_image(video)], choice)
         with VideoReader(open_video(video)) as reader:
-            choice = self.sample_frames(
-                num_video_frames=reader.num_frames, num_frames=self.num_frames, generator=generator
-            )
+            length = reader.num_frames
+            if self.trim_seconds is not None:
+                length = trimmed_length(length, reader.fps, self.trim_seconds)
+            choice = self.sample_frames(num_video_frames=length, num_frames=self.num_frames, generator=generator)
             return reader.read(choice)
 
 
@@ -98,7 +103,7 @@ class VideoClipDataset(Dataset):
     * `pixel_values_videos`: what the transform returns, `(T, channels, height, width)`;
     * `sample_seed` (int): seed of the sample's mask, a hash of (seed, epoch, index);
     * `video_index` (int): number of the record that was read;
-    * `labels` (int), `caption` and `match_id` (int), where the record has them;
+    * `labels` (int), `caption`, `question`, `answer` and `match_id` (int), where the record has them;
     * `broken`: (name, reason) of the videos that could not be read, in whose place this one stands.
 
     With several views per video a sample is a list of such dicts, of which the first one reports what was broken;
@@ -106,7 +111,7 @@ class VideoClipDataset(Dataset):
 
     Args:
         records: what `load_video_records` returns, or any sequence of dicts with a `video`.
-        num_frames, sample_frames, transform, num_views_per_video, images: see `ClipReader`.
+        num_frames, sample_frames, transform, num_views_per_video, images, trim_seconds: see `ClipReader`.
         seed: of everything random.
 
     Raises:
@@ -123,11 +128,12 @@ class VideoClipDataset(Dataset):
         seed: int = 0,
         num_views_per_video: int = 1,
         images: bool = False,
+        trim_seconds: float | None = None,
     ):
         if len(records) == 0:
             raise ValueError("There are no videos to make clips of: the table of records is empty.")
         self.records = records
-        self.reader = ClipReader(num_frames, sample_frames, transform, num_views_per_video, images)
+        self.reader = ClipReader(num_frames, sample_frames, transform, num_views_per_video, images, trim_seconds)
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
@@ -206,7 +212,8 @@ def collate_clips(samples: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[
 
     Returns:
         `pixel_values_videos (batch, T, channels, height, width)`, of the samples' type; int64 `(batch,)`:
-        `sample_seeds`, `video_index`, `labels`, `match_ids`; lists: `caption`, and `broken`, whose length is its own.
+        `sample_seeds`, `video_index`, `labels`, `match_ids`; lists: `caption`, `question`, `answer`, and `broken`,
+        whose length is its own.
         What the samples do not have is left out: the plain `Trainer` removes what the model does not take.
     """
     samples = [view for sample in samples for view in (sample if isinstance(sample, list) else [sample])]
@@ -214,8 +221,9 @@ def collate_clips(samples: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[
     for name, batched in _NUMBERS.items():
         if name in samples[0]:
             batch[batched] = torch.tensor([sample[name] for sample in samples], dtype=torch.int64)
-    if "caption" in samples[0]:
-        batch["caption"] = [sample["caption"] for sample in samples]
+    for name in _TEXTS:
+        if name in samples[0]:
+            batch[name] = [sample[name] for sample in samples]
     if "broken" in samples[0]:
         batch["broken"] = [broken for sample in samples for broken in sample["broken"]]
     return batch

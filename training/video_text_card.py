@@ -110,13 +110,15 @@ def describe_results(trainer: Any) -> str:
     if not logged:
         return "Not evaluated during training."
     last = logged[-1]
+    is_reranked = "eval_dual_encoder_mean_recall" in last
+    order = "of both encoders, re-ranked" if is_reranked else "of the two towers, not re-ranked"
     rows = [
         (f"{name}, R@{rank}", f"{last[f'eval_{key}_r{rank}']:.4g}")
         for key, name in (("text_to_video", "text to video"), ("video_to_text", "video to text"))
         for rank in (1, 5, 10)
     ]
     return (
-        "Recall in percent of the two towers, not re-ranked:\n\n"
+        f"Recall in percent {order}:\n\n"
         + table(("measure", "value"), rows)
         + f"\n\nGuessing reaches {last['eval_chance_r1']:g} at R@1."
     )
