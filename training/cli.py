@@ -10,8 +10,8 @@ import importlib
 import sys
 
 COMMANDS = (
-    "classify", "embed", "search", "convert", "check-videos", "show-mask", "pretrain", "finetune", "evaluate", "card",
-    "publish", "demo",
+    "classify", "embed", "search", "ask", "convert", "check-videos", "show-mask", "pretrain", "finetune", "evaluate",
+    "card", "publish", "demo",
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="umt",
-        description="Unmasked Teacher (UMT) video models: convert, classify, embed, pre-train, fine-tune, evaluate.",
+        description="Unmasked Teacher (UMT) video models: classify, search, ask, convert, train, evaluate, publish.",
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
