@@ -18,6 +18,7 @@ from .modeling_umt_teacher import UMTTeacherModel, UMTTeacherOutput
 from .modeling_umt_text import UMTTextModel
 from .modeling_umt_video_text import UMTVideoTextModel, UMTVideoTextOutput
 from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining, UMTForVideoTextPreTrainingOutput
+from .zero_shot_pipeline_umt import UMTZeroShotVideoClassificationPipeline
 
 # With `register_for_auto_class` every save writes the code beside the weights, so the repository loads without `umt`.
 for config_class in (UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig):
@@ -59,5 +60,6 @@ __all__ = [
     "UMTVideoTextConfig",
     "UMTVideoTextModel",
     "UMTVideoTextOutput",
+    "UMTZeroShotVideoClassificationPipeline",
     "convert_umt_checkpoint",
 ]

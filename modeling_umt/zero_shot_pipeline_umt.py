@@ -1,0 +1,120 @@
+"""`pipeline("zero-shot-video-classification")`: which of some labels a video shows, by the two towers of stage 2
+(arXiv 2303.16058, section 3.3).
+
+The conventions are those of Transformers' zero-shot classification of images, `candidate_labels` and
+`hypothesis_template`; Transformers has none for videos. Unusual: with several templates the vector of a label is the
+mean of its texts' unit vectors, of unit length again, as CLIP's authors do; and texts are encoded once for all videos.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import AutoModel, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit_vectors
+
+
+class UMTZeroShotVideoClassificationPipeline(Pipeline):
+    """Classifies videos into labels that are given as texts.
+
+    Called with a video or a list of videos, as the processor takes them: paths, URLs, bytes, arrays.
+
+    Args:
+        candidate_labels (`list[str]`): What a video may show.
+        hypothesis_template (`str` or `list[str]`, defaults to `"a video of {}"`): Makes a text of a label; several are
+            averaged. `"{}"` for labels that are texts already.
+
+    Returns:
+        For each video a list of `{"score", "label"}`, the likeliest first; the scores sum to 1.
+
+    Raises:
+        ValueError: no labels, or a template without `{}`.
+
+    Example:
+
+    ```python
+    >>> import modeling_umt
+    >>> from transformers import pipeline
+
+    >>> classifier = pipeline("zero-shot-video-classification", model="umt-l16-25m")
+    >>> classifier("clip.mp4", candidate_labels=["playing tennis", "riding a horse"])
+    ```
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def _sanitize_parameters(
+        self,
+        candidate_labels: Sequence[str] | None = None,
+        hypothesis_template: str | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> tuple[dict, dict, dict]:
+        if kwargs:
+            raise ValueError(
+                f"Unknown: {', '.join(kwargs)}; the options are `candidate_labels` and `hypothesis_template`."
+            )
+        texts = {}
+        if candidate_labels is not None:
+            texts["candidate_labels"] = tuple(candidate_labels)
+        if hypothesis_template is not None:
+            is_one = isinstance(hypothesis_template, str)
+            texts["templates"] = (hypothesis_template,) if is_one else tuple(hypothesis_template)
+        return {}, texts, {name: value for name, value in texts.items() if name == "candidate_labels"}
+
+    def save_pretrained(self, save_directory, **kwargs: Any) -> None:
+        """As Transformers does, which forgets the processor."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+    def preprocess(self, video: Any) -> dict[str, torch.Tensor]:
+        return {"pixel_values_videos": self.processor(videos=video, return_tensors="pt")["pixel_values_videos"]}
+
+    def _forward(
+        self,
+        inputs: dict[str, torch.Tensor],
+        candidate_labels: tuple[str, ...] = (),
+        templates: tuple[str, ...] = ("a video of {}",),
+    ) -> dict[str, torch.Tensor]:
+        frames = self.model.get_video_features(inputs["pixel_values_videos"].to(self.model.dtype)).pooler_output
+        similarity = mean_of_unit_vectors(frames) @ self.label_vectors(candidate_labels, templates).T
+        return {"logits": similarity / self.model.temperature.clamp(*TEMPERATURE_RANGE)}  # (videos, labels)
+
+    def label_vectors(self, candidate_labels: tuple[str, ...], templates: tuple[str, ...]) -> torch.Tensor:
+        """Unit vectors `(labels, projection_dim)`; those of the last call are kept."""
+        if not candidate_labels or not all(isinstance(label, str) and label.strip() for label in candidate_labels):
+            raise ValueError(f"`candidate_labels` must name at least one label, but are {candidate_labels!r}.")
+        if not templates or not all("{}" in template for template in templates):
+            raise ValueError(f"`hypothesis_template` must hold {{}} in the label's place, but is {templates!r}.")
+        key = (candidate_labels, templates)
+        if getattr(self, "_encoded", (None,))[0] != key:
+            texts = [template.replace("{}", label) for label in candidate_labels for template in templates]
+            inputs = self.processor(text=texts, return_tensors="pt").to(self.model.device)
+            vectors = self.model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
+            vectors = F.normalize(vectors, dim=-1).unflatten(0, (-1, len(templates))).mean(dim=1)
+            self._encoded = key, F.normalize(vectors, dim=-1)
+        return self._encoded[1]
+
+    def postprocess(
+        self, outputs: dict[str, torch.Tensor], candidate_labels: tuple[str, ...] = ()
+    ) -> list[dict[str, Any]]:
+        scores = outputs["logits"][0].float().softmax(dim=-1).tolist()
+        pairs = sorted(zip(scores, candidate_labels, strict=True), key=lambda pair: -pair[0])
+        return [{"score": score, "label": label} for score, label in pairs]
+
+
+if "zero-shot-video-classification" not in PIPELINE_REGISTRY.supported_tasks:
+    PIPELINE_REGISTRY.register_pipeline(
+        "zero-shot-video-classification",
+        pipeline_class=UMTZeroShotVideoClassificationPipeline,
+        pt_model=AutoModel,
+        type="multimodal",
+    )
+
+__all__ = ["UMTZeroShotVideoClassificationPipeline"]

@@ -1,0 +1,103 @@
+"""`pipeline("zero-shot-video-classification")` against the model's logits, in batches, with templates, and saved."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from subprocess_tools import run_clean
+from tiny_video_text_retrieval import save_tiny_retrieval_model
+from transformers import pipeline
+
+from modeling_umt import UMTVideoTextModel, UMTZeroShotVideoClassificationPipeline
+from processing_umt import UMTProcessor
+
+LABELS = ["a man", "dog runs", "two bikes", "fast car"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_tiny_retrieval_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def classifier(folder):
+    return pipeline("zero-shot-video-classification", model=str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def videos() -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (3, 2, 32, 40, 3), dtype=np.uint8))
+
+
+def expected(folder: Path, video: np.ndarray, texts: list[str]) -> torch.Tensor:
+    model, processor = UMTVideoTextModel.from_pretrained(folder), UMTProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        return model(**processor(text=texts, videos=video, return_tensors="pt")).logits_per_video[0].softmax(-1)
+
+
+def test_scores(classifier, folder, videos):
+    assert type(classifier) is UMTZeroShotVideoClassificationPipeline
+    for options, template in (({}, "a video of {}"), ({"hypothesis_template": "the {} person"}, "the {} person")):
+        result = classifier(videos[0], candidate_labels=LABELS, **options)
+        scores = dict(
+            zip(LABELS, expected(folder, videos[0], [template.replace("{}", label) for label in LABELS]), strict=True)
+        )
+        assert [entry["label"] for entry in result] == sorted(LABELS, key=lambda label: -scores[label])
+        for entry in result:
+            assert entry["score"] == pytest.approx(float(scores[entry["label"]]), abs=1e-5)
+        assert max(scores.values()) > 0.3
+
+
+def test_batches_change_nothing(classifier, videos):
+    one_by_one = [classifier(video, candidate_labels=LABELS) for video in videos]
+    together = classifier(videos, candidate_labels=LABELS, batch_size=2)
+    for result, alone in zip(together, one_by_one, strict=True):
+        assert [entry["label"] for entry in result] == [entry["label"] for entry in alone]
+        assert [entry["score"] for entry in result] == pytest.approx([entry["score"] for entry in alone], abs=1e-5)
+
+
+def test_templates_are_averaged(classifier, folder):
+    vectors = classifier.label_vectors(tuple(LABELS), ("a {}", "the {} fast"))
+    assert torch.allclose(vectors.norm(dim=-1), torch.ones(4))
+    single = [classifier.label_vectors(tuple(LABELS), (template,)) for template in ("a {}", "the {} fast")]
+    mean = torch.nn.functional.normalize(single[0] + single[1], dim=-1)
+    assert torch.allclose(vectors, mean, atol=1e-6) and not torch.allclose(single[0], single[1], atol=1e-2)
+
+
+def test_texts_are_encoded_once(classifier, videos, monkeypatch):
+    calls = []
+    encode = classifier.model.get_text_features
+    monkeypatch.setattr(classifier.model, "get_text_features", lambda *args: calls.append(args) or encode(*args))
+    classifier(videos, candidate_labels=["cat", *LABELS])
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"candidate_labels": []}, "at least one label"),
+        ({}, "at least one label"),
+        ({"candidate_labels": LABELS, "hypothesis_template": "a video"}, "in the label's place"),
+        ({"candidate_labels": LABELS, "labels": LABELS}, "Unknown: labels"),
+    ],
+)
+def test_errors(classifier, videos, options, message):
+    with pytest.raises(ValueError, match=message):
+        classifier(videos[0], **options)
+
+
+def test_saved_with_its_code(classifier, videos, tmp_path):
+    """`save_pretrained` of the pipeline, which is Transformers' way to publish it, needs no installed `umt`."""
+    classifier.save_pretrained(tmp_path / "saved")
+    np.save(tmp_path / "video.npy", videos[0])
+    code = f"""
+    import numpy
+    from transformers import pipeline
+    classifier = pipeline("zero-shot-video-classification", model={str(tmp_path / "saved")!r}, trust_remote_code=True)
+    video = numpy.load({str(tmp_path / "video.npy")!r})
+    print("RESULT", classifier(video, candidate_labels={LABELS!r})[0]["label"])
+    """
+    done = run_clean(code, cwd=tmp_path)
+    best = classifier(videos[0], candidate_labels=LABELS)[0]["label"]
+    assert f"RESULT {best}" in done.stdout, done.stderr
