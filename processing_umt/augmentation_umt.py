@@ -71,10 +71,10 @@ def augment_for_pretraining(
 
 
 def augment_for_video_text(
-    frames: torch.Tensor | np.ndarray, generator: np.random.Generator, size: int = 224
+    frames: torch.Tensor | np.ndarray, generator: np.random.Generator, size: int = 224, flip: bool = True
 ) -> torch.Tensor:
     """Stage 2 and its downstream tasks: random resized crop of at least half the frame, and a horizontal flip half of
-    the time, whatever the data set.
+    the time, which the official code does whatever the data set.
 
     Arguments, result and errors are those of `augment_for_pretraining`. The resize is bicubic without antialias,
     rounded and clamped to uint8.
@@ -82,7 +82,7 @@ def augment_for_video_text(
     clip = as_clip(frames)
     box = draw_resized_crop_box(generator, *clip.shape[-2:], scale=(0.5, 1.0))
     clip = resize_bicubic_no_antialias(tvF.crop(clip, *box), size, size)
-    return random_flip(clip, generator).contiguous()
+    return (random_flip(clip, generator) if flip else clip).contiguous()
 
 
 def augment_for_finetuning(

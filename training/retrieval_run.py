@@ -57,6 +57,7 @@ class RetrievalRun:
         paragraph: A video's captions, joined by spaces, are one text; else each is a text of its own.
         several_videos: Videos of equal captions all belong to that text.
         trim_seconds: Frames come from the first seconds only.
+        flip: Mirror half of the training clips, as published; false where texts tell left from right.
         num_reranked: Candidates of a query that the cross-encoder puts in order in evaluation.
         checkpoint_video: Recompute the video encoder's activations in the backward pass.
         vision: Fields of `UMTConfig` that differ from the checkpoint's, as a mapping (JSON on the command line).
@@ -77,6 +78,7 @@ class RetrievalRun:
     paragraph: bool = False
     several_videos: bool = False
     trim_seconds: float | None = None
+    flip: bool = True
     num_reranked: int = 128
     checkpoint_video: bool = False
     vision: str = "{}"
@@ -186,7 +188,7 @@ def load_training_pairs(run: RetrievalRun, seed: int, image_size: int) -> VideoC
         CaptionedRecords([join_captions(records) if run.paragraph else records], run.positives),
         num_frames=run.num_frames,
         sample_frames=partial(sample_training_clip, sampling="middle"),
-        transform=partial(augment_for_video_text, size=image_size),
+        transform=partial(augment_for_video_text, size=image_size, flip=run.flip),
         trim_seconds=run.trim_seconds,
         seed=seed,
     )
