@@ -100,13 +100,7 @@ def estimate_run(recipe: str, overrides: list[str]) -> str:
             student = load_student(run)
     else:
         student = load_student(run).to("meta")
-    if run.teacher in PUBLISHED_TEACHERS:
-        sizes = PUBLISHED_TEACHERS[run.teacher].to_dict() | teacher_fields(student.config) | given_size(run)
-        with torch.device("meta"):
-            teacher = UMTTeacherModel(UMTTeacherConfig.from_dict(sizes))
-    else:
-        teacher = load_teacher(run, student.config).to("meta")
-    check_teacher_fits(student.config, teacher.config)
+    teacher = size_teacher(run, student.config)
     seeds = torch.zeros(1, dtype=torch.int64, device="meta")
     select = partial(TOKEN_SELECTIONS[args.mask_type], mask_ratio=args.mask_ratio, sample_seeds=seeds)
     records = [] if run.data is None else load_video_records(run.data, root=run.data_root, streaming=run.streaming)
@@ -182,6 +176,18 @@ def load_teacher(run: PreTrainingRun, student: UMTConfig) -> nn.Module:
     raise ValueError(
         f"{run.teacher!r} is a {family!r} model; a teacher is a CLIP, DINOv2 or UMTTeacherModel checkpoint."
     )
+
+
+def size_teacher(run: PreTrainingRun, student: UMTConfig) -> nn.Module:
+    """The teacher of a run on the meta device; those of the published recipes need no weights for that."""
+    if run.teacher in PUBLISHED_TEACHERS:
+        sizes = PUBLISHED_TEACHERS[run.teacher].to_dict() | teacher_fields(student) | given_size(run)
+        with torch.device("meta"):
+            teacher = UMTTeacherModel(UMTTeacherConfig.from_dict(sizes))
+    else:
+        teacher = load_teacher(run, student).to("meta")
+    check_teacher_fits(student, teacher.config)
+    return teacher
 
 
 def given_size(run: PreTrainingRun) -> dict[str, int]:

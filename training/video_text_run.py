@@ -9,17 +9,19 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from modeling_umt import UMTForVideoTextPreTraining, UMTVideoTextConfig, convert_umt_checkpoint
+from modeling_umt import UMTForVideoTextPreTraining, UMTTextConfig, UMTVideoTextConfig, convert_umt_checkpoint
 from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 
 from .alternating_clips import AlternatingClips, AlternatingStreams
 from .captioned_records import load_captioned_records
+from .estimate_video_text import PUBLISHED_TEXTS, describe_video_text_cost, estimate_pair
 from .finetuning_run import validation_frames, validation_view
-from .pretraining_run import PreTrainingRun, load_student, load_teacher
-from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .pretraining_run import PreTrainingRun, load_student, load_teacher, size_teacher
+from .recipes import config_fields, for_this_machine, json_mapping, parse_recipe, read_recipe
 from .run_to_end import save_with_card, train_to_end
+from .teaching import TOKEN_SELECTIONS
 from .video_dataset import VideoClipDataset
 from .video_stream import StreamedClipDataset
 from .video_text import UMTVideoTextArguments, UMTVideoTextTrainer
@@ -35,7 +37,8 @@ class VideoTextRun:
         video_root, image_root: Folders that relative paths start from: one for each corpus, or one for all.
         positives: Pairs that belong together: those of one `row`, of one `video`, or of one `caption`.
         streaming: Read a Hub data set as a stream instead of downloading it first.
-        videos_per_epoch, images_per_epoch: Of streams and tar shards, which do not tell their length.
+        videos_per_epoch, images_per_epoch: Of streams and tar shards, which do not tell their length, and of an
+            estimate.
         eval_data, eval_root: Captioned videos to measure recall on after every epoch.
         init_from: A stage-1 checkpoint, a saved UMT model, a Hub id or an official `.pth`; or one of stage 2, to go on
             from. Without it the video encoder starts with random weights.
@@ -48,6 +51,7 @@ class VideoTextRun:
             `fusion_layer`.
         teacher, teacher_image_size: As in stage 1. Not loaded if `uta_weight` is 0.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
+        num_devices: Devices of the run, for `--estimate` alone.
     """
 
     video_data: list[str] = field(default_factory=list)
@@ -69,6 +73,7 @@ class VideoTextRun:
     teacher: str = "openai/clip-vit-large-patch14"
     teacher_image_size: int | None = None
     license: str | None = None
+    num_devices: int = 32
 
     @property
     def data(self) -> str:
@@ -197,9 +202,32 @@ def load_evaluation_clips(run: VideoTextRun, processor: UMTProcessor) -> VideoCl
 
 
 def estimate_run(recipe: str, overrides: list[str]) -> str:
-    """Not there yet for stage 2.
+    """What a recipe would cost, as text.
 
-    Raises:
-        ValueError: always.
+    A fresh model, BERTs and teachers of the published recipes are sized without weights; others are loaded for it.
     """
-    raise ValueError("--estimate counts stage 1 alone so far; this recipe is of stage 2.")
+    run, args = parse_recipe(read_recipe(recipe), overrides, VideoTextRun, UMTVideoTextArguments)
+    if run.init_from is None and run.text in PUBLISHED_TEXTS:
+        fields = config_fields(run, UMTVideoTextConfig)
+        vision = {"num_frames": run.num_frames, "decoder_layer_norm_eps": 1e-5} | json_mapping("vision", run.vision)
+        text = PUBLISHED_TEXTS[run.text].to_dict() | fields.pop("text_config", {})
+        with torch.device("meta"):
+            config = UMTVideoTextConfig(vision_config=vision, text_config=UMTTextConfig.from_dict(text), **fields)
+            model = UMTForVideoTextPreTraining(config)
+    else:
+        model = load_video_text_model(run).to("meta")
+    teacher = size_teacher(run, model.config.vision_config) if model.config.uta_weight > 0 else None
+    seeds = torch.zeros(4, dtype=torch.int64, device="meta")
+    costs = []
+    for num_frames, ratio in ((model.config.num_frames, args.mask_ratio), (1, args.image_mask_ratio)):
+        select = partial(TOKEN_SELECTIONS[args.mask_type], mask_ratio=ratio, sample_seeds=seeds)
+        costs.append(estimate_pair(model, teacher, select, num_frames, run.max_text_length))
+    return describe_video_text_cost(
+        model,
+        teacher,
+        *costs,
+        num_videos=run.videos_per_epoch,
+        num_images=run.images_per_epoch,
+        num_epochs=args.num_train_epochs,
+        num_devices=run.num_devices,
+    )

@@ -60,7 +60,7 @@ def test_objectives_are_weighted_and_switched_off(media, tmp_path, off):
     if off is None:
         plain = make_trainer(tmp_path, make_clips(media), make_model(), max_steps=2)
         plain.train()
-        first = [line for line in plain.state.log_history if "learning_rate" in line][0]
+        first = next(line for line in plain.state.log_history if "learning_rate" in line)
         for name in ("vtc", "vtm"):
             weight = weights[f"{name}_weight"]
             assert lines[0][f"loss_{name}"] == pytest.approx(weight * first[f"loss_{name}"], rel=1e-5)

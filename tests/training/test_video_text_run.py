@@ -1,6 +1,7 @@
 """Whole stage-2 runs from a recipe: the published ones, a tiny one to its end, what it leaves, resume, errors."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -46,6 +47,24 @@ def test_published_recipes(name, tmp_path):
     assert (args.mask_type, args.mask_ratio, args.image_mask_ratio) == ("attention", 0.8, 0.5)
     assert (args.seed, args.bf16, args.checkpoint_text, args.dataloader_num_workers) == (42, True, True, 12)
     assert args.contrastive_gradients == "global"
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("umt_b16_5m_stage2", 205_402_429), ("umt_l16_5m_stage2", None)])
+def test_an_estimate_needs_no_weights(name, parameters, capsys):
+    """Of UMT-L/16 all else is twice that of B/16 and more; by hand, a clip of 160 tokens costs 6 FLOP a weight."""
+    assert (
+        main(["pretrain", "--config", name, "--estimate", "--output_dir", "none", "--videos_per_epoch", "1000"]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "with 160 visible tokens" in printed and "with 98 visible tokens" in printed
+    assert "(1,000 videos + 2,500,000 images) x 10 epochs" in printed
+    if parameters is not None:
+        assert f"model {parameters:,} parameters, teacher 86,192,640" in printed
+        flops, teacher = re.search(r"a video and its caption: ([\d.]+) TFLOP, ([\d.]+) of", printed).groups()
+        encoder = 6 * 160 * 85.6e6 / 1e12  # forward and backward of twelve layers
+        # five texts of 32 tokens: two through nine layers, four through three with cross-attention
+        texts = 6 * 32 * (2 * 9 * 7.1e6 + 4 * 3 * 9.4e6) / 1e12
+        assert float(flops) - float(teacher) == pytest.approx(encoder + texts, rel=0.2)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,114 @@
+"""What a stage-2 run will cost: parameters, FLOPs, hours. Nothing is trained.
+
+Parameters and FLOPs are counted as in stage 1 (`estimate.py`): model and teacher do one real step on PyTorch's meta
+device, with all objectives that have a weight. Hours assume a share of the device's peak, and that videos and images
+are decoded fast enough.
+
+Unusual: what `checkpoint_text` recomputes is not counted, and the memory of activations, which depends on it, is not
+estimated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_umt import UMTForVideoTextPreTraining, UMTTextConfig
+
+from .estimate import ASSUMED_UTILISATION, DEVICES
+
+_BATCH = 4  # any; FLOPs of a pair do not depend on it, but for the contrast, which is nothing beside the rest
+
+# so that an estimate of a published recipe needs no download
+PUBLISHED_TEXTS = {
+    "google-bert/bert-large-uncased": UMTTextConfig(),
+    "google-bert/bert-base-uncased": UMTTextConfig(
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        fusion_layer=9,
+        encoder_width=768,
+    ),
+}
+
+
+@dataclass
+class PairCost:
+    """Of one clip or image with its caption: FLOPs of the teacher, and of forward and backward of the model."""
+
+    visible_tokens: int
+    teacher_flops: int
+    training_flops: int
+
+    @property
+    def flops(self) -> int:
+        return self.teacher_flops + self.training_flops
+
+
+def estimate_pair(
+    model: UMTForVideoTextPreTraining,
+    teacher: nn.Module | None,
+    token_selector: Callable[[torch.Tensor], torch.Tensor],
+    num_frames: int,
+    text_length: int,
+) -> PairCost:
+    """The cost of a pair, for models on the meta device, which are changed.
+
+    Args:
+        model, teacher: As the trainer takes them, but on `torch.device("meta")`.
+        token_selector: Makes `visible_indices` of the teacher's `cls_attention` (batch, frames, tokens per frame).
+        num_frames: 1 for an image.
+        text_length: Tokens of a caption, padding included.
+    """
+    vision = model.config.vision_config
+    clips = torch.empty(_BATCH, num_frames, vision.num_channels, *vision.image_height_width, device="meta")
+    ids = torch.zeros(_BATCH, text_length, dtype=torch.int64, device="meta")
+    rows = torch.zeros(_BATCH, dtype=torch.int64, device="meta")
+    inputs = {"mlm_input_ids": ids, "mlm_labels": ids, "negative_video_indices": rows, "negative_text_indices": rows}
+    visible_tokens = num_frames * vision.token_grid[1] * vision.token_grid[2]
+    with torch.no_grad(), FlopCounterMode(display=False) as teaching:
+        if teacher is not None:
+            teacher.set_attn_implementation("eager")  # its products are counted whatever PyTorch fuses elsewhere
+            targets = teacher.eval()(clips, token_selector=token_selector)
+            inputs |= {"visible_indices": targets.visible_indices, "target_features": targets.features}
+            visible_tokens = targets.visible_indices.shape[1]
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as training:
+        model.train()(clips, ids, torch.ones_like(ids), **inputs).loss.backward()
+    return PairCost(visible_tokens, teaching.get_total_flops() // _BATCH, training.get_total_flops() // _BATCH)
+
+
+def describe_video_text_cost(
+    model: UMTForVideoTextPreTraining,
+    teacher: nn.Module | None,
+    video: PairCost,
+    image: PairCost,
+    *,
+    num_videos: int,
+    num_images: int,
+    num_epochs: float,
+    num_devices: int,
+) -> str:
+    """The estimate as text."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    teacher_parameters = 0 if teacher is None else sum(parameter.numel() for parameter in teacher.parameters())
+    # weights, gradients and two moments in float32, autocast's copies of the weights, the teacher in 16 bit
+    state = (18 * parameters + 2 * teacher_parameters) / 2**30
+    lines = [f"model {parameters:,} parameters, teacher {teacher_parameters:,}; about {state:.1f} GiB of state"]
+    for name, cost in (("a video", video), ("an image", image)):
+        lines.append(
+            f"training on {name} and its caption: {cost.flops / 1e12:.4g} TFLOP, {cost.teacher_flops / 1e12:.4g} of "
+            f"them the teacher's, with {cost.visible_tokens} visible tokens"
+        )
+    total = num_epochs * (num_videos * video.flops + num_images * image.flops)
+    for name, peak in DEVICES.items():
+        hours = total / (num_devices * peak * ASSUMED_UTILISATION) / 3600
+        lines.append(
+            f"({num_videos:,} videos + {num_images:,} images) x {num_epochs:g} epochs: {hours:,.1f} hours on "
+            f"{num_devices} {name}, assuming {ASSUMED_UTILISATION:.0%} of {peak / 1e12:.0f} TFLOP/s and no waiting for "
+            "data"
+        )
+    return "\n".join(lines)
