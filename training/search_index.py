@@ -227,7 +227,7 @@ class SearchIndex:
             table.save_faiss_index("embedding", temporary)
             os.replace(temporary, path)
         inverted = table.get_index("embedding").faiss_index
-        inverted.nprobe = max(1, inverted.nlist // 32)
+        inverted.nprobe = max(1, inverted.nlist // 8)
         similarities, rows = inverted.search(vector[None], number)
         return similarities[0][rows[0] >= 0], rows[0][rows[0] >= 0]
 
