@@ -13,12 +13,13 @@ from .configuration_umt import UMTConfig
 
 
 class UMTFramePooling(nn.Module):
-    """Frames (batch, frames, hidden_size), each the norm of its tokens' mean, to one vector (batch, hidden_size)."""
+    """Frames (batch, T, D), each the norm of its tokens' mean, to one vector each (batch, T * D)."""
 
     def __init__(self, config: UMTConfig):
         super().__init__()
         self.num_frames = config.num_frames // config.tubelet_size
-        self.fc1 = nn.Linear(self.num_frames * config.hidden_size, config.hidden_size)
+        self.width = self.num_frames * config.hidden_size  # narrower, it takes several times as many steps to learn
+        self.fc1 = nn.Linear(self.width, self.width)
         self.fc1.fan_in_uniform = True  # `initializer_range` is not for so wide an input
         self.activation = ACT2FN[config.hidden_act]
 

@@ -410,7 +410,8 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             self.attention_pooling = UMTAttentionPooling(self.config)
         elif config.pooling == "frames":
             self.frame_pooling = UMTFramePooling(self.config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        pooled_size = self.frame_pooling.width if config.pooling == "frames" else config.hidden_size
+        self.classifier = nn.Linear(pooled_size, config.num_labels)
         self.post_init()
 
     @torch.no_grad()

@@ -33,6 +33,7 @@ from .tiny_runs import (
 TEACHER_CLIPS = 1003  # seed of the clips whose frames and captions the teacher learns from
 POOLING = "frames"
 DROP_PATH = 0.1
+LAYER_DECAY = 0.6
 
 
 # --- teacher and student ---------------------------------------------------------------------------------------------
@@ -134,6 +135,8 @@ def finetune(run: ArmRun, clips: DemoClips, folder: Path, on_step: Callable[...,
         folder,
         run.num_steps,
         run.learning_rate,
+        # layers that start from nothing learn at the rate of the head: to slow them down would hold these arms back
+        layer_decay=1.0 if run.start is None else LAYER_DECAY,
         seed=run.seed,
         on_step=on_step,
         processing_class=demo_processor(clips.side),

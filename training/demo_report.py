@@ -26,8 +26,8 @@ ARMS = {
     "long": "from scratch, all the time",
 }
 HEAD = (
-    'The head is a hidden layer over the means of the eight frames in their order, pooling="frames". It is not the paper\'s '
-    "head, which takes the mean of all tokens and at this scale hardly sees motion. All arms have it."
+    'The head is a hidden layer over the means of the eight frames in their order, pooling="frames". It is not the '
+    "paper's, which takes the mean of all tokens and at this scale hardly sees motion. All arms have it."
 )
 CAPTIONS = (
     "The teacher's captions name the object's shape and colour, the background, and the column and row of a 4 x 4 "

@@ -43,7 +43,8 @@ def apply_preset(
                 r=lora_rank,
                 lora_alpha=2 * lora_rank,
                 target_modules=LORA_TARGETS,
-                modules_to_save=["classifier", "fc_norm"],
+                # what may be fresh; names that the model does not have are passed over
+                modules_to_save=["classifier", "fc_norm", "attention_pooling", "frame_pooling"],
             ),
         )
     if preset in FROZEN_ENCODER:

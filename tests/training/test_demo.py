@@ -47,7 +47,7 @@ def test_a_run_says_what_it_did(run):
     folder, printed = run
     for arm in demo_report.ARMS.values():
         assert len(re.findall(rf"^{re.escape(arm)} .*\d", printed, re.MULTILINE)) == 1
-    for words in ("control: UMT, one frame repeated", "chance", "12.5", "It is not the paper's", "column and row"):
+    for words in ("control: UMT, one frame repeated", "chance", "12.5", "It is not the paper's,", "column and row"):
         assert words in printed
     assert "Pre-training" in printed and str(folder / "index.html") in printed
     assert "Warning" not in printed
