@@ -178,7 +178,7 @@ def row_processor(row: CheckpointRow, bert: str | PreTrainedTokenizerBase | None
     """The row's processor: a video processor, or for the video-text models one with a tokenizer.
 
     Args:
-        bert: Where the tokenizer's vocabulary comes from; by default a placeholder that only carries the settings.
+        bert: Where a tokenizer's vocabulary comes from; by default a placeholder that only carries the settings.
     """
     if row.kind in VIDEO_TEXT_KINDS:
         if bert is None:

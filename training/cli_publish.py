@@ -15,6 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", help="the official file, if it is here already (default: fetched from the Hub)"
     )
+    parser.add_argument(
+        "--vocabulary",
+        help="Hub id or folder of a BERT, or its vocab.txt, for a video-text model (default: the row's)",
+    )
     parser.add_argument("--private", action="store_true", help="make the repository private, if it is new")
     parser.add_argument(
         "--dry-run", action="store_true", help="make the folder, tell what would be uploaded, and stop"
@@ -32,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output or (Path(row.name) if args.dry_run else None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = folder or Path(temporary, row.name)
-        build_repository(row, folder, args.repo_id, args.checkpoint)
+        build_repository(row, folder, args.repo_id, args.checkpoint, args.vocabulary)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         for path in files:
             print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes")

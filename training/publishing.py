@@ -20,19 +20,22 @@ from transformers import PreTrainedModel
 from modeling_umt import UMTTeacherModel, convert_umt_checkpoint
 
 from .card_template import environment, table
-from .checkpoint_registry import VIDEO_TEXT_KINDS, CheckpointRow, read_registry, row_config, row_processor
+from .checkpoint_registry import CheckpointRow, read_registry, row_config, row_processor
 from .published_card import repository_files, settings_text
 
 # A lost connection costs at most this much again.
 MAX_SHARD_SIZE = "1GB"
 
 
-def build_repository(row: CheckpointRow, folder: Path, repo_id: str, checkpoint: str | None = None) -> None:
+def build_repository(
+    row: CheckpointRow, folder: Path, repo_id: str, checkpoint: str | None = None, vocabulary: str | None = None
+) -> None:
     """Make everything that is published of a row, weights and code too, in `folder`, which must not exist yet.
 
     Args:
         repo_id: The id on the Hub that the card's code loads.
         checkpoint: The official file; by default it is fetched from the Hub.
+        vocabulary: Hub id or folder of a BERT, or its `vocab.txt`, for a video-text model; by default the row's.
 
     Raises:
         ValueError: if the folder exists, there is no model for the row, or the file is not what the row says.
@@ -43,7 +46,7 @@ def build_repository(row: CheckpointRow, folder: Path, repo_id: str, checkpoint:
     config = row_config(row)
     model, origin = official_model(row, config, checkpoint)
     require_row(row, model, config)
-    processor = row_processor(row, bert=vocabulary_of(row))
+    processor = row_processor(row, vocabulary or read_registry()["sizes"][row.size]["bert"])
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     # built beside its place and moved there whole
@@ -128,11 +131,6 @@ def require_same_settings(path: Path, text: str) -> None:
     saved = settings_text(json.loads(path.read_text(encoding="utf-8")))
     if json.loads(saved) != json.loads(text):
         raise ValueError(f"{path.name} was saved with other settings than the registry's; run `umt card check`.")
-
-
-def vocabulary_of(row: CheckpointRow) -> str | None:
-    """The BERT on the Hub whose vocabulary a video-text row uses."""
-    return read_registry()["sizes"][row.size]["bert"] if row.kind in VIDEO_TEXT_KINDS else None
 
 
 def file_sha256(path: str) -> str:

@@ -250,7 +250,9 @@ def test_the_pages_commands_are_commands(page, monkeypatch):
     for module in ("cli_evaluate", "cli_pretrain", "cli_finetune"):
         monkeypatch.setattr(f"training.{module}.run", lambda args: ran.append(args) or 0)
     commands = [
-        text for text in re.findall(r"`(umt [^`]+)`", page) if text.split()[1] in ("evaluate", "pretrain", "finetune")
+        text
+        for text in re.findall(r"`(umt \w+ --[^`]+)`", page)
+        if text.split()[1] in ("evaluate", "pretrain", "finetune")
     ]
     assert len(commands) > 60
     for command in commands:

@@ -1,6 +1,7 @@
 """`umt publish`: stand-ins of every kind go through the real client to a loopback Hub and are loaded by their ids,
 with and without the package; what does not fit its row stops before anything is uploaded."""
 
+import dataclasses
 import io
 import json
 import re
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hub_server import USER, LoopbackHub
-from subprocess_tools import complaints, run_clean
+from subprocess_tools import run_clean
 from tiny_registry import (
     STAND_INS,
     files_of,
@@ -23,8 +24,9 @@ from tiny_registry import (
 )
 from video_files import write_video
 
+from modeling_umt import convert_umt_checkpoint
 from training.card_template import CARDS_FOLDER
-from training.checkpoint_registry import checkpoint_row, read_registry
+from training.checkpoint_registry import checkpoint_row, read_registry, row_config
 from training.publishing import build_repository
 
 DETECTION = "b16_ptk710_ftk710_ftava_f8_res224"
@@ -138,8 +140,9 @@ def test_a_repository_is_whole_and_made_in_one_commit(world, kind):
 
 
 @pytest.fixture(scope="module")
-def loaded(world, tmp_path_factory) -> dict[bool, dict]:
-    """What the published repositories give by their ids: True with the package, False without."""
+def loaded(world, tmp_path_factory) -> dict:
+    """What the published repositories give by their ids, True with the package and False without; and what the code on
+    their cards said, run without it."""
     answers = {}
     for with_package in (True, False):
         code = OUTPUTS + textwrap.dedent(
@@ -154,10 +157,16 @@ def loaded(world, tmp_path_factory) -> dict[bool, dict]:
             print(json.dumps(answer))
             """
         )
-        result = run_clean(code, cwd=tmp_path_factory.mktemp("user"), env=world.hub.env(), allow_umt=with_package)
+        if not with_package:
+            cards = (world.hub.files(f"{USER}/{name}")["README.md"].decode() for name in STAND_INS.values())
+            code += "\n".join(map(snippet, cards))
+        cwd = tmp_path_factory.mktemp("user")
+        write_video(cwd / "clip.mp4")
+        result = run_clean(code, cwd=cwd, env=world.hub.env(), allow_umt=with_package)
         assert result.returncode == 0, result.stderr
-        answers[with_package] = json.loads(result.stdout.splitlines()[-1])
-    return answers
+        line, *said = [line for line in result.stdout.splitlines() if line]
+        answers[with_package] = json.loads(line)
+    return answers | {"said": "\n".join(said)}
 
 
 @pytest.mark.parametrize("kind", STAND_INS)
@@ -179,9 +188,6 @@ def test_a_repository_loads_whole_with_and_without_the_package(world, loaded, ki
 
 def expected_outputs(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     """What a model converted here from the official weights gives."""
-    from modeling_umt import convert_umt_checkpoint
-    from training.checkpoint_registry import row_config
-
     scope: dict = {}
     exec(OUTPUTS, scope)
     return scope["outputs"](convert_umt_checkpoint(state, config=row_config(checkpoint_row(name))).eval())
@@ -192,14 +198,10 @@ def snippet(card: str) -> str:
     return code
 
 
-def test_code_on_the_cards_runs_without_the_package(world, tmp_path):
-    write_video(tmp_path / "clip.mp4")
-    codes = [snippet(world.hub.files(f"{USER}/{name}")["README.md"].decode()) for name in STAND_INS.values()]
-    result = run_clean("\n".join(codes), cwd=tmp_path, env=world.hub.env())
-    assert result.returncode == 0, result.stderr
+def test_code_on_the_cards_runs_without_the_package(loaded):
     for said in ("torch.Size([1, 6, 16, 8])", "torch.Size([1, 16])", "'label'", "tensor([["):
-        assert said in result.stdout, result.stdout
-    assert re.search(r"^(dog|cat|guitar) 0\.\d", result.stdout, re.MULTILINE)
+        assert said in loaded["said"]
+    assert re.search(r"^(dog|cat|guitar) 0\.\d", loaded["said"], re.MULTILINE)
 
 
 def test_every_card_has_the_code_that_was_run(world):
@@ -241,18 +243,40 @@ def test_an_interrupted_upload_goes_on_where_it_was(world, tmp_path):
     assert len(world.hub.commits(repo_id)) == 2
 
 
-def test_a_dry_run_makes_the_folder_and_uploads_nothing(world, tmp_path):
-    name = STAND_INS["classification"]
+@pytest.fixture(scope="module")
+def uploads_nothing(world, tmp_path_factory) -> SimpleNamespace:
+    """A dry run, then a truncated file, a row that is none, and one without a model: the Hub must hear of none."""
+    cwd = tmp_path_factory.mktemp("uploads-nothing")
+    damaged = cwd / "official.pth"
+    damaged.write_bytes(world.hub.files(OFFICIAL)[checkpoint_row(STAND_INS["stage-1"]).official_file])
+    truncated(damaged)
+    commands = [
+        [STAND_INS["classification"], "--dry-run"],
+        [STAND_INS["stage-1"], "--checkpoint", str(damaged)],
+        ["b16_99m"],
+        [DETECTION],
+    ]
     before = len(world.hub.requests)
-    result = publish(world.hub, world.folder, tmp_path, [[name, "--repo-id", f"{USER}/never", "--dry-run"]])
-    assert exit_codes(result) == [0], result.stderr
-    assert f"would go to {USER}/never; nothing was uploaded" in result.stdout
-    assert "model.safetensors  " in result.stdout and "README.md  " in result.stdout
-    assert not [r for r in world.hub.requests[before:] if r.method != "GET" and r.method != "HEAD"]
-    made, published = files_of(tmp_path / name), world.hub.files(f"{USER}/{name}")
+    result = publish(world.hub, world.folder, cwd, [[*command, "--repo-id", f"{USER}/never"] for command in commands])
+    return SimpleNamespace(cwd=cwd, result=result, requests=world.hub.requests[before:])
+
+
+def test_a_dry_run_makes_the_folder(world, uploads_nothing):
+    name, told = STAND_INS["classification"], uploads_nothing.result.stdout
+    assert exit_codes(uploads_nothing.result)[0] == 0
+    assert f"would go to {USER}/never; nothing was uploaded" in told
+    assert "model.safetensors  " in told and "README.md  " in told
+    made, published = files_of(uploads_nothing.cwd / name), world.hub.files(f"{USER}/{name}")
     assert made.keys() == published.keys()
-    differing = {path for path in made if made[path] != published[path]}
-    assert differing == {"README.md"}  # which names another repository
+    assert {path for path in made if made[path] != published[path]} == {"README.md"}  # which names another repository
+
+
+def test_nothing_is_uploaded(uploads_nothing):
+    assert exit_codes(uploads_nothing.result)[1:] == [1, 1, 1]
+    for said in ("truncated", "has no checkpoint 'b16_99m'", "no model for it yet"):
+        assert said in uploads_nothing.result.stderr
+    assert {request.method for request in uploads_nothing.requests} <= {"GET", "HEAD"}
+    assert not any("never" in request.path for request in uploads_nothing.requests)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -261,7 +285,6 @@ def test_a_dry_run_makes_the_folder_and_uploads_nothing(world, tmp_path):
 @pytest.fixture
 def tiny(world, monkeypatch):
     use_registry(monkeypatch, world.folder)
-    monkeypatch.setattr("training.publishing.vocabulary_of", lambda row: None)
     yield world
     read_registry.cache_clear()
 
@@ -321,7 +344,7 @@ def test_a_whole_file_of_another_row_is_refused(tiny, tmp_path):
 
     def refused(name: str, message: str, **row) -> None:
         with pytest.raises(ValueError, match=message):
-            build_repository(changed(checkpoint_row(name), **row), tmp_path / "made", f"{USER}/x", path)
+            build_repository(dataclasses.replace(checkpoint_row(name), **row), tmp_path / "made", f"{USER}/x", path)
         assert not (tmp_path / "made").exists()
 
     stage1, classifier = STAND_INS["stage-1"], STAND_INS["classification"]
@@ -338,28 +361,3 @@ def test_a_whole_file_of_another_row_is_refused(tiny, tmp_path):
     (tmp_path / "made").mkdir()
     with pytest.raises(ValueError, match="exists already"):
         build_repository(checkpoint_row(stage1), tmp_path / "made", f"{USER}/x", path)
-
-
-def changed(row, **fields):
-    import dataclasses
-
-    return dataclasses.replace(row, **fields)
-
-
-def test_the_command_stops_before_anything_is_uploaded(world, tmp_path):
-    """A file of the right hash passes, another does not, and the Hub never hears of its repository."""
-    name = STAND_INS["stage-1"]
-    path = tmp_path / "official.pth"
-    path.write_bytes(world.hub.files(OFFICIAL)[f"single_modality/{name}.pth"])
-    truncated(path)
-    before = len(world.hub.requests)
-    commands = [
-        [name, "--repo-id", f"{USER}/bad", "--checkpoint", str(path)],
-        ["b16_99m", "--repo-id", f"{USER}/bad"],
-        [DETECTION, "--repo-id", f"{USER}/bad"],
-    ]
-    result = publish(world.hub, world.folder, tmp_path, commands)
-    assert exit_codes(result) == [1, 1, 1]
-    assert all(word in result.stderr for word in ("truncated", "has no checkpoint 'b16_99m'", "no model for it yet"))
-    assert world.hub.requests[before:] == []
-    assert complaints(result.stdout) == []
