@@ -1,8 +1,8 @@
 """Frame-ordered pooling: the means of a clip's frames, side by side in time, under one hidden layer.
 
-Not of the UMT paper, whose classifiers take the mean of all tokens. That mean hardly keeps the order of what happens,
-unless an encoder of some size has written it into every token; here position over time, which is motion, stays
-readable for a small encoder and few labels. The price: a model takes clips of `num_frames` frames and no others.
+Not of the UMT paper, whose classifiers take the mean of all tokens. That mean knows the order of what happens only as
+far as the encoder has written it into the tokens; here position over time, which is motion, stays readable for a small
+encoder and few labels. The price: a model takes clips of `num_frames` frames and no others.
 """
 
 import torch
@@ -18,7 +18,7 @@ class UMTFramePooling(nn.Module):
     def __init__(self, config: UMTConfig):
         super().__init__()
         self.num_frames = config.num_frames // config.tubelet_size
-        self.width = self.num_frames * config.hidden_size  # narrower, it takes several times as many steps to learn
+        self.width = self.num_frames * config.hidden_size  # narrower ones learned more slowly
         self.fc1 = nn.Linear(self.width, self.width)
         self.fc1.fan_in_uniform = True  # `initializer_range` is not for so wide an input
         self.activation = ACT2FN[config.hidden_act]

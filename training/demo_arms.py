@@ -2,8 +2,9 @@
 nothing (arXiv 2303.16058, sections 3 and 4.2, in small).
 
 What the arms have in common is the network, the labelled clips, the steps, and the learning rates that are tried. The
-head reads the frames in their order (`UMTFramePooling`); it is not the paper's, which takes the mean of all tokens. At
-this scale neither that mean nor attention pooling learned which way things went.
+head reads the frames in their order (`UMTFramePooling`); it is not the paper's, which takes the mean of all tokens.
+The student's layers are all but kept as they are, by a strong layer-wise decay of the rate: at 0.6 the validation
+clips of a trial run came to 61 %, at 0.3 to 95 %.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from .tiny_runs import (
 TEACHER_CLIPS = 1003  # seed of the clips whose frames and captions the teacher learns from
 POOLING = "frames"
 DROP_PATH = 0.1
-LAYER_DECAY = 0.6
+LAYER_DECAY = 0.3
 
 
 # --- teacher and student ---------------------------------------------------------------------------------------------

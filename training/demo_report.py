@@ -27,7 +27,7 @@ ARMS = {
 }
 HEAD = (
     'The head is a hidden layer over the means of the eight frames in their order, pooling="frames". It is not the '
-    "paper's, which takes the mean of all tokens and at this scale hardly sees motion. All arms have it."
+    "paper's, which takes the mean of all tokens. All arms have it."
 )
 CAPTIONS = (
     "The teacher's captions name the object's shape and colour, the background, and the column and row of a 4 x 4 "

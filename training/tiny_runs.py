@@ -191,7 +191,7 @@ def finetuning_trainer(
     num_steps: int,
     learning_rate: float,
     *,
-    layer_decay: float = 0.6,
+    layer_decay: float = 0.3,
     seed: int = 0,
     on_step: OnStep | None = None,
     **options: Any,
