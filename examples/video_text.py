@@ -191,6 +191,7 @@ def train(
             learning_rate=1.5e-3,
             warmup_steps=0.1,
             mask_ratio=0.5,
+            dataloader_num_workers=1,
             logging_steps=max(1, num_steps // 40),
             save_strategy="no",
             report_to="none",

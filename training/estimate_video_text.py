@@ -108,7 +108,7 @@ def describe_video_text_cost(
         hours = total / (num_devices * peak * ASSUMED_UTILISATION) / 3600
         lines.append(
             f"({num_videos:,} videos + {num_images:,} images) x {num_epochs:g} epochs: {hours:,.1f} hours on "
-            f"{num_devices} {name}, assuming {ASSUMED_UTILISATION:.0%} of {peak / 1e12:.0f} TFLOP/s and no waiting for "
-            "data"
+            f"{num_devices} {name}, assuming {ASSUMED_UTILISATION:.0%} of {peak / 1e12:.0f} TFLOP/s and no waiting "
+            "for data"
         )
     return "\n".join(lines)
