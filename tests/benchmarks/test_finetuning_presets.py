@@ -46,7 +46,7 @@ def test_every_preset_has_a_row_of_every_seed(results):
     assert len(found["runs"]) == 2 * len(PRESETS) + 1
     for row in found["runs"]:
         assert 0 <= row["test"] <= 100 and row["train_loss"] == pytest.approx(2.08, abs=0.5)
-    trainable = [runs[preset, 0]["trainable"] for preset in ("linear", "lora", "attentive", "full")]
+    trainable = [runs[preset, 0]["trainable"] for preset in ("linear", "attentive", "lora", "full")]
     assert trainable == sorted(trainable) and trainable[0] == 8 * 128 + 8
     best = max((row for row in found["runs"] if row["preset"] == "linear" and row["seed"] == 0), key=best_of)
     assert found["chosen_rates"]["linear"] == best["rate"]
