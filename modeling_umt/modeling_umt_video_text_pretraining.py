@@ -111,6 +111,9 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module | None:
         return self.mlm_head.decoder if self.config.mlm_weight > 0 else None
 
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.mlm_head.decoder = value
+
     @can_return_tuple
     def forward(
         self,

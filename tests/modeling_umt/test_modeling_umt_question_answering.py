@@ -173,6 +173,16 @@ def test_every_weight_comes_from_where_the_official_loader_takes_it(tmp_path):
     assert stage2.config.vision_config.num_frames == 2 and not stage2.config.is_encoder_decoder
 
 
+def test_a_vocabulary_that_grew_in_stage_2_is_the_decoders_too():
+    stage2 = randomised(UMTForVideoTextPreTraining(config()))
+    stage2.resize_token_embeddings(33, mean_resizing=False)
+    model = UMTForVideoQuestionAnswering.from_video_text(stage2).eval()
+    assert model.config.text_config.vocab_size == 33
+    asked = questions()
+    asked["input_ids"][:, 1] = 32
+    assert model(**asked, labels=ANSWERS[:3]).logits.shape == (3, 5, 33)
+
+
 def test_a_stage_2_model_that_lacks_a_part_is_refused():
     with pytest.raises(ValueError, match="mlm_weight"):
         UMTForVideoQuestionAnswering.from_video_text(UMTForVideoTextPreTraining(config(mlm_weight=0)))
