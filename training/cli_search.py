@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         for facts in broken.values():
             print(f"umt search: {facts.message}", file=sys.stderr)
         if num_done:
-            print(f"indexed {num_done} videos{told(broken)} in {folder}", file=sys.stderr)
+            print(f"indexed {num_done} video{'s' * (num_done > 1)}{told(broken)} in {folder}", file=sys.stderr)
     moments = search(
         index,
         model,

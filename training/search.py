@@ -26,7 +26,7 @@ from .run_page import Picture, Section, Table, Text, write_page
 from .search_index import SearchIndex
 
 STRIP_FRAMES = 4
-STRIP_HEIGHT = 160  # pixels
+STRIP_HEIGHT, STRIP_GAP = 160, 4  # pixels
 
 
 @dataclass
@@ -159,7 +159,8 @@ def frame_strip(frames: np.ndarray) -> Image.Image:
     """Frames, uint8 `(frames, height, width, 3)`, side by side in one picture."""
     height, width = frames.shape[1:3]
     size = (max(1, round(width * STRIP_HEIGHT / height)), STRIP_HEIGHT)
-    strip = Image.new("RGB", (size[0] * len(frames), STRIP_HEIGHT))
+    step = size[0] + STRIP_GAP
+    strip = Image.new("RGB", (step * len(frames) - STRIP_GAP, STRIP_HEIGHT), "white")
     for place, frame in enumerate(frames):
-        strip.paste(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), (place * size[0], 0))
+        strip.paste(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), (place * step, 0))
     return strip

@@ -76,7 +76,7 @@ def test_page(videos, model, tmp_path):
     assert [picture.name for picture in pictures] == ["001.jpg", "002.jpg", "003.jpg"]
     for picture in pictures:
         assert f'src="found_pictures/{picture.name}"' in html
-        assert Image.open(picture).size == (4 * 240, 160)
+        assert Image.open(picture).size == (4 * 240 + 3 * 4, 160)
 
 
 def test_another_place_for_the_index(videos, model, tmp_path, capsys):
