@@ -39,6 +39,7 @@ class QuestionAnsweringRun:
         max_text_length: Tokens of a question.
         model: Fields of the video encoder's `UMTConfig` that differ from the checkpoint's, as a mapping (JSON on the
             command line).
+        flip: Mirror half of the training clips, as published; false where questions tell left from right.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
     """
 
@@ -55,6 +56,7 @@ class QuestionAnsweringRun:
     num_frames: int = 12
     max_text_length: int = 25
     model: str = "{}"
+    flip: bool = True
     license: str | None = None
 
 
@@ -135,7 +137,7 @@ def load_training_clips(
         load_question_records(run.data, root=run.data_root, split=run.train_split),
         num_frames=run.num_frames,
         sample_frames=partial(sample_training_clip, sampling="middle"),
-        transform=partial(augment_for_video_text, size=image_size),
+        transform=partial(augment_for_video_text, size=image_size, flip=run.flip),
         seed=args.seed if args.data_seed is None else args.data_seed,
     )
 

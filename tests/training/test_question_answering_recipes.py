@@ -7,6 +7,8 @@ import pytest
 from training.question_answering import UMTQuestionAnsweringArguments
 from training.question_answering_run import QuestionAnsweringRun
 from training.recipes import RECIPES_FOLDER, for_this_machine, parse_recipe, read_recipe, recipe_names
+from training.retrieval_run import RetrievalRun
+from training.video_text import UMTVideoTextArguments
 
 # rate, epochs, drop path and accuracy of the model on 25M
 PUBLISHED = {
@@ -48,6 +50,20 @@ def test_numbers(name, tmp_path):
     )
     text = (RECIPES_FOLDER / f"umt_{name}_qa.yaml").read_text()
     assert re.search(rf"Expected: {accuracy} %", text)
+
+
+@pytest.mark.parametrize(
+    "size, rate, epochs, drop_path, accuracy", [("b16", 8e-5, 3, 0.2, 96.3), ("l16", 4e-5, 5, 0.3, 97.3)]
+)
+def test_multiple_choice_is_asked_of_a_retrieval_model(size, rate, epochs, drop_path, accuracy, tmp_path):
+    name = f"umt_{size}_msrvtt_mc"
+    run, args = parse_recipe(
+        for_this_machine(read_recipe(name)), ["--output_dir", str(tmp_path)], RetrievalRun, UMTVideoTextArguments
+    )
+    assert run.task == "retrieval" and run.init_from == f"OpenGVLab/UMT:multi_modality/{size}_25m.pth"
+    assert (run.num_frames, run.max_text_length, run.vision) == (12, 32, f'{{"drop_path_rate": {drop_path}}}')
+    assert (args.learning_rate, args.num_train_epochs, args.warmup_epochs) == (rate, epochs, 0)
+    assert f"Expected: {accuracy} %" in (RECIPES_FOLDER / f"{name}.yaml").read_text()
 
 
 def test_inconsistencies_of_the_scripts_are_told():
