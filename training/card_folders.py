@@ -86,8 +86,10 @@ def stale_files(root: Path) -> list[str]:
         ValueError: if `root` is no checkout of this repository.
     """
     cards = root / "model_cards"
-    if not (cards / "registry.yaml").is_file():
-        raise ValueError(f"{root} has no model_cards/registry.yaml; cards are kept in a checkout of the repository.")
+    if not (cards / "registry.yaml").is_file() or not (root / "pyproject.toml").is_file():
+        raise ValueError(
+            f"{root} is no checkout of the repository, which is where cards are kept; give one as --root."
+        )
     files = written_files()
     present = {path.relative_to(root).as_posix() for path in cards.glob("*/**/*") if path.is_file()}
     return sorted((present - files.keys()) | {name for name, text in files.items() if differs(root / name, text)})

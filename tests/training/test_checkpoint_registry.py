@@ -200,10 +200,13 @@ def test_what_is_written_is_up_to_date(capsys):
 def test_stale_files_are_found_and_written(tmp_path, monkeypatch, capsys):
     files = {"model_cards/README.md": "list\n", "model_cards/a/config.json": '{"x": 1}', "docs/page.md": "page\n"}
     monkeypatch.setattr("training.card_folders.written_files", lambda: files)
-    with pytest.raises(ValueError, match=r"has no model_cards/registry\.yaml"):
+    with pytest.raises(ValueError, match="is no checkout of the repository"):
         stale_files(tmp_path)
     (tmp_path / "model_cards" / "gone").mkdir(parents=True)
     (tmp_path / "model_cards" / "registry.yaml").write_text("")
+    with pytest.raises(ValueError, match="is no checkout of the repository"):  # as in an installed package
+        stale_files(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("")
     (tmp_path / "model_cards" / "gone" / "README.md").write_text("of no row")
     assert main(["card", "check", "--root", str(tmp_path)]) == 1
     told = capsys.readouterr().err
