@@ -1,9 +1,10 @@
-"""Stage 2 in minutes on a laptop, without network: a tiny model learns what clips show and which way things move.
+"""Stage 2 in minutes on a laptop, without network: a tiny model learns from captions what clips show.
 
 Generated clips of one drifting object are written as video files, with annotation files in the official form. A tiny
 CLIP learns from single frames and becomes the teacher. Then a video encoder and a small BERT, both from random
 weights, are trained by all four objectives, and recall is measured on held-out clips. The model is saved, loaded again
-through AutoModel and AutoProcessor, and asked which way held-out clips move: nothing but the order of frames tells.
+through AutoModel and AutoProcessor, and asked which way held-out clips move. That is the hardest part, which only the
+order of frames tells; in the default number of steps the model learns everything else first.
 
     python examples/video_text.py --output video-text
 """
