@@ -63,7 +63,9 @@ class PlainStudent(nn.Module):
         width, patch = config.hidden_size, config.patch_size
         kernel = (config.tubelet_size, patch, patch)
         self.patch_embed = nn.Conv3d(config.num_channels, width, kernel_size=kernel, stride=kernel)
-        self.pos_embed = student.umt.embeddings.position_embeddings.detach().clone()[None]  # no buffer: stays on the CPU
+        self.pos_embed = student.umt.embeddings.position_embeddings.detach().clone()[
+            None
+        ]  # no buffer: stays on the CPU
         self.blocks = nn.ModuleList(
             PlainBlock(width, config.num_attention_heads, config.intermediate_size, config.layer_norm_eps)
             for _ in range(config.num_hidden_layers)
@@ -190,7 +192,9 @@ class PlainTeacher(nn.Module):
                 continue
             if ".q_proj." in key:
                 parts = [theirs[key.replace("q_proj", name)] for name in ("q_proj", "k_proj", "v_proj")]
-                weights[key.replace("layers", "blocks").replace("attention.q_proj.", "attn.in_proj_")] = torch.cat(parts)
+                weights[key.replace("layers", "blocks").replace("attention.q_proj.", "attn.in_proj_")] = torch.cat(
+                    parts
+                )
             elif ".k_proj." not in key and ".v_proj." not in key:
                 for name, ours in (
                     ("layers.", "blocks."),

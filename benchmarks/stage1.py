@@ -1,0 +1,214 @@
+"""A step of stage 1, plain and fast, in one run: forward and backward of the student, forward of the teacher.
+
+The plain step is `benchmarks/plain.py`'s. The fast one is what the package does: `UMTPreTrainingTrainer.training_step`
+on `uint8` clips, with one, two or four masks for a teacher pass, and with compiled blocks. The optimiser is measured
+by itself, because it costs the same whatever the clips: PyTorch's loop over the parameters, as the official code, and
+the fused one that the trainer takes. Before the clock runs, plain and fast compute the loss of the same clips and masks.
+
+    python -m benchmarks.stage1 --size b16 --batch 2 [--device cuda] [--rounds 10] [--only fast_bfloat16 ...]
+
+Contenders: plain_float32, plain_bfloat16, plain_bfloat16_teacher, fast_float32, fast_bfloat16, fast_bfloat16_teacher,
+fast_bfloat16_2masks, fast_bfloat16_4masks, fast_bfloat16_compiled, adamw_loop, adamw_fused. FLOPs are the useful ones,
+counted by `training/estimate.py`, the same for all that do the same.
+"""
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from modeling_umt import UMTForPreTraining, UMTTeacherModel
+from modeling_umt.token_selection_umt import attention_token_selection, mask_from_visible_indices
+from training.estimate import Cost, estimate_pretraining
+from training.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
+
+from . import sizes
+from .harness import RESULTS, Contender, as_markdown, environment, measure, wait, write
+from .plain import PlainStageOne
+
+CONTENDERS = (
+    "plain_float32",
+    "plain_bfloat16",
+    "plain_bfloat16_teacher",
+    "fast_float32",
+    "fast_bfloat16",
+    "fast_bfloat16_teacher",
+    "fast_bfloat16_2masks",
+    "fast_bfloat16_4masks",
+    "fast_bfloat16_compiled",
+    "adamw_loop",
+    "adamw_fused",
+)
+MASK_RATIO = 0.8
+
+
+class FastStep:
+    """The trainer's step on one batch, without its loop.
+
+    Args:
+        student, teacher: The teacher is cast by the trainer, so give a copy.
+        clips: uint8 (B, T, C, H, W) on the CPU.
+        dtype: Of the arithmetic.
+        device: Where.
+        folder: The trainer's.
+        compiled: With compiled blocks.
+    """
+
+    def __init__(
+        self,
+        student: UMTForPreTraining,
+        teacher: UMTTeacherModel,
+        clips: torch.Tensor,
+        dtype: torch.dtype,
+        device: torch.device,
+        folder: str,
+        compiled: bool = False,
+    ):
+        args = UMTPreTrainingArguments(
+            output_dir=folder,
+            mask_ratio=MASK_RATIO,
+            bf16=dtype == torch.bfloat16,
+            use_cpu=device.type == "cpu",
+            torch_compile=compiled,
+            report_to="none",
+        )
+        self.trainer = UMTPreTrainingTrainer(model=student, teacher=teacher, args=args)
+        self.trainer.current_gradient_accumulation_steps = 1  # what its loop would say
+        self.model = self.trainer.accelerator.prepare(self.trainer.model)
+        seeds = torch.arange(len(clips), device=device)
+        self.inputs = {"pixel_values_videos": clips.to(device), "sample_seeds": seeds}
+
+    def step(self, num_masks: int = 1) -> torch.Tensor:
+        """Gradients of the batch, and its loss, still on the device."""
+        trainer = self.trainer
+        trainer.args.num_masks_per_clip = num_masks
+        trainer.model.zero_grad()
+        loss = trainer.training_step(self.model, dict(self.inputs))
+        # the guard would read these before the optimiser's step and at the next log line
+        trainer.guard.micro_batches.clear()
+        trainer.guard.were_finite.clear()
+        trainer.timer.pending.clear()
+        return loss
+
+    def teach(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The teacher's pass alone: `visible_indices` and targets."""
+        clips = self.trainer.pixel_values(self.inputs["pixel_values_videos"])
+        return self.trainer.teach(clips, self.inputs["sample_seeds"], MASK_RATIO)
+
+
+def count(size: str) -> Cost:
+    """FLOPs of a clip at a size."""
+    with torch.device("meta"):
+        student, teacher = sizes.student(size), sizes.teacher(size)
+    seeds = torch.zeros(1, dtype=torch.int64, device="meta")
+    select = partial(attention_token_selection, mask_ratio=MASK_RATIO, sample_seeds=seeds)
+    return estimate_pretraining(student, teacher, select)
+
+
+def gradients_differ(plain: PlainStageOne, fast: FastStep) -> dict[str, float]:
+    """Loss and gradient of both ways for the same masks: how far apart they are."""
+    loss = fast.step().item()
+    visible_indices, _ = fast.teach()
+    tokens = fast.trainer.model.umt.embeddings.position_embeddings.shape[0]
+    mask = mask_from_visible_indices(visible_indices, tokens).cpu()
+    clips = fast.trainer.pixel_values(fast.inputs["pixel_values_videos"]).transpose(1, 2)
+    plain.student.zero_grad()
+    plain_loss = plain.step(clips, mask=mask)
+    ours = fast.trainer.model.umt.layers[0].mlp.fc1.weight.grad
+    theirs = plain.student.blocks[0].fc1.weight.grad
+    relative = ((ours - theirs).norm() / theirs.norm()).item()
+    return {"plain_loss": plain_loss, "fast_loss": loss, "relative_gradient_difference": relative}
+
+
+def make_contenders(
+    size: str, batch: int, device: torch.device, only: list[str], folder: str
+) -> tuple[dict[str, Contender], dict[str, dict[str, float]]]:
+    """The contenders of that name, and how far plain and fast are apart in each precision."""
+    cost = count(size)
+    clips = sizes.clips(batch, sizes.student(size).config)
+    student = sizes.student(size).to(device)
+    plain = PlainStageOne(student, sizes.teacher(size), None).to(device)
+    contenders, agreement = {}, {}
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        if not any(name in wanted for wanted in only):
+            continue
+        fast = FastStep(student, sizes.teacher(size), clips, dtype, device, folder)
+        plain_of = PlainStageOne.__new__(PlainStageOne)  # the same modules in another precision
+        plain_of.__dict__.update(plain.__dict__ | {"autocast": None if dtype == torch.float32 else dtype})
+        agreement[name] = gradients_differ(plain_of, fast)
+        videos = fast.trainer.pixel_values(clips).transpose(1, 2).contiguous()  # officially normalised by the loader
+
+        def step(flops: float, run, dtype=dtype) -> Contender:
+            return Contender(run, units=batch, flops=batch * flops, dtype=dtype)
+
+        contenders[f"plain_{name}"] = step(cost.training_flops(1), partial(plain_step, plain_of, videos, device))
+        contenders[f"fast_{name}"] = step(cost.training_flops(1), fast.step)
+        if dtype == torch.float32:
+            continue
+        contenders[f"plain_{name}_teacher"] = step(
+            cost.teacher_flops, partial(plain_teacher, plain_of, videos, device)
+        )
+        contenders[f"fast_{name}_teacher"] = step(cost.teacher_flops, fast.teach)
+        for masks in (2, 4):
+            views = step(cost.training_flops(masks), partial(fast.step, masks))
+            views.units = batch * masks
+            contenders[f"fast_{name}_{masks}masks"] = views
+        if f"fast_{name}_compiled" in only:
+            compiled = FastStep(student, sizes.teacher(size), clips, dtype, device, folder, compiled=True)
+            contenders[f"fast_{name}_compiled"] = step(cost.training_flops(1), compiled.step)
+    for name, options in (("adamw_loop", {"foreach": False}), ("adamw_fused", {"fused": True})):
+        if name in only:
+            optimizer = torch.optim.AdamW(student.parameters(), lr=0.0, **options)
+            contenders[name] = Contender(partial(optimizer_step, student, optimizer), units=batch)
+    return {name: contender for name, contender in contenders.items() if name in only}, agreement
+
+
+def plain_step(plain: PlainStageOne, videos: torch.Tensor, device: torch.device) -> None:
+    plain.student.zero_grad()
+    plain.step(videos.to(device), MASK_RATIO)
+
+
+def plain_teacher(plain: PlainStageOne, videos: torch.Tensor, device: torch.device) -> None:
+    with torch.autocast(device.type, plain.autocast):
+        plain.teach(videos.to(device), MASK_RATIO)
+
+
+def optimizer_step(student: UMTForPreTraining, optimizer: torch.optim.Optimizer) -> None:
+    for parameter in student.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=sizes.ENCODERS, default="b16")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--matmul-side", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--tag", default="", help="added to the names of the result files")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        contenders, agreement = make_contenders(options.size, options.batch, device, options.only, folder)
+        print(agreement, flush=True)
+        measured = measure(contenders, device, options.rounds, options.warmup, options.matmul_side)
+    wait(device)
+    results = {"environment": environment(device), "remarks": {"batch": options.batch, "plain = fast": agreement}}
+    results["contenders"] = measured
+    title = f"Stage 1, {options.size}, a step of {options.batch} clips, {device.type}"
+    baseline = "plain_bfloat16" if "plain_bfloat16" in measured else None
+    page = as_markdown(title, results, "views", baseline)
+    write(options.output, f"stage1_{options.size}_{device.type}{options.tag}", results, page)
+    return results
+
+
+if __name__ == "__main__":
+    main()
