@@ -28,6 +28,7 @@ from transformers.utils import logging
 
 from .demo_arms import ArmRun, finetune, load_demo_teacher, pretrain, train_demo_teacher
 from .demo_data import (
+    LABELLED,
     REAL_SIZE,
     TEST,
     UNLABELLED,
@@ -128,7 +129,7 @@ def prepare_clips(settings: DemoSettings, folder: Path, pool: WorkerPool) -> Dem
     frames_file = folder / "frames.npy"
     if settings.videos is None:
         sizes = {"unlabelled": (UNLABELLED, settings.unlabelled)}
-        sizes |= {f"labelled-{seed}": (seed, settings.labelled * len(DIRECTIONS)) for seed in seeds}
+        sizes |= {f"labelled-{seed}": (LABELLED + seed, settings.labelled * len(DIRECTIONS)) for seed in seeds}
         sizes |= {"validation": (VALIDATION, settings.validation), "test": (TEST, settings.test)}
         plan, splits = plan_motion_clips(sizes)
         new_frames_file(frames_file, len(plan), SIZE)
