@@ -1,9 +1,9 @@
 """The clock of the speed benchmarks: contenders side by side in one run, medians, memory, and where they were run.
 
-Contenders take turns step by step, and the order turns with every round, so that a busy neighbour, a hot processor or a
-growing cache meets all of them alike: only the ratios within one run mean anything. A large matrix product is one more
-contender, and its rate the yardstick: a share is what a contender's useful arithmetic would take at that rate over what
-it took, in the same run.
+Contenders take turns step by step, and the order turns with every round, so that a busy neighbour, a hot processor or
+a growing cache meets all of them alike: only the ratios within one run mean anything. A large matrix product is one
+more contender, and its rate the yardstick: a share is what a contender's useful arithmetic would take at that rate
+over what it took, in the same run.
 
 Unusual: on a CPU the process's own CPU seconds are reported beside wall seconds, because the wall suffers from
 neighbours on a shared machine. Peak memory is measured in one more step, which is not timed: on a GPU what the

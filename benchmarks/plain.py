@@ -1,11 +1,12 @@
 """The plain way to do UMT's work, the baseline of every speed benchmark: stage 1 and re-ranking as the official code
 does them (arXiv 2303.16058), written anew and without a thought for speed.
 
-It does what the released code does, under today's PyTorch: a three-dimensional convolution embeds all patches, of which
-the hidden ones are then dropped by a boolean mask; the student's attention is two products with a softmax between; the
-teacher is made of `nn.MultiheadAttention`, whose last layer returns weights averaged over heads, with LayerNorm in
-float32, and projects all tokens of all aligned layers; weights are float32 and autocast copies them in every pass, the
-teacher's too; the mask is drawn on the CPU; the host reads the loss and waits for the device in every step.
+It does what the released code does, under today's PyTorch: a three-dimensional convolution embeds all patches, of
+which the hidden ones are then dropped by a boolean mask; the student's attention is two products with a softmax
+between; the teacher is made of `nn.MultiheadAttention`, whose last layer returns weights averaged over heads, with
+LayerNorm in float32, and projects all tokens of all aligned layers; weights are float32 and autocast copies them in
+every pass, the teacher's too; the mask is drawn on the CPU; the host reads the loss and waits for the device in every
+step.
 
 Unusual: the models take their weights from this package's, so that both must return the same loss for the same mask.
 
@@ -163,7 +164,7 @@ class PlainTeacherBlock(nn.Module):
 
 
 class PlainTeacher(nn.Module):
-    """CLIP's vision tower: clips (B, C, T, H, W) to unit features (K, B, N, F) of all tokens and attention (B*T, P)."""
+    """CLIP's vision tower: clips (B, C, T, H, W) to unit features (K, B, N, F) and attention (B*T, P)."""
 
     def __init__(self, teacher: UMTTeacherModel):
         super().__init__()

@@ -2,8 +2,9 @@
 
 The plain step is `benchmarks/plain.py`'s. The fast one is what the package does: `UMTPreTrainingTrainer.training_step`
 on `uint8` clips, with one, two or four masks for a teacher pass, and with compiled blocks. The optimiser is measured
-by itself, because it costs the same whatever the clips: PyTorch's loop over the parameters, as the official code, and
-the fused one that the trainer takes. Before the clock runs, plain and fast compute the loss of the same clips and masks.
+by itself, because it costs the same whatever the clips: PyTorch's loop over the parameters, as the official code,
+and the fused one that the trainer takes. Before the clock runs, both ways compute the loss of the same clips and
+masks.
 
     python -m benchmarks.stage1 --size b16 --batch 2 [--device cuda] [--rounds 10] [--only fast_bfloat16 ...]
 

@@ -1,8 +1,11 @@
 """What happens when a loss is NaN or infinite: the step is skipped and counted, and past a limit the run stops.
 
-Unusual: a skipped step still runs its backward pass, so that processes which reduce gradients together stay in step;
-it is the optimiser that is given nothing to do. A parameter without a gradient is left alone by every PyTorch
-optimiser, weight decay and momentum included.
+Unusual:
+- A skipped step still runs its backward pass, so that processes which reduce gradients together stay in step; it is
+  the optimiser that does nothing.
+- The host does not wait for the loss. A fused optimiser is handed the flag where it is, on the device, and skips by
+  itself; the host reads the flag a step later, when it has long been copied. Other optimisers are given nothing to do:
+  a parameter without a gradient is left alone by every PyTorch optimiser, weight decay and momentum included.
 """
 
 import os
@@ -32,6 +35,8 @@ class NonFiniteGuard(TrainerCallback):
         self.num_skipped = 0
         self.were_finite: list[torch.Tensor] = []  # of the micro-batches since the last log line
         self.micro_batches: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
+        self.lag = 1 if accelerator.device.type == "cuda" else 0  # steps until the host reads a flag
+        self.pending: list[FlaggedStep] = []
 
     def watch(self, loss: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Remember a micro-batch and its loss; returns the loss to add to the log line, 0 where it is not finite."""
@@ -46,32 +51,75 @@ class NonFiniteGuard(TrainerCallback):
         return share
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        broken = torch.stack([~loss.isfinite() for loss, _ in self.micro_batches]).any()
-        if self.accelerator.reduce(broken.float(), reduction="sum").item() > 0:
+        flags = torch.stack([~loss.isfinite() for loss, _ in self.micro_batches])
+        broken = self.accelerator.reduce(flags.any().float(), reduction="sum").clamp(max=1)  # of all processes
+        self.pending.append(FlaggedStep(broken, state.global_step, self.micro_batches))
+        self.micro_batches = []
+        # under fp16 the gradient scaler sees the infinite gradients itself and skips the step
+        if self.accelerator.scaler is None:
+            torch_optimizer = getattr(optimizer, "optimizer", optimizer)
+            if torch_optimizer.defaults.get("fused") and not self.accelerator.is_fsdp2:
+                torch_optimizer.found_inf = broken
+            elif broken.item() > 0:
+                optimizer.zero_grad(set_to_none=True)
+        self.settle(self.lag)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.settle()
+
+    def settle(self, lag: int = 0) -> None:
+        """Count the steps that were skipped, all but the last `lag`.
+
+        Raises:
+            NonFiniteLossError: if they are too many.
+        """
+        while len(self.pending) > lag:
+            flagged = self.pending.pop(0)
+            if not flagged.was_skipped():
+                continue
             self.num_skipped += 1
             if self.num_skipped > self.limit:
-                path = self.save_batches(state.global_step)
+                path = self.save_batches(flagged)
                 raise NonFiniteLossError(
                     f"{self.num_skipped} optimiser steps had a loss that was NaN or infinite; {self.limit} are "
-                    f"allowed (`max_nonfinite_steps`). The batch of step {state.global_step} is saved in {path}. A "
+                    f"allowed (`max_nonfinite_steps`). The batch of step {flagged.step} is saved in {path}. A "
                     "lower learning rate, bf16 instead of fp16 or a longer warm-up are the usual cures; resume from "
                     "the last checkpoint."
                 )
-            # under fp16 the gradient scaler sees the infinite gradients itself and skips the step
-            if self.accelerator.scaler is None:
-                optimizer.zero_grad(set_to_none=True)
-        self.micro_batches.clear()
 
-    def save_batches(self, step: int) -> Path:
+    def save_batches(self, flagged: "FlaggedStep") -> Path:
         """Write this process's micro-batches, tensors named `<number>.<input>`, to a safetensors file."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"nonfinite-step{step}-process{self.accelerator.process_index}.safetensors"
+        process = self.accelerator.process_index
+        path = self.folder / f"nonfinite-step{flagged.step}-process{process}.safetensors"
         tensors = {
             f"{number}.{name}": value.cpu().contiguous()
-            for number, (_, inputs) in enumerate(self.micro_batches)
+            for number, (_, inputs) in enumerate(flagged.micro_batches)
             for name, value in inputs.items()
             if isinstance(value, torch.Tensor)
         }
         save_file(tensors, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
         return path
+
+
+class FlaggedStep:
+    """An optimiser step, its micro-batches, and the flag that tells whether it was skipped, on its way to the host.
+
+    Args:
+        flag (`torch.Tensor`): 1 if it was, a scalar on the device.
+        step (`int`): Optimiser steps before it.
+        micro_batches: Losses and inputs.
+    """
+
+    def __init__(self, flag: torch.Tensor, step: int, micro_batches: list[tuple[torch.Tensor, dict]]):
+        self.step, self.micro_batches, self.copied = step, micro_batches, None
+        self.flag = flag.to("cpu", non_blocking=True)
+        if flag.is_cuda:
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def was_skipped(self) -> bool:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.flag.item() > 0

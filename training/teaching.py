@@ -3,12 +3,14 @@
 
 Unusual: the teacher belongs to the trainer, not to the model, so neither the optimiser nor a checkpoint ever holds it.
 Masks are drawn on the device from each clip's own seed. Several masks may share a teacher pass, which is where most of
-a step's time goes: its features cover all tokens anyway.
+a step's time goes: its features cover all tokens anyway. `torch_compile` compiles the teacher's blocks as well as the
+student's.
 """
 
 from collections.abc import Callable
 
 import torch
+from accelerate.utils import compile_regions
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -55,6 +57,10 @@ class TaughtTrainer(UMTTrainer):
         self.teacher = teacher
         if teacher is not None:
             self.teacher = teacher.requires_grad_(False).eval().to(self.args.device, precision)
+            if args.torch_compile:
+                self.teacher = compile_regions(
+                    self.teacher, backend=args.torch_compile_backend, mode=args.torch_compile_mode
+                )
         self.token_selection = token_selection or TOKEN_SELECTIONS[args.mask_type]
 
     # Not `inference_mode`: tensors made under it may not take part in a backward pass.

@@ -6,7 +6,7 @@ with what the recipes of arXiv 2303.16058 need on top:
 - the learning rate follows from the effective batch, and the optimiser's groups and schedule are the official ones;
 - every random choice about a clip is a function of (seed, epoch, index), so that resuming, the number of workers and
   the number of processes change nothing;
-- clips arrive as `uint8` and are normalised on the device;
+- clips arrive as `uint8`, copied from pinned memory while the device computes, and are normalised there;
 - broken videos and non-finite losses are counted and survived up to a limit;
 - each log line says where the time went.
 """
@@ -63,7 +63,7 @@ class UMTTrainingArguments(TrainingArguments):
     weight_decay: float = 0.05
     max_grad_norm: float = 0.0
     remove_unused_columns: bool = False
-    logging_nan_inf_filter: bool = False  # `NonFiniteGuard` does it, and waits for the device once an optimiser step
+    logging_nan_inf_filter: bool = False  # `NonFiniteGuard` does it, without waiting for the device
     ddp_find_unused_parameters: bool | None = False  # every parameter of a UMT model gets a gradient in every step
 
     # every clip counts this often in the effective batch (repeated augmentation, several masks)
@@ -78,6 +78,8 @@ class UMTTrainingArguments(TrainingArguments):
                 f"`learning_rate` {self.learning_rate:g} was given, but the rate follows from the batch: give "
                 "`base_learning_rate`, the rate for 256 clips a step."
             )
+        # blocks are compiled once for all of their kind; read by accelerate where `torch_compile` is asked for
+        os.environ.setdefault("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", "true")
         super().__post_init__()
         if self.lr_scheduler_type != TrainingArguments.lr_scheduler_type:
             raise ValueError(
@@ -86,6 +88,8 @@ class UMTTrainingArguments(TrainingArguments):
             )
         # without an accelerator there is nothing to pin for, and PyTorch warns of it at every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
+        # a copy that the host waits for would wait for all that the device has to do before it
+        self.accelerator_config.non_blocking = self.dataloader_pin_memory
 
     @property
     def effective_batch_size(self) -> int:
@@ -178,6 +182,7 @@ class UMTTrainer(Trainer):
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
+            _non_blocking=self.args.dataloader_pin_memory,
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
@@ -218,6 +223,7 @@ class UMTTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log line plus clips a second and the seconds a step that data, teacher and student took."""
         if "loss" in logs:
+            self.guard.settle()
             share = self.guard.finite_share()
             if share > 0:
                 logs["loss"] /= share  # the others were added as zeros
