@@ -102,9 +102,10 @@ def masked_language_modeling_loss(mlm_logits: torch.Tensor, labels: torch.Tensor
         labels (int64 `(batch, length)`): The word piece that was hidden, -100 elsewhere.
 
     Returns:
-        `torch.Tensor`, float32 scalar.
+        `torch.Tensor`, float32 scalar: the mean over hidden word pieces, 0 if there is none.
     """
-    return F.cross_entropy(mlm_logits.float().flatten(0, 1), labels.flatten())
+    total = F.cross_entropy(mlm_logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+    return total / (labels != -100).sum().clamp(min=1)
 
 
 def answer_losses(answer_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,24 +1,24 @@
-"""The frame-ordered head: it tells one order of the frames from another, survives saving, and refuses other lengths."""
+"""The frame-ordered head: it tells one order of frames from another, survives saving, and refuses other lengths."""
 
 import pytest
 import torch
 
 from modeling_umt import UMTConfig, UMTForVideoClassification
 
-CONFIG = dict(
-    image_size=32,
-    patch_size=8,
-    num_frames=4,
-    tubelet_size=2,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=64,
-    position_grid=None,
-    num_aligned_layers=1,
-    num_labels=3,
-    pooling="frames",
-)
+CONFIG = {
+    "image_size": 32,
+    "patch_size": 8,
+    "num_frames": 4,
+    "tubelet_size": 2,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "position_grid": None,
+    "num_aligned_layers": 1,
+    "num_labels": 3,
+    "pooling": "frames",
+}
 
 
 @pytest.fixture

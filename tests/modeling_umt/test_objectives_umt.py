@@ -1,9 +1,14 @@
-"""The alignment losses against recorded numbers, hand-written formulas, low precision and gradients."""
+"""The losses against recorded numbers, hand-written formulas, low precision and gradients."""
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from modeling_umt.objectives_umt import unmasked_token_alignment_loss
+from modeling_umt.objectives_umt import (
+    masked_language_modeling_loss,
+    unmasked_token_alignment_loss,
+    video_text_contrastive_loss,
+)
 from modeling_umt.token_selection_umt import visible_indices_from_mask
 
 KINDS = ["l2", "mse", "smooth_l1"]
@@ -92,3 +97,35 @@ def test_errors():
         unmasked_token_alignment_loss(features(0), features(0)[:, :, :1])
     with pytest.raises(ValueError, match=r"'cosine'.*'l2', 'mse' or 'smooth_l1'"):
         unmasked_token_alignment_loss(features(0), features(1), "cosine")
+
+
+def test_without_hidden_word_pieces_there_is_no_language_modelling_loss():
+    logits = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.full((2, 4), -100)
+    loss = masked_language_modeling_loss(logits, labels)
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+    labels[1, 2] = 5
+    expected = F.cross_entropy(logits[1, 2], torch.tensor(5))
+    torch.testing.assert_close(masked_language_modeling_loss(logits, labels), expected)
+
+
+def test_contrast_is_the_cross_entropy_both_ways():
+    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
+    own = torch.arange(5)
+    expected = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    torch.testing.assert_close(video_text_contrastive_loss(logits), expected)
+    ids = torch.tensor([7, 3, 9, 1, 4])
+    torch.testing.assert_close(video_text_contrastive_loss(logits, ids, ids), expected)
+    torch.testing.assert_close(video_text_contrastive_loss(logits.bfloat16()), expected, rtol=0, atol=0.02)
+
+
+def test_contrast_shares_among_what_belongs_together():
+    """Videos 0 and 1 are one; each has two texts at equal shares."""
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(2))
+    ids = torch.tensor([5, 5, 8])
+    shares = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    expected = (F.cross_entropy(logits, shares) + F.cross_entropy(logits.T, shares)) / 2
+    torch.testing.assert_close(video_text_contrastive_loss(logits, ids, ids), expected)
+    with pytest.raises(ValueError, match="3 videos and 2 texts need ids"):
+        video_text_contrastive_loss(logits[:, :2])
