@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="clips of your own, a sub-folder for each class (default: generated)",
     )
     parser.add_argument(
-        "--ablate", metavar="WHAT", help="repeat stage 1 with one thing changed, over 3 seeds: masking or masks"
+        "--ablate",
+        metavar="WHAT",
+        help="repeat stage 1 with one thing changed, over 3 seeds: masking, masks or target",
     )
     parser.add_argument("--labelled", type=int, default=50, metavar="N", help="labelled clips of each class")
     parser.add_argument(

@@ -114,6 +114,7 @@ class ArmRun:
         arm: `umt`, `scratch` or `long`.
         start: Folder of the student to start from, or None: from nothing.
         num_steps, learning_rate, seed: As they say; the seed is of labelled clips, fresh weights and order.
+        layer_decay: Of the rate, if the run starts from a student.
     """
 
     arm: str
@@ -121,6 +122,7 @@ class ArmRun:
     num_steps: int
     learning_rate: float
     seed: int
+    layer_decay: float = LAYER_DECAY
 
 
 def finetune(run: ArmRun, clips: DemoClips, folder: Path, on_step: Callable[..., None]) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def finetune(run: ArmRun, clips: DemoClips, folder: Path, on_step: Callable[...,
         run.num_steps,
         run.learning_rate,
         # layers that start from nothing learn at the rate of the head: to slow them down would hold these arms back
-        layer_decay=1.0 if run.start is None else LAYER_DECAY,
+        layer_decay=1.0 if run.start is None else run.layer_decay,
         seed=run.seed,
         on_step=on_step,
         processing_class=demo_processor(clips.side),

@@ -141,7 +141,17 @@ def pretraining_trainer(
     torch.manual_seed(seed)
     student = UMTForPreTraining(config)
     student.set_attn_implementation("eager")
-    args = UMTPreTrainingArguments(
+    args = pretraining_arguments(output_dir, num_steps, mask_type=mask_type, num_masks=num_masks, seed=seed)
+    return UMTPreTrainingTrainer(
+        student, teacher, args, train_dataset=train_dataset, callbacks=callbacks(on_step), **options
+    )
+
+
+def pretraining_arguments(
+    output_dir: Path, num_steps: int, *, mask_type: str, num_masks: int, seed: int
+) -> UMTPreTrainingArguments:
+    """Batch, rate and schedule of stage 1, whatever its objective."""
+    return UMTPreTrainingArguments(
         output_dir=output_dir,
         max_steps=num_steps,
         per_device_train_batch_size=2 * PRETRAIN_BATCH // num_masks,
@@ -153,9 +163,6 @@ def pretraining_trainer(
         bf16=fast_bf16(),
         seed=seed,
         **QUIET,
-    )
-    return UMTPreTrainingTrainer(
-        student, teacher, args, train_dataset=train_dataset, callbacks=callbacks(on_step), **options
     )
 
 

@@ -6,13 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
-from transformers import AutoModelForVideoClassification, AutoVideoProcessor
+from transformers import AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
 
 from training import cli, demo_report
 from training.demo import DemoSettings, run_demo, share_out
-from training.demo_ablations import ABLATIONS, interval, run_ablation
+from training.demo_ablations import ABLATIONS, interval, pixel_steps, run_ablation
 from training.demo_data import deal_out, repeat_one_frame, shuffle_frames
 from training.motion_clips import render_motion_clips, write_motion_clips
+from training.worker_pool import Done
 
 FEW = DemoSettings(
     seeds=2,
@@ -158,7 +159,7 @@ def test_splits_of_real_clips_do_not_overlap():
     [
         (["--videos", "nowhere"], "There is no folder nowhere"),
         (["--videos", "empty"], "no video files"),
-        (["--ablate", "colours"], "choose one of masking, masks"),
+        (["--ablate", "colours"], "choose one of masking, masks, target"),
         (["--seeds", "0"], "--seeds is 0"),
         (["--teacher", "nobody/nothing"], "Leave --teacher out"),
     ],
@@ -178,6 +179,40 @@ def test_an_ablation_has_a_row_for_each_variant(tmp_path, capsys):
     assert [row["arm"] for row in results["runs"]] == list(ABLATIONS["masks"])
     assert all(re.search(rf"^{name} ", printed, re.MULTILINE) for name in ABLATIONS["masks"])
     assert (tmp_path / "run" / "index.html").exists()
+
+
+def test_pixels_get_the_time_of_the_alignment(run, tmp_path, capsys):
+    teacher = str(run[0] / "teacher")
+    settings = DemoSettings(**{**vars(FEW), "seeds": 1, "long_seeds": 0, "teacher": teacher, "pretrain_steps": 4})
+    results = run_ablation("target", settings, tmp_path / "run")
+    printed = capsys.readouterr().out
+    alignment, pixels = results["runs"]
+    assert (alignment["arm"], pixels["arm"]) == ("alignment", "pixels") and alignment["stage1_steps"] == 4
+    measured = re.search(r"alignment ([\d.]+), pixels ([\d.]+)\. Pixels get (\d+) steps", printed)
+    assert int(measured[3]) == pixels["stage1_steps"]
+    assert int(measured[3]) == pytest.approx(4 * float(measured[1]) / float(measured[2]), abs=0.6)
+    assert "nothing for the teacher, which was given" in printed
+    start = tmp_path / "run" / "student-pixels-0"
+    assert AutoVideoProcessor.from_pretrained(start).num_frames == 8
+    assert AutoModel.from_pretrained(start).config.hidden_size == 128
+    tried = {path.name for path in (tmp_path / "run" / "runs").iterdir()}
+    assert {f"student-pixels-0-rate-0.001-decay-{decay}" for decay in ("0.3", "1")} <= tried
+
+
+def test_the_teachers_training_counts():
+    """A pool whose worker has measured 0.3 and 0.2 seconds a step."""
+
+    class Pool:
+        def submit(self, *task):
+            return self
+
+        def result(self):
+            return Done((0.3, 0.2), 1.0, 1.0)
+
+        def say(self, text):
+            assert "Pixels get 80 steps" in text
+
+    assert pixel_steps("teacher", 10.0, DemoSettings(pretrain_steps=20), None, Pool()) == 80
 
 
 def test_share_out():
