@@ -18,7 +18,7 @@ TEACHERS = {
     "l16": L16,
 }
 TEXTS = {  # of stage 2: BERT's sizes and the joint space
-    "tiny": TINY | {"vocab_size": 96, "max_position_embeddings": 32, "fusion_layer": 2},
+    "tiny": TINY | {"vocab_size": 123, "max_position_embeddings": 32, "fusion_layer": 2},
     "b16": B16 | {"fusion_layer": 9},
     "l16": L16 | {"fusion_layer": 19},
 }

@@ -1,0 +1,131 @@
+"""Steps of fine-tuning and of stage 2 as the trainers take them, with and without compiled blocks.
+
+Forward and backward of `training_step`, without the optimiser, in bf16 autocast or float32. Fine-tuning: whole clips,
+mixup, soft targets. Stage 2: clips with 80 % of their tokens hidden, texts of 32 word pieces, four objectives and the
+teacher.
+
+    python -m benchmarks.training_steps --task finetuning --size b16 --batch 2 [--device cuda] [--compile]
+    python -m benchmarks.training_steps --task stage2 --size b16 --batch 8 [--device cuda] [--compile]
+"""
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_umt import UMTConfig, UMTForVideoClassification, UMTForVideoTextPreTraining, UMTVideoTextConfig
+from training.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
+from training.video_dataset import collate_clips
+from training.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
+from training.video_trainer import UMTTrainer
+
+from . import sizes
+from .harness import RESULTS, Contender, as_markdown, environment, measure, write
+
+TEXT_LENGTH = 32
+STAGE2_FRAMES = 4
+
+
+def finetuning(size: str, batch: int, frames: int, **arguments) -> tuple[UMTTrainer, dict[str, torch.Tensor]]:
+    """Trainer and batch of a classifier of 400 classes; `batch` counts clips."""
+    torch.manual_seed(0)
+    config = UMTConfig(**sizes.ENCODERS[size] | {"num_frames": frames}, num_labels=400)
+    args = UMTFineTuningArguments(views_per_video=1, **arguments)
+    inputs = {
+        "pixel_values_videos": sizes.clips(batch, config),
+        "labels": torch.arange(batch),
+    }
+    return UMTFineTuningTrainer(model=UMTForVideoClassification(config), args=args), inputs
+
+
+def stage2(size: str, batch: int, frames: int, **arguments) -> tuple[UMTTrainer, dict[str, torch.Tensor]]:
+    """Trainer and batch of stage 2's pre-training."""
+    torch.manual_seed(0)
+    vision = sizes.ENCODERS[size] | {"num_frames": frames, "position_grid": None}
+    text = sizes.TEXTS[size] | {"encoder_width": vision["hidden_size"]}
+    config = UMTVideoTextConfig(vision_config=vision, text_config=text, projection_dim=vision.get("target_dim", 768))
+    model = UMTForVideoTextPreTraining(config)
+    trainer = UMTVideoTextTrainer(
+        model=model,
+        teacher=sizes.teacher(size),
+        args=UMTVideoTextArguments(**arguments),
+        processing_class=None,
+        data_collator=collate_clips,
+    )
+    generator = torch.Generator().manual_seed(3)
+    length = min(TEXT_LENGTH, config.text_config.max_position_embeddings)
+    inputs = {
+        "pixel_values_videos": sizes.clips(batch, config.vision_config),
+        "sample_seeds": torch.arange(batch),
+        "match_ids": torch.arange(batch),
+        "input_ids": torch.randint(104, config.text_config.vocab_size, (batch, length), generator=generator),
+        "attention_mask": torch.ones(batch, length, dtype=torch.int64),
+    }
+    return trainer, inputs
+
+
+TASKS = {"finetuning": (finetuning, 8), "stage2": (stage2, STAGE2_FRAMES)}
+
+
+def step(trainer: UMTTrainer, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Gradients of a batch, and its loss, still on the device."""
+    trainer.model.zero_grad()
+    loss = trainer.training_step(model, dict(inputs))
+    trainer.guard.micro_batches.clear()
+    trainer.guard.were_finite.clear()
+    trainer.timer.pending.clear()
+    getattr(trainer, "losses", {}).clear()
+    return loss
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--size", choices=sizes.ENCODERS, default="b16")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--frames", type=int, help="8 in fine-tuning and 4 in stage 2, unless given")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    parser.add_argument("--compile", action="store_true", help="in bf16 with compiled blocks too")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--matmul-side", type=int, default=0)
+    parser.add_argument("--tag", default="", help="added to the names of the result files")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    make, frames = TASKS[options.task]
+    contenders, losses = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        common = {"output_dir": folder, "use_cpu": device.type == "cpu", "report_to": "none"}
+        kinds = [(name, False) for name in options.precision]
+        # last, because accelerate is told of it by the environment
+        kinds += [("bfloat16", True)] if options.compile else []
+        for precision, compiled in kinds:
+            own = common | {"bf16": precision == "bfloat16", "torch_compile": compiled}
+            trainer, inputs = make(options.size, options.batch, options.frames or frames, **own)
+            trainer.current_gradient_accumulation_steps = 1  # what its loop would say
+            model = trainer.accelerator.prepare(trainer.model)
+            inputs = {name: value.to(device) for name, value in inputs.items()}
+            run = partial(step, trainer, model, inputs)
+            name = f"{precision}_compiled" if compiled else precision
+            if not contenders:  # a compiled graph would hide its products from the counter
+                with FlopCounterMode(display=False) as counter:
+                    run()
+                flops = counter.get_total_flops()
+            losses[name] = run().item()
+            contenders[name] = Contender(run, options.batch, flops, getattr(torch, precision))
+        measured = measure(contenders, device, options.rounds, options.warmup, options.matmul_side)
+    results = {"environment": environment(device), "contenders": measured}
+    results["remarks"] = {"batch": options.batch, "frames": options.frames or frames, "losses": losses}
+    title = f"{options.task}, {options.size}, a step of {options.batch} clips, {device.type}"
+    page = as_markdown(title, results, "clips", next(iter(contenders)))
+    write(options.output, f"{options.task}_{options.size}_{device.type}{options.tag}", results, page)
+    return results
+
+
+if __name__ == "__main__":
+    main()

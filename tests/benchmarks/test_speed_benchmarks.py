@@ -1,0 +1,176 @@
+"""The speed benchmarks at tiny size: plain and fast ways agree, and every script writes what it measured. Nothing is
+said about time."""
+
+import json
+import re
+
+import pytest
+import torch
+from tiny_pretraining import make_student, make_teacher
+
+from benchmarks import data_loop, encoder, harness, rerank, sizes, stage1, training_steps
+from benchmarks.plain import PlainStageOne
+from modeling_umt.token_selection_umt import mask_from_visible_indices
+
+SMALL = ["--rounds=2", "--warmup=1", "--matmul-side=32"]
+
+
+def with_uneven_weights(model: torch.nn.Module) -> torch.nn.Module:
+    """Biases and norms that are neither 0 nor 1, so that one left out would show."""
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    return model
+
+
+@pytest.fixture(scope="module")
+def clip_and_mask():
+    torch.manual_seed(0)
+    clip = torch.randn(3, 2, 3, 64, 64)
+    visible_indices = torch.stack([torch.randperm(32)[:8].sort().values for _ in range(3)])
+    return clip, visible_indices
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_plain_is_fast(dtype, clip_and_mask):
+    clip, visible_indices = clip_and_mask
+    student = with_uneven_weights(make_student()).train()
+    teacher = with_uneven_weights(make_teacher()).requires_grad_(False)
+    autocast = None if dtype == torch.float32 else dtype
+    plain = PlainStageOne(student, teacher, autocast)
+    plain_loss = plain.step(clip.transpose(1, 2), mask=mask_from_visible_indices(visible_indices, 32))
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast is not None):
+        targets = teacher.to(dtype)(clip, visible_indices=visible_indices)
+        loss = student(clip, visible_indices=visible_indices, target_features=targets.features).loss
+    loss.backward()
+    features, attention = plain.teacher(clip.transpose(1, 2))
+    theirs = dict(plain.student.named_parameters())
+    pairs = {
+        "loss": (loss.detach(), torch.tensor(plain_loss)),
+        "attention": (targets.cls_attention.flatten(0, 1), attention),
+        "patches": (
+            student.umt.embeddings.patch_embeddings.weight.grad,
+            theirs["patch_embed.weight"].grad.flatten(1),
+        ),
+        "keys": (student.umt.layers[1].attention.k_proj.weight.grad, theirs["blocks.1.attn.qkv.weight"].grad[32:64]),
+        "values": (student.umt.layers[2].attention.v_proj.bias.grad, theirs["blocks.2.attn.v_bias"].grad),
+        "decoder": (student.decoders[0].projection.weight.grad, theirs["decoders.0.0.weight"].grad),
+    }
+    for name, (ours, plains) in pairs.items():
+        difference = ((ours - plains).norm() / plains.norm()).item()
+        print(f"{name} in {dtype}: relative difference {difference:.2g}")
+        assert difference < (1e-5 if dtype == torch.float32 else 0.05), name
+    if dtype == torch.float32:
+        everything = teacher(clip).features.transpose(0, 1)
+        torch.testing.assert_close(features, everything, rtol=0, atol=1e-5)
+
+
+def test_the_plain_mask_hides_as_many_in_every_frame(clip_and_mask):
+    plain = PlainStageOne(make_student(), make_teacher(), None)
+    targets, mask = plain.teach(clip_and_mask[0].transpose(1, 2), 0.75)
+    assert mask.shape == (3, 32) and mask.device.type == "cpu"
+    assert (~mask).view(3, 2, 16).sum(dim=-1).unique().tolist() == [4]
+    assert targets.shape == (2, 3, 8, 16)
+
+
+def test_contenders_take_turns_and_shares_are_of_the_matrix_product():
+    calls = []
+    contenders = {
+        name: harness.Contender(lambda name=name: calls.append(name), units=3, flops=1e6) for name in ("one", "two")
+    }
+    results = harness.measure(contenders, torch.device("cpu"), rounds=3, warmup=1, matmul_side=16)
+    # warm-up, three rounds of which each starts one further, the step in which memory is measured
+    assert calls == ["one", "two", "one", "two", "two", "one", "one", "two", "one", "two"]
+    row, yardstick = results["one"], results["matrix product float32"]
+    assert row["units_per_second"] == pytest.approx(3 / row["median_seconds"])
+    best = 2 * 16**3 / yardstick["median_seconds"]
+    assert row["share_of_matmul_rate"] == pytest.approx(1e6 / row["median_seconds"] / best)
+
+
+def test_peak_memory_is_that_of_the_step():
+    def step():
+        return torch.ones(64, 2**20).sum()  # 256 MiB
+
+    peak = harness.peak_memory(step, torch.device("cpu"))
+    assert peak == 0 or 200 * 2**20 < peak < 400 * 2**20  # 0 where the system has no counter
+
+
+def run(module, folder, *arguments):
+    """Results, the JSON and the page that a script left."""
+    results = module.main([*arguments, "--output", str(folder)])
+    (page,), (data,) = folder.glob("*.md"), folder.glob("*.json")
+    assert len(list(folder.iterdir())) == 2
+    text = page.read_text()
+    for key in ("torch", "transformers", "cores", "date"):
+        assert re.search(rf"\b{key} ", text), key
+    return results, json.loads(data.read_text()), text
+
+
+def test_stage1(tmp_path):
+    wanted = [name for name in stage1.CONTENDERS if "compiled" not in name]
+    results, saved, text = run(stage1, tmp_path, "--size=tiny", *SMALL, "--only", *wanted)
+    assert set(saved["contenders"]) == {*wanted, "matrix product float32", "matrix product bfloat16"}
+    agreement = results["remarks"]["plain = fast"]
+    print(agreement)
+    assert agreement["float32"]["fast_loss"] == pytest.approx(agreement["float32"]["plain_loss"], rel=1e-5)
+    assert agreement["float32"]["relative_gradient_difference"] < 1e-4
+    assert agreement["bfloat16"]["fast_loss"] == pytest.approx(agreement["bfloat16"]["plain_loss"], rel=0.01)
+    assert agreement["bfloat16"]["relative_gradient_difference"] < 0.05
+    assert all(f"| {name} |" in text for name in saved["contenders"])
+
+
+def test_encoders_of_as_many_tokens(tmp_path):
+    pytest.importorskip("timm")
+    results, saved, text = run(encoder, tmp_path, "--size=tiny", "--frames", "2", "4", "--image-size=64", *SMALL)
+    assert set(saved) == {"2", "4"} and set(results[2]["contenders"]) == {*encoder.PEERS, "matrix product bfloat16"}
+    assert text.count("| videomae |") == 2
+
+
+@pytest.mark.parametrize("peer", encoder.PEERS)
+def test_a_peer_sees_the_tokens_and_the_width_of_umt(peer):
+    if peer == "timm":
+        pytest.importorskip("timm")
+    model, shape = encoder.make_model(peer, "tiny", 2, 64)
+    widths = {module.in_features for module in model.modules() if isinstance(module, torch.nn.Linear)}
+    assert {32, 64} <= widths
+    outputs = model.eval()(torch.randn(shape))
+    if peer == "timm":
+        assert model.patch_embed.num_patches == 2 * 16 and outputs.shape == (1, 32)
+    else:
+        assert outputs.last_hidden_state.shape == (1, 2 * 16, 32)
+
+
+@pytest.mark.parametrize("task", training_steps.TASKS)
+def test_training_steps(task, tmp_path):
+    arguments = ["--task", task, "--size=tiny", "--batch=4", "--frames=2", *SMALL]
+    results, saved, _ = run(training_steps, tmp_path, *arguments)
+    losses = results["remarks"]["losses"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
+    assert saved["contenders"]["float32"]["share_of_matmul_rate"] > 0
+
+
+def test_rerank(tmp_path):
+    results, _, _ = run(rerank, tmp_path, "--size=tiny", "--texts=5", "--frames=2", "--dtype=float32", *SMALL)
+    assert results["remarks"]["largest logit"] > 0.01 and results["remarks"]["largest difference"] < 1e-5
+    assert results["contenders"]["match"]["units_per_second"] > 0
+
+
+def test_data_loop(tmp_path):
+    arguments = ["--videos=2", "--seconds=1", "--rounds=2", "--step-clips=1e9"]
+    results, _, text = run(data_loop, tmp_path, *arguments)
+    steps = results["milliseconds_a_clip"]
+    assert results["slowest"] in steps and all(value >= 0 for value in steps.values())
+    parts = sum(value for name, value in steps.items() if not name.endswith("seconds"))
+    assert parts == pytest.approx(steps["CPU seconds"], rel=0.5)
+    assert "16 cores" in text and "the step waits for the videos" in text
+
+
+@pytest.mark.parametrize("size", ["b16", "l16"])
+def test_published_sizes(size):
+    """FLOPs of a clip as the paper's models have them, in TFLOP (forward of the teacher, step of the student)."""
+    cost = stage1.count(size)
+    teacher, student = {"b16": (0.288, 0.184), "l16": (0.999, 0.626)}[size]
+    assert cost.teacher_flops / 1e12 == pytest.approx(teacher, rel=0.08)
+    assert cost.student_training_flops / 1e12 == pytest.approx(student, rel=0.03)
+    assert sizes.clips(1, sizes.UMTConfig(**sizes.ENCODERS[size])).shape == (1, 8, 3, 224, 224)
