@@ -26,7 +26,7 @@ from training.estimate import Cost, estimate_pretraining
 from training.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 
 from . import sizes
-from .harness import RESULTS, Contender, as_markdown, environment, measure, wait, write
+from .harness import RESULTS, Contender, as_markdown, environment, measure, write
 from .plain import PlainStageOne
 
 CONTENDERS = (
@@ -167,6 +167,31 @@ def make_contenders(
     return {name: contender for name, contender in contenders.items() if name in only}, agreement
 
 
+def largest_batch(size: str, device: torch.device, folder: str, limit: int = 1024) -> int:
+    """The most clips of a fast step in bf16 that fit on a GPU beside AdamW's state, to an eighth; at most `limit`."""
+    student = sizes.student(size).to(device)
+    moments = [torch.zeros_like(parameter) for parameter in student.parameters() for _ in range(2)]
+
+    def fits(batch: int) -> bool:
+        try:
+            FastStep(
+                student, sizes.teacher(size), sizes.clips(batch, student.config), torch.bfloat16, device, folder
+            ).step()
+        except torch.cuda.OutOfMemoryError:
+            return False
+        finally:
+            torch.cuda.empty_cache()
+        return True
+
+    batch = 8
+    while 2 * batch <= limit and fits(2 * batch):
+        batch *= 2
+    step = batch // 8
+    more = next((count for count in range(1, 8) if not fits(batch + count * step)), 8) - 1
+    del moments
+    return min(batch + more * step, limit)
+
+
 def plain_step(plain: PlainStageOne, videos: torch.Tensor, device: torch.device) -> None:
     plain.student.zero_grad()
     plain.step(videos.to(device), MASK_RATIO)
@@ -193,6 +218,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--matmul-side", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--largest-batch", action="store_true", help="on a GPU: also how many clips fit")
     parser.add_argument("--tag", default="", help="added to the names of the result files")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -201,9 +227,12 @@ def main(arguments: list[str] | None = None) -> dict:
         contenders, agreement = make_contenders(options.size, options.batch, device, options.only, folder)
         print(agreement, flush=True)
         measured = measure(contenders, device, options.rounds, options.warmup, options.matmul_side)
-    wait(device)
-    results = {"environment": environment(device), "remarks": {"batch": options.batch, "plain = fast": agreement}}
-    results["contenders"] = measured
+    remarks = {"batch": options.batch, "plain = fast": agreement}
+    if options.largest_batch:
+        del contenders
+        with tempfile.TemporaryDirectory() as folder:
+            remarks["largest batch that fits, fast_bfloat16"] = largest_batch(options.size, device, folder)
+    results = {"environment": environment(device), "remarks": remarks, "contenders": measured}
     title = f"Stage 1, {options.size}, a step of {options.batch} clips, {device.type}"
     baseline = "plain_bfloat16" if "plain_bfloat16" in measured else None
     page = as_markdown(title, results, "views", baseline)

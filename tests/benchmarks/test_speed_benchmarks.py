@@ -1,6 +1,7 @@
 """The speed benchmarks at tiny size: plain and fast ways agree, and every script writes what it measured. Nothing is
 said about time."""
 
+import argparse
 import json
 import re
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from tiny_pretraining import make_student, make_teacher
 
+from benchmarks import all as all_benchmarks
 from benchmarks import data_loop, encoder, harness, rerank, sizes, stage1, training_steps
 from benchmarks.plain import PlainStageOne
 from modeling_umt.token_selection_umt import mask_from_visible_indices
@@ -120,6 +122,18 @@ def test_stage1(tmp_path):
     assert all(f"| {name} |" in text for name in saved["contenders"])
 
 
+def test_the_largest_batch_is_the_last_that_fits(tmp_path, monkeypatch):
+    step = stage1.FastStep.step
+
+    def step_of_ten(self, *args):
+        if len(self.inputs["sample_seeds"]) > 10:
+            raise torch.cuda.OutOfMemoryError
+        return step(self, *args)
+
+    monkeypatch.setattr(stage1.FastStep, "step", step_of_ten)
+    assert stage1.largest_batch("tiny", torch.device("cpu"), str(tmp_path)) == 10
+
+
 def test_encoders_of_as_many_tokens(tmp_path):
     pytest.importorskip("timm")
     results, saved, text = run(encoder, tmp_path, "--size=tiny", "--frames", "2", "4", "--image-size=64", *SMALL)
@@ -174,3 +188,32 @@ def test_published_sizes(size):
     assert cost.teacher_flops / 1e12 == pytest.approx(teacher, rel=0.08)
     assert cost.student_training_flops / 1e12 == pytest.approx(student, rel=0.03)
     assert sizes.clips(1, sizes.UMTConfig(**sizes.ENCODERS[size])).shape == (1, 8, 3, 224, 224)
+
+
+@pytest.mark.parametrize("device", all_benchmarks.RUNS)
+def test_every_command_of_a_whole_run_is_understood(device, tmp_path, monkeypatch):
+    """By its script's parser; and the name under which it is looked for is that of the file it writes."""
+
+    class Parsed(Exception):
+        pass
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, arguments):
+        raise Parsed(parse(self, arguments))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    scripts = {module.__name__: module for module in (data_loop, encoder, rerank, stage1, training_steps)}
+    to_do = all_benchmarks.commands(device, tmp_path, [])
+    assert len(to_do) == len(all_benchmarks.RUNS[device])
+    for name, (_, _, script, *arguments) in to_do.items():
+        with pytest.raises(Parsed) as stopped:
+            scripts[script].main(arguments)
+        options = vars(stopped.value.args[0])
+        kind = options.get("task", script.split(".")[1])
+        parts = [kind, options.get("size"), "encoder" in name and options["image_size"], options.get("dtype")]
+        expected = "_".join(str(part) for part in [*parts, options.get("device")] if part) + options.get("tag", "")
+        assert name == expected
+
+    (tmp_path / f"{name}.json").write_text("{}")
+    assert set(to_do) - set(all_benchmarks.commands(device, tmp_path, [])) == {name}
