@@ -87,7 +87,8 @@ def killed(recipe, videos, tmp_path_factory):
     limit = time.monotonic() + 200
     while runs:
         for workers, run in list(runs.items()):
-            if last_checkpoint(str(folders[workers])) == str(folders[workers] / "checkpoint-8"):
+            saved = last_checkpoint(str(folders[workers])) or "checkpoint-0"
+            if int(saved.rpartition("-")[2]) >= 8:
                 os.kill(run.pid, signal.SIGKILL)
                 assert run.wait() == -signal.SIGKILL
                 del runs[workers]

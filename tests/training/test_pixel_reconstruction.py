@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from transformers.utils import logging
 
 from modeling_umt import UMTModel
 from modeling_umt.token_selection_umt import mask_from_visible_indices
@@ -82,7 +81,6 @@ def test_the_classifier_starts_from_every_weight_of_the_encoder(trained):
     trainer, folder = trained
     _, info = UMTModel.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values())
-    logging.set_verbosity_error()
     model = classifier(folder, ["a", "b"], 0, pooling="frames")
     weights = trainer.model.umt.state_dict()
     loaded = model.umt.state_dict()

@@ -34,6 +34,7 @@ class Writer:
 
 def test_stage1_leaves_masks_and_curves(videos, tmp_path, monkeypatch):
     """The strip shows the first clip of epoch 0 under the masks that training would draw for it."""
+    pytest.importorskip("tensorboard")
     seen = []
     monkeypatch.setattr(run_pictures, "draw_mask_strip", lambda *args: seen.append(args) or draw_mask_strip(*args))
     trainer = make_trainer(videos, tmp_path, num_masks_per_clip=2, num_train_epochs=2, save_strategy="epoch")

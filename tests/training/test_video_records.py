@@ -162,7 +162,7 @@ class TestLists:
             ("list.json", '{"videos": []}', r"an object with the keys \['videos'\]"),
             ("list.json", "[{", "not valid JSON"),
             ("list.json", '[{"clip": "a.mp4", "text": "x"}]', "its columns are clip, text"),
-            ("list.json", '[{"video": ["a.mp4", "b.mp4"]}]', "expected its path"),
+            ("list.json", '[{"video": ["a.mp4", 2]}]', "expected its path"),
             ("list.json", '["a.mp4"]', "row 1 is a str"),
             ("list.jsonl", '{"video": "a.mp4"}\n{', "line 2 is not valid JSON"),
         ],
