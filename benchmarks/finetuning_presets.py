@@ -62,8 +62,9 @@ RATES = {  # peak learning rates to choose from
     "attentive": (1e-3, 3e-3),
     "linear": (3e-3, 3e-2),
 }
-# seeds of the splits, far from those of the labelled clips, which are the runs' own
-UNLABELLED, VALIDATION, TEST = 1000, 1001, 1002
+# Seeds of the splits; labelled clips have `LABELLED` plus the run's own. Not those on which heads, rates and layer
+# decay were tried (0 and 1001).
+UNLABELLED, VALIDATION, TEST, LABELLED = 1000, 2001, 2002, 3000
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def finetune(run: tuple[str, float, int], settings: Settings, folder: Path) -> d
     model = classifier(folder / "student", DIRECTIONS, seed, **fields)
     trainer = finetuning_trainer(
         apply_preset(model, preset),
-        labelled_motion_clips(*render_motion_clips(seed, settings.labelled), seed),
+        labelled_motion_clips(*render_motion_clips(LABELLED + seed, settings.labelled), seed),
         folder / f"{preset}-{rate:g}-{seed}",
         settings.finetune_steps,
         rate,
