@@ -100,6 +100,14 @@ def recorded_teacher(description: dict, tensors: dict):
     return convert_umt_checkpoint(state_of(tensors), config, part="teacher")
 
 
+def recorded_pairs(tensors: dict, medium: str = "video") -> dict[str, torch.Tensor]:
+    """The clips or images and all of their texts that a recorded pre-training step was given."""
+    names = {"pixel_values_videos": medium, "match_ids": "idx"}
+    names |= {"negative_video_indices": "vision_neg_indices", "negative_text_indices": "text_neg_indices"}
+    names |= {name: name for name in ("input_ids", "attention_mask", "mlm_input_ids", "mlm_labels")}
+    return {ours: tensors[f"input/{theirs}"] for ours, theirs in names.items()}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_conversion_is_complete_and_goes_back_bit_for_bit(name):
     _, tensors, model = build(name)
@@ -120,34 +128,27 @@ def test_conversion_is_complete_and_goes_back_bit_for_bit(name):
 @pytest.mark.parametrize("medium", ("video", "image"))
 def test_pretraining_masked(implementation, medium):
     description, tensors, model = build("multimodal_pretrain", implementation)
-    given = {key.removeprefix("input/"): tensor for key, tensor in tensors.items() if key.startswith("input/")}
+    clips = tensors[f"input/{medium}"]
     prefix = f"expected/{medium}_masked/"
     expected = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
     teacher = recorded_teacher(description, tensors)
     with torch.no_grad():
-        taught = teacher(given[medium], bool_masked_pos=expected["mask"])
-        every = teacher(given[medium])
+        taught = teacher(clips, bool_masked_pos=expected["mask"])
+        every = teacher(clips)
     close(taught.features.transpose(0, 1), expected["teacher_targets"])
     close(every.features.transpose(0, 1), expected["teacher_features"])
     close(every.cls_attention, expected["teacher_attention"])
 
     outputs = model(
-        pixel_values_videos=given[medium],
-        input_ids=given["input_ids"],
-        attention_mask=given["attention_mask"],
+        **recorded_pairs(tensors, medium),
         bool_masked_pos=expected["mask"],
         target_features=F.normalize(taught.features, dim=-1),
-        match_ids=given["idx"],
-        mlm_input_ids=given["mlm_input_ids"],
-        mlm_labels=given["mlm_labels"],
-        negative_video_indices=given["vision_neg_indices"],
-        negative_text_indices=given["text_neg_indices"],
     )
     for name in ("loss_vtc", "loss_vtm", "loss_mlm", "loss_uta", "vtm_logits", "mlm_logits"):
         close(outputs[name], expected[name])
     close(outputs.student_features.transpose(0, 1), F.normalize(expected["student_output"], dim=-1))
-    video = model.video_text.get_video_features(given[medium], bool_masked_pos=expected["mask"])
+    video = model.video_text.get_video_features(clips, bool_masked_pos=expected["mask"])
     close(video.last_hidden_state, expected["vision_embeds"])
     close(video.pooler_output, expected["vision_proj"])
     if medium == "video":
@@ -161,18 +162,7 @@ def test_pretraining_gradients(implementation):
     mask = tensors["expected/video_masked/mask"]
     with torch.no_grad():
         targets = F.normalize(taught(tensors["input/video"], bool_masked_pos=mask).features, dim=-1)
-    model(
-        pixel_values_videos=tensors["input/video"],
-        input_ids=tensors["input/input_ids"],
-        attention_mask=tensors["input/attention_mask"],
-        bool_masked_pos=mask,
-        target_features=targets,
-        match_ids=tensors["input/idx"],
-        mlm_input_ids=tensors["input/mlm_input_ids"],
-        mlm_labels=tensors["input/mlm_labels"],
-        negative_video_indices=tensors["input/vision_neg_indices"],
-        negative_text_indices=tensors["input/text_neg_indices"],
-    ).loss.backward()
+    model(**recorded_pairs(tensors), bool_masked_pos=mask, target_features=targets).loss.backward()
     with torch.no_grad():
         for parameter in model.parameters():  # so that `official_state_dict` speaks of gradients
             parameter.copy_(parameter.grad)
@@ -234,19 +224,7 @@ def test_tube_masks_keep_the_frames_apart():
     mask = tensors["input/mask"]
     with torch.no_grad():
         targets = recorded_teacher(description, tensors)(tensors["input/video"], bool_masked_pos=mask).features
-        outputs = model(
-            pixel_values_videos=tensors["input/video"],
-            input_ids=tensors["input/input_ids"],
-            attention_mask=tensors["input/attention_mask"],
-            bool_masked_pos=mask,
-            target_features=targets,
-            match_ids=tensors["input/idx"],
-            mlm_input_ids=tensors["input/mlm_input_ids"],
-            mlm_labels=tensors["input/mlm_labels"],
-            negative_video_indices=tensors["input/vision_neg_indices"],
-            negative_text_indices=tensors["input/text_neg_indices"],
-            keep_temporal=True,
-        )
+        outputs = model(**recorded_pairs(tensors), bool_masked_pos=mask, target_features=targets, keep_temporal=True)
         features = model.video_text.get_video_features(tensors["input/video"], mask, keep_temporal=True)
     for name in ("loss_vtc", "loss_vtm", "loss_mlm", "loss_uta", "vtm_logits", "mlm_logits"):
         close(outputs[name], tensors[f"expected/{name}"])
