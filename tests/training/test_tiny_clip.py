@@ -1,14 +1,15 @@
-"""The tiny CLIP: its captions as numbers, a training that learns and repeats itself, and the teacher made of it."""
+"""The tiny CLIP: captions as numbers, its loss, a training that learns and repeats itself, the teacher made of it."""
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import CLIPModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_umt import UMTTeacherModel
 from training.motion_clips import SIZE, draw_motion_clip, render_motion_clips
-from training.tiny_clip import tokenize, train_tiny_clip
+from training.tiny_clip import matching_loss, tiny_clip_config, tokenize, train_tiny_clip
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,22 @@ def test_captions_become_the_numbers_of_their_words():
     token_ids, words = tokenize(["Red circle, left", "blue circle"])
     assert words == ["blue", "circle", "left", "red"]
     assert token_ids.tolist() == [[3, 1, 2, 4], [0, 1, 4, 4]]
+
+
+def test_half_of_the_loss_is_clips_own_and_half_is_that_of_the_mean_of_the_patches(still_frames):
+    frames, captions = still_frames
+    token_ids, words = tokenize(captions)
+    torch.manual_seed(0)
+    model = CLIPModel(tiny_clip_config(len(words), token_ids.shape[1] - 1)).eval()
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        clip = model(input_ids=token_ids, pixel_values=pixels, return_loss=True)
+        patches = model.vision_model.post_layernorm(clip.vision_model_output.last_hidden_state[:, 1:])
+        images = F.normalize(model.visual_projection(patches).mean(dim=1), dim=-1)
+        scores = model.logit_scale.exp() * images @ clip.text_embeds.T
+        both_ways = [side.log_softmax(dim=1).diagonal().mean() for side in (scores, scores.T)]
+        loss = matching_loss(model, pixels, token_ids)
+    torch.testing.assert_close(loss, (clip.loss - sum(both_ways) / 2) / 2, atol=1e-5, rtol=1e-5)
 
 
 def test_training_learns_to_match_frames_with_captions(still_frames):
