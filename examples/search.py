@@ -22,14 +22,14 @@ from pathlib import Path
 import torch
 import yaml
 from transformers import pipeline
-from video_text import SIDE, captions, make_processor, say, write_clips
+from video_text import FRAMES, captions, make_config, make_processor, say, write_clips
 
-from modeling_umt import UMTVideoTextConfig, UMTVideoTextModel
+from modeling_umt import UMTVideoTextModel
 from processing_umt import UMTProcessor
 from training.motion_clips import COLOURS, SHAPES, draw_motion_clip, write_motion_clips
 from training.search_index import FOLDER, SearchIndex
 
-WIDTH, FRAMES, RERANKED = 96, 4, 16
+RERANKED = 16
 QUERY = "a red circle moves east, plain blue background"
 UMT = [sys.executable, "-m", "training.cli"]
 
@@ -78,27 +78,14 @@ def umt(*words: object, quiet: bool = False) -> None:
 
 def save_start(folder: Path, processor: UMTProcessor) -> None:
     """A model with random weights, and its processor."""
-    tokenizer = processor.tokenizer
-    size = {
-        "hidden_size": WIDTH,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 4 * WIDTH,
-        "initializer_range": WIDTH**-0.5,  # 0.02 is for widths near a thousand
-    }
-    text = {
-        "vocab_size": len(tokenizer),
-        "fusion_layer": 1,
-        "max_position_embeddings": 16,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "cls_token_id": tokenizer.cls_token_id,
-        "sep_token_id": tokenizer.sep_token_id,
-        "mask_token_id": tokenizer.mask_token_id,
-    }
-    vision = {"image_size": SIDE, "patch_size": 8, "num_frames": FRAMES, "num_aligned_layers": 1}
     torch.manual_seed(0)
-    config = UMTVideoTextConfig(vision_config=size | vision, text_config=size | text, projection_dim=WIDTH)
+    layers = {"num_hidden_layers": 3}
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = make_config(
+        processor,
+        vision=layers | {"num_aligned_layers": 1},
+        text=layers | no_dropout | {"fusion_layer": 1},
+    )
     UMTVideoTextModel(config).save_pretrained(folder)
     processor.save_pretrained(folder)
 

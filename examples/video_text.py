@@ -150,31 +150,37 @@ def make_processor(folder: Path, texts: list[str]) -> UMTProcessor:
 
 
 def make_model(processor: UMTProcessor, target_dim: int) -> UMTForVideoTextPreTraining:
+    layers = {"num_hidden_layers": 4}
+    config = make_config(
+        processor,
+        vision=layers | {"num_aligned_layers": ALIGNED_LAYERS, "target_dim": target_dim},
+        text=layers | {"fusion_layer": 2},
+        # Hard ones differ in the direction alone, and in so few steps matching learns nothing from them.
+        vtm_hard_negatives=False,
+    )
+    return UMTForVideoTextPreTraining(config)
+
+
+def make_config(processor: UMTProcessor, vision: dict, text: dict, **fields) -> UMTVideoTextConfig:
+    """A tiny architecture for the processor's clips and vocabulary; how deep it is, the caller says."""
     size = {
         "hidden_size": WIDTH,
-        "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "intermediate_size": 4 * WIDTH,
         "initializer_range": WIDTH**-0.5,  # 0.02 is for widths near a thousand
     }
-    vision = size | {"image_size": SIDE, "patch_size": 8, "num_frames": FRAMES, "target_dim": target_dim}
+    clips = {"image_size": SIDE, "patch_size": 8, "num_frames": FRAMES}
     tokenizer = processor.tokenizer
-    text = size | {
+    words = {
         "vocab_size": len(tokenizer),
-        "fusion_layer": 2,
         "max_position_embeddings": 16,
         "cls_token_id": tokenizer.cls_token_id,
         "sep_token_id": tokenizer.sep_token_id,
         "mask_token_id": tokenizer.mask_token_id,
     }
-    config = UMTVideoTextConfig(
-        vision_config=vision | {"num_aligned_layers": ALIGNED_LAYERS},
-        text_config=text,
-        projection_dim=WIDTH,
-        # Hard ones differ in the direction alone, and in so few steps matching learns nothing from them.
-        vtm_hard_negatives=False,
+    return UMTVideoTextConfig(
+        vision_config=size | clips | vision, text_config=size | words | text, projection_dim=WIDTH, **fields
     )
-    return UMTForVideoTextPreTraining(config)
 
 
 def train(
