@@ -11,7 +11,7 @@ from .cli_evaluate import (
     write_csv,
     write_report,
 )
-from .inference import load_model
+from .inference import load_video_text_model
 
 
 def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
@@ -22,19 +22,12 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
 def run(args: argparse.Namespace) -> int:
     """Prints the accuracy and writes `results.json` and `choices.csv` into the output folder, each complete or not at
     all."""
-    from transformers import AutoModel, AutoProcessor
-
-    import modeling_umt  # noqa: F401 (registers the models)
-
     from .evaluation_multiple_choice import evaluate_multiple_choice
     from .video_records import load_video_records
 
     state = join_processes(args)
     records = load_video_records(args.data, root=args.root, split=args.split)
-    model = load_model(AutoModel, args, "choose captions")
-    if model.config.model_type != "umt_video_text":
-        raise ValueError(f"{args.model} is a {model.config.model_type} model; a umt_video_text model is needed.")
-    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    model, processor = load_video_text_model(args, "choose captions")
     settle_computation(args, model.device)
     scores = evaluate_multiple_choice(
         model, processor, records, num_workers=args.num_workers, autocast_dtype=autocast_dtype(args)

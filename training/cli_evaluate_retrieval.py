@@ -16,7 +16,7 @@ from .cli_evaluate import (
     settle_computation,
     write_report,
 )
-from .inference import load_model
+from .inference import load_video_text_model
 
 
 def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
@@ -50,10 +50,6 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table and writes `results.json` into the output folder."""
-    from transformers import AutoModel, AutoProcessor
-
-    import modeling_umt  # noqa: F401 (registers the models)
-
     from .evaluation_retrieval import evaluate_retrieval, retrieval_set
     from .video_records import load_video_records
 
@@ -61,10 +57,7 @@ def run(args: argparse.Namespace) -> int:
     data = retrieval_set(
         load_video_records(args.data, root=args.root, split=args.split), args.paragraph, args.several_videos
     )
-    model = load_model(AutoModel, args, "be evaluated")
-    if model.config.model_type != "umt_video_text":
-        raise ValueError(f"{args.model} is a {model.config.model_type} model; retrieval needs a umt_video_text model.")
-    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    model, processor = load_video_text_model(args, "be evaluated in retrieval")
     settle_computation(args, model.device)
     scores = evaluate_retrieval(
         model,

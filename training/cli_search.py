@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from .inference import load_model
+from .inference import load_video_text_model
 
 HELP = "find moments of videos by a text"
 
@@ -65,9 +65,6 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"There is no folder {args.videos}.")
 
     from datasets import disable_progress_bars
-    from transformers import AutoModel, AutoProcessor
-
-    import modeling_umt  # noqa: F401 (registers the models)
 
     from . import search_index
     from .search import clock, search, write_search_page
@@ -81,10 +78,7 @@ def run(args: argparse.Namespace) -> int:
     check_fits(args, index)
     if args.model is None:
         args.model = index.manifest.model.name
-    model = load_model(AutoModel, args, "search")
-    if model.config.model_type != "umt_video_text":
-        raise ValueError(f"{args.model} is a {model.config.model_type} model; search needs a umt_video_text model.")
-    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    model, processor = load_video_text_model(args, "search")
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
     identity = search_index.IndexModel(
         name, getattr(model.config, "_commit_hash", None), search_index.fingerprint(model, processor)

@@ -84,6 +84,26 @@ def load_model(auto_class: Any, args: argparse.Namespace, purpose: str) -> Any:
     return model.to(args.device or accelerator or "cpu").eval()
 
 
+def load_video_text_model(args: argparse.Namespace, purpose: str) -> tuple[Any, Any]:
+    """The video-text model `args.model` as `load_model` loads it, and its `UMTProcessor`.
+
+    Raises:
+        OSError: no such model, or no processor beside it.
+        ValueError: weights are missing, or the model is of another type than `umt_video_text`.
+    """
+    from transformers import AutoModel, AutoProcessor
+
+    import modeling_umt  # noqa: F401 (registers the models)
+
+    model = load_model(AutoModel, args, purpose)
+    if model.config.model_type != "umt_video_text":
+        raise ValueError(
+            f"{args.model} is a {model.config.model_type} model and cannot {purpose}; a umt_video_text model is "
+            "needed."
+        )
+    return model, AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+
+
 def load_processor(config: Any, args: argparse.Namespace) -> Any:
     """The video processor of `args.model`, or, if the folder has none, the one that its configuration implies."""
     from transformers import AutoVideoProcessor

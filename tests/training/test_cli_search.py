@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_classifier import save_noise
+from tiny_classifier import save_noise, save_tiny_classifier
 from tiny_video_text_retrieval import save_tiny_retrieval_model
 
 from training import cli, cli_search, search_index
@@ -97,6 +97,8 @@ def test_refusals(videos, model, tmp_path):
         run("  ", videos, "--model", model)
     with pytest.raises(ValueError, match="--window is -1"):
         run("a dog", videos, "--model", model, "--window", -1)
+    with pytest.raises(ValueError, match="is a umt model and cannot search; a umt_video_text model is needed"):
+        run("a dog", videos, "--model", save_tiny_classifier(tmp_path / "classifier"))
     run("a dog", videos, "--model", model, "--window", 1)
     with pytest.raises(ValueError, match="windows of 1 s, not 2 s"):
         run("a dog", videos, "--window", 2)
