@@ -1,7 +1,7 @@
 """`umt evaluate`: a model on a data set, to the protocols of UMT (arXiv 2303.16058, section 4).
 
 Classification is here; another `--task` is a module of its own, `cli_evaluate_<task>.py`, with `add_task_arguments`
-and `run`.
+and `evaluate`, which returns the folder that it wrote into; processes are joined and left around it.
 
 Unusual: started by `accelerate launch -m training.cli evaluate …` or `torchrun -m training.cli evaluate …`, the
 processes share the videos. The same command after an interruption goes on where it was. Skipped videos do not change
@@ -96,7 +96,7 @@ def task_module(task: str) -> Any:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the task; refuses options of another one, which would be ignored.
+    """Runs the task in all processes of a launcher; refuses options of another one, which would be ignored.
 
     Raises:
         ValueError: an option of another task.
@@ -105,12 +105,18 @@ def run(args: argparse.Namespace) -> int:
         given = [option for option in options if getattr(args, option.dest) != option.default]
         if task != args.task and given:
             raise ValueError(f"{given[0].option_strings[0]} is an option of --task {task}; this is {args.task}.")
-    return run_classification(args) if args.task == "classification" else task_module(args.task).run(args)
+    state = join_processes(args)
+    output = task_module(args.task).evaluate(args, state)
+    if state.is_main_process:
+        print(f"written to {output}")
+    state.wait_for_everyone()
+    state.destroy_process_group()
+    return 0
 
 
-def run_classification(args: argparse.Namespace) -> int:
-    """Prints a table and writes `results.json`, `confusion.csv`, `confusion.png`, `per_class.csv` and `videos.csv`
-    into the output folder, each complete or not at all."""
+def evaluate(args: argparse.Namespace, state: Any) -> Path:
+    """Classification: prints a table and writes `results.json`, `confusion.csv`, `confusion.png`, `per_class.csv` and
+    `videos.csv` into the output folder, which it returns; each complete or not at all."""
     from transformers import AutoModelForVideoClassification
 
     import modeling_umt  # noqa: F401 (registers the models)
@@ -118,7 +124,6 @@ def run_classification(args: argparse.Namespace) -> int:
     from .evaluation import evaluate_classifier
     from .video_records import load_video_records
 
-    state = join_processes(args)
     records = load_video_records(args.data, root=args.root, split=args.split)
     model = load_model(AutoModelForVideoClassification, args, "be evaluated")
     processor = load_processor(model.config, args)
@@ -139,14 +144,13 @@ def run_classification(args: argparse.Namespace) -> int:
     )
     if state.is_main_process:
         write_results(output, scores, args, model.config)
-        print_table(scores, output)
+        print_table(scores)
     state.wait_for_everyone()  # no scores are removed before the results are written
     if state.is_local_main_process:
         shutil.rmtree(scores.partial_folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # another, unfinished evaluation may have scores there
             scores.partial_folder.parent.rmdir()
-    state.destroy_process_group()
-    return 0
+    return output
 
 
 # --- what all tasks share --------------------------------------------------------------------------------------------
@@ -193,11 +197,12 @@ def default_output(args: argparse.Namespace, protocol: str) -> Path:
     return Path("evaluation", "-".join([*filter(None, names), protocol]))
 
 
-def print_skipped(skipped: list[Any]) -> None:
+def print_skipped(skipped: list[Any], consequence: str) -> None:
+    """A line on `SkippedVideo`s, if there are any: what becomes of them, how many they are, and why."""
     if skipped:
         reasons = collections.Counter(video.reason for video in skipped).most_common()
         listed = ", ".join(f"{reason} {number}" for reason, number in reasons)
-        print(f"  not counted: {len(skipped)} videos that can't be read ({listed})")
+        print(f"  {consequence} {len(skipped)} videos that can't be read ({listed})")
 
 
 def write_report(
@@ -235,14 +240,13 @@ def write_report(
         "versions": {package: _version(package) for package in PACKAGES},
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-    output.mkdir(parents=True, exist_ok=True)
     _write(output / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 # --- classification --------------------------------------------------------------------------------------------------
 
 
-def print_table(scores: Any, output: Path) -> None:
+def print_table(scores: Any) -> None:
     protocol = scores.protocol
     height, width = protocol["resolution"]
     if scores.num_resumed:
@@ -253,8 +257,7 @@ def print_table(scores: Any, output: Path) -> None:
     )
     for name, value in metrics(scores).items():
         print(f"  {name.replace('_', ' '):<20}{value:6.2f} %")
-    print_skipped(scores.skipped)
-    print(f"written to {output}")
+    print_skipped(scores.skipped, "not counted:")
 
 
 def metrics(scores: Any) -> dict[str, float]:
@@ -265,7 +268,6 @@ def write_results(output: Path, scores: Any, args: argparse.Namespace, config: A
     """The five files; `results.json` comes last, so that where it is the others are too."""
     from .confusion_plot import draw_confusion_matrix
 
-    output.mkdir(parents=True, exist_ok=True)
     names = [config.id2label[index] for index in range(config.num_labels)]
     matrix = scores.confusion_matrix
     write_csv(output / "confusion.csv", ["true \\ predicted", *names], zip(names, *matrix.T.tolist(), strict=True))
@@ -309,6 +311,7 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> N
 
 
 def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)

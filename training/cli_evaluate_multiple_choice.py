@@ -2,11 +2,13 @@
 4.3, MSRVTT-MC), asked of a retrieval model."""
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from .cli_evaluate import (
     autocast_dtype,
     default_output,
-    join_processes,
+    print_skipped,
     settle_computation,
     write_csv,
     write_report,
@@ -19,22 +21,20 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
     return []
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints the accuracy and writes `results.json` and `choices.csv` into the output folder, each complete or not at
-    all."""
+def evaluate(args: argparse.Namespace, state: Any) -> Path:
+    """Prints the accuracy and writes `results.json` and `choices.csv` into the output folder, which it returns; each
+    complete or not at all."""
     from .evaluation_multiple_choice import evaluate_multiple_choice
     from .video_records import load_video_records
 
-    state = join_processes(args)
     records = load_video_records(args.data, root=args.root, split=args.split)
     model, processor = load_video_text_model(args, "choose captions")
     settle_computation(args, model.device)
     scores = evaluate_multiple_choice(
         model, processor, records, num_workers=args.num_workers, autocast_dtype=autocast_dtype(args)
     )
+    output = args.output or default_output(args, f"multiple-choice-{scores.protocol['frames']}frames")
     if state.is_main_process:
-        output = args.output or default_output(args, f"multiple-choice-{scores.protocol['frames']}frames")
-        output.mkdir(parents=True, exist_ok=True)
         rows = zip(records["video"], scores.answers, scores.choices, strict=True)
         write_csv(output / "choices.csv", ["video", "answer", "choice"], rows)
         write_report(
@@ -50,9 +50,5 @@ def run(args: argparse.Namespace) -> int:
         )
         print(f"{len(scores.answers)} videos, {scores.protocol['frames']} frames ({scores.protocol['dtype']})")
         print(f"  accuracy {scores.accuracy:6.2f} %")
-        if scores.skipped:
-            print(f"  counted as wrong: {len(scores.skipped)} videos that can't be read")
-        print(f"written to {output}")
-    state.wait_for_everyone()
-    state.destroy_process_group()
-    return 0
+        print_skipped(scores.skipped, "counted as wrong:")
+    return output

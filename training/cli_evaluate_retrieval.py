@@ -6,12 +6,12 @@ captions a row, nothing to say), all captions of a video as one text (ActivityNe
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from .cli_evaluate import (
     autocast_dtype,
     default_output,
-    join_processes,
     print_skipped,
     settle_computation,
     write_report,
@@ -48,12 +48,11 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
     ]
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints a table and writes `results.json` into the output folder."""
+def evaluate(args: argparse.Namespace, state: Any) -> Path:
+    """Prints a table and writes `results.json` into the output folder, which it returns."""
     from .evaluation_retrieval import evaluate_retrieval, retrieval_set
     from .video_records import load_video_records
 
-    state = join_processes(args)
     data = retrieval_set(
         load_video_records(args.data, root=args.root, split=args.split), args.paragraph, args.several_videos
     )
@@ -71,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         autocast_dtype=autocast_dtype(args),
     )
+    output = args.output or default_output(args, f"retrieval-{scores.protocol['frames']}frames")
     if state.is_main_process:
         protocol = scores.protocol | {"paragraph": args.paragraph, "several_videos": args.several_videos}
-        output = args.output or default_output(args, f"retrieval-{protocol['frames']}frames")
         counts = {
             "num_videos": len(data.videos),
             "num_scored": len(scores.data.videos),
@@ -92,10 +91,7 @@ def run(args: argparse.Namespace) -> int:
             scores.metrics,
         )
         print_table(scores)
-        print(f"written to {output}")
-    state.wait_for_everyone()
-    state.destroy_process_group()
-    return 0
+    return output
 
 
 def print_table(scores: Any) -> None:
@@ -112,6 +108,6 @@ def print_table(scores: Any) -> None:
             )
             title = f"{direction.replace('_', '-')}, {order.replace('_', ' ')}"
             print(f"  {title:<30}{r1:8.2f}{r5:8.2f}{r10:8.2f}{mean:12.1f}{median:8.1f}")
-    print_skipped(scores.skipped)
+    print_skipped(scores.skipped, "not counted:")
     if scores.num_skipped_texts:
         print(f"  not counted: {scores.num_skipped_texts} texts without another video")

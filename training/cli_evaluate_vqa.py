@@ -5,13 +5,13 @@ Unusual: with the question types of ActivityNet-QA the accuracy is told for each
 """
 
 import argparse
-import collections
+from pathlib import Path
 from typing import Any
 
 from .cli_evaluate import (
     autocast_dtype,
     default_output,
-    join_processes,
+    print_skipped,
     settle_computation,
     write_csv,
     write_report,
@@ -35,9 +35,9 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
     ]
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints a table and writes `results.json` and `answers.csv` into the output folder, each complete or not at
-    all."""
+def evaluate(args: argparse.Namespace, state: Any) -> Path:
+    """Prints a table and writes `results.json` and `answers.csv` into the output folder, which it returns; each
+    complete or not at all."""
     from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
     import modeling_umt  # noqa: F401 (registers the models)
@@ -47,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.answers is None:
         raise ValueError("Questions are answered from a list; give the data set's with --answers FILE.")
-    state = join_processes(args)
     candidates = read_answers(args.answers)
     types = None if args.question_types is None else read_question_types(args.question_types)
     records = load_question_records(args.data, root=args.root, split=args.split)
@@ -64,9 +63,8 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         autocast_dtype=autocast_dtype(args),
     )
+    output = args.output or default_output(args, f"vqa-{scores.protocol['frames']}frames")
     if state.is_main_process:
-        output = args.output or default_output(args, f"vqa-{scores.protocol['frames']}frames")
-        output.mkdir(parents=True, exist_ok=True)
         rows = zip(scores.question_ids, scores.questions, scores.answers, scores.predictions, strict=True)
         write_csv(output / "answers.csv", ["question_id", "question", "answer", "prediction"], rows)
         write_report(
@@ -81,10 +79,7 @@ def run(args: argparse.Namespace) -> int:
             {"accuracy": scores.accuracy, "accuracy_by_type": scores.accuracy_by_type},
         )
         print_table(scores)
-        print(f"written to {output}")
-    state.wait_for_everyone()
-    state.destroy_process_group()
-    return 0
+    return output
 
 
 def print_table(scores: Any) -> None:
@@ -96,10 +91,4 @@ def print_table(scores: Any) -> None:
     print(f"  {'accuracy':<22}{scores.accuracy:6.2f} %")
     for kind, accuracy in scores.accuracy_by_type.items():
         print(f"    {kind:<20}{accuracy:6.2f} %  of {scores.types.count(kind)}")
-    if scores.skipped:
-        reasons = collections.Counter(video.reason for video in scores.skipped).most_common()
-        listed = ", ".join(f"{reason} {number}" for reason, number in reasons)
-        print(
-            f"  counted as wrong: {scores.predictions.count(None)} questions about {len(scores.skipped)} videos that "
-            f"can't be read ({listed})"
-        )
+    print_skipped(scores.skipped, f"counted as wrong: {scores.predictions.count(None)} questions about")

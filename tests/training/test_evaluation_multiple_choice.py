@@ -107,7 +107,10 @@ def test_command_and_wrong_tables(data, model, tmp_path, capsys):
     expected = evaluate_multiple_choice(tiny_retrieval_model(), processor, records, num_workers=0)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["metrics"] == {"accuracy": expected.accuracy} and results["dataset"]["num_skipped"] == 1
-    assert f"{expected.accuracy:6.2f} %" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert f"{expected.accuracy:6.2f} %" in printed[-3]
+    assert printed[-2] == "  counted as wrong: 1 videos that can't be read (not_a_video 1)"
+    assert printed[-1] == f"written to {tmp_path / 'out'}"
     rows = json.loads(data.read_text())
     for wrong, message in ({"answer": 5}, "no place"), ({"caption": "a man"}, "no place"):
         path = data.with_name("wrong.json")
