@@ -24,12 +24,13 @@ from modeling_umt.labels_umt import k710_rows, load_labels
 from modeling_umt.modeling_umt import UMTPreTrainedModel
 from processing_umt import UMTVideoProcessor
 from processing_umt.augmentation_umt import augment_for_finetuning
-from processing_umt.frame_sampling_umt import sample_clips, sample_training_clip
+from processing_umt.frame_sampling_umt import sample_training_clip
 
 from .finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from .inference import processor_of_config
 from .presets import FROZEN_ENCODER, apply_preset, preset_config
 from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .run_clips import data_seed, evaluation_clips, training_crop
 from .run_to_end import save_with_card, train_to_end
 from .video_dataset import VideoClipDataset
 from .video_records import load_video_records
@@ -150,10 +151,6 @@ def load_records(run: FineTuningRun, args: UMTFineTuningArguments) -> tuple[Data
     return records, eval_records, class_names
 
 
-def data_seed(args: UMTFineTuningArguments) -> int:
-    return args.seed if args.data_seed is None else args.data_seed
-
-
 def check_labels(records: Dataset | IterableDataset, num_classes: int | None, purpose: str) -> Counter[int]:
     """How often each label occurs; a ValueError if the videos are no table, or one has no label or none of a class."""
     if not isinstance(records, Dataset):
@@ -223,35 +220,19 @@ def make_datasets(
     processor: UMTVideoProcessor,
 ) -> tuple[VideoClipDataset, VideoClipDataset | None]:
     """Augmented training clips, and single centre views of the evaluation videos if there are any."""
-    if not isinstance(config.image_size, int):
-        raise ValueError(f"Training crops are square, but `image_size` is {config.image_size}; give one number.")
     train_dataset = VideoClipDataset(
         train_records,
         num_frames=config.num_frames,
         sample_frames=partial(sample_training_clip, sampling=run.sampling),
-        transform=partial(augment_for_finetuning, size=config.image_size, flip=run.flip),
+        transform=partial(augment_for_finetuning, size=training_crop(config), flip=run.flip),
         seed=data_seed(args),
         num_views_per_video=args.views_per_video,
     )
     if eval_records is None:
         return train_dataset, None
-    return train_dataset, VideoClipDataset(
-        eval_records,
-        num_frames=config.num_frames,
-        sample_frames=partial(validation_frames, sampling=run.sampling),
-        transform=partial(validation_view, processor=processor),
-        seed=data_seed(args),
+    return train_dataset, evaluation_clips(
+        eval_records, config.num_frames, processor, run.sampling, seed=data_seed(args)
     )
-
-
-def validation_frames(num_video_frames: int, num_frames: int, generator: np.random.Generator, sampling: str):
-    """The frames of a single test view; nothing is drawn."""
-    return sample_clips(num_video_frames, num_frames, sampling=sampling)[0]
-
-
-def validation_view(frames: np.ndarray, generator: np.random.Generator, processor: UMTVideoProcessor) -> torch.Tensor:
-    """The centre crop of a clip (T, C, H, W), normalised; nothing is drawn."""
-    return processor(frames, return_tensors="pt")["pixel_values_videos"][0]
 
 
 # --- model ----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from .estimate import PUBLISHED_TEACHERS, describe_cost, estimate_pretraining
 from .inference import processor_of_config
 from .pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .run_clips import data_seed, training_clips, training_crop
 from .run_to_end import save_with_card, train_to_end
 from .teaching import TOKEN_SELECTIONS, check_teacher_fits
 from .video_dataset import VideoClipDataset
@@ -134,24 +135,15 @@ def load_clips(
     run: PreTrainingRun, student: UMTConfig, args: UMTPreTrainingArguments
 ) -> VideoClipDataset | StreamedClipDataset:
     """Stage-1 training clips: a random frame of each segment, multi-scale crop, flip (method, 7)."""
-    if not isinstance(student.image_size, int):
-        raise ValueError(f"Training crops are square, but `image_size` is {student.image_size}; give one number.")
-    records = load_video_records(run.data, root=run.data_root, streaming=run.streaming)
-    options = {
-        "num_frames": student.num_frames,
-        "sample_frames": partial(sample_training_clip, sampling="segments"),
-        "transform": partial(augment_for_pretraining, size=student.image_size),
-        "seed": args.seed if args.data_seed is None else args.data_seed,
-    }
-    if hasattr(records, "__len__"):
-        return VideoClipDataset(records, **options)
-    return StreamedClipDataset(
-        records,
-        samples_per_epoch=run.samples_per_epoch,
-        batch_size=args.train_batch_size,
-        process_index=args.process_index,
-        num_processes=args.world_size,
-        **options,
+    crop = training_crop(student)
+    return training_clips(
+        load_video_records(run.data, root=run.data_root, streaming=run.streaming),
+        args,
+        run.samples_per_epoch,
+        num_frames=student.num_frames,
+        sample_frames=partial(sample_training_clip, sampling="segments"),
+        transform=partial(augment_for_pretraining, size=crop),
+        seed=data_seed(args),
     )
 
 

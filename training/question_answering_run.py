@@ -10,10 +10,10 @@ from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 
-from .finetuning_run import validation_frames, validation_view
 from .question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
 from .question_records import load_question_records, read_answers
 from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .run_clips import data_seed, evaluation_clips, training_crop
 from .run_to_end import save_with_card, train_to_end
 from .video_dataset import VideoClipDataset
 from .video_text_run import load_stage2
@@ -88,7 +88,7 @@ def finetune_question_answering(recipe: str, overrides: list[str]) -> UMTQuestio
         processing_class=processor,
         candidates=read_answers(run.answers) if is_evaluated else (),
         k=run.scored,
-        train_dataset=load_training_clips(run, args, model.config.vision_config.image_size),
+        train_dataset=load_training_clips(run, args, training_crop(model.config.vision_config)),
         eval_dataset=load_evaluation_clips(run, processor) if is_evaluated else None,
     )
     trainer.run = run
@@ -109,10 +109,7 @@ def load_model(run: QuestionAnsweringRun) -> UMTForVideoQuestionAnswering:
         raise ValueError(
             f"{run.init_from} is no stage-2 model (UMTForVideoTextPreTraining), which answers start from."
         )
-    model = UMTForVideoQuestionAnswering.from_video_text(start, **fields)
-    if not isinstance(model.config.vision_config.image_size, int):
-        raise ValueError(f"Training crops are square, but `image_size` is {model.config.vision_config.image_size}.")
-    return model
+    return UMTForVideoQuestionAnswering.from_video_text(start, **fields)
 
 
 def load_processor(run: QuestionAnsweringRun, vision: UMTConfig) -> UMTProcessor:
@@ -138,15 +135,11 @@ def load_training_clips(
         num_frames=run.num_frames,
         sample_frames=partial(sample_training_clip, sampling="middle"),
         transform=partial(augment_for_video_text, size=image_size, flip=run.flip),
-        seed=args.seed if args.data_seed is None else args.data_seed,
+        seed=data_seed(args),
     )
 
 
 def load_evaluation_clips(run: QuestionAnsweringRun, processor: UMTProcessor) -> VideoClipDataset:
     """Clips of the evaluation's questions as the processor makes them; nothing is drawn."""
-    return VideoClipDataset(
-        load_question_records(run.eval_data or run.data, root=run.data_root, split=run.eval_split),
-        num_frames=run.num_frames,
-        sample_frames=partial(validation_frames, sampling="middle"),
-        transform=partial(validation_view, processor=processor.video_processor),
-    )
+    records = load_question_records(run.eval_data or run.data, root=run.data_root, split=run.eval_split)
+    return evaluation_clips(records, run.num_frames, processor.video_processor)

@@ -33,6 +33,7 @@ from .captioned_records import CaptionedRecords
 from .evaluation_retrieval import RetrievalSet, evaluate_retrieval, retrieval_set
 from .finetuning import checkpoint_first_blocks
 from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .run_clips import data_seed, training_crop
 from .run_to_end import save_with_card, train_to_end
 from .video_dataset import VideoClipDataset
 from .video_records import load_video_records
@@ -160,9 +161,7 @@ def finetune_retrieval(recipe: str, overrides: list[str]) -> UMTRetrievalTrainer
             raise ValueError(f"No `{key}` given; say --{key} ...")
     set_seed(args.seed)
     model = load_retrieval_model(run)
-    image_size = model.config.vision_config.image_size
-    if not isinstance(image_size, int):
-        raise ValueError(f"Training crops are square, but `image_size` is {image_size}; give one number.")
+    image_size = training_crop(model.config.vision_config)
     if run.checkpoint_video:
         checkpoint_first_blocks(model.video_text.vision_model, model.config.vision_config.num_hidden_layers)
     eval_set = load_evaluation_set(run)
@@ -173,7 +172,7 @@ def finetune_retrieval(recipe: str, overrides: list[str]) -> UMTRetrievalTrainer
         args=args,
         run=run,
         processing_class=load_retrieval_processor(run, image_size),
-        train_dataset=load_training_pairs(run, args.seed if args.data_seed is None else args.data_seed, image_size),
+        train_dataset=load_training_pairs(run, data_seed(args), image_size),
         eval_dataset=eval_set,
     )
     train_to_end(trainer)

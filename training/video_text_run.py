@@ -17,9 +17,9 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 from .alternating_clips import AlternatingClips, AlternatingStreams
 from .captioned_records import load_captioned_records
 from .estimate_video_text import PUBLISHED_TEXTS, describe_video_text_cost, estimate_pair
-from .finetuning_run import validation_frames, validation_view
 from .pretraining_run import PreTrainingRun, load_student, load_teacher, size_teacher
 from .recipes import config_fields, for_this_machine, json_mapping, parse_recipe, read_recipe
+from .run_clips import data_seed, evaluation_clips, training_clips, training_crop
 from .run_to_end import save_with_card, train_to_end
 from .teaching import TOKEN_SELECTIONS
 from .video_dataset import VideoClipDataset
@@ -96,11 +96,10 @@ def pretrain_video_text(recipe: str, overrides: list[str]) -> UMTVideoTextTraine
     set_seed(args.seed)
     model = load_video_text_model(run)
     vision = model.config.vision_config
-    if not isinstance(vision.image_size, int):
-        raise ValueError(f"Training crops are square, but `image_size` is {vision.image_size}; give one number.")
+    crop = training_crop(vision)
     teacher = load_teacher(run, vision) if model.config.uta_weight > 0 else None
     processor = UMTProcessor.from_bert(
-        run.text, num_frames=vision.num_frames, image_size=vision.image_size, max_text_length=run.max_text_length
+        run.text, num_frames=vision.num_frames, image_size=crop, max_text_length=run.max_text_length
     )
     if run.eval_data is not None and args.eval_strategy == IntervalStrategy.NO:
         args.eval_strategy = IntervalStrategy.EPOCH
@@ -109,7 +108,7 @@ def pretrain_video_text(recipe: str, overrides: list[str]) -> UMTVideoTextTraine
         teacher=teacher,
         args=args,
         processing_class=processor,
-        train_dataset=load_training_clips(run, args, vision.image_size),
+        train_dataset=load_training_clips(run, args, crop),
         eval_dataset=load_evaluation_clips(run, processor),
     )
     trainer.run = run
@@ -147,7 +146,6 @@ def load_stage2(name: str, fields: dict[str, object]) -> UMTForVideoTextPreTrain
 
 def load_training_clips(run: VideoTextRun, args: UMTVideoTextArguments, image_size: int) -> Dataset:
     """Augmented clips of all corpora: images and videos in turn if there are both (method, 16)."""
-    seed = args.seed if args.data_seed is None else args.data_seed
     kinds = (
         (run.image_data, run.image_root, 1, run.images_per_epoch),
         (run.video_data, run.video_root, run.num_frames, run.videos_per_epoch),
@@ -157,24 +155,16 @@ def load_training_clips(run: VideoTextRun, args: UMTVideoTextArguments, image_si
         if not sources:
             continue
         records = load_captioned_records(sources, roots, positives=run.positives, streaming=run.streaming)
-        options = {
-            "num_frames": num_frames,
-            "sample_frames": partial(sample_training_clip, sampling="middle"),
-            "transform": partial(augment_for_video_text, size=image_size),
-            "seed": seed + number,
-            "images": number == 0,
-        }
-        if hasattr(records, "__len__"):
-            parts.append(VideoClipDataset(records, **options))
-            continue
         parts.append(
-            StreamedClipDataset(
+            training_clips(
                 records,
-                samples_per_epoch=samples_per_epoch,
-                batch_size=args.train_batch_size,
-                process_index=args.process_index,
-                num_processes=args.world_size,
-                **options,
+                args,
+                samples_per_epoch,
+                num_frames=num_frames,
+                sample_frames=partial(sample_training_clip, sampling="middle"),
+                transform=partial(augment_for_video_text, size=image_size),
+                seed=data_seed(args) + number,
+                images=number == 0,
             )
         )
     if len(parts) == 1:
@@ -193,12 +183,8 @@ def load_evaluation_clips(run: VideoTextRun, processor: UMTProcessor) -> VideoCl
     if run.eval_data is None:
         return None
     roots = [] if run.eval_root is None else [run.eval_root]
-    return VideoClipDataset(
-        load_captioned_records([run.eval_data], roots, positives="video"),
-        num_frames=run.num_frames,
-        sample_frames=partial(validation_frames, sampling="middle"),
-        transform=partial(validation_view, processor=processor.video_processor),
-    )
+    records = load_captioned_records([run.eval_data], roots, positives="video")
+    return evaluation_clips(records, run.num_frames, processor.video_processor)
 
 
 def estimate_run(recipe: str, overrides: list[str]) -> str:

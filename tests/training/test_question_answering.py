@@ -18,9 +18,9 @@ from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 from training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer, cli
 from training.evaluation_vqa import evaluate_questions
-from training.finetuning_run import validation_frames, validation_view
 from training.question_answering import QuestionCollator, accuracy
 from training.question_records import load_question_records
+from training.run_clips import evaluation_clips
 from training.video_dataset import VideoClipDataset
 
 
@@ -124,12 +124,7 @@ def test_evaluation_is_that_of_umt_evaluate(tmp_path, data, processor):
     rows = [row | {"video": str(data / row["video"])} for row in rows if row["video"] != "clip1.mp4"]
     whole.write_text(json.dumps(rows))
     records = load_question_records(whole)
-    dataset = VideoClipDataset(
-        records,
-        num_frames=2,
-        sample_frames=partial(validation_frames, sampling="middle"),
-        transform=partial(validation_view, processor=processor.video_processor),
-    )
+    dataset = evaluation_clips(records, 2, processor.video_processor)
     candidates = ANSWERS[1:]  # one of the right answers is not among them
     trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=candidates)
     metrics = trainer.evaluate()
