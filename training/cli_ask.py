@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 
-from .inference import load_model
+from .inference import add_loading_arguments, load_model
 
 HELP = "answer a question about a video"
 
@@ -22,13 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="answers to print")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they are saved)"
-    )
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code from the model's repository, if it is no UMT model"
-    )
+    add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from .inference import load_video_text_model
+from .inference import add_loading_arguments, load_video_text_model
 
 HELP = "find moments of videos by a text"
 
@@ -42,13 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-workers", type=int, metavar="N", help="decoding processes (default: one per CPU core of the machine)"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they are saved)"
-    )
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code from the model's repository, if it is no UMT model"
-    )
+    add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,6 +25,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", required=True, help="model folder, or its id on the Hub")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="clips that pass the model at once")
+    add_loading_arguments(parser)
+
+
+def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say how the model is loaded."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they are saved)"
@@ -59,7 +64,7 @@ def load_model(auto_class: Any, args: argparse.Namespace, purpose: str) -> Any:
 
     Args:
         auto_class: `AutoModel` or one of its kin.
-        args: parsed arguments of `add_model_arguments`.
+        args: parsed arguments of `add_loading_arguments`, and `model`.
         purpose: what the command does with the model, for the error.
 
     Raises:
