@@ -14,6 +14,8 @@ from typing import Any
 
 import torch.distributed
 
+from .whole_files import written_whole
+
 _MIN_ATTEMPTS = 200  # before them a share says little; at an epoch's end all count
 _MAX_NAMES = 10_000
 
@@ -119,13 +121,10 @@ class BrokenVideoLog:
         return summary
 
     def _write(self, report: Path) -> None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        temporary = report.with_name(report.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with written_whole(report) as temporary, temporary.open("w", encoding="utf-8") as file:
             for (name, reason), number in self.counts.most_common():
                 line = {"video": name, "reason": reason, "attempts": number}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        os.replace(temporary, report)
 
 
 class TooManyBrokenVideosError(ValueError):

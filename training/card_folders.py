@@ -5,13 +5,13 @@ Not of the paper. Unusual: JSON files are compared by their values, which no cha
 """
 
 import json
-import os
 from pathlib import Path
 
 from .card_template import CARDS_FOLDER, table
 from .checkpoint_registry import CheckpointRow, checkpoint_row, count_parameters, read_registry, row_config, row_names
 from .published_card import published_scores, repository_files
 from .reproducibility import reproducibility_page
+from .whole_files import written_whole
 
 LIST_HEAD = """\
 # Published checkpoints
@@ -72,10 +72,8 @@ def build_cards(root: Path) -> list[str]:
         if name not in files:
             path.unlink()
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(files[name], encoding="utf-8")
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.write_text(files[name], encoding="utf-8")
     return stale
 
 

@@ -8,6 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from .whole_files import written_whole
+
 HELP = "turn an official UMT checkpoint into a folder that Transformers loads, or back"
 
 
@@ -88,8 +90,7 @@ def write_official(model_path: str, output: Path, dtype) -> int:
     if model_class is None:
         raise UnsupportedCheckpointError(f"{model_path} holds {architectures[0]}, which is no class of this package.")
     state = official_state_dict(model_class.from_pretrained(model_path, dtype=dtype))
-    temporary = output.with_name(output.name + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, output)
+    with written_whole(output) as temporary:
+        torch.save(state, temporary)
     print(f"{output}: {len(state)} tensors in the official layout, {dtype}")
     return 0

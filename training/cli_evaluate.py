@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .inference import load_model, load_processor
+from .whole_files import written_whole
 
 HELP = "measure a model on labelled or captioned videos"
 TASKS = ("classification", "retrieval", "vqa", "multiple-choice")
@@ -311,10 +312,8 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> N
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _version(package: str) -> str | None:

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .whole_files import written_whole
+
 FILE_NAME = "ema.safetensors"
 
 
@@ -54,9 +56,8 @@ class WeightAverage:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the average into a checkpoint's folder."""
-        path = Path(folder) / FILE_NAME
-        save_file(self.average, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        with written_whole(Path(folder) / FILE_NAME) as temporary:
+            save_file(self.average, temporary)
 
     def load(self, folder: str | os.PathLike) -> None:
         """Read the average of a checkpoint; a ValueError if it has none, or one of another model."""

@@ -8,13 +8,14 @@ Unusual:
   a parameter without a gradient is left alone by every PyTorch optimiser, weight decay and momentum included.
 """
 
-import os
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from transformers import TrainerCallback
+
+from .whole_files import written_whole
 
 
 class NonFiniteLossError(ValueError):
@@ -89,7 +90,6 @@ class NonFiniteGuard(TrainerCallback):
 
     def save_batches(self, flagged: "FlaggedStep") -> Path:
         """Write this process's micro-batches, tensors named `<number>.<input>`, to a safetensors file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         process = self.accelerator.process_index
         path = self.folder / f"nonfinite-step{flagged.step}-process{process}.safetensors"
         tensors = {
@@ -98,8 +98,8 @@ class NonFiniteGuard(TrainerCallback):
             for name, value in inputs.items()
             if isinstance(value, torch.Tensor)
         }
-        save_file(tensors, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        with written_whole(path) as temporary:
+            save_file(tensors, temporary)
         return path
 
 

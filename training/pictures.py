@@ -5,14 +5,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from .whole_files import written_whole
+
 INK, FAINT, PAPER = (40, 40, 40), (120, 120, 120), (255, 255, 255)
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
     """Writes a PNG, its folder too; the file appears when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    picture.save(temporary, "PNG", optimize=True)
-    os.replace(temporary, path)
-    return path
+    with written_whole(path) as temporary:
+        picture.save(temporary, "PNG", optimize=True)
+    return Path(path)

@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from .whole_files import written_whole
+
 
 @dataclass(frozen=True)
 class Text:
@@ -80,10 +82,8 @@ def write_page(path: str | os.PathLike, title: str, sections: Sequence[Section])
     path = Path(path)
     body = "\n".join(_section(section, path.parent) for section in sections)
     content = _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
     return path
 
 

@@ -24,6 +24,7 @@ from .cli_embed import time_windows
 from .inference import batches
 from .run_page import Picture, Section, Table, Text, write_page
 from .search_index import SearchIndex
+from .whole_files import written_whole
 
 STRIP_FRAMES = 4
 STRIP_HEIGHT, STRIP_GAP = 160, 4  # pixels
@@ -144,9 +145,8 @@ def write_search_page(
             print(f"umt search: {error}", file=sys.stderr)
             continue
         picture = folder / f"{number:03}.jpg"
-        temporary = picture.with_suffix(".tmp")
-        strip.save(temporary, "JPEG", quality=85)
-        os.replace(temporary, picture)
+        with written_whole(picture) as temporary:
+            strip.save(temporary, "JPEG", quality=85)
         pictures.append(Picture(picture, f"{number}. {name}, {span}"))
     model = index.manifest.model
     found = Text(f"Found in {index.videos} by {model.name}{f' ({model.revision})' if model.revision else ''}.")

@@ -38,6 +38,7 @@ from processing_umt import VideoDecodeError
 
 from .cli_embed import read_windows
 from .inference import batches, list_video_files
+from .whole_files import written_whole
 
 FORMAT = 1
 FOLDER = ".umt-index"  # in the folder of videos
@@ -223,9 +224,8 @@ class SearchIndex:
                 metric_type=faiss.METRIC_INNER_PRODUCT,
                 train_size=min(len(table), 64 * cells),
             )
-            temporary = path.with_name(path.name + ".tmp")
-            table.save_faiss_index("embedding", temporary)
-            os.replace(temporary, path)
+            with written_whole(path) as temporary:
+                table.save_faiss_index("embedding", temporary)
         inverted = table.get_index("embedding").faiss_index
         inverted.nprobe = max(1, inverted.nlist // 8)
         similarities, rows = inverted.search(vector[None], number)
@@ -394,6 +394,5 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     fields = asdict(manifest)
     fields["model"] = manifest.model._asdict()
     fields["broken"] = {video: facts._asdict() for video, facts in manifest.broken.items()}
-    temporary = folder / "index.json.tmp"
-    temporary.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "index.json")
+    with written_whole(folder / "index.json") as temporary:
+        temporary.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -32,6 +32,7 @@ from .run_pictures import CurvePicture
 from .step_timer import StepTimer
 from .video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from .video_stream import StreamedClipDataset
+from .whole_files import written_whole
 
 
 @dataclass
@@ -262,9 +263,8 @@ class UMTTrainer(Trainer):
     ) -> None:
         """Write `README.md` into `output_dir`, as `model_card` makes it; pushing to the Hub calls this."""
         if self.is_world_process_zero():
-            path = os.path.join(self.args.output_dir, "README.md")
-            self.model_card(self, model_name, license, tags).save(path + ".tmp")
-            os.replace(path + ".tmp", path)
+            with written_whole(os.path.join(self.args.output_dir, "README.md")) as temporary:
+                self.model_card(self, model_name, license, tags).save(temporary)
 
     def describe_run(self, num_training_steps: int) -> str:
         """What a run is about to do, in a few lines: batch, rates, schedule, parameter groups."""
