@@ -1,4 +1,4 @@
-"""Fine-tuning presets side by side: full, lora, attentive and linear, from nothing, on generated motion clips.
+"""Fine-tuning presets side by side, and what the defaults for little data give, on generated motion clips.
 
 One command makes the clips (`training.motion_clips`: eight directions of motion, of which a single frame says
 nothing), trains a tiny CLIP on their frames and captions, pre-trains a tiny UMT on clips without labels with the CLIP
@@ -10,7 +10,10 @@ the clips. Each preset takes the learning rate of `RATES` that does best on vali
 clips choose nothing. `full` and `lora` have the head that reads frames in their order (`pooling="frames"`), `linear`
 the paper's, which averages the tokens, and `attentive` one that pools them by attention.
 
-    python -m benchmarks.finetuning_presets [--seeds 3] [--finetune-steps 400] [--output FOLDER]
+Layer decay, mixing, label smoothing, weight decay and drop path are those of the recipe `small_data`. A second table
+changes one of them at a time (`CHANGES`), for `full` at the rate that it chose.
+
+    python -m benchmarks.finetuning_presets [--seeds 3] [--finetune-steps 300] [--output FOLDER]
 
 Fine-tuning runs as many processes of one thread as there are cores: at this size they beat one with many threads.
 """
@@ -45,6 +48,7 @@ from training.motion_clips import (
     roll_and_jitter,
 )
 from training.presets import FROZEN_ENCODER, PRESETS, apply_preset, preset_config
+from training.recipes import read_recipe
 from training.tiny_runs import (
     FINETUNE_BATCH,
     classifier,
@@ -62,6 +66,18 @@ RATES = {  # peak learning rates to choose from
     "attentive": (1e-3, 3e-3),
     "linear": (3e-3, 3e-2),
 }
+RECIPE = read_recipe("small_data")
+REGULARISATION = {
+    key: RECIPE[key]
+    for key in ("layer_decay", "mixup_alpha", "cutmix_alpha", "label_smoothing_factor", "weight_decay")
+}
+CHANGES: dict[str, dict[str, float]] = {
+    "layer_decay 1": {"layer_decay": 1.0},
+    "layer_decay 0.5": {"layer_decay": 0.5},
+    "mixup_alpha 0.8, cutmix_alpha 1": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0},
+    "label_smoothing_factor 0": {"label_smoothing_factor": 0.0},
+    "drop_path_rate 0": {"drop_path_rate": 0.0},
+}
 # Seeds of the splits; labelled clips have `LABELLED` plus the run's own. Not those on which heads, rates and layer
 # decay were tried (0 and 1001).
 UNLABELLED, VALIDATION, TEST, LABELLED = 1000, 2001, 2002, 3000
@@ -73,12 +89,12 @@ class Settings:
 
     seeds: int = 3
     unlabelled: int = 6000
-    labelled: int = 400
+    labelled: int = 160
     validation: int = 400
     test: int = 800
     teacher_steps: int = 500
-    pretrain_steps: int = 1200
-    finetune_steps: int = 400
+    pretrain_steps: int = 1000
+    finetune_steps: int = 300
 
 
 def train_motion_teacher(settings: Settings, folder: Path) -> float:
@@ -105,18 +121,26 @@ def pretrain(settings: Settings, folder: Path) -> float:
     return [line["loss"] for line in trainer.state.log_history if "loss" in line][-1]
 
 
-def finetune(run: tuple[str, float, int], settings: Settings, folder: Path) -> dict[str, object]:
-    """Fine-tune the student with a preset at a peak learning rate; accuracies in percent, and cost."""
-    preset, rate, seed = run
-    fields = {"drop_path_rate": 0.1, "pooling": "frames"} | preset_config(preset)
+def finetune(run: tuple[str, str | None, float, int], settings: Settings, folder: Path) -> dict[str, object]:
+    """Fine-tune the student with a preset at a peak learning rate; accuracies in percent, and cost.
+
+    Args:
+        run: Preset, key of `CHANGES` or None, peak rate, seed.
+    """
+    preset, change, rate, seed = run
+    changed = dict(CHANGES[change]) if change else {}
+    fields = {"drop_path_rate": changed.pop("drop_path_rate", RECIPE["model"]["drop_path_rate"]), "pooling": "frames"}
+    fields |= preset_config(preset)
+    # a frozen encoder leaves the head alone to be trained, at the full rate
+    regularisation = REGULARISATION | ({"layer_decay": 1.0} if preset in FROZEN_ENCODER else {}) | changed
     model = classifier(folder / "student", DIRECTIONS, seed, **fields)
     trainer = finetuning_trainer(
         apply_preset(model, preset),
         labelled_motion_clips(*render_motion_clips(LABELLED + seed, settings.labelled), seed),
-        folder / f"{preset}-{rate:g}-{seed}",
+        folder / "-".join(map(str, run)),
         settings.finetune_steps,
         rate,
-        layer_decay=1.0 if preset in FROZEN_ENCODER else 0.3,
+        regularisation=regularisation,
         seed=seed,
     )
     started = time.perf_counter()
@@ -129,6 +153,7 @@ def finetune(run: tuple[str, float, int], settings: Settings, folder: Path) -> d
     trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     return {
         "preset": preset,
+        "change": change,
         "rate": rate,
         "seed": seed,
         "validation": validation,
@@ -155,7 +180,7 @@ def measure(settings: Settings, folder: Path, processes: int) -> dict[str, objec
         results[name] = {"last_loss": round(loss, 4), "seconds": round(time.perf_counter() - started, 1)}
         print(name, results[name], flush=True)
 
-    def finetune_all(runs: list[tuple[str, float, int]]) -> list[dict[str, object]]:
+    def finetune_all(runs: list[tuple[str, str | None, float, int]]) -> list[dict[str, object]]:
         rows = []
         for row in pool.map(partial(finetune, settings=settings, folder=folder), runs):
             print(row, flush=True)
@@ -163,14 +188,14 @@ def measure(settings: Settings, folder: Path, processes: int) -> dict[str, objec
         return rows
 
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), in_worker) as pool:
-        rows = finetune_all([(preset, rate, 0) for preset in PRESETS for rate in RATES[preset]])
+        rows = finetune_all([(preset, None, rate, 0) for preset in PRESETS for rate in RATES[preset]])
         chosen = {}
         for preset in PRESETS:
             best = max((row for row in rows if row["preset"] == preset), key=lambda row: row["validation"])
             chosen[preset] = best["rate"]
-        rows += finetune_all(
-            [(preset, chosen[preset], seed) for seed in range(1, settings.seeds) for preset in PRESETS]
-        )
+        seeds = range(settings.seeds)
+        rows += finetune_all([(preset, None, chosen[preset], seed) for seed in seeds[1:] for preset in PRESETS])
+        rows += finetune_all([("full", change, chosen["full"], seed) for seed in seeds for change in CHANGES])
     return results | {"chosen_rates": chosen, "runs": rows}
 
 
@@ -193,20 +218,30 @@ def as_markdown(results: dict) -> str:
     ]
     for preset in PRESETS:
         rate = results["chosen_rates"][preset]
-        rows = [row for row in results["runs"] if (row["preset"], row["rate"]) == (preset, rate)]
-        tests = [row["test"] for row in rows]
-        spread = f" ± {statistics.stdev(tests):.1f}" if len(tests) > 1 else ""
+        rows = [row for row in results["runs"] if (row["preset"], row["change"], row["rate"]) == (preset, None, rate)]
         cells = [
             preset,
             FROZEN_ENCODER.get(preset, "frames"),
             f"{rows[0]['trainable']:,}",
             f"{rate:g}",
-            f"{statistics.mean(tests):.1f}{spread}",
-            " / ".join(f"{test:.1f}" for test in tests),
-            f"{statistics.mean(row['validation'] for row in rows):.1f}",
+            *accuracy_cells(rows),
             f"{statistics.mean(row['seconds'] for row in rows):.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+        if preset == "full":
+            recipe_cells = accuracy_cells(rows)
+    lines += [
+        "",
+        f"`full` at {results['chosen_rates']['full']:g} with one value of the recipe `small_data` changed. The recipe "
+        f"has {', '.join(f'{key} {value:g}' for key, value in (REGULARISATION | RECIPE['model']).items())}.",
+        "",
+        "| changed | top-1 | each seed | validation |",
+        "|---|---|---|---|",
+        f"| nothing | {' | '.join(recipe_cells)} |",
+    ]
+    for change in CHANGES:
+        rows = [row for row in results["runs"] if row["change"] == change]
+        lines.append(f"| {change} | {' | '.join(accuracy_cells(rows))} |")
     teacher, student = results["teacher"], results["pretraining"]
     lines += [
         "",
@@ -214,6 +249,17 @@ def as_markdown(results: dict) -> str:
         f"s, and the student's alignment loss from 2 to {student['last_loss']:.3f} in {student['seconds']:.0f} s.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def accuracy_cells(rows: list[dict]) -> list[str]:
+    """Mean and spread of the test accuracy, each of it by seed, and the mean on validation clips."""
+    tests = [row["test"] for row in sorted(rows, key=lambda row: row["seed"])]
+    spread = f" ± {statistics.stdev(tests):.1f}" if len(tests) > 1 else ""
+    return [
+        f"{statistics.mean(tests):.1f}{spread}",
+        " / ".join(f"{test:.1f}" for test in tests),
+        f"{statistics.mean(row['validation'] for row in rows):.1f}",
+    ]
 
 
 def environment() -> dict[str, str]:

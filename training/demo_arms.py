@@ -23,6 +23,7 @@ from .pretraining_run import PreTrainingRun
 from .tiny_runs import (
     ALIGNED_LAYERS,
     GRID_SIDE,
+    NO_MIXING,
     classifier,
     finetuning_trainer,
     pretraining_trainer,
@@ -138,7 +139,7 @@ def finetune(run: ArmRun, clips: DemoClips, folder: Path, on_step: Callable[...,
         run.num_steps,
         run.learning_rate,
         # layers that start from nothing learn at the rate of the head: to slow them down would hold these arms back
-        layer_decay=1.0 if run.start is None else run.layer_decay,
+        regularisation=NO_MIXING | {"layer_decay": 1.0 if run.start is None else run.layer_decay},
         seed=run.seed,
         on_step=on_step,
         processing_class=demo_processor(clips.side),

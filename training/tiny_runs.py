@@ -8,7 +8,7 @@ Unusual, and measured: at this size eager attention is faster on a CPU than the 
 where the CPU multiplies it itself, while elsewhere it would be emulated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ PRETRAIN_BATCH = 32  # clips a step for two masks a clip: 64 student views
 FINETUNE_BATCH = 16
 GRID_SIDE = 4  # tokens along a side of a frame, whatever its pixels
 JITTER = 0.2  # of colours, in fine-tuning
+NO_MIXING = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
 
 # `logging_steps` as a share of the run
 QUIET = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 0.02}
@@ -198,7 +199,7 @@ def finetuning_trainer(
     num_steps: int,
     learning_rate: float,
     *,
-    layer_decay: float = 0.3,
+    regularisation: Mapping[str, float],
     seed: int = 0,
     on_step: OnStep | None = None,
     **options: Any,
@@ -206,6 +207,7 @@ def finetuning_trainer(
     """The trainer of a classifier, or of one that a preset was applied to: a cosine from the peak `learning_rate`.
 
     Args:
+        regularisation: More fields of `UMTFineTuningArguments`; without `NO_MIXING` two objects move in a clip.
         options: More arguments of the trainer.
     """
     args = UMTFineTuningArguments(
@@ -217,12 +219,10 @@ def finetuning_trainer(
         base_min_learning_rate=0.0,
         base_warmup_learning_rate=0.0,
         warmup_steps=max(1, num_steps // 10),
-        layer_decay=layer_decay,
-        mixup_alpha=0.0,  # two objects in a clip, moving two ways, are no clip of this world
-        cutmix_alpha=0.0,
         views_per_video=1,
         bf16=fast_bf16(),
         seed=seed,
+        **regularisation,
         **QUIET,
     )
     return UMTFineTuningTrainer(model, args, train_dataset=train_dataset, callbacks=callbacks(on_step), **options)

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from benchmarks import finetuning_presets
+from benchmarks.finetuning_presets import CHANGES
 from training.presets import PRESETS
 
 
@@ -41,9 +42,9 @@ class SameProcess:
 
 def test_every_preset_has_a_row_of_every_seed(results):
     found = json.loads((results / "finetuning_presets.json").read_text())
-    runs = {(row["preset"], row["seed"]): row for row in found["runs"]}
+    runs = {(row["preset"], row["seed"]): row for row in found["runs"] if row["change"] is None}
     assert set(runs) == {(preset, seed) for preset in PRESETS for seed in (0, 1)}
-    assert len(found["runs"]) == 2 * len(PRESETS) + 1
+    assert len(found["runs"]) == 2 * (len(PRESETS) + len(CHANGES)) + 1
     for row in found["runs"]:
         assert 0 <= row["test"] <= 100 and row["train_loss"] == pytest.approx(2.08, abs=0.5)
     trainable = [runs[preset, 0]["trainable"] for preset in ("linear", "attentive", "lora", "full")]
@@ -59,6 +60,8 @@ def best_of(row: dict) -> float:
 def test_the_table_says_what_the_figures_are(results):
     text = (results / "finetuning_presets.md").read_text()
     rows = [line for line in text.splitlines() if re.match(r"\| (full|lora|attentive|linear) \|", line)]
-    assert len(rows) == len(PRESETS) and all(line.count("±") == 1 for line in rows)
+    assert len(rows) == len(PRESETS)
+    rows += [line for line in text.splitlines() if re.match(r"\| (nothing|\w+_\w+ .*) \|", line)]
+    assert len(rows) == len(PRESETS) + 1 + len(CHANGES) and all(line.count("±") == 1 for line in rows)
     assert "chance 12.5" in text and "python -m benchmarks.finetuning_presets --unlabelled=64" in text
     assert sorted(path.name for path in results.iterdir()) == ["finetuning_presets.json", "finetuning_presets.md"]
