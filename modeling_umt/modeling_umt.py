@@ -33,10 +33,10 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .alignment_umt import UMTAlignmentDecoder, decode_and_align
 from .attention_pooling_umt import UMTAttentionPooling
 from .configuration_umt import UMTConfig, aligned_layers
 from .frame_pooling_umt import UMTFramePooling
-from .objectives_umt import unmasked_token_alignment_loss
 from .position_embeddings_umt import position_table
 from .token_selection_umt import visible_indices_from_mask
 
@@ -287,8 +287,7 @@ class UMTEncoderOutput(ModelOutput):
     Args:
         last_hidden_state (`(batch, visible, hidden_size)`): The last block's tokens, before any norm.
         position_embeddings (`(batch, visible, hidden_size)`, or `(1, tokens, hidden_size)` without a mask).
-        aligned_hidden_states: Outputs of the blocks asked for, after the norm that all of them share, (batch, visible,
-            hidden_size) each.
+        aligned_hidden_states: Outputs of the blocks asked for, before any norm, (batch, visible, hidden_size) each.
         hidden_states, attentions: See [`UMTForPreTrainingOutput`].
     """
 
@@ -379,7 +378,7 @@ class UMTModel(UMTPreTrainedModel):
         for depth, layer in enumerate(self.layers):
             hidden_states = layer(hidden_states, **kwargs)
             if depth in aligned_layers:
-                aligned.append(self.norm(hidden_states))
+                aligned.append(hidden_states)
         return UMTEncoderOutput(
             last_hidden_state=hidden_states, position_embeddings=positions, aligned_hidden_states=tuple(aligned)
         )
@@ -499,20 +498,6 @@ class UMTForPreTrainingOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class UMTAlignmentDecoder(nn.Module):
-    """One aligned layer's decoder: positions added once more, Linear, LayerNorm and, for "l2", unit length."""
-
-    def __init__(self, config: UMTConfig):
-        super().__init__()
-        self.projection = nn.Linear(config.hidden_size, config.target_dim)
-        self.norm = nn.LayerNorm(config.target_dim, eps=config.decoder_layer_norm_eps)
-        self.normalize = config.target_norm == "l2"
-
-    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        features = self.norm(self.projection(hidden_states + positions.to(hidden_states.dtype)))
-        return F.normalize(features, dim=-1) if self.normalize else features  # (B, V, F)
-
-
 class UMTForPreTraining(UMTPreTrainedModel):
     """UMT's stage-1 student: K blocks' visible tokens, normed and decoded into the teacher's feature space.
 
@@ -550,15 +535,14 @@ class UMTForPreTraining(UMTPreTrainedModel):
         """
         visible_indices = self.umt.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
         encoded = self.umt.encode(pixel_values_videos, visible_indices, self.aligned_layers, **kwargs)
-        features = [
-            decoder(state, encoded.position_embeddings)
-            for decoder, state in zip(self.decoders, encoded.aligned_hidden_states, strict=True)
-        ]
-        student_features = torch.stack(features, dim=1)  # (B, K, V, F)
-
-        loss = None
-        if target_features is not None:
-            loss = unmasked_token_alignment_loss(student_features, target_features, self.config.alignment_loss)
+        student_features, loss = decode_and_align(
+            self.config,
+            self.umt.norm,
+            self.decoders,
+            encoded.aligned_hidden_states,
+            encoded.position_embeddings,
+            target_features,
+        )
         return UMTForPreTrainingOutput(
             loss=loss,
             student_features=student_features,

@@ -25,8 +25,9 @@ from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
+from .alignment_umt import UMTAlignmentDecoder, decode_and_align
 from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig, aligned_layers
-from .modeling_umt import UMTAlignmentDecoder, UMTForPreTraining
+from .modeling_umt import UMTForPreTraining
 from .modeling_umt_text import UMTTextPredictionHead, read_bert
 from .modeling_umt_video_text import (
     TEMPERATURE_RANGE,
@@ -36,7 +37,6 @@ from .modeling_umt_video_text import (
 )
 from .objectives_umt import (
     masked_language_modeling_loss,
-    unmasked_token_alignment_loss,
     video_text_contrastive_loss,
     video_text_matching_loss,
 )
@@ -224,14 +224,16 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         # --- alignment with the teacher
         student_features = None
         if config.uta_weight > 0:
-            features = [
-                decoder(state, encoded.position_embeddings)
-                for decoder, state in zip(self.decoders, encoded.aligned_hidden_states, strict=True)
-            ]
-            student_features = torch.stack(features, dim=1)  # (B, K, V, F)
-        if config.uta_weight > 0 and target_features is not None:
-            kind = config.vision_config.alignment_loss
-            losses["uta"] = config.uta_weight * unmasked_token_alignment_loss(student_features, target_features, kind)
+            student_features, loss_uta = decode_and_align(
+                config.vision_config,
+                base.vision_model.norm,
+                self.decoders,
+                encoded.aligned_hidden_states,
+                encoded.position_embeddings,
+                target_features,
+            )
+            if loss_uta is not None:
+                losses["uta"] = config.uta_weight * loss_uta
 
         return UMTForVideoTextPreTrainingOutput(
             loss=sum(losses.values()) if losses else None,

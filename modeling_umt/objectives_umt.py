@@ -12,6 +12,8 @@ Unusual: everything is computed in float32 whatever the dtype of the features, a
 layer weighs the same.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -23,7 +25,8 @@ def unmasked_token_alignment_loss(
     Mean distance between student and teacher features.
 
     Args:
-        student_features (`torch.Tensor` of shape `(batch, K, visible, dim)`): The decoders' outputs.
+        student_features (`torch.Tensor` of shape `(batch, K, visible, dim)`): The decoders' outputs. A layer may come
+            alone, `(batch, visible, dim)`.
         target_features (`torch.Tensor` of the same shape): The teacher's features at the visible tokens.
         kind (`str`, defaults to `"l2"`):
             `"l2"`: `2 - 2 <s, t>` per token, the squared distance if both sides are unit vectors, as every published
@@ -35,12 +38,7 @@ def unmasked_token_alignment_loss(
     Raises:
         ValueError: if the shapes differ or `kind` is unknown.
     """
-    if student_features.shape != target_features.shape:
-        raise ValueError(
-            f"Student features of shape {tuple(student_features.shape)} cannot be aligned with target features of "
-            f"shape {tuple(target_features.shape)}; both must be (batch, K, visible, dim): give student and teacher "
-            "the same aligned layers, visible tokens and output dimension."
-        )
+    check_same_features(student_features.shape, target_features.shape)
     student, target = student_features.float(), target_features.float()
     if kind == "l2":
         return (2 - 2 * (student * target).sum(dim=-1)).mean()
@@ -49,6 +47,16 @@ def unmasked_token_alignment_loss(
     if kind == "smooth_l1":
         return F.smooth_l1_loss(student, target)
     raise ValueError(f"Unknown alignment loss {kind!r}; choose 'l2', 'mse' or 'smooth_l1'.")
+
+
+def check_same_features(student_shape: Sequence[int], target_shape: Sequence[int]) -> None:
+    """Raise a ValueError unless student and teacher features are of the same shape."""
+    if tuple(student_shape) != tuple(target_shape):
+        raise ValueError(
+            f"Student features of shape {tuple(student_shape)} cannot be aligned with target features of shape "
+            f"{tuple(target_shape)}; both must be (batch, K, visible, dim): give student and teacher the same aligned "
+            "layers, visible tokens and output dimension."
+        )
 
 
 def video_text_contrastive_loss(

@@ -59,6 +59,7 @@ TEACHER_AUTO_MAP = {
     "AutoModel": "modeling_umt_teacher.UMTTeacherModel",
 }
 CODE = {
+    "alignment_umt.py",
     "attention_pooling_umt.py",
     "configuration_umt.py",
     "frame_pooling_umt.py",

@@ -181,8 +181,9 @@ def sharded_step(folder: Path) -> dict:
 
     mesh = init_device_mesh("cpu", (get_world_size(),))
     student = make_student()
-    for layer in student.umt.layers:
-        fully_shard(layer, mesh=mesh)
+    # norm and decoders too, which the backward pass calls once more
+    for part in [*student.umt.layers, student.umt.norm, *student.decoders]:
+        fully_shard(part, mesh=mesh)
     fully_shard(student, mesh=mesh)
     assert all(isinstance(parameter, DTensor) for parameter in student.parameters())
     assert student.umt.layers[0].mlp.fc1.weight.to_local().shape[0] == 64 // get_world_size()
