@@ -33,8 +33,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_umt import UMTTeacherConfig, aligned_layers
-from .modeling_umt import UMTMLP, eager_attention_forward, parts_are_faster, unfused_attention_forward
 from .token_selection_umt import visible_indices_from_mask
+from .transformer_block_umt import UMTMLP, eager_attention_forward, parts_are_faster, unfused_attention_forward
 
 
 @dataclass

@@ -28,7 +28,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_umt import UMTTextConfig
-from .modeling_umt import eager_attention_forward
+from .transformer_block_umt import eager_attention_forward
 
 
 class UMTTextEmbeddings(nn.Module):

@@ -67,6 +67,13 @@ CODE = {
     "objectives_umt.py",
     "position_embeddings_umt.py",
     "token_selection_umt.py",
+    "transformer_block_umt.py",
+}
+TEACHER_CODE = {
+    "configuration_umt.py",
+    "modeling_umt_teacher.py",
+    "token_selection_umt.py",
+    "transformer_block_umt.py",
 }
 SHARED_CODE = f"""
 import json, torch, transformers
@@ -170,7 +177,7 @@ def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> 
 
 def check_repository(files: dict[str, bytes], kind: str) -> None:
     """Weights, all of the code and the whole `auto_map`; the head's architecture is named."""
-    code = CODE | {"modeling_umt_teacher.py"} if kind == "teacher" else CODE
+    code = TEACHER_CODE if kind == "teacher" else CODE
     assert files.keys() >= code | {"config.json", "model.safetensors"}
     config = json.loads(files["config.json"])
     assert config["auto_map"] == auto_map(kind)

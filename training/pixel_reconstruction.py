@@ -22,9 +22,10 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from modeling_umt import UMTConfig, UMTModel
-from modeling_umt.modeling_umt import UMTLayer, UMTPreTrainedModel
+from modeling_umt.modeling_umt import UMTPreTrainedModel
 from modeling_umt.position_embeddings_umt import position_table
 from modeling_umt.token_selection_umt import mask_from_visible_indices, tube_token_selection
+from modeling_umt.transformer_block_umt import UMTLayer
 
 from .tiny_runs import OnStep, callbacks, pretraining_arguments
 from .video_trainer import UMTTrainer

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
-from modeling_umt.modeling_umt import drop_path
 from modeling_umt.position_embeddings_umt import position_table
+from modeling_umt.transformer_block_umt import drop_path
 
 
 def tiny(**fields) -> UMTConfig:
@@ -127,7 +127,8 @@ def test_drop_path_grows_linearly_from_none_and_branches_draw_alone(monkeypatch)
     model = build(UMTModel, num_hidden_layers=5, drop_path_rate=0.4).train()
     assert [layer.drop_path_rate for layer in model.layers] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     rates = []
-    monkeypatch.setattr("modeling_umt.modeling_umt.drop_path", lambda branch, rate: rates.append(rate) or branch)
+    drawn = "modeling_umt.transformer_block_umt.drop_path"
+    monkeypatch.setattr(drawn, lambda branch, rate: rates.append(rate) or branch)
     model(clips())
     assert rates == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4])
 

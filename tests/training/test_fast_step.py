@@ -15,7 +15,7 @@ from tiny_pretraining import (
     write_videos,
 )
 
-from modeling_umt.modeling_umt import eager_attention_forward, parts_are_faster
+from modeling_umt.transformer_block_umt import eager_attention_forward, parts_are_faster
 from training.nonfinite_guard import NonFiniteLossError
 from training.video_records import load_video_records
 
