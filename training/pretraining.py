@@ -77,8 +77,10 @@ class UMTPreTrainingTrainer(TaughtTrainer):
         with self.timer("teacher" if model.training else "evaluation"):  # log lines tell of training steps
             num_masks = self.args.num_masks_per_clip
             visible_indices, targets = self.teach(clips, inputs["sample_seeds"], self.args.mask_ratio, num_masks)
+        # a clip for each of its masks, side by side; no copy for a single one
+        views = clips[:, None].expand(-1, num_masks, -1, -1, -1, -1).flatten(0, 1)
         outputs = model(
-            pixel_values_videos=clips.repeat_interleave(num_masks, dim=0),
+            pixel_values_videos=views,
             visible_indices=visible_indices,
             target_features=targets,
         )
