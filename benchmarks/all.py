@@ -32,11 +32,14 @@ RUNS = {  # device → name of the result → arguments
         "stage2_b16_cpu": "training_steps --task stage2 --size b16 --batch 4",
         "rerank_l16_bfloat16_cpu": "rerank --size l16 --texts 16 --videos 1",
         "rerank_l16_float32_cpu": "rerank --size l16 --texts 16 --videos 1 --dtype float32",
+        "largest_batch_b16_bfloat16_cpu": "largest_batch --size b16 --batches 4 8",
         "data_loop": "data_loop",
     },
     "cuda": {
-        "stage1_l16_cuda": "stage1 --size l16 --batch 48 --rounds 20 --device cuda --largest-batch",
+        "stage1_l16_cuda": "stage1 --size l16 --batch 48 --rounds 20 --device cuda",
         "stage1_b16_cuda": "stage1 --size b16 --batch 96 --rounds 20 --device cuda",
+        "largest_batch_l16_bfloat16_cuda": "largest_batch --size l16 --device cuda",
+        "largest_batch_b16_bfloat16_cuda": "largest_batch --size b16 --device cuda",
         "encoder_l16_224_bfloat16_cuda": "encoder --size l16 --frames 8 16 32 64 --batch 8 --rounds 20 --device cuda",
         "encoder_l16_224_bfloat16_cuda_compiled": "encoder --size l16 --frames 8 16 32 64 --batch 8 --rounds 20 "
         "--device cuda --compile --tag _compiled",

@@ -9,8 +9,9 @@ masks.
     python -m benchmarks.stage1 --size b16 --batch 2 [--device cuda] [--rounds 10] [--only fast_bfloat16 ...]
 
 Contenders: plain_float32, plain_bfloat16, plain_bfloat16_teacher, fast_float32, fast_bfloat16, fast_bfloat16_teacher,
-fast_bfloat16_2masks, fast_bfloat16_4masks, fast_bfloat16_compiled, adamw_loop, adamw_fused. FLOPs are the useful ones,
-counted by `training/estimate.py`, the same for all that do the same.
+fast_bfloat16_2masks, fast_bfloat16_4masks, fast_bfloat16_compiled, fast_float32_at_once and fast_bfloat16_at_once,
+which keep all aligned layers for the backward pass, adamw_loop, adamw_fused. FLOPs are the useful ones, counted by
+`training/estimate.py`, the same for all that do the same. `benchmarks/largest_batch.py` tells which batch fits.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch
 
 from modeling_umt import UMTForPreTraining, UMTTeacherModel
+from modeling_umt.objectives_umt import unmasked_token_alignment_loss
 from modeling_umt.token_selection_umt import attention_token_selection, mask_from_visible_indices
 from training.estimate import Cost, estimate_pretraining
 from training.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
@@ -39,10 +41,23 @@ CONTENDERS = (
     "fast_bfloat16_2masks",
     "fast_bfloat16_4masks",
     "fast_bfloat16_compiled",
+    "fast_float32_at_once",
+    "fast_bfloat16_at_once",
     "adamw_loop",
     "adamw_fused",
 )
 MASK_RATIO = 0.8
+
+
+class AtOnceTrainer(UMTPreTrainingTrainer):
+    """Decodes all aligned layers and then compares them: the same loss, and all that the decoders and it need is kept
+    for the backward pass. One mask a clip."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        clips = self.pixel_values(inputs["pixel_values_videos"])
+        visible_indices, targets = self.teach(clips, inputs["sample_seeds"], self.args.mask_ratio)
+        outputs = model(pixel_values_videos=clips, visible_indices=visible_indices)
+        return unmasked_token_alignment_loss(outputs.student_features, targets)
 
 
 class FastStep:
@@ -55,6 +70,7 @@ class FastStep:
         device: Where.
         folder: The trainer's.
         compiled: With compiled blocks.
+        trainer_class: Whose step.
     """
 
     def __init__(
@@ -66,6 +82,7 @@ class FastStep:
         device: torch.device,
         folder: str,
         compiled: bool = False,
+        trainer_class: type[UMTPreTrainingTrainer] = UMTPreTrainingTrainer,
     ):
         args = UMTPreTrainingArguments(
             output_dir=folder,
@@ -75,9 +92,14 @@ class FastStep:
             torch_compile=compiled,
             report_to="none",
         )
-        self.trainer = UMTPreTrainingTrainer(model=student, teacher=teacher, args=args)
+        self.trainer = trainer_class(model=student, teacher=teacher, args=args)
         self.trainer.current_gradient_accumulation_steps = 1  # what its loop would say
         self.model = self.trainer.accelerator.prepare(self.trainer.model)
+        self.take(clips)
+
+    def take(self, clips: torch.Tensor) -> None:
+        """Make these the clips of a step."""
+        device = self.trainer.args.device
         seeds = torch.arange(len(clips), device=device)
         self.inputs = {"pixel_values_videos": clips.to(device), "sample_seeds": seeds}
 
@@ -119,8 +141,21 @@ def gradients_differ(plain: PlainStageOne, fast: FastStep) -> dict[str, float]:
     plain_loss = plain.step(clips, mask=mask)
     ours = fast.trainer.model.umt.layers[0].mlp.fc1.weight.grad
     theirs = plain.student.blocks[0].fc1.weight.grad
-    relative = ((ours - theirs).norm() / theirs.norm()).item()
-    return {"plain_loss": plain_loss, "fast_loss": loss, "relative_gradient_difference": relative}
+    return {"plain_loss": plain_loss, "fast_loss": loss, "relative_gradient_difference": relative(ours, theirs)}
+
+
+def at_once_differs(fast: FastStep, at_once: FastStep) -> dict[str, float]:
+    """Loss and gradients layer by layer and at once: how far apart they are."""
+    losses, gradients = [], []
+    for way in (fast, at_once):
+        losses.append(way.step().item())
+        gradients.append({name: tensor.grad for name, tensor in way.trainer.model.named_parameters()})
+    difference = max(relative(gradient, gradients[0][name]) for name, gradient in gradients[1].items())
+    return {"at_once_loss": losses[1], "largest_relative_gradient_difference_at_once": difference}
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).norm() / theirs.norm()).item()
 
 
 def make_contenders(
@@ -147,6 +182,10 @@ def make_contenders(
 
         contenders[f"plain_{name}"] = step(cost.training_flops(1), partial(plain_step, plain_of, videos, device))
         contenders[f"fast_{name}"] = step(cost.training_flops(1), fast.step)
+        if f"fast_{name}_at_once" in only:
+            way = FastStep(student, sizes.teacher(size), clips, dtype, device, folder, trainer_class=AtOnceTrainer)
+            agreement[name] |= at_once_differs(fast, way)
+            contenders[f"fast_{name}_at_once"] = step(cost.training_flops(1), way.step)
         if dtype == torch.float32:
             continue
         contenders[f"plain_{name}_teacher"] = step(
@@ -165,31 +204,6 @@ def make_contenders(
             optimizer = torch.optim.AdamW(student.parameters(), lr=0.0, **options)
             contenders[name] = Contender(partial(optimizer_step, student, optimizer), units=batch)
     return {name: contender for name, contender in contenders.items() if name in only}, agreement
-
-
-def largest_batch(size: str, device: torch.device, folder: str, limit: int = 1024) -> int:
-    """The most clips of a fast step in bf16 that fit on a GPU beside AdamW's state, to an eighth; at most `limit`."""
-    student = sizes.student(size).to(device)
-    moments = [torch.zeros_like(parameter) for parameter in student.parameters() for _ in range(2)]
-
-    def fits(batch: int) -> bool:
-        try:
-            FastStep(
-                student, sizes.teacher(size), sizes.clips(batch, student.config), torch.bfloat16, device, folder
-            ).step()
-        except torch.cuda.OutOfMemoryError:
-            return False
-        finally:
-            torch.cuda.empty_cache()
-        return True
-
-    batch = 8
-    while 2 * batch <= limit and fits(2 * batch):
-        batch *= 2
-    step = batch // 8
-    more = next((count for count in range(1, 8) if not fits(batch + count * step)), 8) - 1
-    del moments
-    return min(batch + more * step, limit)
 
 
 def plain_step(plain: PlainStageOne, videos: torch.Tensor, device: torch.device) -> None:
@@ -218,7 +232,6 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--matmul-side", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--largest-batch", action="store_true", help="on a GPU: also how many clips fit")
     parser.add_argument("--tag", default="", help="added to the names of the result files")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -228,10 +241,6 @@ def main(arguments: list[str] | None = None) -> dict:
         print(agreement, flush=True)
         measured = measure(contenders, device, options.rounds, options.warmup, options.matmul_side)
     remarks = {"batch": options.batch, "plain = fast": agreement}
-    if options.largest_batch:
-        del contenders
-        with tempfile.TemporaryDirectory() as folder:
-            remarks["largest batch that fits, fast_bfloat16"] = largest_batch(options.size, device, folder)
     results = {"environment": environment(device), "remarks": remarks, "contenders": measured}
     title = f"Stage 1, {options.size}, a step of {options.batch} clips, {device.type}"
     baseline = "plain_bfloat16" if "plain_bfloat16" in measured else None

@@ -7,10 +7,12 @@ import re
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_pretraining import make_student, make_teacher
 
 from benchmarks import all as all_benchmarks
-from benchmarks import data_loop, encoder, harness, rerank, sizes, stage1, training_steps
+from benchmarks import data_loop, encoder, harness, largest_batch, rerank, sizes, stage1, training_steps
 from benchmarks.plain import PlainStageOne
 from modeling_umt.token_selection_umt import mask_from_visible_indices
 
@@ -119,19 +121,47 @@ def test_stage1(tmp_path):
     assert agreement["float32"]["relative_gradient_difference"] < 1e-4
     assert agreement["bfloat16"]["fast_loss"] == pytest.approx(agreement["bfloat16"]["plain_loss"], rel=0.01)
     assert agreement["bfloat16"]["relative_gradient_difference"] < 0.05
+    for name, tolerance in (("float32", 1e-5), ("bfloat16", 0.01)):  # one aligned layer at a time, or all at once
+        found = agreement[name]
+        assert found["at_once_loss"] == pytest.approx(found["fast_loss"], rel=1e-6)
+        assert found["largest_relative_gradient_difference_at_once"] < tolerance
     assert all(f"| {name} |" in text for name in saved["contenders"])
 
 
-def test_the_largest_batch_is_the_last_that_fits(tmp_path, monkeypatch):
-    step = stage1.FastStep.step
+@given(st.integers(0, 3000), st.integers(1, 3000))
+def test_doubling_and_halving_find_the_largest_that_fits(threshold, limit):
+    tried = []
 
-    def step_of_ten(self, *args):
-        if len(self.inputs["sample_seeds"]) > 10:
-            raise torch.cuda.OutOfMemoryError
-        return step(self, *args)
+    def fits(number: int) -> bool:
+        tried.append(number)
+        return number <= threshold
 
-    monkeypatch.setattr(stage1.FastStep, "step", step_of_ten)
-    assert stage1.largest_batch("tiny", torch.device("cpu"), str(tmp_path)) == 10
+    assert largest_batch.largest(fits, limit) == min(threshold, limit)
+    assert len(tried) == len(set(tried)) <= 2 * limit.bit_length() and all(0 < number <= limit for number in tried)
+
+
+@pytest.mark.parametrize("way", largest_batch.WAYS)
+def test_the_largest_batch_is_the_last_that_fits(way, tmp_path, monkeypatch):
+    clips = sizes.clips
+
+    def clips_up_to_ten(batch, config):
+        if batch > 10:
+            raise torch.OutOfMemoryError
+        return clips(batch, config)
+
+    monkeypatch.setattr(sizes, "clips", clips_up_to_ten)
+    found = largest_batch.largest_batch(way, "tiny", torch.bfloat16, torch.device("cpu"), str(tmp_path), limit=64)
+    assert found == {"largest_batch": 10}
+
+
+def test_memory_of_steps_on_a_cpu(tmp_path):
+    arguments = ["--size=tiny", "--batches", "2", "40", "--ways", "fast"]
+    results, saved, text = run(largest_batch, tmp_path, *arguments)
+    row = results["ways"]["fast"]
+    # 40 clips of 2 frames of 64 x 64 pixels in float32 are 4 MB, and more than they are held
+    assert row["peak_bytes_of_40"] == 0 or row["peak_bytes_of_40"] > row["peak_bytes_of_2"] + 2 * 2**20
+    assert row["bytes_a_clip"] == pytest.approx((row["peak_bytes_of_40"] - row["peak_bytes_of_2"]) / 38, abs=1)
+    assert saved["ways"] == results["ways"] and "| fast |" in text and "MiB a clip" in text
 
 
 def test_encoders_of_as_many_tokens(tmp_path):
@@ -203,7 +233,9 @@ def test_every_command_of_a_whole_run_is_understood(device, tmp_path, monkeypatc
         raise Parsed(parse(self, arguments))
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    scripts = {module.__name__: module for module in (data_loop, encoder, rerank, stage1, training_steps)}
+    scripts = {
+        module.__name__: module for module in (data_loop, encoder, largest_batch, rerank, stage1, training_steps)
+    }
     to_do = all_benchmarks.commands(device, tmp_path, [])
     assert len(to_do) == len(all_benchmarks.RUNS[device])
     for name, (_, _, script, *arguments) in to_do.items():
