@@ -72,7 +72,7 @@ class DemoSettings:
     validation: int = 400
     test: int = 800
     teacher_clips: int = 4000
-    teacher_steps: int = 400
+    teacher_steps: int = 500
     pretrain_steps: int = 1000
     finetune_steps: int = 300
     long_factor: int = 7

@@ -1,7 +1,7 @@
 """Teacher, stage 1 and fine-tuning at toy scale: the runs that `umt demo` and the benchmark of presets share.
 
 The three steps of the method (arXiv 2303.16058, sections 3 and 4.2) on clips in memory, each through the package's
-public classes: a tiny CLIP learns from frames and captions; a student of its size is aligned with it without labels;
+public classes: a tiny CLIP learns from frames and captions; a student of its width is aligned with it without labels;
 a classifier, from the student's weights or from none, is fine-tuned on few labelled clips.
 
 Unusual, and measured: at this size eager attention is faster on a CPU than the fused one, and bfloat16 halves the time
@@ -97,7 +97,7 @@ def train_teacher(
 
 
 def student_config(side: int, num_frames: int, target_dim: int, **fields: Any) -> UMTConfig:
-    """A student of the tiny teacher's width and depth for clips of `side` pixels.
+    """A student of the tiny teacher's width and of four blocks, for clips of `side` pixels.
 
     Args:
         side: Pixels; a multiple of `GRID_SIDE`.
