@@ -28,7 +28,7 @@ from transformers import TrainerCallback
 from .demo import DemoSettings, check_start, machine, prepare_clips, train_teacher_step
 from .demo_arms import LAYER_DECAY, ArmRun, finetune, load_demo_teacher, pretrain
 from .demo_data import DemoClips, demo_processor
-from .demo_report import CAPTIONS, HEAD, as_text_table, minutes, replace_file
+from .demo_report import HEAD, as_text_table, describe_teacher, minutes, replace_file
 from .motion_clips import NUM_FRAMES
 from .pixel_reconstruction import pixel_trainer
 from .run_page import Section, Table, Text, write_page
@@ -78,7 +78,7 @@ def run_ablation(what: str, settings: DemoSettings, folder: Path) -> dict[str, A
     if settings.seeds > len(T_QUANTILES) + 1:
         raise ValueError(f"{settings.seeds} seeds were asked for; at most {len(T_QUANTILES) + 1} are supported.")
     check_start(settings, folder)
-    print(f"Everything is written to {folder}.\n{CAPTIONS}\n{HEAD}\n", flush=True)
+    print(f"Everything is written to {folder}.\n{describe_teacher(settings)}\n{HEAD}\n", flush=True)
     with WorkerPool(folder / "logs") as pool:
         clips = prepare_clips(settings, folder, pool)
         teacher, costs = train_teacher_step(settings, folder, pool)
@@ -102,7 +102,7 @@ def run_ablation(what: str, settings: DemoSettings, folder: Path) -> dict[str, A
     page = write_page(
         folder / "index.html",
         f"umt demo --ablate {what}",
-        [Section(TITLES[what], [Table(header, table, caption), Text(HEAD), Text(CAPTIONS)])],
+        [Section(TITLES[what], [Table(header, table, caption), Text(HEAD), Text(describe_teacher(settings))])],
     )
     print(f"\n{as_text_table(header, table)}\n\n{caption}\nIt took {minutes(seconds)}. The page is {page}.")
     return results

@@ -51,12 +51,16 @@ def describe_start(settings: Any, folder: Path) -> str:
         clips = (
             f"The clips are those of {settings.videos}, a class for each sub-folder; eight frames are read of each."
         )
-    teacher = CAPTIONS
+    return f"Everything is written to {folder}.\n{clips}\n{describe_teacher(settings)}\n{HEAD}\n"
+
+
+def describe_teacher(settings: Any) -> str:
+    """Who teaches, and from what it learnt."""
     if settings.teacher is not None:
-        teacher = f"The teacher is {settings.teacher}, at {GRID_SIDE} x {GRID_SIDE} tokens a frame."
-    elif settings.videos is not None:
-        teacher = "The teacher is a tiny CLIP that learns from generated frames and captions, not from these clips."
-    return f"Everything is written to {folder}.\n{clips}\n{teacher}\n{HEAD}\n"
+        return f"The teacher is {settings.teacher}, at {GRID_SIDE} x {GRID_SIDE} tokens a frame."
+    if settings.videos is not None:
+        return f"The teacher is a tiny CLIP that learns from generated frames, not from these clips. {CAPTIONS}"
+    return CAPTIONS
 
 
 def report(results: dict[str, Any], clips: Any, predictions: dict[str, Any], folder: Path) -> None:
@@ -260,7 +264,7 @@ def next_steps(folder: Path) -> str:
         f"  umt evaluate --model {folder}/umt --data {folder}/videos/test --clips 1 --crops 1\n"
         "  umt demo --seeds 3 --output another-demo        # three seeds of every arm\n"
         "  umt demo --videos DIR --output my-demo          # clips of your own, a sub-folder for each class\n"
-        "  umt demo --ablate masking --output ablation     # attention, random or tube masking"
+        "  umt demo --ablate masking --output ablation     # attention, random or tube masking; also masks, target"
     )
 
 
