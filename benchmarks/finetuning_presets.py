@@ -13,7 +13,7 @@ the paper's, which averages the tokens, and `attentive` one that pools them by a
 Layer decay, mixing, label smoothing, weight decay and drop path are those of the recipe `small_data`. A second table
 changes one of them at a time (`CHANGES`), for `full` at the rate that it chose.
 
-    python -m benchmarks.finetuning_presets [--seeds 3] [--finetune-steps 300] [--output FOLDER]
+    python -m benchmarks.finetuning_presets [--seeds 3] [--finetune-steps 200] [--output FOLDER]
 
 Fine-tuning runs as many processes of one thread as there are cores: at this size they beat one with many threads.
 """
@@ -89,12 +89,12 @@ class Settings:
 
     seeds: int = 3
     unlabelled: int = 6000
-    labelled: int = 160
+    labelled: int = 64
     validation: int = 400
     test: int = 800
     teacher_steps: int = 500
     pretrain_steps: int = 1000
-    finetune_steps: int = 300
+    finetune_steps: int = 200
 
 
 def train_motion_teacher(settings: Settings, folder: Path) -> float:
@@ -168,6 +168,7 @@ def in_worker() -> None:
     """Set up a process of fine-tuning runs: one thread, and no log lines between those of the others."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115, it stays open as long as the process
 
 
