@@ -216,7 +216,7 @@ def finetune_arm(
         names = [f"{one.arm}, rate {one.learning_rate:g}, seed {one.seed}" for one in plans]
         futures = []
         for name, one in zip(names, plans, strict=True):
-            futures.append(pool.submit(name, finetune, one, clips, folder / "runs" / run_name(one)))
+            futures.append(pool.submit(name, finetune, one, clips, folder / run_folder(one)))
         rows = []
         for name, future in zip(names, futures, strict=True):
             done = future.result()
@@ -228,12 +228,13 @@ def finetune_arm(
     best = max(tried, key=lambda row: row["validation"])
     rate = best["rate"]
     others = run_all([replace(plan, learning_rate=rate, seed=seed) for seed in range(1, num_seeds)])
-    os.replace(folder / "runs" / run_name(replace(plan, learning_rate=rate)), folder / plan.arm)
+    os.replace(folder / run_folder(replace(plan, learning_rate=rate)), folder / plan.arm)
     return [row | {"chosen": row is best} for row in tried] + [row | {"chosen": True} for row in others]
 
 
-def run_name(plan: ArmRun) -> str:
-    return f"{plan.arm}-rate-{plan.learning_rate:g}-seed-{plan.seed}"
+def run_folder(plan: ArmRun) -> Path:
+    """Where a run leaves its model: its card names the model by the last part, which stays when the best one moves."""
+    return Path("runs", f"rate-{plan.learning_rate:g}-seed-{plan.seed}", plan.arm)
 
 
 # --- held-out files through the pipeline -----------------------------------------------------------------------------

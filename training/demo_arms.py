@@ -159,7 +159,7 @@ def finetune(run: ArmRun, clips: DemoClips, folder: Path, on_step: Callable[...,
     for name, control in (("test", None), ("one_frame", repeat_one_frame), ("shuffled", shuffle_frames)):
         row[name] = accuracy(trainer, clips.for_evaluation("test", control))
     trainer.save_model()
-    trainer.create_model_card(model_name=run.arm)  # the folder of the chosen run is going to be called so
+    trainer.create_model_card()
     return row
 
 
