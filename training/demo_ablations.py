@@ -28,11 +28,12 @@ from transformers import TrainerCallback
 from .demo import DemoSettings, check_start, machine, prepare_clips, train_teacher_step
 from .demo_arms import LAYER_DECAY, ArmRun, finetune, load_demo_teacher, pretrain
 from .demo_data import DemoClips, demo_processor
-from .demo_report import HEAD, as_text_table, describe_teacher, minutes, replace_file
+from .demo_report import HEAD, as_text_table, describe_teacher, minutes
 from .motion_clips import NUM_FRAMES
 from .pixel_reconstruction import pixel_trainer
 from .run_page import Section, Table, Text, write_page
 from .tiny_runs import pretraining_trainer, student_config
+from .whole_files import written_whole
 from .worker_pool import WorkerPool
 
 PIXELS = "pixels"
@@ -96,7 +97,8 @@ def run_ablation(what: str, settings: DemoSettings, folder: Path) -> dict[str, A
         "seconds": round(seconds),
         "runs": rows,
     }
-    replace_file(folder / "results.json", json.dumps(results, indent=1, default=str) + "\n")
+    with written_whole(folder / "results.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8")
     header, table = ablation_table(what, rows)
     caption = describe(what, settings, clips)
     page = write_page(

@@ -19,6 +19,7 @@ from .pictures import save_picture
 from .run_page import Code, Picture, Section, Table, Text, write_page
 from .run_pictures import MASKS
 from .tiny_runs import GRID_SIDE
+from .whole_files import written_whole
 
 ARMS = {
     "umt": "UMT: aligned, then fine-tuned",
@@ -66,7 +67,8 @@ def describe_teacher(settings: Any) -> str:
 def report(results: dict[str, Any], clips: Any, predictions: dict[str, Any], folder: Path) -> None:
     """Write results, pictures and page into the folder, and print the table, the conclusion and what to do next."""
     text = json.dumps(results | {"conclusion": conclusion(results, clips)}, indent=1, default=str)
-    replace_file(folder / "results.json", text + "\n")
+    with written_whole(folder / "results.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
     save_picture(
         draw_confusion_matrix(
             predictions["matrix"], clips.class_names, f"UMT on test files, top-1 {predictions['top1']:.1f} %"
@@ -275,10 +277,3 @@ def minutes(seconds: float) -> str:
 
 def as_log(curve: Sequence[tuple[int, float]]) -> list[dict[str, float]]:
     return [{"step": step, "loss": loss} for step, loss in curve]
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file that appears when it is complete."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
