@@ -56,8 +56,9 @@ RUNS = {  # device → name of the result → arguments
 
 def commands(device: str, folder: Path, only: list[str]) -> dict[str, list[str]]:
     """What is still to be run, by the name of its result."""
+    output = [] if folder == RESULTS else ["--output", str(folder)]  # results tell their command, not where they lie
     return {
-        name: [sys.executable, "-m", *shlex.split(f"benchmarks.{arguments}"), "--output", str(folder)]
+        name: [sys.executable, "-m", *shlex.split(f"benchmarks.{arguments}"), *output]
         for name, arguments in RUNS[device].items()
         if not (folder / f"{name}.json").exists() and (not only or any(word in name for word in only))
     }
