@@ -19,7 +19,6 @@ Fine-tuning runs as many processes of one thread as there are cores: at this siz
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -59,6 +58,8 @@ from training.tiny_runs import (
     student_config,
     train_teacher,
 )
+
+from .harness import RESULTS, write
 
 RATES = {  # peak learning rates to choose from
     "full": (5e-4, 1e-3),
@@ -217,20 +218,22 @@ def as_markdown(results: dict) -> str:
         "| preset | head | trainable parameters | learning rate | top-1 | each seed | validation | seconds a run |",
         "|---|---|---|---|---|---|---|---|",
     ]
+
+    def rows_of(preset: str, change: str | None) -> list[dict]:
+        chosen = (preset, change, results["chosen_rates"][preset])
+        return [row for row in results["runs"] if (row["preset"], row["change"], row["rate"]) == chosen]
+
     for preset in PRESETS:
-        rate = results["chosen_rates"][preset]
-        rows = [row for row in results["runs"] if (row["preset"], row["change"], row["rate"]) == (preset, None, rate)]
+        rows = rows_of(preset, None)
         cells = [
             preset,
             FROZEN_ENCODER.get(preset, "frames"),
             f"{rows[0]['trainable']:,}",
-            f"{rate:g}",
+            f"{rows[0]['rate']:g}",
             *accuracy_cells(rows),
             f"{statistics.mean(row['seconds'] for row in rows):.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-        if preset == "full":
-            recipe_cells = accuracy_cells(rows)
     lines += [
         "",
         f"`full` at {results['chosen_rates']['full']:g} with one value of the recipe `small_data` changed. The recipe "
@@ -238,11 +241,9 @@ def as_markdown(results: dict) -> str:
         "",
         "| changed | top-1 | each seed | validation |",
         "|---|---|---|---|",
-        f"| nothing | {' | '.join(recipe_cells)} |",
     ]
-    for change in CHANGES:
-        rows = [row for row in results["runs"] if row["change"] == change]
-        lines.append(f"| {change} | {' | '.join(accuracy_cells(rows))} |")
+    for change in (None, *CHANGES):
+        lines.append(f"| {change or 'nothing'} | {' | '.join(accuracy_cells(rows_of('full', change)))} |")
     teacher, student = results["teacher"], results["pretraining"]
     lines += [
         "",
@@ -279,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, default in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="of fine-tuning, one thread each")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     options = vars(parser.parse_args(arguments))
     processes, output = options.pop("processes"), options.pop("output")
     with tempfile.TemporaryDirectory() as folder:
@@ -290,12 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
         "date": date.today().isoformat(),
         "environment": environment(),
     }
-    output.mkdir(parents=True, exist_ok=True)
-    for suffix, text in ((".json", json.dumps(results, indent=1) + "\n"), (".md", as_markdown(results))):
-        partial_file = output / f"finetuning_presets{suffix}.part"
-        partial_file.write_text(text)
-        os.replace(partial_file, output / f"finetuning_presets{suffix}")
-    print(as_markdown(results))
+    write(output, "finetuning_presets", results, as_markdown(results))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import torch
 
+from training.whole_files import written_whole
+
 RESULTS = Path(__file__).parent / "results"
 MATMUL = "matrix product"
 
@@ -194,9 +196,7 @@ def as_markdown(title: str, results: dict, unit: str = "clips", baseline: str | 
 
 def write(folder: Path, name: str, results: dict, page: str) -> None:
     """`<name>.json` and `<name>.md` in a folder, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".json", json.dumps(results, indent=1) + "\n"), (".md", page)):
-        partial = folder / f"{name}{suffix}.part"
-        partial.write_text(text)
-        os.replace(partial, folder / f"{name}{suffix}")
+        with written_whole(folder / f"{name}{suffix}") as temporary:
+            temporary.write_text(text)
     print(page)
