@@ -29,6 +29,8 @@ import numpy as np
 from processing_umt.frame_sampling_umt import sample_clips
 from processing_umt.video_decoding_umt import VideoReader
 
+from .harness import RESULTS, write
+
 CLIPS = {  # name -> height, width, frames, frames per second, x264 options
     "10 s, 340x256": (256, 340, 280, 28, {"crf": "23"}),
     "10 s, 340x256, no B-frames": (256, 340, 280, 28, {"crf": "23", "bf": "0"}),
@@ -187,7 +189,7 @@ def main() -> None:
     parser.add_argument("--slow-rounds", type=int, default=3, help="rounds of a reader that takes over 2 seconds")
     parser.add_argument("--clips", type=Path, help="folder that keeps the generated clips (default: a temporary one)")
     parser.add_argument("--video", nargs="*", default=[], help="more videos to measure")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # FFmpeg counts the cores it may use: one thread for all
     results = {"environment": environment(), "clips": {}}
@@ -204,12 +206,7 @@ def main() -> None:
         for name, path in paths.items():
             results["clips"][name] = measure(str(path), arguments.rounds, arguments.slow_rounds)
             print(json.dumps({name: results["clips"][name]}, indent=1), flush=True)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for suffix, text in ((".json", json.dumps(results, indent=1) + "\n"), (".md", as_markdown(results))):
-        partial = arguments.output / f"decode{suffix}.part"
-        partial.write_text(text)
-        os.replace(partial, arguments.output / f"decode{suffix}")
-    print(as_markdown(results))
+    write(arguments.output, "decode", results, as_markdown(results))
 
 
 if __name__ == "__main__":
