@@ -54,9 +54,11 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, f"{name}_steps") for name in ("teacher", "pretrain", "finetune")}
     settings = replace(settings, **{f"{name}_steps": steps for name, steps in given.items() if steps is not None})
     if args.ablate is not None:
-        from .demo_ablations import run_ablation
+        from .demo_ablations import ABLATION_STEPS, run_ablation
 
-        run_ablation(args.ablate, replace(settings, seeds=args.seeds or 3, long_seeds=0), args.output)
+        steps = args.pretrain_steps or ABLATION_STEPS
+        settings = replace(settings, seeds=args.seeds or 3, long_seeds=0, pretrain_steps=steps)
+        run_ablation(args.ablate, settings, args.output)
     else:
         run_demo(settings, args.output)
     return 0

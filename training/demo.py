@@ -2,7 +2,7 @@
 
 Clips are made (or the user's are read), a tiny CLIP learns from frames and captions, a student is aligned with it
 without labels, and the same network is fine-tuned on few labels three times: from the student, from nothing, and from
-nothing with all the time that teacher and stage 1 took spent on fine-tuning. Learning rates are chosen on validation
+nothing with the time of teacher, stage 1 and fine-tuning spent on it. Learning rates are chosen on validation
 clips; test clips choose nothing.
 
 Unusual: the conclusion is computed (`demo_report.conclude`), so that the demo can say that pre-training does not win.
@@ -10,10 +10,11 @@ The runs that do not wait for one another share the cores as processes (`worker_
 """
 
 import itertools
+import math
 import os
 import platform
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -42,7 +43,7 @@ from .demo_data import (
     read_clips,
     write_splits,
 )
-from .demo_report import describe_start, report
+from .demo_report import before, describe_start, report
 from .motion_clips import DIRECTIONS, NUM_FRAMES, SIZE
 from .tiny_runs import fast_bf16
 from .worker_pool import WorkerPool
@@ -59,7 +60,8 @@ class DemoSettings:
         unlabelled, labelled, validation, test: Generated clips; `labelled` is for each class.
         teacher_clips: Generated clips whose frames and captions the teacher learns from.
         teacher_steps, pretrain_steps, finetune_steps: Optimiser steps.
-        long_factor: Fine-tuning steps of the long arm, as a multiple of the others': what teacher and stage 1 cost.
+        long_factor: Fine-tuning steps of the long arm, as a multiple of the others': what teacher, stage 1 and
+            fine-tuning cost. With a `teacher` the multiple is measured.
         rates: Peak learning rates to choose from.
         videos: Folder of the user's class folders instead of generated clips.
         teacher: Folder or Hub id of a CLIP instead of a tiny one.
@@ -73,9 +75,9 @@ class DemoSettings:
     test: int = 800
     teacher_clips: int = 4000
     teacher_steps: int = 500
-    pretrain_steps: int = 1000
+    pretrain_steps: int = 800
     finetune_steps: int = 300
-    long_factor: int = 7
+    long_factor: int = 8
     rates: tuple[float, ...] = (5e-4, 1e-3)
     videos: Path | None = None
     teacher: str | None = None
@@ -93,7 +95,7 @@ def run_demo(settings: DemoSettings, folder: Path) -> dict[str, Any]:
         clips = prepare_clips(settings, folder, pool)
         # two chains of runs, each with one process at work until the other one is done
         from_student = chains.submit(student_chain, settings, clips, folder, pool)  # the longer one, so it goes first
-        from_nothing = scratch_chain(settings, clips, folder, pool)
+        from_nothing = scratch_chain(settings, clips, folder, pool, from_student)
         rows, costs = from_student.result()
         rows += from_nothing
         predictions = predict_files(folder / "umt", clips, pool)
@@ -197,43 +199,65 @@ def student_chain(
         f"{done.value['loss']:.3f} ({done.seconds:.0f} s)"
     )
     plan = ArmRun("umt", folder / "student", settings.finetune_steps, settings.rates[0], 0)
-    return finetune_arm(plan, settings.rates, settings.seeds, clips, folder, pool), costs
+    rows, best = choose_rate(plan, settings.rates, clips, folder, pool)
+    return rows + run_all(other_seeds(best, settings.seeds), clips, folder, pool), costs
 
 
-def scratch_chain(settings: DemoSettings, clips: DemoClips, folder: Path, pool: WorkerPool) -> list[dict[str, Any]]:
-    """The two arms from nothing; the long one has the rate that did best in trials of its length, on other clips."""
-    plan = ArmRun("scratch", None, settings.finetune_steps, settings.rates[0], 0)
-    rows = finetune_arm(plan, settings.rates, settings.seeds, clips, folder, pool)
-    plan = ArmRun("long", None, settings.long_factor * settings.finetune_steps, LONG_RATE, 0)
-    return rows + finetune_arm(plan, (LONG_RATE,), settings.long_seeds, clips, folder, pool)
-
-
-def finetune_arm(
-    plan: ArmRun, rates: Sequence[float], num_seeds: int, clips: DemoClips, folder: Path, pool: WorkerPool
+def scratch_chain(
+    settings: DemoSettings, clips: DemoClips, folder: Path, pool: WorkerPool, from_student: "Future[Any]"
 ) -> list[dict[str, Any]]:
-    """Runs of an arm at every rate with seed 0, then with the other seeds at the rate that did best on validation.
+    """Rows of the two arms from nothing.
 
-    The model of seed 0 at that rate ends in `folder / arm`. Rows of rates that were not chosen are marked so.
+    The long arm has the rate that did best in trials of its length, on other clips. Its steps take the time of
+    teacher, stage 1 and fine-tuning: a multiple that was measured beforehand, so that it need not wait, or, with a
+    teacher of the user's, what `from_student`'s runs took.
     """
+    plan = ArmRun("scratch", None, settings.finetune_steps, settings.rates[0], 0)
+    rows, best = choose_rate(plan, settings.rates, clips, folder, pool)
+    factor = settings.long_factor
+    if settings.teacher is not None:
+        theirs, costs = from_student.result()
+        factor = math.ceil((before(costs) + theirs[0]["cpu_seconds"]) / rows[0]["cpu_seconds"])
+    long = replace(plan, arm="long", num_steps=factor * settings.finetune_steps, learning_rate=LONG_RATE)
+    long_runs = [replace(long, seed=seed) for seed in range(settings.long_seeds)]
+    rows += run_all(long_runs + other_seeds(best, settings.seeds), clips, folder, pool)  # the longest run first
+    if long_runs:
+        keep(long_runs[0], folder)
+    return rows
 
-    def run_all(plans: list[ArmRun]) -> list[dict[str, Any]]:
-        names = [f"{one.arm}, rate {one.learning_rate:g}, seed {one.seed}" for one in plans]
-        futures = []
-        for name, one in zip(names, plans, strict=True):
-            futures.append(pool.submit(name, finetune, one, clips, folder / run_folder(one)))
-        rows = []
-        for name, future in zip(names, futures, strict=True):
-            done = future.result()
-            rows.append(done.value | {"cpu_seconds": round(done.cpu_seconds, 1)})
-            pool.say(f"{name}: {done.value['validation']:.1f} % of validation clips ({done.seconds:.0f} s)")
-        return rows
 
-    tried = run_all([replace(plan, learning_rate=rate) for rate in rates])
-    best = max(tried, key=lambda row: row["validation"])
-    rate = best["rate"]
-    others = run_all([replace(plan, learning_rate=rate, seed=seed) for seed in range(1, num_seeds)])
-    os.replace(folder / run_folder(replace(plan, learning_rate=rate)), folder / plan.arm)
-    return [row | {"chosen": row is best} for row in tried] + [row | {"chosen": True} for row in others]
+def choose_rate(
+    plan: ArmRun, rates: Sequence[float], clips: DemoClips, folder: Path, pool: WorkerPool
+) -> tuple[list[dict[str, Any]], ArmRun]:
+    """Rows of an arm's first seed at every rate, and the run that did best on validation clips; its model is kept."""
+    plans = [replace(plan, learning_rate=rate) for rate in rates]
+    rows = run_all(plans, clips, folder, pool)
+    best = max(rows, key=lambda row: row["validation"])
+    chosen = replace(plan, learning_rate=best["rate"])
+    keep(chosen, folder)
+    return [row | {"chosen": row is best} for row in rows], chosen
+
+
+def other_seeds(chosen: ArmRun, num_seeds: int) -> list[ArmRun]:
+    return [replace(chosen, seed=seed) for seed in range(1, num_seeds)]
+
+
+def run_all(plans: list[ArmRun], clips: DemoClips, folder: Path, pool: WorkerPool) -> list[dict[str, Any]]:
+    """Fine-tune side by side; a line when a run ends, and the rows in the order of the plans."""
+    runs = {}
+    for plan in plans:
+        name = f"{plan.arm}, rate {plan.learning_rate:g}, seed {plan.seed}"
+        runs[pool.submit(name, finetune, plan, clips, folder / run_folder(plan))] = name
+    for run in as_completed(runs):
+        done = run.result()
+        pool.say(f"{runs[run]}: {done.value['validation']:.1f} % of validation clips ({done.seconds:.0f} s)")
+    done = [run.result() for run in runs]
+    return [one.value | {"cpu_seconds": round(one.cpu_seconds, 1), "chosen": True} for one in done]
+
+
+def keep(plan: ArmRun, folder: Path) -> None:
+    """Move the model of a run to where the arm's is looked for."""
+    os.replace(folder / run_folder(plan), folder / plan.arm)
 
 
 def run_folder(plan: ArmRun) -> Path:

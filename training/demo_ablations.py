@@ -59,6 +59,7 @@ TITLES = {
     "masks": "Masks for one pass of the teacher, at equal student views",
     "target": "The teacher's features of visible tokens, or pixels of hidden ones, at equal time",
 }
+ABLATION_STEPS = 1000  # of stage 1, where the demo takes fewer
 MEASURED_STEPS = 30  # the later half counts
 # 97.5 % quantiles of Student's t by degrees of freedom
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

@@ -11,6 +11,7 @@ import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from .confusion_plot import draw_confusion_matrix
@@ -24,7 +25,7 @@ from .whole_files import written_whole
 ARMS = {
     "umt": "UMT: aligned, then fine-tuned",
     "scratch": "from scratch, as many steps",
-    "long": "from scratch, all the time",
+    "long": "from scratch, as much time",
 }
 HEAD = (
     'The head is a hidden layer over the means of the eight frames in their order, pooling="frames". It is not the '
@@ -106,14 +107,14 @@ def table_rows(results: dict[str, Any], clips: Any) -> tuple[list[str], list[lis
     rows = []
     for arm, name in ARMS.items():
         runs = [row for row in results["runs"] if row["arm"] == arm and row["chosen"]]
-        seconds = statistics.mean(row["cpu_seconds"] for row in runs)
         rows.append(
             [
                 name,
                 *mean_and_each(accuracies(results, arm)),
                 f"{runs[0]['steps']:,}",
                 f"{runs[0]['rate']:g}",
-                f"{seconds:.0f}" + (f" + {before(results):.0f} before" if arm == "umt" else ""),
+                f"{seconds_of_a_run(results, arm):.0f}"
+                + (f" + {before(results['costs']):.0f} before" if arm == "umt" else ""),
             ]
         )
     for measure, name in (("one_frame", "control: UMT, one frame repeated"), ("shuffled", "control: UMT, shuffled")):
@@ -122,9 +123,14 @@ def table_rows(results: dict[str, Any], clips: Any) -> tuple[list[str], list[lis
     return header, rows
 
 
-def before(results: dict[str, Any]) -> float:
+def before(costs: dict[str, Any]) -> float:
     """CPU seconds of teacher and stage 1."""
-    return sum(step["cpu_seconds"] for step in results["costs"].values())
+    return sum(step["cpu_seconds"] for step in costs.values())
+
+
+def seconds_of_a_run(results: dict[str, Any], arm: str) -> float:
+    """CPU seconds, the mean of the arm's runs at the rate that was chosen."""
+    return statistics.mean(row["cpu_seconds"] for row in results["runs"] if row["arm"] == arm and row["chosen"])
 
 
 def mean_and_each(values: Sequence[float]) -> tuple[str, str]:
@@ -137,7 +143,12 @@ def conclusion(results: dict[str, Any], clips: Any) -> list[str]:
     """The sentences that follow from the numbers."""
     num_test, chance = len(clips.splits["test"]), 100 / len(clips.class_names)
     arms = [accuracies(results, arm) for arm in ARMS]
-    sentences = [conclude(*arms, num_test)]
+    ours, theirs = before(results["costs"]) + seconds_of_a_run(results, "umt"), seconds_of_a_run(results, "long")
+    sentences = [
+        conclude(*arms, num_test),
+        f"In CPU seconds: teacher, stage 1 and fine-tuning took {ours:.0f}, the longer training from scratch "
+        f"{theirs:.0f}.",
+    ]
     frame = statistics.mean(accuracies(results, "umt", "one_frame"))
     shuffled = statistics.mean(accuracies(results, "umt", "shuffled"))
     sentences.append(judge_control(frame, shuffled, chance, num_test))
@@ -157,7 +168,7 @@ def conclude(umt: Sequence[float], scratch: Sequence[float], long: Sequence[floa
     margin, lead = max(spread, sampling), ours - best
     numbers = (
         f"{ours:.1f} % with it, {statistics.mean(scratch):.1f} % from scratch, {statistics.mean(long):.1f} % from "
-        "scratch with all the time that teacher and stage 1 took"
+        "scratch in as much time"
     )
     if lead > margin:
         return f"Pre-training wins: {numbers}. It is {lead:.1f} points ahead, more than the spread of {margin:.1f}."
@@ -209,7 +220,7 @@ def page_sections(results: dict[str, Any], clips: Any, predictions: dict[str, An
         [os.path.relpath(path, folder), name, answer, f"{score:.2f}"]
         for path, name, answer, score in predictions["examples"]
     ]
-    about = [Text(HEAD), Text(CAPTIONS)] if settings["teacher"] is None else [Text(HEAD)]
+    about = [Text(HEAD), Text(describe_teacher(SimpleNamespace(**settings)))]
     return [
         Section(
             "What pre-training buys",
@@ -247,7 +258,7 @@ def page_sections(results: dict[str, Any], clips: Any, predictions: dict[str, An
 CONTENTS = (
     ("umt", "the classifier that started from the student"),
     ("scratch", "the same network from scratch"),
-    ("long", "the same with all the pre-training time"),
+    ("long", "the same, with the time that teacher, student and classifier took"),
     ("student", "the student after stage 1"),
     ("teacher", "the teacher; clip is the whole of it, text tower too"),
     ("runs", "the other rates and seeds"),

@@ -1,6 +1,7 @@
 """`umt demo` at a few steps: what it prints and leaves behind, what it concludes, and where it refuses to start."""
 
 import json
+import math
 import re
 import shutil
 
@@ -138,6 +139,15 @@ def test_real_clips(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "broken.mp4" in printed and "16 files of 2 classes" in printed
     assert {row["arm"] for row in results["runs"]} == {"umt", "scratch", "long"}
+
+
+def test_beside_a_given_teacher_the_long_arm_gets_the_time_that_was_measured(run, tmp_path, capsys):
+    settings = DemoSettings(**{**vars(FEW), "seeds": 1, "teacher": str(run[0] / "teacher")})
+    results = run_demo(settings, tmp_path / "run")
+    runs = {row["arm"]: row for row in results["runs"]}
+    spent = results["costs"]["student"]["cpu_seconds"] + runs["umt"]["cpu_seconds"]
+    assert runs["long"]["steps"] == FEW.finetune_steps * math.ceil(spent / runs["scratch"]["cpu_seconds"])
+    assert f"fine-tuning took {spent:.0f}, " in capsys.readouterr().out
 
 
 def test_splits_of_real_clips_do_not_overlap():
