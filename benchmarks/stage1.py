@@ -11,7 +11,7 @@ masks.
 Contenders: plain_float32, plain_bfloat16, plain_bfloat16_teacher, fast_float32, fast_bfloat16, fast_bfloat16_teacher,
 fast_bfloat16_2masks, fast_bfloat16_4masks, fast_bfloat16_compiled, fast_float32_at_once and fast_bfloat16_at_once,
 which keep all aligned layers for the backward pass, adamw_loop, adamw_fused. FLOPs are the useful ones, counted by
-`training/estimate.py`, the same for all that do the same. `benchmarks/largest_batch.py` tells which batch fits.
+`training/runs/estimate.py`, the same for all that do the same. `benchmarks/largest_batch.py` tells which batch fits.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import torch
 from modeling_umt import UMTForPreTraining, UMTTeacherModel
 from modeling_umt.objectives_umt import unmasked_token_alignment_loss
 from modeling_umt.token_selection_umt import attention_token_selection, mask_from_visible_indices
-from training.estimate import Cost, estimate_pretraining
 from training.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
+from training.runs.estimate import Cost, estimate_pretraining
 
 from . import sizes
 from .harness import RESULTS, Contender, as_markdown, environment, measure, write

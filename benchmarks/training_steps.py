@@ -17,8 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_umt import UMTConfig, UMTForVideoClassification, UMTForVideoTextPreTraining, UMTVideoTextConfig
+from training.data.video_dataset import collate_clips
 from training.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
-from training.video_dataset import collate_clips
 from training.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
 from training.video_trainer import UMTTrainer
 

@@ -25,10 +25,10 @@ from modeling_umt import UMTForVideoQuestionAnswering, UMTForVideoTextPreTrainin
 from processing_umt import UMTProcessor
 from processing_umt.frame_sampling_umt import sample_training_clip
 from training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
-from training.evaluation_vqa import QuestionScores, evaluate_questions
-from training.motion_clips import roll_and_jitter
-from training.question_records import load_question_records
-from training.video_dataset import VideoClipDataset
+from training.data.question_records import load_question_records
+from training.data.video_dataset import VideoClipDataset
+from training.demo.motion_clips import roll_and_jitter
+from training.evaluation.vqa import QuestionScores, evaluate_questions
 
 CAPTION = re.compile(r"A (?P<colour>\w+) (?P<shape>\w+) moves (?P<way>[\w ]+), \w+ (?P<background>\w+) background\.")
 QUESTIONS = {

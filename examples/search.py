@@ -26,8 +26,8 @@ from video_text import FRAMES, captions, make_config, make_processor, say, write
 
 from modeling_umt import UMTVideoTextModel
 from processing_umt import UMTProcessor
-from training.motion_clips import COLOURS, SHAPES, draw_motion_clip, write_motion_clips
-from training.search_index import FOLDER, SearchIndex
+from training.demo.motion_clips import COLOURS, SHAPES, draw_motion_clip, write_motion_clips
+from training.search.search_index import FOLDER, SearchIndex
 
 RERANKED = 16
 QUERY = "a red circle moves east, plain blue background"

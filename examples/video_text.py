@@ -23,8 +23,9 @@ from modeling_umt import UMTForVideoTextPreTraining, UMTTeacherModel, UMTVideoTe
 from processing_umt import UMTProcessor
 from processing_umt.frame_sampling_umt import sample_training_clip
 from training import UMTVideoTextArguments, UMTVideoTextTrainer
-from training.captioned_records import load_captioned_records
-from training.motion_clips import (
+from training.data.captioned_records import load_captioned_records
+from training.data.video_dataset import VideoClipDataset
+from training.demo.motion_clips import (
     DIRECTIONS,
     MotionClip,
     draw_motion_clip,
@@ -33,8 +34,7 @@ from training.motion_clips import (
     untouched,
     write_motion_clips,
 )
-from training.tiny_clip import train_tiny_clip
-from training.video_dataset import VideoClipDataset
+from training.demo.tiny_clip import train_tiny_clip
 
 SIDE, FRAMES, WIDTH, ALIGNED_LAYERS, BATCH = 32, 4, 96, 2, 48
 SPECIAL_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -17,10 +17,10 @@ from video_files import write_video
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTTeacherConfig, UMTTeacherModel
 from processing_umt.augmentation_umt import augment_for_pretraining
 from processing_umt.frame_sampling_umt import sample_training_clip
+from training.data.video_dataset import VideoClipDataset
+from training.data.video_records import load_video_records
+from training.data.video_stream import StreamedClipDataset
 from training.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
-from training.video_dataset import VideoClipDataset
-from training.video_records import load_video_records
-from training.video_stream import StreamedClipDataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GLOBAL_BATCH = 4

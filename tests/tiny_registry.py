@@ -8,8 +8,8 @@ from bert_vocabulary import bert_words
 from transformers import BertTokenizer, CLIPConfig, CLIPModel
 
 from modeling_umt.official_layout_umt import official_state_dict
-from training.card_template import CARDS_FOLDER
-from training.checkpoint_registry import checkpoint_row, read_registry, row_config
+from training.cards.card_template import CARDS_FOLDER
+from training.cards.checkpoint_registry import checkpoint_row, read_registry, row_config
 
 VISION = {
     "hidden_size": 16,
@@ -57,7 +57,7 @@ def write_tiny_registry(folder: Path, owner: str) -> Path:
 
 def use_registry(monkeypatch, folder: Path) -> None:
     """Have this process read the registry in `folder` until the test ends."""
-    monkeypatch.setattr("training.checkpoint_registry.CARDS_FOLDER", folder)
+    monkeypatch.setattr("training.cards.checkpoint_registry.CARDS_FOLDER", folder)
     read_registry.cache_clear()
 
 

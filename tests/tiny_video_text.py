@@ -20,9 +20,9 @@ from modeling_umt import UMTForVideoTextPreTraining, UMTVideoTextConfig
 from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
-from training.alternating_clips import AlternatingClips
-from training.captioned_records import load_captioned_records
-from training.video_dataset import VideoClipDataset
+from training.data.alternating_clips import AlternatingClips
+from training.data.captioned_records import load_captioned_records
+from training.data.video_dataset import VideoClipDataset
 from training.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
 
 GLOBAL_BATCH = 4

@@ -20,9 +20,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from processing_umt.augmentation_umt import sample_generator
 from processing_umt.mixup_umt import draw_mix, mix_batch, smooth_targets
 
+from .data.video_dataset import VideoClipDataset
 from .ema import WeightAverage
-from .metrics import TopKAccuracy
-from .video_dataset import VideoClipDataset
+from .evaluation.metrics import TopKAccuracy
 from .video_trainer import UMTTrainer, UMTTrainingArguments
 
 # `sample_generator` takes epoch and index; batches get an epoch of their own, far from any real one

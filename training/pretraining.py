@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from .run_pictures import MaskPicture
+from .pictures.run_pictures import MaskPicture
 from .teaching import TaughtTrainer, check_mask_type, check_teacher_fits
 from .video_trainer import UMTTrainingArguments
 

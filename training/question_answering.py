@@ -14,11 +14,11 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from processing_umt import UMTProcessor
 
+from .cards.question_answering_card import question_answering_card
+from .data.question_records import weigh_answers
+from .data.video_dataset import collate_clips
 from .finetuning import checkpoint_first_blocks
-from .question_answering_card import question_answering_card
-from .question_records import weigh_answers
 from .stage2_rate import Stage2Arguments, Stage2Rate
-from .video_dataset import collate_clips
 from .video_trainer import UMTTrainer
 
 

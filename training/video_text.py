@@ -20,13 +20,13 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
+from .cards.video_text_card import video_text_card
 from .contrastive_gather import CONTRASTIVE_GRADIENTS
+from .data.video_dataset import collate_clips, mask_seed
+from .evaluation.retrieval_metrics import retrieval_recalls
 from .finetuning import checkpoint_first_blocks
-from .retrieval_metrics import retrieval_recalls
 from .stage2_rate import Stage2Arguments, Stage2Rate
 from .teaching import TaughtTrainer, check_mask_type, check_teacher_fits
-from .video_dataset import collate_clips, mask_seed
-from .video_text_card import video_text_card
 
 OBJECTIVES = ("vtc", "vtm", "mlm", "uta")
 _DRAWING = 2**32 - 2  # stands for the epoch in the seeds of what the model draws, so that no clip's mask shares them

@@ -23,15 +23,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
-from .broken_videos import BrokenVideoLog
-from .model_card import trainer_card
+from .cards.model_card import trainer_card
+from .data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
+from .data.broken_videos import BrokenVideoLog
+from .data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
+from .data.video_stream import StreamedClipDataset
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
-from .run_pictures import CurvePicture
+from .pictures.run_pictures import CurvePicture
 from .step_timer import StepTimer
-from .video_dataset import EpochSampler, VideoClipDataset, collate_clips
-from .video_stream import StreamedClipDataset
 from .whole_files import written_whole
 
 

@@ -16,8 +16,8 @@ from tiny_pretraining import (
 )
 
 from modeling_umt.transformer_block_umt import eager_attention_forward, parts_are_faster
+from training.data.video_records import load_video_records
 from training.nonfinite_guard import NonFiniteLossError
-from training.video_records import load_video_records
 
 
 @pytest.fixture(scope="module")

@@ -34,10 +34,10 @@ from processing_umt.augmentation_umt import augment_for_finetuning
 from processing_umt.frame_sampling_umt import sample_training_clip
 from processing_umt.mixup_umt import Mix, cutmix_box, draw_mix, mix_batch
 from training import finetuning
-from training.broken_videos import TooManyBrokenVideosError
+from training.data.broken_videos import TooManyBrokenVideosError
+from training.data.video_dataset import VideoClipDataset, collate_clips
+from training.data.video_records import load_video_records
 from training.finetuning import UMTFineTuningArguments, accuracy, checkpoint_first_blocks
-from training.video_dataset import VideoClipDataset, collate_clips
-from training.video_records import load_video_records
 
 
 class Fixed(nn.Module):

@@ -11,9 +11,9 @@ import pytest
 from modeling_umt import UMTConfig
 from modeling_umt.labels_umt import load_labels
 from training.finetuning import UMTFineTuningArguments
-from training.finetuning_run import FineTuningRun
 from training.optimization import scaled_learning_rate
-from training.recipes import RECIPES_FOLDER, parse_recipe, read_recipe, recipe_names
+from training.runs.finetuning_run import FineTuningRun
+from training.runs.recipes import RECIPES_FOLDER, parse_recipe, read_recipe, recipe_names
 
 NUM_PROCESSES = 16
 COLUMNS = (

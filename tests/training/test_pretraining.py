@@ -25,10 +25,10 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoVideoProcessor,
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTTeacherConfig, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from training import UMTPreTrainingArguments, UMTPreTrainingTrainer
+from training.data.video_dataset import VideoClipDataset
+from training.data.video_records import load_video_records
 from training.inference import processor_of_config
 from training.nonfinite_guard import NonFiniteLossError
-from training.video_dataset import VideoClipDataset
-from training.video_records import load_video_records
 
 CHECKPOINTING = "activation_checkpointing"
 if CHECKPOINTING not in {field.name for field in dataclasses.fields(UMTPreTrainingArguments)}:

@@ -23,8 +23,8 @@ from tiny_pretraining import (
     write_videos,
 )
 
-from training.video_records import load_video_records
-from training.video_stream import name_hash
+from training.data.video_records import load_video_records
+from training.data.video_stream import name_hash
 
 
 @pytest.fixture(scope="module")

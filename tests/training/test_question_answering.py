@@ -17,11 +17,11 @@ from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 from training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer, cli
-from training.evaluation_vqa import evaluate_questions
+from training.data.question_records import load_question_records
+from training.data.video_dataset import VideoClipDataset
+from training.evaluation.vqa import evaluate_questions
 from training.question_answering import QuestionCollator, accuracy
-from training.question_records import load_question_records
-from training.run_clips import evaluation_clips
-from training.video_dataset import VideoClipDataset
+from training.runs.run_clips import evaluation_clips
 
 
 @pytest.fixture(scope="module")

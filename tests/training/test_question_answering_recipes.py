@@ -5,9 +5,9 @@ import re
 import pytest
 
 from training.question_answering import UMTQuestionAnsweringArguments
-from training.question_answering_run import QuestionAnsweringRun
-from training.recipes import RECIPES_FOLDER, for_this_machine, parse_recipe, read_recipe, recipe_names
-from training.retrieval_run import RetrievalRun
+from training.runs.question_answering_run import QuestionAnsweringRun
+from training.runs.recipes import RECIPES_FOLDER, for_this_machine, parse_recipe, read_recipe, recipe_names
+from training.runs.retrieval_run import RetrievalRun
 from training.video_text import UMTVideoTextArguments
 
 # rate, epochs, drop path and accuracy of the model on 25M

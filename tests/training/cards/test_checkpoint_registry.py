@@ -1,0 +1,271 @@
+"""The registry of published checkpoints: every row of the official zoos, its numbers, its card, its page."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from transformers import AutoConfig, AutoVideoProcessor
+
+from modeling_umt.labels_umt import load_labels
+from training.cards import checkpoint_registry
+from training.cards.card_folders import build_cards, stale_files, written_files
+from training.cards.checkpoint_registry import VIDEO_TEXT_KINDS, checkpoint_row, read_registry, row_names
+from training.cards.published_card import published_card
+from training.cli import main
+from training.finetuning import UMTFineTuningArguments
+from training.pretraining import UMTPreTrainingArguments
+from training.runs.finetuning_run import FineTuningRun
+from training.runs.pretraining_run import PreTrainingRun
+from training.runs.recipes import parse_recipe, read_recipe, recipe_names
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+CARDS = REPOSITORY / "model_cards"
+WITH_MODEL = [name for name in row_names() if checkpoint_row(name).has_model]
+
+# The official classes' parameters, without position table; of stage 2 with the teacher.
+BACKBONE = {"B/16": (85_635_840, 768), "L/16": (303_072_256, 1024)}
+STAGE1 = {"B/16": 88_005_888, "L/16": 307_806_720}
+STAGE2 = {"B/16": 291_595_069, "L/16": 969_466_685}
+RETRIEVAL = {"B/16": 202_411_267, "L/16": 659_747_331}
+VQA = {"B/16": 254_435_898, "L/16": 775_017_274}
+TEACHERS = {"clip_vit_b16": 86_192_640, "clip_vit_l14": 303_904_768, "clip_vit_l14_336": 304_293_888}
+
+
+def official_parameters(row) -> int:
+    if row.kind == "teacher":
+        return TEACHERS[row.name]
+    if row.kind == "classification":
+        backbone, width = BACKBONE[row.size]
+        return backbone + 2 * width + row.classes * (width + 1)
+    if row.kind == "stage-2":
+        return STAGE2[row.size] - TEACHERS[row.teacher]
+    return {"stage-1": STAGE1, "retrieval": RETRIEVAL, "vqa": VQA}[row.kind][row.size]
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_checkpoint_of_the_zoos_has_a_row():
+    kinds = [checkpoint_row(name).kind for name in row_names()]
+    counts = {kind: kinds.count(kind) for kind in kinds}
+    assert counts == {
+        "teacher": 3, "stage-1": 2, "classification": 17, "detection": 2, "stage-2": 6, "retrieval": 14, "vqa": 6,
+    }  # fmt: skip
+    names = set(row_names()) - set(TEACHERS)
+    sizes = ("b16", "l16")
+    assert {f"{size}_{corpus}" for size in sizes for corpus in ("5m", "17m", "25m")} <= names
+    sets = ("msrvtt", "didemo", "anet", "lsmdc", "msvd", "ssv2_label", "ssv2_tpl")
+    assert {f"ret_{data}_{size}_25m" for data in sets for size in sizes} <= names
+    assert {f"qa_{data}_{size}_25m" for data in ("anet", "msrvtt", "msvd") for size in sizes} <= names
+    assert all(name.startswith(sizes) or name.startswith(("ret_", "qa_")) for name in names)
+
+
+@pytest.mark.parametrize("name", row_names())
+def test_a_row_agrees_with_its_name(name):
+    row = checkpoint_row(name)
+    if row.kind != "teacher":
+        assert row.size == {"b": "B/16", "l": "L/16"}[re.search(r"(?:^|_)([bl])16", name)[1]]
+        assert row.official_file == f"{row.shared['folder']}/{name}.pth"
+    if told := re.search(r"_f(\d+)_res(\d+)$", name):
+        assert row.frames == int(told[1])
+        assert row.resolution == (int(told[2]) if row.has_model else None)
+    if row.labels:
+        assert len(load_labels(row.labels)) == row.classes
+    if row.recipe:
+        assert row.recipe in recipe_names()
+        recipe = read_recipe(row.recipe)
+        if "init_from" in recipe:
+            assert recipe["init_from"] == f"OpenGVLab/UMT:{checkpoint_row(row.start).official_file}"
+        if row.teacher:
+            assert recipe["teacher"] == checkpoint_row(row.teacher).clip
+
+
+def test_wrong_rows_are_told(monkeypatch):
+    with pytest.raises(ValueError, match="has no checkpoint 'b16_99m'; it has clip_vit_b16"):
+        checkpoint_row("b16_99m")
+    rows = read_registry()["checkpoints"]
+    for change, message in (
+        ({"kind": "stage-9"}, "its kind is 'stage-9', and the known ones are teacher"),
+        ({"start": "b16"}, "its start is 'b16'"),
+        ({"data": ["k1"]}, "its data set is 'k1'"),
+        ({"colour": "red"}, "unexpected keyword argument 'colour'"),
+    ):
+        changed = read_registry() | {"checkpoints": rows | {"l16_5m": rows["l16_5m"] | change}}
+        monkeypatch.setattr(checkpoint_registry, "read_registry", lambda changed=changed: changed)
+        with pytest.raises(ValueError, match=f"row 'l16_5m' of the registry is wrong: .*{message}"):
+            checkpoint_row("l16_5m")
+
+
+def test_a_detection_row_has_no_model():
+    row = checkpoint_row("l16_ptk710_ftk710_ftava_f8_res224")
+    with pytest.raises(ValueError, match="a detection checkpoint, and this package has no model for it yet"):
+        _ = row.model_class
+    card = str(published_card(row))
+    assert "has no model for action detection yet" in card and "39.8 mAP" in card and "```python" not in card
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_a_folders_config_makes_the_official_number_of_parameters(name):
+    row = checkpoint_row(name)
+    config = AutoConfig.from_pretrained(CARDS / name)
+    assert config.architectures == [row.model_class.__name__]
+    with torch.device("meta"):
+        model = row.model_class(config)
+    assert model.num_parameters() == official_parameters(row)
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_a_folders_processor_fits_its_config(name):
+    row = checkpoint_row(name)
+    config = AutoConfig.from_pretrained(CARDS / name)
+    if row.kind in VIDEO_TEXT_KINDS:  # the vocabulary is not kept here, see tests of publishing
+        settings = json.loads((CARDS / name / "processor_config.json").read_text())
+        assert settings["max_text_length"] == row.max_text_length
+        assert settings["auto_map"]["AutoProcessor"] == "processing_umt.UMTProcessor"
+        processor = settings["video_processor"]
+        assert (processor["num_frames"], processor["sampling"]) == (config.num_frames, "middle")
+        return
+    processor = AutoVideoProcessor.from_pretrained(CARDS / name)
+    frames = torch.zeros(row.frames, 3, row.resolution + 16, row.resolution + 32, dtype=torch.uint8)
+    clip = processor(frames, return_tensors="pt")["pixel_values_videos"]
+    assert clip.shape == (1, row.frames, 3, row.resolution, row.resolution)
+    if row.kind != "teacher":
+        assert (config.num_frames, config.image_size) == (row.frames, row.resolution)
+
+
+@pytest.mark.parametrize("name", row_names())
+def test_a_card_tells_its_row(name):
+    row = checkpoint_row(name)
+    card = ModelCard.load(CARDS / name / "README.md")
+    data = card.data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", row.shared["task"])
+    for text in (*row.notes, *row.shared["for"], *row.shared["not_for"], row.official_file, row.sha256 or "not known"):
+        assert text in card.text
+    assert "Measured with this package: nothing yet." in card.text
+    assert (data.eval_results is None) == (row.kind in ("teacher", "stage-1"))
+    for result in data.eval_results or []:
+        assert result.source_name in ("UMT model zoo", "UMT paper, table 6") and result.source_url.startswith("https")
+        assert f"{result.metric_value:.1f}" in card.text
+    if row.top1:
+        assert data.eval_results[0].metric_value == row.top1
+    for path in (CARDS / name / ".eval_results").glob("*.yaml"):
+        entries = parse_eval_result_entries(yaml.safe_load(path.read_text()))
+        assert entries and all("published by the authors" in entry.notes and entry.source_url for entry in entries)
+        assert {entry.dataset_id for entry in entries} == {read_registry()["datasets"][path.stem]["hub"]}
+
+
+def test_results_by_example():
+    (msrvtt,) = (CARDS / "ret_msrvtt_l16_25m" / ".eval_results").glob("*.yaml")
+    values = {entry.task_id: entry.value for entry in parse_eval_result_entries(yaml.safe_load(msrvtt.read_text()))}
+    assert values["text_to_video_r1"] == 58.8 and values["video_to_text_r10"] == 86.5
+    assert (
+        "| ActivityNet | zero-shot, 4 frames | text to video, R@1 / R@5 / R@10, % | 41.9 / 68.9 / 80.3 |"
+        in (CARDS / "l16_25m" / "README.md").read_text()
+    )
+    assert "| 55.2 |" in (CARDS / "qa_msvd_l16_25m" / "README.md").read_text()
+
+
+def test_a_measurement_of_ours_is_told_apart(monkeypatch):
+    ours = {
+        "dataset": "k400", "split": "validation", "metric": "Top-1 accuracy (%), 4 clips x 3 crops", "value": 87.25,
+        "command": "umt evaluate --model x", "commit": "0123abc", "date": "2030-01-02",
+    }  # fmt: skip
+    rows = read_registry()["checkpoints"]
+    name = "b16_ptk710_ftk710_ftk400_f8_res224"
+    changed = read_registry() | {"checkpoints": rows | {name: rows[name] | {"measured": [ours]}}}
+    monkeypatch.setattr(checkpoint_registry, "read_registry", lambda: changed)
+    card = published_card(checkpoint_row(name))
+    assert (
+        "| 87.25 | `umt evaluate --model x` | 0123abc | 2030-01-02 |" in card.text and "nothing yet" not in card.text
+    )
+    sources = {(result.metric_value, result.source_name) for result in card.data.eval_results}
+    assert {(87.4, "UMT model zoo"), (87.25, "measured with umt, commit 0123abc")} <= sources
+
+
+# --- stale files ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_up_to_date(capsys):
+    assert stale_files(REPOSITORY) == [], "run `umt card build`"
+
+
+def test_stale_files_are_found_and_written(tmp_path, monkeypatch, capsys):
+    files = {"model_cards/README.md": "list\n", "model_cards/a/config.json": '{"x": 1}', "docs/page.md": "page\n"}
+    monkeypatch.setattr("training.cards.card_folders.written_files", lambda: files)
+    with pytest.raises(ValueError, match="is no checkout of the repository"):
+        stale_files(tmp_path)
+    (tmp_path / "model_cards" / "gone").mkdir(parents=True)
+    (tmp_path / "model_cards" / "registry.yaml").write_text("")
+    with pytest.raises(ValueError, match="is no checkout of the repository"):  # as in an installed package
+        stale_files(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "model_cards" / "gone" / "README.md").write_text("of no row")
+    assert main(["card", "check", "--root", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "4 files are not what the registry says; run `umt card build`" in told and "docs/page.md" in told
+    assert (
+        main(["card", "build", "--root", str(tmp_path)]) == 0 and main(["card", "check", "--root", str(tmp_path)]) == 0
+    )
+    assert not (tmp_path / "model_cards" / "gone" / "README.md").exists()
+    (tmp_path / "model_cards" / "a" / "config.json").write_text('{\n"x":   1}\n')  # another layout
+    assert stale_files(tmp_path) == []
+    for name, text in (("model_cards/a/config.json", '{"x": 2}'), ("docs/page.md", "page \n")):
+        (tmp_path / name).write_text(text)
+        assert build_cards(tmp_path) == [name]
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return written_files()["docs/reproducibility.md"]
+
+
+def test_the_page_has_every_published_number(page):
+    rows = [checkpoint_row(name) for name in row_names()]
+    for row in rows:
+        if row.kind == "classification":
+            assert f"| {row.top1:.1f} | `umt evaluate --model {row.name} " in page
+        elif row.kind == "detection":
+            assert f"| {row.map} |" in page
+    results = read_registry()["results"]
+    tables = [*results["zero_shot"].values(), *results["retrieval"].values()]
+    for numbers in [values for table in tables for direction in table.values() for values in direction.values()]:
+        assert " / ".join(f"{number:.1f}" for number in numbers) in page
+    for dataset, accuracies in results["question_answering"].items():
+        name = read_registry()["datasets"][dataset]["name"]
+        assert all(f"| {name} | {stage2} | {value:.1f} |" in page for stage2, value in accuracies.items())
+    assert "None of these results has been measured again" in page
+
+
+def test_the_pages_commands_are_commands(page, monkeypatch):
+    """Each is one that the command line understands, and each recipe takes its overrides."""
+    ran = []
+    for module in ("evaluate", "pretrain", "finetune"):
+        monkeypatch.setattr(f"training.cli.{module}.run", lambda args: ran.append(args) or 0)
+    commands = [
+        text
+        for text in re.findall(r"`(umt \w+ --[^`]+)`", page)
+        if text.split()[1] in ("evaluate", "pretrain", "finetune")
+    ]
+    assert len(commands) > 60
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0, command
+        args = ran[-1]
+        if args.command == "evaluate":
+            continue
+        kinds = (
+            (PreTrainingRun, UMTPreTrainingArguments) if args.command == "pretrain"
+            else (FineTuningRun, UMTFineTuningArguments)
+        )  # fmt: skip
+        recipe = {key: value for key, value in read_recipe(args.config).items() if key != "bf16"}
+        parse_recipe(recipe, [*args.overrides, "--output_dir", "run"], *kinds)

@@ -1,0 +1,184 @@
+"""Model cards: metadata that parses, numbers that are the run's, code that runs; and pushing to a Hub."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from finetuning_tools import (
+    save_clips_of_classes,
+    save_stage1,
+    tiny_clips,
+    tiny_trainer,
+    write_recipe,
+)
+from hub_server import USER, LoopbackHub
+from huggingface_hub import ModelCard
+from subprocess_tools import run_clean
+from video_files import write_video
+
+from modeling_umt import UMTForPreTraining
+from training.cards.model_card import final_evaluation, hub_name, shown, trainer_card
+from training.inference import processor_of_config
+from training.runs.finetuning_run import FineTuningRun
+from training.runs.run_to_end import save_with_card
+from training.video_trainer import UMTTrainer, UMTTrainingArguments
+
+
+def snippet(card: str) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return code
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A trained classifier, saved with its card; the trainer knows of a run."""
+    folder = tmp_path_factory.mktemp("cards") / "my-model"
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    trainer = tiny_trainer(folder, eval_dataset=tiny_clips(6, seed=1), ema_decay=0.5, **options, **best)
+    trainer.processing_class = processor_of_config(trainer.model.config)
+    trainer.run = FineTuningRun(
+        data="someone/clips", eval_split="test", init_from="author/umt-b", license="cc-by-4.0", sampling="segments"
+    )
+    trainer.train()
+    save_with_card(trainer)
+    return folder, trainer
+
+
+def test_metadata(saved):
+    folder, trainer = saved
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.license, data.library_name, data.pipeline_tag) == (
+        "cc-by-4.0",
+        "transformers",
+        "video-classification",
+    )
+    assert data.base_model == "author/umt-b" and data.datasets == "someone/clips"
+    assert "unmasked-teacher" in data.tags and data.model_name == "my-model"
+    best = trainer.state.best_global_step
+    (logged,) = [e for e in trainer.state.log_history if "eval_top1" in e and e["step"] == best]
+    assert [(r.metric_type, r.metric_value) for r in data.eval_results] == [
+        ("accuracy", round(logged["eval_top1"], 2)),
+        ("accuracy", round(logged["eval_top5"], 2)),
+    ]
+    for result in data.eval_results:
+        assert result.task_type == "video-classification" and result.dataset_type == "someone/clips"
+        assert result.dataset_name == "someone/clips, split test" and "single centre view" in result.metric_name
+
+
+def test_text_tells_what_decides_the_outcome(saved):
+    folder, _ = saved
+    text = (folder / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (.*?) \| (.*?) \|$", text, re.MULTILINE))
+    assert rows["effective batch"] == "4 = 1 processes x 4 videos x 1 accumulated x 1 views"
+    assert rows["peak learning rate"] == "0.01" and rows["steps"] == "3 (1.5 epochs)"
+    assert rows["preset"] == "full" and "LoRA rank" not in rows and rows["frame sampling"] == "segments"
+    assert rows["started from"] == "author/umt-b" and rows["precision"] == "float32"
+    assert rows["decay of the averaged weights"] == "0.5" and rows["layer-wise rate decay"] == "0.75"
+    assert rows["torch"] == torch.__version__.split("+")[0] or rows["torch"] == torch.__version__
+    assert "Classes: LABEL_0, LABEL_1, LABEL_2." in text and "3 layers of width 24" in text
+    assert "chose the checkpoint, so it flatters" in text and "cc-by-4.0." in text
+
+
+def test_code_on_the_card_runs(saved, tmp_path, monkeypatch, capsys):
+    folder, _ = saved
+    monkeypatch.chdir(folder.parent)
+    write_video(folder.parent / "clip.mp4")
+    exec(snippet((folder / "README.md").read_text()), {})
+    assert "LABEL_" in capsys.readouterr().out
+
+
+def test_a_trainer_without_a_run_and_without_evaluation(tmp_path):
+    trainer = tiny_trainer(tmp_path / "bare", max_steps=1)
+    trainer.train()
+    card = trainer_card(trainer, tags=["mine"])
+    assert card.data.eval_results is None and card.data.license is None and "mine" in card.data.tags
+    for words in ("Not evaluated during training", "has not stated a licence", "a data set given in Python: 8 videos"):
+        assert words in card.content
+    # an evaluation of other weights than those that are saved says nothing of them
+    trainer.state.log_history.append({"eval_loss": 1.0, "eval_top1": 50.0, "step": 0})
+    assert final_evaluation(trainer.args, trainer.state) == {}
+
+
+def test_card_of_an_encoder(tmp_path, monkeypatch, capsys):
+    model = UMTForPreTraining.from_pretrained(save_stage1(tmp_path / "start"))
+    args = UMTTrainingArguments(output_dir=str(tmp_path / "encoder"), report_to="none")
+    trainer = UMTTrainer(model, args, train_dataset=tiny_clips(), processing_class=processor_of_config(model.config))
+    save_with_card(trainer)
+    card = ModelCard.load(tmp_path / "encoder" / "README.md")
+    assert card.data.pipeline_tag is None and "encodes clips" in card.text and "Classes" not in card.text
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "clip.mp4")
+    exec(snippet(card.content), {})
+    assert "torch.Size([1, 24])" in capsys.readouterr().out
+
+
+def test_names_on_the_hub_and_local_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("local/folder").mkdir(parents=True)
+    assert hub_name("someone/clips") == "someone/clips"
+    assert hub_name("OpenGVLab/UMT:single_modality/b16.pth") == "OpenGVLab/UMT"
+    for source in (
+        None,
+        "local/folder",
+        "umt-b",
+        "/data/clips",
+        "../data",
+        "./data/x",
+        "a/b/c",
+        "shards/{000..005}.tar",
+    ):
+        assert hub_name(source) is None, source
+    assert shown("local/folder") == "folder" and shown(str(tmp_path)) == tmp_path.name
+    assert (
+        shown("/absent/secret/clips") == "clips" and shown("someone/clips") == "someone/clips" and shown(None) is None
+    )
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A Hub that two runs of `umt finetune` were pushed to: a whole model and an adapter."""
+    root = tmp_path_factory.mktemp("push")
+    recipe = write_recipe(
+        root / "recipe.yaml", init_from=str(save_stage1(root / "stage1")), push_to_hub=True, num_train_epochs=1,
+        data=str(save_clips_of_classes(root / "clips", number=2)), eval_data=str(root / "clips"),
+        eval_strategy="epoch", save_strategy="epoch",
+    )  # fmt: skip
+    with LoopbackHub() as server:
+        result = run_clean(
+            f"""
+            from training.cli import main
+
+            main(["finetune", "--config", {recipe!r}, "--output_dir", "whole", "--hub_model_id", "{USER}/mine"])
+            main(["finetune", "--config", {recipe!r}, "--output_dir", "small", "--preset", "lora",
+                  "--license", "mit", "--hub_model_id", "{USER}/adapter"])
+            """,
+            cwd=root,
+            env=server.env(),
+            allow_umt=True,
+        )
+        assert result.returncode == 0, result.stderr
+        yield server
+
+
+def test_what_is_pushed(hub):
+    files = hub.files(f"{USER}/mine")
+    expected = {"model.safetensors", "config.json", "modeling_umt.py", "video_preprocessor_config.json"}
+    assert expected | {"video_processing_umt.py", "README.md"} <= files.keys()
+    assert not any("checkpoint-" in name for name in files)
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.model_name == "mine" and card.data.eval_results and f'model="{USER}/mine"' in card.text
+    adapter = hub.files(f"{USER}/adapter")
+    assert {"adapter_model.safetensors", "base/model.safetensors", "base/modeling_umt.py"} <= adapter.keys()
+    card = ModelCard(adapter["README.md"].decode())
+    assert (card.data.library_name, card.data.license, card.data.base_model) == ("peft", "mit", None)
+
+
+def test_anyone_can_run_the_pushed_models_as_their_cards_say(hub, tmp_path):
+    write_video(tmp_path / "clip.mp4")
+    code = "\n".join(snippet(hub.files(f"{USER}/{name}")["README.md"].decode()) for name in ("mine", "adapter"))
+    result = run_clean(code, cwd=tmp_path, env=hub.env())  # without the packages of this repository
+    assert result.returncode == 0, result.stderr
+    first, second = result.stdout.splitlines()[-2:]
+    assert "'jump'" in first and "'run'" in first and second in ("jump", "run")

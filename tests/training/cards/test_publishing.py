@@ -1,0 +1,364 @@
+"""`umt publish`: stand-ins of every kind go through the real client to a loopback Hub and are loaded by their ids,
+with and without the package; what does not fit its row stops before anything is uploaded."""
+
+import dataclasses
+import io
+import json
+import re
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hub_server import USER, LoopbackHub
+from subprocess_tools import run_clean
+from tiny_registry import (
+    STAND_INS,
+    files_of,
+    official_state,
+    tiny_bert,
+    tiny_clip,
+    use_registry,
+    write_tiny_registry,
+)
+from video_files import write_video
+
+from modeling_umt import convert_umt_checkpoint
+from training.cards.card_template import CARDS_FOLDER
+from training.cards.checkpoint_registry import checkpoint_row, read_registry, row_config
+from training.cards.publishing import build_repository
+
+DETECTION = "b16_ptk710_ftk710_ftava_f8_res224"
+OFFICIAL = f"{USER}/official"
+# What loads a kind, the class of its row first; a question-answering model is no model of a joint space.
+AUTO_CLASSES = {
+    "teacher": ["AutoModel"],
+    "stage-1": ["AutoModelForPreTraining", "AutoModel"],
+    "classification": ["AutoModelForVideoClassification", "AutoModel"],
+    "stage-2": ["AutoModelForPreTraining", "AutoModel"],
+    "retrieval": ["AutoModel"],
+    "vqa": ["AutoModelForVisualQuestionAnswering"],
+}
+PUBLISH = """
+from pathlib import Path
+import training.cards.checkpoint_registry as registry
+import training.cards.publishing as publishing
+from training.cli import main
+
+registry.CARDS_FOLDER = Path({folder!r})
+publishing.MAX_SHARD_SIZE = {shards!r}
+"""
+OUTPUTS = """
+import json, torch, transformers
+
+def outputs(model):
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randn(2, 4, 3, 32, 32, generator=generator)
+    words = torch.tensor([[101, 104, 105, 0], [101, 106, 107, 108]])
+    options = {"input_ids": words, "attention_mask": (words > 0).long()} if "text_config" in model.config else {}
+    if type(model).__name__ == "UMTForVideoQuestionAnswering":
+        answers = torch.tensor([[101, 104, 102], [101, 105, 102]])
+        return model.rank_answers(**options, pixel_values_videos=clip, candidate_ids=answers)[1]
+    if type(model).__name__ == "UMTForVideoTextPreTraining":
+        model = model.video_text
+    with torch.no_grad():
+        result = model.eval()(pixel_values_videos=clip, **options)
+    names = ("logits", "student_features", "features", "logits_per_video", "last_hidden_state")
+    return next(result[name] for name in names if name in result)
+
+def load(source, auto, **kwargs):
+    model, info = getattr(transformers, auto).from_pretrained(source, output_loading_info=True, **kwargs)
+    problems = {key: sorted(map(str, value)) for key, value in info.items() if value}
+    return {"class": type(model).__name__, "problems": problems, "outputs": outputs(model.eval()).tolist()}
+"""
+
+
+def publish(hub: LoopbackHub, folder: Path, cwd: Path, commands: list[list[str]], shards: str = "1GB"):
+    """Run `umt publish` with each list of arguments in one fresh process, which prints its exit codes last."""
+    code = PUBLISH.format(folder=str(folder), shards=shards) + textwrap.dedent(
+        f"""
+        import json
+        print(json.dumps([main(["publish", *arguments]) for arguments in {commands!r}]))
+        """
+    )
+    cwd.mkdir(parents=True, exist_ok=True)
+    return run_clean(code, cwd=cwd, env=hub.env(), allow_umt=True)
+
+
+def exit_codes(result) -> list[int]:
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The Hub after every stand-in was published, and the official weights that each was made from."""
+    root = tmp_path_factory.mktemp("publishing")
+    folder = write_tiny_registry(root / "registry", USER)
+    with pytest.MonkeyPatch.context() as patch:
+        use_registry(patch, folder)
+        official, files = {}, {}
+        for kind, name in STAND_INS.items():
+            if kind == "teacher":
+                continue
+            official[name] = official_state(name)
+            buffer = io.BytesIO()
+            torch.save({"model": official[name]} if kind == "vqa" else official[name], buffer)
+            files[checkpoint_row(name).official_file] = buffer.getvalue()
+    read_registry.cache_clear()
+    with LoopbackHub() as hub:
+        hub.create_repo(OFFICIAL, files)
+        hub.create_repo(f"{USER}/clip", files_of(tiny_clip(root / "clip")))
+        hub.create_repo(f"{USER}/bert", files_of(tiny_bert(root / "bert")))
+        commands = [[name, "--repo-id", f"{USER}/{name}"] for name in STAND_INS.values()]
+        result = publish(hub, folder, root / "author", commands)
+        assert result.returncode == 0, result.stderr
+        assert exit_codes(result) == [0] * len(commands), result.stderr
+        yield SimpleNamespace(hub=hub, root=root, folder=folder, official=official, told=result)
+
+
+# --- what is published ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_a_repository_is_whole_and_made_in_one_commit(world, kind):
+    name = STAND_INS[kind]
+    files = world.hub.files(f"{USER}/{name}")
+    titles = [commit.title for commit in world.hub.commits(f"{USER}/{name}")]
+    assert titles == ["initial commit", f"{name}, converted from the official checkpoint"]
+    code = {"configuration_umt.py", "modeling_umt_teacher.py" if kind == "teacher" else "modeling_umt.py"}
+    assert code | {"README.md", "config.json", "model.safetensors"} <= files.keys()
+    built = {path.relative_to(CARDS_FOLDER / name).as_posix() for path in (CARDS_FOLDER / name).rglob("*.*")}
+    assert {path for path in built if (CARDS_FOLDER / name / path).is_file()} <= files.keys()
+    card = files["README.md"].decode()
+    assert f'"{USER}/{name}"' in card and "your-name" not in card
+    assert "Converted" in card and re.search(r"\| torch \| \d", card)
+    if kind != "teacher":
+        sha256 = re.search(r"with the SHA-256 `(\w{64})`", card)[1]
+        assert f"SHA-256 {sha256} (the registry has none to compare with)" in world.told.stdout
+    if kind in ("stage-2", "retrieval", "vqa"):
+        assert {"tokenizer.json", "processor_config.json", "processing_umt.py"} <= files.keys()
+
+
+@pytest.fixture(scope="module")
+def loaded(world, tmp_path_factory) -> dict:
+    """What the published repositories give by their ids, True with the package and False without; and what the code on
+    their cards said, run without it."""
+    answers = {}
+    for with_package in (True, False):
+        code = OUTPUTS + textwrap.dedent(
+            f"""
+            options = {{}} if {with_package} else {{"trust_remote_code": True}}
+            if {with_package}:
+                import modeling_umt
+            answer = {{}}
+            for kind, name in {STAND_INS!r}.items():
+                for auto in {AUTO_CLASSES!r}[kind]:
+                    answer[f"{{kind}} {{auto}}"] = load(f"{USER}/{{name}}", auto, **options)
+            print(json.dumps(answer))
+            """
+        )
+        if not with_package:
+            cards = (world.hub.files(f"{USER}/{name}")["README.md"].decode() for name in STAND_INS.values())
+            code += "\n".join(map(snippet, cards))
+        cwd = tmp_path_factory.mktemp("user")
+        write_video(cwd / "clip.mp4")
+        result = run_clean(code, cwd=cwd, env=world.hub.env(), allow_umt=with_package)
+        assert result.returncode == 0, result.stderr
+        line, *said = [line for line in result.stdout.splitlines() if line]
+        answers[with_package] = json.loads(line)
+    return answers | {"said": "\n".join(said)}
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_a_repository_loads_whole_with_and_without_the_package(world, loaded, kind, monkeypatch):
+    """Both give the same numbers, and they are those of the official weights."""
+    for auto in AUTO_CLASSES[kind]:
+        ours, theirs = (loaded[with_package][f"{kind} {auto}"] for with_package in (True, False))
+        assert ours["class"] == theirs["class"] and ours["outputs"] == theirs["outputs"]
+        # AutoModel leaves a head out
+        assert {"missing_keys", "mismatched_keys"}.isdisjoint(ours["problems"] | theirs["problems"])
+    ours = loaded[True][f"{kind} {AUTO_CLASSES[kind][0]}"]
+    assert ours["class"] == checkpoint_row(STAND_INS[kind]).model_class.__name__ and ours["problems"] == {}
+    if kind != "teacher":
+        use_registry(monkeypatch, world.folder)
+        expected = expected_outputs(world.official[STAND_INS[kind]], STAND_INS[kind])
+        torch.testing.assert_close(torch.tensor(ours["outputs"]), expected, rtol=0, atol=1e-5)
+        read_registry.cache_clear()
+
+
+def expected_outputs(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """What a model converted here from the official weights gives."""
+    scope: dict = {}
+    exec(OUTPUTS, scope)
+    return scope["outputs"](convert_umt_checkpoint(state, config=row_config(checkpoint_row(name))).eval())
+
+
+def snippet(card: str) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return code
+
+
+def test_code_on_the_cards_runs_without_the_package(loaded):
+    for said in ("torch.Size([1, 6, 16, 8])", "torch.Size([1, 16])", "'label'", "tensor([["):
+        assert said in loaded["said"]
+    assert re.search(r"^(dog|cat|guitar) 0\.\d", loaded["said"], re.MULTILINE)
+
+
+def test_every_card_has_the_code_that_was_run(world):
+    run = {
+        kind: snippet(world.hub.files(f"{USER}/{name}")["README.md"].decode()).replace(f"{USER}/{name}", "ID")
+        for kind, name in STAND_INS.items()
+    }
+    for name, row in ((name, checkpoint_row(name)) for name in read_registry()["checkpoints"]):
+        if row.has_model:
+            card = (CARDS_FOLDER / name / "README.md").read_text()
+            assert snippet(card).replace(f"your-name/{name}", "ID") == run[row.kind]
+
+
+# --- the upload -----------------------------------------------------------------------------------------------------
+
+
+def puts(hub: LoopbackHub, repo_id: str) -> list[tuple[str, int]]:
+    return [(r.path, r.status) for r in hub.requests if r.method == "PUT" and f"/{repo_id}/" in r.path]
+
+
+def test_an_interrupted_upload_goes_on_where_it_was(world, tmp_path):
+    """The third shard is refused and the process ends; the second run sends only what is missing, in one commit."""
+    repo_id, name = f"{USER}/interrupted", STAND_INS["vqa"]
+    world.hub.inject("PUT", "/lfs-storage/.*interrupted", 403, nth=3)
+    command = [[name, "--repo-id", repo_id]]
+    broken = publish(world.hub, world.folder, tmp_path / "first", command, shards="8KB")
+    assert broken.returncode != 0 or exit_codes(broken) != [0]
+    assert len(world.hub.commits(repo_id)) == 1 and world.hub.files(repo_id) == {}  # nothing is visible
+    there = {path for path, status in puts(world.hub, repo_id) if status == 200}
+    assert len(there) >= 2
+
+    world.hub.requests.clear()
+    again = publish(world.hub, world.folder, tmp_path / "second", command, shards="8KB")
+    assert again.returncode == 0 and exit_codes(again) == [0], again.stderr
+    sent = [path for path, status in puts(world.hub, repo_id)]
+    shards = [path for path in world.hub.files(repo_id) if path.endswith(".safetensors")]
+    assert len(shards) >= 4 and not there & set(sent)
+    assert len(sent) == len(set(sent)) == len(shards) - len(there)
+    assert len(world.hub.commits(repo_id)) == 2
+
+
+@pytest.fixture(scope="module")
+def uploads_nothing(world, tmp_path_factory) -> SimpleNamespace:
+    """A dry run, then a truncated file, a row that is none, and one without a model: the Hub must hear of none."""
+    cwd = tmp_path_factory.mktemp("uploads-nothing")
+    damaged = cwd / "official.pth"
+    damaged.write_bytes(world.hub.files(OFFICIAL)[checkpoint_row(STAND_INS["stage-1"]).official_file])
+    truncated(damaged)
+    commands = [
+        [STAND_INS["classification"], "--dry-run"],
+        [STAND_INS["stage-1"], "--checkpoint", str(damaged)],
+        ["b16_99m"],
+        [DETECTION],
+    ]
+    before = len(world.hub.requests)
+    result = publish(world.hub, world.folder, cwd, [[*command, "--repo-id", f"{USER}/never"] for command in commands])
+    return SimpleNamespace(cwd=cwd, result=result, requests=world.hub.requests[before:])
+
+
+def test_a_dry_run_makes_the_folder(world, uploads_nothing):
+    name, told = STAND_INS["classification"], uploads_nothing.result.stdout
+    assert exit_codes(uploads_nothing.result)[0] == 0
+    assert f"would go to {USER}/never; nothing was uploaded" in told
+    assert "model.safetensors  " in told and "README.md  " in told
+    made, published = files_of(uploads_nothing.cwd / name), world.hub.files(f"{USER}/{name}")
+    assert made.keys() == published.keys()
+    assert {path for path in made if made[path] != published[path]} == {"README.md"}  # which names another repository
+
+
+def test_nothing_is_uploaded(uploads_nothing):
+    assert exit_codes(uploads_nothing.result)[1:] == [1, 1, 1]
+    for said in ("truncated", "has no checkpoint 'b16_99m'", "no model for it yet"):
+        assert said in uploads_nothing.result.stderr
+    assert {request.method for request in uploads_nothing.requests} <= {"GET", "HEAD"}
+    assert not any("never" in request.path for request in uploads_nothing.requests)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(world, monkeypatch):
+    use_registry(monkeypatch, world.folder)
+    yield world
+    read_registry.cache_clear()
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def change(path: Path, spoil) -> None:
+    state = torch.load(path, weights_only=True)
+    spoil(state)
+    torch.save(state, path)
+
+
+def one_key_more(path: Path) -> None:
+    change(path, lambda state: state.update(surplus=torch.zeros(1)))
+
+
+def one_key_less(path: Path) -> None:
+    change(path, lambda state: state.pop(next(key for key in state if key.endswith("norm2.bias"))))
+
+
+def wrong_shape(path: Path) -> None:
+    key = "blocks.0.mlp.fc1.bias"
+    change(path, lambda state: state.update({next(k for k in state if k.endswith(key)): torch.zeros(33)}))
+
+
+def not_finite(path: Path) -> None:
+    change(
+        path, lambda state: next(value for key, value in state.items() if "fc2.weight" in key)[0].fill_(float("nan"))
+    )
+
+
+FAULTS = {
+    truncated: "was refused: .*truncated",
+    one_key_more: r"Unexpected keys \(1\): surplus",
+    one_key_less: r"Missing keys \(1\): .*norm2\.bias",
+    wrong_shape: r"Misshaped keys \(1\): .*fc1\.bias \(33,\) instead of \(32,\)",
+    not_finite: "numbers that are not finite, in 1 tensors, among them .*mlp.fc2.weight",
+}
+
+
+@pytest.mark.parametrize("kind", ["stage-1", "classification", "stage-2"])
+@pytest.mark.parametrize("spoil", FAULTS, ids=lambda spoil: spoil.__name__)
+def test_a_damaged_file_is_refused(tiny, tmp_path, kind, spoil):
+    name = STAND_INS[kind]
+    path = tmp_path / "official.pth"
+    torch.save(tiny.official[name], path)
+    spoil(path)
+    with pytest.raises(ValueError, match=FAULTS[spoil]):
+        build_repository(checkpoint_row(name), tmp_path / "made", f"{USER}/x", str(path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["official.pth"]
+
+
+def test_a_whole_file_of_another_row_is_refused(tiny, tmp_path):
+    path = str(tmp_path / "official.pth")
+
+    def refused(name: str, message: str, **row) -> None:
+        with pytest.raises(ValueError, match=message):
+            build_repository(dataclasses.replace(checkpoint_row(name), **row), tmp_path / "made", f"{USER}/x", path)
+        assert not (tmp_path / "made").exists()
+
+    stage1, classifier = STAND_INS["stage-1"], STAND_INS["classification"]
+    torch.save(tiny.official[classifier], path)
+    refused(stage1, "another kind than b16_ptk710_f8_res224: it holds a UMTForVideoClassification")
+    refused(classifier, "does not fit the row .*: id2label is ", classes=700, labels=None)
+    refused(classifier, "does not fit its configuration.*Misshaped", config={"hidden_size": 32})
+    refused(classifier, "SHA-256 is [0-9a-f]{64}, the registry's 0000", sha256="0" * 64)
+    refused(DETECTION, "a detection checkpoint, and this package has no model for it yet")
+    torch.save(tiny.official[STAND_INS["retrieval"]], path)
+    refused(STAND_INS["stage-2"], "another kind than b16_25m: it holds a UMTVideoTextModel")
+    with pytest.raises(FileNotFoundError, match=r"give the path of single_modality/b16_ptk710_f8_res224\.pth"):
+        build_repository(checkpoint_row(stage1), tmp_path / "made", f"{USER}/x", str(tmp_path / "nothing.pth"))
+    (tmp_path / "made").mkdir()
+    with pytest.raises(ValueError, match="exists already"):
+        build_repository(checkpoint_row(stage1), tmp_path / "made", f"{USER}/x", path)

@@ -1,0 +1,101 @@
+"""`umt check-videos` finds every broken file, and says no more than that."""
+
+import argparse
+import csv
+import io
+import tarfile
+
+import pytest
+from video_files import write_broken_videos, write_video
+
+from training.cli import check_videos as cli_check_videos
+from training.data.video_checks import check_videos
+from training.data.video_records import load_video_records
+
+
+def check(*arguments):
+    parser = argparse.ArgumentParser()
+    cli_check_videos.add_arguments(parser)
+    return cli_check_videos.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.mark.parametrize("options", [("--workers", 0), ("--workers", 2), ("--workers", 0, "--full")])
+def test_ten_kinds_of_broken_files(tmp_path, capsys, options):
+    expected = write_broken_videos(tmp_path)
+    for name in ("good.mp4", "good.mkv", "good.avi"):
+        write_video(tmp_path / name)
+    output = tmp_path / "lists" / "broken.csv"
+    assert check(tmp_path, "--output", output, *options) == 1
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["video"]: row["reason"] for row in rows} == expected
+    assert all(row["video"] in row["message"] for row in rows)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].startswith("13 videos checked, 10 can't be read: not_a_video 4, ")
+    assert [line.split("\t")[0] for line in printed[:-1]] == [row["reason"] for row in rows]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_all_is_well(tmp_path, capsys):
+    write_video(tmp_path / "good.mp4")
+    (tmp_path / "val.csv").write_text("good 0\ngood 1\n")
+    assert check(tmp_path / "val.csv", "--root", tmp_path, "--workers", 0, "--output", tmp_path / "b.csv") == 0
+    assert (
+        capsys.readouterr().out == "1 videos checked, 0 can't be read\n"
+    )  # a video that is listed twice is read once
+    assert (tmp_path / "b.csv").read_text() == "video,reason,message\n"
+
+
+def test_one_damaged_frame_takes_every_frame_to_find(tmp_path):
+    """A frame among two hundred that decodes to nothing."""
+    path = write_video(tmp_path / "long.avi", num_frames=200)
+    content = bytearray(path.read_bytes())
+    chunk = -1
+    for _ in range(91):  # chunk 90 lies between the frames that the quick check reads
+        chunk = content.index(b"00dc", chunk + 1)
+    size = int.from_bytes(content[chunk + 4 : chunk + 8], "little")
+    content[chunk + 8 : chunk + 8 + size] = bytes(size)
+    path.write_bytes(content)
+    records = load_video_records(path)
+    (quick,), (full,) = (list(check_videos(records, full)[0]) for full in (False, True))
+    assert (quick.reason, full.reason) == ("", "decode")
+
+
+def test_a_lost_end_is_found_quickly(tmp_path):
+    path = write_video(tmp_path / "long.avi", num_frames=40)
+    path.write_bytes(path.read_bytes()[:-2000])
+    (found,) = check_videos(load_video_records(path))[0]
+    assert found.reason == "truncated"
+
+
+def test_frames_are_decoded_in_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.data.video_checks._CHUNK_BYTES", 48 * 64 * 3 * 5)
+    records = load_video_records(write_video(tmp_path / "good.mp4", num_frames=12))
+    assert [check.reason for check in check_videos(records, full=True)[0]] == [""]
+
+
+def test_shards_bytes_and_images(tmp_path, capsys):
+    from PIL import Image
+
+    good = write_video(tmp_path / "good.mp4").read_bytes()
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, content in (
+            ("a.mp4", good),
+            ("b.mp4", good[:300]),
+            ("c.png", (tmp_path / "x.png").read_bytes()),
+            ("d.jpg", b"no image"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    for workers in (0, 2):
+        assert check(tmp_path / "s.tar", "--workers", workers) == 1
+        *lines, total = capsys.readouterr().out.splitlines()
+        assert total == "4 videos checked, 2 can't be read: truncated 1, unreadable 1"
+        assert "s.tar/d.jpg" in lines[1]
+
+
+def test_what_a_user_can_mend_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="holds no video files"):
+        check(tmp_path, "--workers", 0)

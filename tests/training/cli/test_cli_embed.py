@@ -1,0 +1,176 @@
+"""`umt embed` from videos on disk to the files it writes, with a tiny model; windows as arithmetic."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
+from processing_umt import UMTVideoProcessor
+from training.cli import embed as cli_embed
+from training.cli.embed import time_windows
+
+av = pytest.importorskip("av")
+
+PROCESSOR = {"size": {"shortest_edge": 32}, "crop_size": 32, "num_frames": 4}
+
+
+def tiny_config() -> UMTConfig:
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return UMTConfig(image_size=32, num_frames=4, num_aligned_layers=1, **sizes)
+
+
+def save_video(path: Path, seed: int, frames: int, rate: int) -> Path:
+    generator = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for _ in range(frames):
+            picture = generator.integers(0, 256, (3, 4, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module", params=[UMTForVideoClassification, UMTForPreTraining, UMTModel])
+def model(request, tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    request.param(tiny_config()).save_pretrained(folder)
+    UMTVideoProcessor(**PROCESSOR, num_clips=2, num_crops=3).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    save_video(folder / "a.mp4", 0, frames=37, rate=10)
+    save_video(folder / "b.mp4", 1, frames=20, rate=5)
+    return folder
+
+
+def run(*argv) -> int:
+    parser = argparse.ArgumentParser()
+    cli_embed.add_arguments(parser)
+    return cli_embed.run(parser.parse_args([str(word) for word in argv]))
+
+
+def decode(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def expected_vector(model: Path, video) -> np.ndarray:
+    pixel_values = UMTVideoProcessor(**PROCESSOR)(video, return_tensors="pt")
+    with torch.no_grad():
+        return UMTModel.from_pretrained(model).eval()(**pixel_values).pooler_output[0].numpy()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_one_vector_a_video(batch_size, model, videos, tmp_path, capsys):
+    output = tmp_path / "new" / "vectors.npy"
+    assert run(videos, "--model", model, "--output", output, "--batch-size", batch_size) == 0
+    assert "vectors.npy: 2 vectors of 24 numbers" in capsys.readouterr().out
+    vectors, rows = np.load(output), json.loads(output.with_suffix(".json").read_text())
+    assert vectors.dtype == np.float32
+    assert rows == [
+        {"video": str(videos / "a.mp4"), "start": 0, "end": pytest.approx(3.7)},
+        {"video": str(videos / "b.mp4"), "start": 0, "end": pytest.approx(4.0)},
+    ]
+    for vector, row in zip(vectors, rows, strict=True):
+        np.testing.assert_allclose(vector, expected_vector(model, row["video"]), rtol=1e-4, atol=1e-5)
+    assert sorted(path.name for path in output.parent.iterdir()) == ["vectors.json", "vectors.npy"]
+
+
+def test_windows_over_time(model, videos, tmp_path):
+    from pyarrow import parquet
+
+    output = tmp_path / "vectors.parquet"
+    assert run(videos, "--model", model, "--output", output, "--window", 2, "--stride", 1) == 0
+    table = parquet.read_table(output)
+    assert table.column_names == ["video", "start", "end", "embedding"]
+    spans = [("a", 0, 2), ("a", 1, 3), ("a", 2, 3.7), ("b", 0, 2), ("b", 1, 3), ("b", 2, 4)]
+    assert [Path(video).stem for video in table["video"].to_pylist()] == [name for name, _, _ in spans]
+    np.testing.assert_allclose(table["start"].to_numpy(), [start for _, start, _ in spans])
+    np.testing.assert_allclose(table["end"].to_numpy(), [end for _, _, end in spans])
+    for (name, start, end), vector in zip(spans, table["embedding"].to_pylist(), strict=True):
+        rate = {"a": 10, "b": 5}[name]
+        frames = decode(videos / f"{name}.mp4")[round(start * rate) : round(end * rate)]
+        # the window as a video of its own
+        np.testing.assert_allclose(vector, expected_vector(model, frames), rtol=1e-4, atol=1e-5)
+
+
+def test_the_stride_is_the_window_by_default(model, videos, tmp_path):
+    output = tmp_path / "vectors.npy"
+    assert run(videos / "b.mp4", "--model", model, "--output", output, "--window", 1) == 0
+    rows = json.loads(output.with_suffix(".json").read_text())
+    assert [(row["start"], row["end"]) for row in rows] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
+def test_broken_videos_are_reported_and_the_rest_is_written(model, videos, tmp_path, capsys):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all")
+    output = tmp_path / "vectors.npy"
+    assert run(broken, videos, tmp_path / "missing.mp4", "--model", model, "--output", output) == 1
+    assert np.load(output).shape == (2, 24)
+    errors = capsys.readouterr().err
+    assert "broken.mp4: it is not in a video format" in errors and "missing.mp4: there is no such file" in errors
+
+
+def test_nothing_is_written_if_nothing_could_be_read(model, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    output = tmp_path / "out" / "vectors.npy"
+    with pytest.raises(ValueError, match="None of the 1 videos could be read; nothing was written"):
+        run(tmp_path / "broken.mp4", "--model", model, "--output", output)
+    assert not output.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "vectors.csv"], r"--output is vectors.csv; expected a name that ends in .npy or .parquet"),
+        (["--output", "v.npy", "--stride", 1], "--stride was given without --window"),
+        (["--output", "v.npy", "--window", 0], "--window is 0.0; expected more than 0 seconds"),
+        (["--output", "v.npy", "--window", "nan"], "--window is nan"),
+        (["--output", "v.npy", "--window", 1, "--stride", -1], "--stride is -1.0"),
+    ],
+)
+def test_wrong_calls(options, message, videos):
+    with pytest.raises(ValueError, match=message):
+        run(videos, "--model", "unused", *options)
+
+
+@given(
+    num_frames=st.integers(1, 200),
+    rate=st.sampled_from([1.0, 10.0, 24.0, 30000 / 1001]),
+    offset=st.sampled_from([0.0, 1.4]),
+    window=st.floats(0.05, 20),
+    ratio=st.floats(0.1, 1),
+)
+def test_windows_cover_the_video_and_hold_their_frames(num_frames, rate, offset, window, ratio):
+    times = np.arange(num_frames) / rate
+    windows = list(time_windows(times + offset, num_frames / rate, window, window * ratio))
+    assert windows[0][0] == 0 and windows[-1][1] <= num_frames / rate
+    assert set(np.concatenate([frames for _, _, frames in windows])) == set(range(num_frames))  # none is left out
+    for start, end, frames in windows:
+        assert len(frames) and (np.diff(frames) == 1).all()
+        assert end - start <= window + 1e-9
+        assert start - 1e-6 <= times[frames[0]] and times[frames[-1]] <= end + 1e-6
+        # no frame of the window is missing
+        assert frames[0] == 0 or times[frames[0] - 1] < start + 1e-6
+        assert frames[-1] == num_frames - 1 or times[frames[-1] + 1] >= end - 1e-6
+    starts = [start for start, _, _ in windows]
+    assert starts == sorted(set(starts))
+
+
+def test_windows_of_uneven_frames():
+    times = np.array([0.0, 0.1, 0.2, 5.0, 5.1, np.nan])
+    found = [(start, end, frames.tolist()) for start, end, frames in time_windows(times, 6.0, 2.0, 2.0)]
+    assert found == [(0.0, 2.0, [0, 1, 2]), (4.0, 6.0, [3, 4])]
+    beyond = [(start, frames.tolist()) for start, _, frames in time_windows(np.arange(10) / 1.0, 10.0, 2.0, 7.0)]
+    assert beyond == [(0.0, [0, 1]), (7.0, [7, 8])]

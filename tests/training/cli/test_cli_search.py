@@ -1,0 +1,125 @@
+"""`umt search` from a folder of videos to answers and a page, with a tiny model."""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_classifier import save_noise, save_tiny_classifier
+from tiny_video_text_retrieval import save_tiny_retrieval_model
+
+from training import cli
+from training.cli import search as cli_search
+from training.search import search_index
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_tiny_retrieval_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def videos(tmp_path) -> Path:
+    """Two files, of one and of two windows, and a broken one."""
+    folder = tmp_path / "clips & more"
+    save_noise(folder / "short.mp4", 0, num_frames=8, height=32, width=48)
+    save_noise(folder / "below" / "<long>.mp4", 1, num_frames=15, height=32, width=48)
+    (folder / "text.mp4").write_bytes(b"no video")
+    return folder
+
+
+def run(*argv) -> int:
+    parser = argparse.ArgumentParser()
+    cli_search.add_arguments(parser)
+    return cli_search.run(parser.parse_args([str(word) for word in (*argv, "--device", "cpu", "--num-workers", 0)]))
+
+
+def test_index_then_search(videos, model, capsys):
+    assert run("a dog runs", videos, "--model", model, "--window", 1) == 0
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert len(lines) == 3 and [line.split()[0] for line in lines] == ["1", "2", "3"]
+    assert {" ".join(line.split(maxsplit=4)[3:]) for line in lines} == {
+        f"0:00.0-0:00.8 {videos}/short.mp4",
+        f"0:00.0-0:01.0 {videos}/below/<long>.mp4",
+        f"0:01.0-0:01.5 {videos}/below/<long>.mp4",
+    }
+    assert "text.mp4" in output.err and "indexed 3 videos, 1 of them broken (not_a_video 1)" in output.err
+
+    # the model is remembered, nothing is read again, and the broken one is told once
+    assert run("a dog runs", videos) == 0
+    output = capsys.readouterr()
+    assert output.out.splitlines() == lines and "text.mp4" not in output.err and "indexed" not in output.err
+    # the index by itself, as JSON
+    assert run("a dog runs", videos / search_index.FOLDER, "--json", "--top-k", 1) == 0
+    [moment] = json.loads(capsys.readouterr().out)
+    assert moment["video"] == lines[0].split(maxsplit=4)[4] and 0 < moment["match"] < 1
+
+
+def test_an_index_as_it_is(videos, model, capsys):
+    """Searched by itself an index does not follow its folder."""
+    run("a dog", videos, "--model", model)
+    save_noise(videos / "new.mp4", 5, num_frames=8, height=32, width=48)
+    capsys.readouterr()
+    assert run("a dog", videos / search_index.FOLDER) == 0
+    assert "new.mp4" not in capsys.readouterr().out
+    assert run("a dog", videos) == 0
+    assert "new.mp4" in capsys.readouterr().out
+
+
+def test_page(videos, model, tmp_path):
+    page = tmp_path / "out" / "found.html"
+    assert run("a <dog> & cat", videos, "--model", model, "--window", 1, "--html", page, "--rerank", 2) == 0
+    html = page.read_text(encoding="utf-8")
+    assert "a &lt;dog&gt; &amp; cat" in html and "<dog>" not in html and "&lt;long&gt;.mp4" in html
+    pictures = sorted((tmp_path / "out" / "found_pictures").iterdir())
+    assert [picture.name for picture in pictures] == ["001.jpg", "002.jpg", "003.jpg"]
+    for picture in pictures:
+        assert f'src="found_pictures/{picture.name}"' in html
+        assert Image.open(picture).size == (4 * 240 + 3 * 4, 160)
+
+
+def test_another_place_for_the_index(videos, model, tmp_path, capsys):
+    assert run("a dog", videos, "--model", model, "--index", tmp_path / "kept") == 0
+    assert not (videos / search_index.FOLDER).exists()
+    assert run("a dog", tmp_path / "kept") == 0
+    assert str(videos) in capsys.readouterr().out
+
+
+def test_refusals(videos, model, tmp_path):
+    with pytest.raises(ValueError, match="no index yet"):
+        run("a dog", videos)
+    with pytest.raises(ValueError, match="no folder"):
+        run("a dog", tmp_path / "nowhere", "--model", model)
+    with pytest.raises(ValueError, match="--top-k is 0"):
+        run("a dog", videos, "--model", model, "--top-k", 0)
+    with pytest.raises(ValueError, match="empty"):
+        run("  ", videos, "--model", model)
+    with pytest.raises(ValueError, match="--window is -1"):
+        run("a dog", videos, "--model", model, "--window", -1)
+    with pytest.raises(ValueError, match="is a umt model and cannot search; a umt_video_text model is needed"):
+        run("a dog", videos, "--model", save_tiny_classifier(tmp_path / "classifier"))
+    run("a dog", videos, "--model", model, "--window", 1)
+    with pytest.raises(ValueError, match="windows of 1 s, not 2 s"):
+        run("a dog", videos, "--window", 2)
+    other = save_tiny_retrieval_model(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match="was made by"):
+        run("a dog", videos, "--model", other)
+    with pytest.raises(ValueError, match="an index itself"):
+        run("a dog", videos / search_index.FOLDER, "--index", tmp_path / "kept")
+
+
+def test_no_videos(tmp_path, model):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no videos"):
+        run("a dog", tmp_path / "empty", "--model", model)
+
+
+def test_command_line(videos, model, capsys):
+    assert cli.main(["search", "a dog", str(videos), "--model", str(model), "--device", "cpu"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    shutil.rmtree(videos / search_index.FOLDER)
+    assert cli.main(["search", "a dog", str(videos)]) == 1
+    assert "say which model" in capsys.readouterr().err

@@ -1,0 +1,156 @@
+"""Images and videos in turn: one kind a batch, all of both in an epoch, the same for every worker and process."""
+
+import functools
+import io
+import tarfile
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from datasets import Dataset
+from PIL import Image
+from torch.utils.data import DataLoader
+from video_files import write_video
+
+from processing_umt.augmentation_umt import augment_for_video_text
+from processing_umt.frame_sampling_umt import sample_training_clip
+from training.data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams, draw_turns
+from training.data.captioned_records import load_captioned_records
+from training.data.video_dataset import VideoClipDataset, collate_clips
+from training.data.video_stream import StreamedClipDataset
+
+NUM_IMAGES, NUM_VIDEOS, BATCH = 11, 7, 2
+sample_frames = functools.partial(sample_training_clip, sampling="middle")
+transform = functools.partial(augment_for_video_text, size=16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    for number in range(NUM_IMAGES):
+        Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(folder / f"{number:02}.png")
+    for number in range(NUM_VIDEOS):
+        write_video(folder / f"{number:02}.mp4", 6, colour=30 * number)
+    for name, suffix, number in (("images", "png", NUM_IMAGES), ("videos", "mp4", NUM_VIDEOS)):
+        for shard in range(2):
+            with tarfile.open(folder / f"{name}-{shard}.tar", "w") as tar:
+                for index in range(shard, number, 2):
+                    for ending, content in (
+                        (suffix, (folder / f"{index:02}.{suffix}").read_bytes()),
+                        ("txt", f"{name} {index}".encode()),
+                    ):
+                        info = tarfile.TarInfo(f"{index:02}.{ending}")
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+    return folder
+
+
+def clips_of(folder, seed=4):
+    parts = []
+    for frames, suffix, number in ((1, "png", NUM_IMAGES), (2, "mp4", NUM_VIDEOS)):
+        paths = [f"{folder}/{index:02}.{suffix}" for index in range(number)]
+        table = Dataset.from_dict({"video": paths, "caption": [f"{suffix} {index}" for index in range(number)]})
+        records = load_captioned_records([table])
+        parts.append(VideoClipDataset(records, frames, sample_frames, transform, seed=seed, images=frames == 1))
+    return AlternatingClips(parts)
+
+
+def load(dataset, batch=BATCH, num_workers=0, processes=1, process=0):
+    """The loader of one of several processes, as accelerate makes it from a plain one."""
+    sampler = AlternatingSampler(dataset, batch * processes)
+    loader = DataLoader(dataset, batch, sampler=sampler, num_workers=num_workers, collate_fn=collate_clips)
+    Accelerator()
+    return prepare_data_loader(loader, num_processes=processes, process_index=process, put_on_device=False)
+
+
+def captions(batches):
+    return [caption for batch in batches for caption in batch["caption"]]
+
+
+def kinds(batches):
+    return [batch["pixel_values_videos"].shape[1] for batch in batches]
+
+
+def test_an_epoch_visits_the_whole_batches_of_both_in_turn(folder):
+    dataset = clips_of(folder)
+    loader = load(dataset)
+    epochs = []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        epochs.append(list(loader))
+    for batches in epochs:
+        assert sorted(kinds(batches)) == [1] * 5 + [2] * 3  # 11 images and 7 videos, two a batch
+        for batch in batches:  # never mixed
+            assert len({caption.split()[0] for caption in batch["caption"]}) == 1
+        assert len(set(captions(batches))) == 16
+        indices = [int(index) for batch in batches for index in batch["video_index"]]
+        assert all(
+            caption == (f"png {index}" if index < NUM_IMAGES else f"mp4 {index - NUM_IMAGES}")
+            for caption, index in zip(captions(batches), indices, strict=True)
+        )
+    assert kinds(epochs[0]) != kinds(epochs[1]) or kinds(epochs[1]) != kinds(epochs[2])
+    assert captions(epochs[0]) != captions(epochs[1])
+
+
+def test_turns_are_a_function_of_seed_and_epoch():
+    turns = draw_turns([50, 30], seed=1, epoch=2)
+    assert turns.tolist() == draw_turns([50, 30], seed=1, epoch=2).tolist()
+    assert (turns == 0).sum() == 50 and (turns == 1).sum() == 30
+    assert turns.tolist() != draw_turns([50, 30], seed=1, epoch=3).tolist()
+    assert turns.tolist() != draw_turns([50, 30], seed=2, epoch=2).tolist()
+    assert 0 < turns[:40].mean() < 1  # shuffled
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_processes_are_in_step_and_share_what_one_would_see(folder, num_workers):
+    """Two processes with a clip each see, step by step, the two clips of one process."""
+    alone = list(load(clips_of(folder)))
+    both = [list(load(clips_of(folder), 1, num_workers, 2, process)) for process in range(2)]
+    assert kinds(both[0]) == kinds(both[1]) == kinds(alone)
+    for whole, first, second in zip(alone, *both, strict=True):
+        assert whole["caption"] == first["caption"] + second["caption"]
+        for name in ("pixel_values_videos", "sample_seeds", "match_ids"):
+            assert torch.equal(whole[name], torch.cat([first[name], second[name]]))
+
+
+def test_a_resumed_epoch_goes_on_where_it_stopped(folder):
+    whole = list(load(clips_of(folder)))
+    rest = list(skip_first_batches(load(clips_of(folder)), 3))
+    assert captions(rest) == captions(whole[3:])
+
+
+def test_a_part_smaller_than_a_batch_is_told(folder):
+    with pytest.raises(ValueError, match="7 videos, fewer than a batch of 8"):
+        AlternatingSampler(clips_of(folder), 8)
+
+
+def streams_of(folder, processes=1, process=0, samples=(NUM_IMAGES, NUM_VIDEOS), batch=BATCH):
+    parts = []
+    for frames, name, number in ((1, "images", samples[0]), (2, "videos", samples[1])):
+        records = load_captioned_records([f"{folder}/{name}-{{0..1}}.tar"])
+        options = {"samples_per_epoch": number, "batch_size": batch, "images": frames == 1}
+        processes_of = {"process_index": process, "num_processes": processes}
+        parts.append(StreamedClipDataset(records, frames, sample_frames, transform, **options, **processes_of))
+    return AlternatingStreams(parts)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+def test_streams_alternate_in_the_same_order(folder, num_workers):
+    dataset = streams_of(folder)
+    dataset.set_epoch(1)
+    batches = list(DataLoader(dataset, BATCH, num_workers=num_workers, collate_fn=collate_clips))
+    assert kinds(batches) == [frames + 1 for frames in draw_turns([5, 3], 0, 1)]
+    assert len(dataset) == 16 == len(captions(batches))
+    if num_workers < 2:  # a worker's last shard may begin again before another's ends
+        assert len(set(captions(batches))) == 16
+
+
+def test_processes_of_streams_are_in_step(folder):
+    both = [
+        list(DataLoader(streams_of(folder, 2, process, batch=1), 1, collate_fn=collate_clips)) for process in range(2)
+    ]
+    assert kinds(both[0]) == kinds(both[1]) == [frames + 1 for frames in draw_turns([5, 3], 0, 0)]
+    assert not set(captions(both[0])) & set(captions(both[1]))
+    with pytest.raises(ValueError, match=r"the sizes \[1, 2\]"):
+        AlternatingStreams([streams_of(folder, batch=size).parts[0] for size in (1, 2)])

@@ -1,0 +1,179 @@
+"""Captioned corpora as pairs: annotation files, tables, several captions, what belongs together, streams."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from PIL import Image
+from video_files import write_video
+
+from training.data.captioned_records import CaptionedRecords, load_captioned_records, name_id
+from training.data.video_dataset import VideoClipDataset, collate_clips
+
+
+def all_frames(num_video_frames, num_frames, generator):
+    return np.arange(num_frames) % num_video_frames
+
+
+def as_tensor(frames, generator):
+    frames = torch.as_tensor(frames)
+    return frames if frames.shape[1] == 3 else frames.permute(0, 3, 1, 2)
+
+
+def write_json(path, rows):
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    """Two annotation files in the official form, the second one with several captions a video, each beside a root."""
+    for folder in ("web", "cooking"):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            write_video(tmp_path / folder / f"{number}.mp4", 4, colour=50 * number)
+    first = [{"video": f"{number}.mp4", "caption": f"web {number}"} for number in range(3)]
+    second = [{"video": "0.mp4", "caption": ["a", "web 1"]}, {"video": "2.mp4", "caption": ["b"]}]
+    lists = [write_json(tmp_path / "web.json", first), write_json(tmp_path / "cooking.json", second)]
+    return lists, [tmp_path / "web", tmp_path / "cooking"]
+
+
+def ids_of(records):
+    return [record["match_id"] for record in records]
+
+
+def test_annotation_files_with_a_root_each(corpora):
+    lists, roots = corpora
+    records = load_captioned_records(lists, roots)
+    expected = [(f"{roots[0]}/{number}.mp4", f"web {number}") for number in range(3)]
+    expected += [(f"{roots[1]}/0.mp4", "a"), (f"{roots[1]}/0.mp4", "web 1"), (f"{roots[1]}/2.mp4", "b")]
+    assert [(record["video"], record["caption"]) for record in records] == expected
+    assert len(records) == 6 and records[5] == list(records)[5]
+    with pytest.raises(IndexError):
+        records[6]
+
+
+@pytest.mark.parametrize(
+    ("positives", "together"),
+    [
+        ("row", [{3, 4}]),
+        ("video", [{0, 6}, {3, 4}]),
+        ("caption", [{1, 4}]),  # across corpora, and not the two captions of a video
+    ],
+)
+def test_what_belongs_together(corpora, positives, together):
+    """Row 6 names the video of row 0 again, with another caption."""
+    lists, roots = corpora
+    again = Dataset.from_dict({"video": [f"{roots[0]}/0.mp4"], "caption": ["other words"]})
+    records = load_captioned_records([*lists, again], [*roots, None], positives=positives)
+    ids = ids_of(records)
+    groups = [{place for place, other in enumerate(ids) if other == number} for number in dict.fromkeys(ids)]
+    assert [group for group in groups if len(group) > 1] == together
+    assert all(0 <= number < 2**63 for number in ids)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "datasets"])
+def test_plain_tables(tmp_path, kind):
+    path = write_video(tmp_path / "0.mp4", 4)
+    source = tmp_path / f"list.{kind}"
+    table = Dataset.from_dict({"video": [str(path)], "caption": ["a dog, a cat"], "label": [3]})
+    if kind == "csv":
+        source.write_text('video,caption\n0.mp4,"a dog, a cat"\n')
+    elif kind == "jsonl":
+        source.write_text(json.dumps({"video": "0.mp4", "caption": "a dog, a cat"}))
+    elif kind == "parquet":
+        table.to_parquet(source)
+    records = load_captioned_records([table if kind == "datasets" else source])
+    assert list(records) == [{"video": str(path), "caption": "a dog, a cat", "match_id": 0}]
+
+
+def test_images_are_clips_of_one_frame(tmp_path):
+    """By name, and as bytes without a name, which only the flag tells from a video."""
+    picture = np.full((10, 12, 3), 77, np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    lists = write_json(tmp_path / "cc.json", [{"image": "a.png", "caption": "grey"}])
+    content = (tmp_path / "a.png").read_bytes()
+    for source in (lists, Dataset.from_dict({"video": [{"bytes": content, "path": None}], "caption": ["grey"]})):
+        dataset = VideoClipDataset(load_captioned_records([source]), 1, all_frames, as_tensor, images=True)
+        sample = dataset[0]
+        assert sample["pixel_values_videos"].shape == (1, 3, 10, 12) and (sample["pixel_values_videos"] == 77).all()
+        assert (sample["caption"], sample["match_id"]) == ("grey", 0)
+
+
+def test_a_broken_video_is_replaced_with_its_own_caption_and_number(corpora):
+    lists, roots = corpora
+    (roots[0] / "1.mp4").write_bytes(b"no video")
+    records = load_captioned_records(lists, roots, positives="video")
+    dataset = VideoClipDataset(records, 2, all_frames, as_tensor, seed=3)
+    samples = [dataset[0, index] for index in range(6)]
+    broken = samples[1]
+    assert [name for name, _ in broken["broken"]] == [f"{roots[0]}/1.mp4"]
+    stand_in = records[broken["video_index"]]
+    assert broken["video_index"] != 1
+    assert (broken["caption"], broken["match_id"]) == (stand_in["caption"], stand_in["match_id"])
+    assert torch.equal(broken["pixel_values_videos"], dataset[0, broken["video_index"]]["pixel_values_videos"])
+    batch = collate_clips(samples)
+    assert batch["match_ids"].dtype == torch.int64
+    assert batch["match_ids"].tolist() == [sample["match_id"] for sample in samples]
+    assert batch["caption"][1] == stand_in["caption"] and len(batch["broken"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "roots", "options", "message"),
+    [
+        ([{"video": "0.mp4"}], [], {}, "no column of captions"),
+        ([{"video": "0.mp4", "caption": "a"}, {"video": "1.mp4", "caption": None}], [], {}, "1.mp4, row 1.*no capt"),
+        ([{"video": "0.mp4", "caption": ["a"]}, {"video": "1.mp4", "caption": []}], [], {}, "1.mp4, row 1.*no capt"),
+        ([{"video": "0.mp4", "caption": 5}], [], {}, "expected texts"),
+        ([{"video": "0.mp4", "caption": "a"}], ["a", "b"], {}, "2 roots are given for 1"),
+        ([{"video": "0.mp4", "caption": "a"}], [], {"positives": "rows"}, "choose one of row, video, caption"),
+    ],
+)
+def test_wrong_corpora_are_told(tmp_path, rows, roots, options, message):
+    (tmp_path / "0.mp4").touch()
+    with pytest.raises(ValueError, match=message):
+        load_captioned_records([write_json(tmp_path / "list.json", rows)], roots, **options)
+    with pytest.raises(ValueError, match="No captioned videos"):
+        load_captioned_records([])
+
+
+def test_shards_give_the_same_pairs(tmp_path):
+    """A `.txt` beside a video is its caption, a `.json` may hold several."""
+    content = write_video(tmp_path / "v.mp4", 4).read_bytes()
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in (
+            ("0.mp4", content),
+            ("0.txt", b"one"),
+            ("1.mp4", content),
+            ("1.json", json.dumps({"caption": ["two", "three"]}).encode()),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    records = load_captioned_records([tmp_path / "s.tar"], positives="video")
+    assert isinstance(records, IterableDataset)
+    found = list(records)
+    assert [record["caption"] for record in found] == ["one", "two", "three"]
+    assert ids_of(found) == [name_id(f"{tmp_path}/s.tar/0.mp4")] + [name_id(f"{tmp_path}/s.tar/1.mp4")] * 2
+    assert found[2]["video"]["bytes"] == content
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        info = tarfile.TarInfo("0.mp4")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(ValueError, match=r"0\.mp4 has no caption"):
+        list(load_captioned_records([tmp_path / "t.tar"]))
+    with pytest.raises(ValueError, match="can't be streamed together"):
+        load_captioned_records([tmp_path / "s.tar", tmp_path / "t.tar"])
+
+
+def test_many_rows_cost_little(tmp_path):
+    """Pairs are found by arithmetic, not held."""
+    table = Dataset.from_dict({"video": ["v"] * 1000, "caption": [["a"] * (row % 3 + 1) for row in range(1000)]})
+    records = CaptionedRecords([table, table], "row")
+    assert len(records) == 2 * sum(row % 3 + 1 for row in range(1000))
+    ids = ids_of(records)
+    assert ids == sorted(ids) and len(set(ids)) == 2000

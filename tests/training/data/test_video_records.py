@@ -1,0 +1,345 @@
+"""Every form of video data becomes the same table, and what is wrong with it is said."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, Video
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processing_umt import VideoDecodeError
+from training.data import video_lists
+from training.data.video_records import load_video_records
+from training.data.video_shards import expand_shards
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six files that are only named like videos: tables are made without opening them."""
+    for name in ("b/one.mp4", "b/two.webm", "a/deep/er/three.mkv", "a/four.AVI", "train/five.mp4", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+def rows_of(records):
+    return [dict(row) for row in records]
+
+
+class TestFolders:
+    def test_class_folders(self, folder):
+        records = load_video_records(folder)
+        assert records.features["label"].names == ["a", "b", "train"]
+        found = [(row["video"].removeprefix(f"{folder}/"), row["label"]) for row in records]
+        assert sorted(found) == [
+            ("a/deep/er/three.mkv", 0),
+            ("a/four.AVI", 0),
+            ("b/one.mp4", 1),
+            ("b/two.webm", 1),
+            ("train/five.mp4", 2),
+        ]
+
+    def test_no_labels_where_videos_lie_at_the_top(self, folder):
+        (folder / "top.mp4").write_bytes(b"x")
+        assert load_video_records(folder).column_names == ["video"]
+
+    def test_class_without_clips_keeps_its_number(self, folder):
+        (folder / "aa_empty").mkdir()
+        assert load_video_records(folder).features["label"].names == ["a", "aa_empty", "b", "train"]
+
+    def test_names_of_another_split_are_kept(self, folder):
+        names = ["x", "train", "b", "a"]
+        records = load_video_records(folder, class_names=names)
+        assert records.features["label"].names == names
+        assert {row["video"].removeprefix(f"{folder}/").split("/")[0]: row["label"] for row in records} == {
+            "a": 3,
+            "b": 2,
+            "train": 1,
+        }
+
+    def test_split_is_a_sub_folder_or_a_list(self, folder):
+        assert rows_of(load_video_records(folder, split="train")) == [{"video": f"{folder}/train/five.mp4"}]
+        (folder / "val.csv").write_text("b/one,3\n")
+        assert rows_of(load_video_records(folder, split="val")) == [{"video": f"{folder}/b/one.mp4", "label": 3}]
+        with pytest.raises(ValueError, match=r"no split 'test'.*train"):
+            load_video_records(folder, split="test")
+
+    def test_splits_are_not_classes(self, tmp_path):
+        for name in ("train/x.mp4", "val/x.mp4"):
+            (tmp_path / name).parent.mkdir()
+            (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(ValueError, match="look like splits"):
+            load_video_records(tmp_path)
+
+    def test_links_in_a_circle(self, folder):
+        (folder / "a" / "back").symlink_to(folder)
+        assert len(load_video_records(folder)) == 5
+
+    def test_single_file(self, folder):
+        assert rows_of(load_video_records(folder / "b" / "one.mp4")) == [{"video": f"{folder}/b/one.mp4"}]
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("nowhere/at/all", "no file or folder"),
+            ("/nowhere", "no file or folder"),
+            ("nowhere.csv", "no list of videos"),
+            ("shards-{0..1}.tar", "2 of the 2 shards"),
+            ("*.tar", "No tar file matches"),
+        ],
+    )
+    def test_missing(self, name, message):
+        with pytest.raises(ValueError, match=message):
+            load_video_records(name)
+
+    def test_empty_folder_and_wrong_file(self, tmp_path):
+        with pytest.raises(ValueError, match="holds no video files"):
+            load_video_records(tmp_path)
+        (tmp_path / "x.pdf").write_bytes(b"x")
+        with pytest.raises(ValueError, match="no list of videos that is read here"):
+            load_video_records(tmp_path / "x.pdf")
+
+
+class TestLists:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("b/one.mp4,3\nb/two,4\n", [("b/one.mp4", 3), ("b/two.mp4", 4)]),
+            ("b/one.mp4 3\nb/two.webm -1 ignored\n\n", [("b/one.mp4", 3), ("b/two.webm", -1)]),
+            ("b/one.mp4,3,120,x\n", [("b/one.mp4", 3)]),
+            ("b/with space.mp4,3\n", [("b/with space.mp4", 3)]),
+            ("b/with space.mp4 3\nb/with, comma.mp4 4", [("b/with space.mp4", 3), ("b/with, comma.mp4", 4)]),
+            ('"b/with, comma.mp4",3\n', [("b/with, comma.mp4", 3)]),
+            ("b/one.mp4\tx\t3\n", [("b/one.mp4\tx", 3)]),
+            ("b/one.mp4\nb/two.webm\n", [("b/one.mp4", None), ("b/two.webm", None)]),
+            ("\ufeffvideo,label\r\nb/one.mp4,3\r\n", [("b/one.mp4", 3)]),
+            ("label,path\n3,b/one.mp4\n", [("b/one.mp4", 3)]),
+            ("label\tvideo\n3\tb/one.mp4\n", [("b/one.mp4", 3)]),
+        ],
+    )
+    def test_official_and_header(self, tmp_path, text, expected):
+        path = tmp_path / "list.csv"
+        path.write_text(text, encoding="utf-8")
+        rows = video_lists.read_list(path)
+        assert [(row["video"], row.get("label")) for row in rows] == expected
+
+    @given(
+        st.lists(
+            st.tuples(st.from_regex(r"[a-z][a-z_/]{0,8}[a-z]\.mp4", fullmatch=True), st.integers(0, 999)), min_size=1
+        ),
+        st.sampled_from([",", " ", "\t"]),
+    )
+    def test_any_official_list(self, tmp_path_factory, rows, delimiter):
+        path = tmp_path_factory.mktemp("list") / "train.csv"
+        path.write_text("".join(f"{name}{delimiter}{label}\n" for name, label in rows))
+        assert [(row["video"], row["label"]) for row in video_lists.read_list(path)] == rows
+
+    def test_root_and_default_root(self, folder):
+        (folder / "lists").mkdir()
+        (folder / "lists" / "train.csv").write_text("one.mp4,0\n")
+        records = load_video_records(folder / "lists" / "train.csv", root=folder / "b")
+        assert records["video"][0] == f"{folder}/b/one.mp4"
+        with pytest.raises(ValueError, match=r"None of 1 videos .*Set root"):
+            load_video_records(folder / "lists" / "train.csv")
+        (folder / "lists" / "train.csv").write_text("../b/one.mp4,0\n")
+        assert len(load_video_records(folder / "lists" / "train.csv")) == 1
+
+    @pytest.mark.parametrize("name", ["../outside.mp4", "/etc/outside.mp4", "b/../../outside.mp4"])
+    def test_paths_outside_of_root(self, folder, name):
+        (folder / "train.csv").write_text(f"b/one.mp4,0\n{name},1\n")
+        with pytest.raises(ValueError, match="lies outside of the root"):
+            load_video_records(folder / "train.csv", root=folder)
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("list.csv", "", "lists no videos"),
+            ("list.csv", "b/one.mp4,3\nb/two.mp4,cat\n", r"line 2: .* no integer label"),
+            ("list.csv", "video,label\na.mp4,1,2\n", r"line 2: the header has 2 columns"),
+            ("list.csv", "video,label\na.mp4\n", r"line 2: the header has 2 columns"),
+            ("list.json", '{"videos": []}', r"an object with the keys \['videos'\]"),
+            ("list.json", "[{", "not valid JSON"),
+            ("list.json", '[{"clip": "a.mp4", "text": "x"}]', "its columns are clip, text"),
+            ("list.json", '[{"video": ["a.mp4", 2]}]', "expected its path"),
+            ("list.json", '["a.mp4"]', "row 1 is a str"),
+            ("list.jsonl", '{"video": "a.mp4"}\n{', "line 2 is not valid JSON"),
+        ],
+    )
+    def test_malformed(self, tmp_path, name, text, message):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_video_records(tmp_path / name)
+
+    def test_binary_list(self, tmp_path):
+        (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(ValueError, match="not a text file"):
+            load_video_records(tmp_path / "list.csv")
+
+    def test_captions(self, folder):
+        rows = [{"video": "b/one.mp4", "caption": "a cat"}, {"video": "b/two.webm", "caption": ["a dog", "an owl"]}]
+        (folder / "train.json").write_text(json.dumps(rows))
+        records = load_video_records(folder / "train.json", root=folder)
+        assert list(records["caption"]) == [["a cat"], ["a dog", "an owl"]]
+        (folder / "train.jsonl").write_text(json.dumps(rows[0]))
+        assert rows_of(load_video_records(folder / "train.jsonl")) == [{**rows[0], "video": f"{folder}/b/one.mp4"}]
+
+    def test_something_something(self, folder):
+        (folder / "1.webm").write_bytes(b"x")
+        rows = [
+            {"id": "1", "label": "putting a cup on a table", "template": "Putting [something] on [something]"},
+            {"id": "2", "label": "lifting a cup", "template": "Lifting [something]"},
+        ]
+        (folder / "train.json").write_text(json.dumps(rows))
+        names = ["Lifting something", "Other", "Putting something on something"]
+        records = load_video_records(folder / "train.json", class_names=names)
+        assert list(records["video"]) == [f"{folder}/1.webm", f"{folder}/2.webm"]
+        assert list(records["label"]) == [2, 0] and records["caption"][0] == "putting a cup on a table"
+        with pytest.raises(ValueError, match="'Lifting something', which is none of the 2 classes"):
+            load_video_records(folder / "train.json", class_names=names[1:])
+
+    def test_named_labels(self, folder):
+        (folder / "train.csv").write_text("video,label\nb/one.mp4,dog\nb/two.webm,cat\n")
+        records = load_video_records(folder / "train.csv")
+        assert records.features["label"] == ClassLabel(names=["cat", "dog"]) and list(records["label"]) == [1, 0]
+        (folder / "train.csv").write_text("video,label\nb/one.mp4,dog\nb/two.webm,\n")
+        with pytest.raises(ValueError, match="label '', which is none of the 1 classes"):
+            load_video_records(folder / "train.csv")
+
+    def test_numbers_beyond_the_classes(self, folder):
+        (folder / "train.csv").write_text("b/one.mp4,0\nb/two.webm,2\n")
+        with pytest.raises(ValueError, match="the label 2, which is none of the 2 classes"):
+            load_video_records(folder / "train.csv", class_names=["a", "b"])
+
+    def test_urls_are_left_alone(self, folder):
+        (folder / "train.csv").write_text("video\nhttps://example.com/a.mp4\nb/one.mp4\n")
+        records = load_video_records(folder / "train.csv", root=folder)
+        assert list(records["video"]) == ["https://example.com/a.mp4", f"{folder}/b/one.mp4"]
+
+
+class TestDatasets:
+    def test_paths_bytes_and_records(self, folder):
+        for column in (["x.mp4"], [b"bytes"]):
+            assert rows_of(load_video_records(Dataset.from_dict({"path": column}))) == [{"video": column[0]}]
+        records = Dataset.from_dict({"clip": [str(folder / "b/one.mp4")], "label": [1]}).cast_column("clip", Video())
+        assert rows_of(load_video_records(records)) == [
+            {"video": {"bytes": None, "path": str(folder / "b/one.mp4")}, "label": 1}
+        ]
+
+    def test_columns(self):
+        records = Dataset.from_dict({"clip": ["x.mp4"], "text": ["a"], "label": [3], "class": ["b"]})
+        renamed = load_video_records(records, columns={"video": "clip", "caption": "text", "label": "class"})
+        assert rows_of(renamed) == [{"video": "x.mp4", "caption": "a", "label": 0}]
+        with pytest.raises(ValueError, match="no column of videos; its columns are clip, text, label, class"):
+            load_video_records(records)
+        with pytest.raises(ValueError, match="no column 'x'"):
+            load_video_records(records, columns={"video": "x"})
+        with pytest.raises(ValueError, match="holds int; expected paths"):
+            load_video_records(Dataset.from_dict({"video": [1]}))
+
+    def test_class_labels_are_mapped_by_name(self):
+        records = Dataset.from_dict({"video": ["x.mp4", "y.mp4"], "label": [0, 1]})
+        records = records.cast_column("label", ClassLabel(names=["dog", "cat"]))
+        assert list(load_video_records(records, class_names=["cat", "owl", "dog"])["label"]) == [2, 0]
+        assert load_video_records(records)["label"][0] == 0
+
+    def test_splits(self, tmp_path):
+        both = DatasetDict({name: Dataset.from_dict({"video": [f"{name}.mp4"]}) for name in ("train", "test")})
+        assert rows_of(load_video_records(both, split="test")) == [{"video": "test.mp4"}]
+        with pytest.raises(ValueError, match=r"splits train, test; choose one of them, not None"):
+            load_video_records(both)
+        both.save_to_disk(tmp_path / "saved")
+        assert rows_of(load_video_records(tmp_path / "saved", split="test")) == [{"video": "test.mp4"}]
+        both["train"].save_to_disk(tmp_path / "one")
+        assert rows_of(load_video_records(tmp_path / "one")) == [{"video": "train.mp4"}]
+        with pytest.raises(ValueError, match="given as int"):
+            load_video_records(3)
+
+    def test_parquet(self, folder, monkeypatch, tmp_path):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        Dataset.from_dict({"video": ["b/one.mp4"], "caption": ["x"]}).to_parquet(folder / "t.parquet")
+        records = load_video_records(folder / "t.parquet")
+        assert rows_of(records) == [{"video": f"{folder}/b/one.mp4", "caption": "x"}]
+
+    def test_folder_of_a_data_set(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        (tmp_path / "repo" / "data").mkdir(parents=True)
+        for name in ("train", "test"):
+            Dataset.from_dict({"video": [name.encode()]}).to_parquet(tmp_path / f"repo/data/{name}-00000.parquet")
+        assert rows_of(load_video_records(tmp_path / "repo", split="test")) == [{"video": b"test"}]
+
+    def test_no_such_data_set(self, monkeypatch):
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        with pytest.raises(ValueError, match="no file or folder here, and it can't be loaded"):
+            load_video_records("nobody/nothing-at-all")
+
+    def test_stream(self):
+        stream = Dataset.from_dict({"video": [b"x", b"y"], "label": ["b", "a"]}).to_iterable_dataset()
+        assert rows_of(load_video_records(stream, class_names=["a", "b"])) == [
+            {"video": b"x", "label": 1},
+            {"video": b"y", "label": 0},
+        ]
+
+
+def write_shard(path, files):
+    with tarfile.open(path, "w") as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+class TestShards:
+    def test_samples(self, tmp_path):
+        files = [("k/a.mp4", b"A"), ("k/a.cls", b"3"), ("k/a.txt", b"a cat\n"), ("b.x.webm", b"B"), ("c.json", b"{}")]
+        write_shard(tmp_path / "s-00.tar", [*files, ("d.mp4", b"D"), ("d.json", b'{"label": 7, "id": "d"}')])
+        write_shard(tmp_path / "s-01.tar", [("e.mp4", b"E"), ("e.cls", b"dog"), (".hidden", b"")])
+        records = load_video_records(str(tmp_path / "s-{00..01}.tar"))
+        assert isinstance(records, IterableDataset) and records.num_shards == 2
+        a, b, c, d, e = records
+        video = {"path": f"{tmp_path}/s-00.tar/k/a.mp4", "bytes": b"A"}
+        assert a == {"video": video, "label": 3, "caption": "a cat"}
+        assert b["video"]["bytes"] == b"B"
+        assert isinstance(c["video"], VideoDecodeError) and c["video"].reason == "missing"
+        assert (d["label"], d["id"], d["video"]["bytes"]) == (7, "d", b"D")
+        assert (e["label"], e["video"]["bytes"]) == ("dog", b"E")
+
+    def test_folder_of_shards_and_names(self, tmp_path):
+        write_shard(tmp_path / "s.tar", [("e.mp4", b"E"), ("e.cls", b"dog")])
+        assert [row["label"] for row in load_video_records(tmp_path, class_names=["cat", "dog"])] == [1]
+
+    def test_damaged_shards_are_reported_and_passed_over(self, tmp_path):
+        write_shard(tmp_path / "s-0.tar", [(f"{name}.mp4", bytes(20_000)) for name in "ab"])
+        content = (tmp_path / "s-0.tar").read_bytes()
+        (tmp_path / "s-0.tar").write_bytes(content[:30_000])
+        (tmp_path / "s-1.tar").write_bytes(b"no tar at all" * 100)
+        write_shard(tmp_path / "s-2.tar", [("c.mp4", b"C"), ("d.mp4", b"D"), ("d.json", b"{")])
+        a, b, no_tar, c, d = load_video_records(str(tmp_path / "s-*.tar"))
+        assert (a["video"]["bytes"], c["video"]["bytes"]) == (bytes(20_000), b"C")
+        errors = [(record["video"].video.rsplit("/", 1)[-1], record["video"].reason) for record in (b, no_tar, d)]
+        assert errors == [("s-0.tar", "truncated"), ("s-1.tar", "unreadable"), ("d.json", "unreadable")]
+
+    def test_compressed(self, tmp_path):
+        with tarfile.open(tmp_path / "s.tar.gz", "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo("a.mp4"))
+        assert [row["video"]["bytes"] for row in load_video_records(str(tmp_path / "s.tar.gz"))] == [b""]
+
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            (
+                "hf://x/s-{098..101}.tar",
+                ["hf://x/s-098.tar", "hf://x/s-099.tar", "hf://x/s-100.tar", "hf://x/s-101.tar"],
+            ),
+            ("hf://{a,b}-{0..1}.tar", ["hf://a-0.tar", "hf://a-1.tar", "hf://b-0.tar", "hf://b-1.tar"]),
+            ("hf://x.tar", ["hf://x.tar"]),
+        ],
+    )
+    def test_braces(self, pattern, expected):
+        assert expand_shards(pattern) == expected
+
+    def test_root_of_a_stream(self, tmp_path):
+        write_shard(tmp_path / "s.tar", [("e.mp4", b"E")])
+        with pytest.raises(ValueError, match="not paths in a table"):
+            load_video_records(str(tmp_path / "s.tar"), root=tmp_path)

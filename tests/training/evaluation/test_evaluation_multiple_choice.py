@@ -1,0 +1,151 @@
+"""Multiple choice: recorded scores, every row against plain scoring, broken videos, the command, processes."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import load_recorded
+from tiny_classifier import save_noise
+from tiny_pretraining import launch
+from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_model
+
+from modeling_umt import UMTTextConfig, UMTVideoTextConfig, convert_umt_checkpoint
+from processing_umt import UMTProcessor
+from training.cli import evaluate as cli_evaluate
+from training.data.video_records import load_video_records
+from training.evaluation.multiple_choice import evaluate_multiple_choice, multiple_choice_scores, score_options
+
+OPTIONS = ["a man runs", "a dog on the bike", "two cars", "the cat", "a person doing yes"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_tiny_retrieval_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder, rows = tmp_path_factory.mktemp("data"), []
+    for index in range(5):
+        save_noise(folder / f"clip{index}.mp4", index, num_frames=6, height=32, width=48)
+        options = [*OPTIONS[index:], *OPTIONS[:index]]
+        rows.append({"video": f"clip{index}.mp4", "caption": options, "answer": (2 * index) % 5})
+    (folder / "clip3.mp4").write_bytes(b"no video")
+    (folder / "choices.json").write_text(json.dumps(rows))
+    return folder / "choices.json"
+
+
+def recorded_model():
+    description, tensors = load_recorded("retrieval_rerank")
+    vision, bert = description["config"]["vision_encoder"], description["config"]["text_encoder"]["bert_config"]
+    known = UMTTextConfig().to_dict().keys() - {"architectures", "model_type"}
+    config = UMTVideoTextConfig(
+        vision_config={
+            "image_size": vision["img_size"],
+            "num_frames": vision["num_frames"],
+            "hidden_size": vision["encoder_embed_dim"],
+            "num_hidden_layers": vision["encoder_depth"],
+            "num_attention_heads": vision["encoder_num_heads"],
+            "intermediate_size": 4 * vision["encoder_embed_dim"],
+            "num_aligned_layers": 1,
+        },
+        text_config={key: value for key, value in bert.items() if key in known},
+        projection_dim=description["config"]["embed_dim"],
+    )
+    state = {key.removeprefix("state/"): tensor for key, tensor in tensors.items() if key.startswith("state/")}
+    return convert_umt_checkpoint(state, config), tensors
+
+
+def test_scores_are_the_recorded_ones():
+    model, tensors = recorded_model()
+    description, recorded = load_recorded("retrieval_multiple_choice")
+    texts = recorded["input/candidate_text_index"].flatten()
+    scores = score_options(
+        model,
+        tensors["input/input_ids"][texts],
+        tensors["input/attention_mask"][texts],
+        tensors["input/video"][recorded["input/video_index"]],
+    )
+    torch.testing.assert_close(scores, recorded["expected/scores"], rtol=0, atol=1e-5)
+    assert scores.argmax(dim=1).tolist() == description["predicted"]
+    right = scores.argmax(dim=1) == recorded["input/answer"]
+    assert round(100 * right.float().mean().item(), 2) == description["accuracy"]
+
+
+def test_the_two_scores_weigh_seven_to_three():
+    logits, similarity = torch.tensor([[[0.0, 2.0], [1.0, 1.0]]]), torch.tensor([[0.2, 0.1]])
+    expected = 0.7 * torch.tensor([[2.0, 0.0]]).sigmoid() + 0.3 * torch.tensor([[2.0, 1.0]]).softmax(-1)
+    torch.testing.assert_close(multiple_choice_scores(logits, similarity, 0.1), expected)
+
+
+def test_every_row_is_scored_as_alone(data, model):
+    processor, records = UMTProcessor.from_pretrained(model), load_video_records(data)
+    scores = evaluate_multiple_choice(tiny_retrieval_model(), processor, records, num_workers=0)
+    expected = []
+    for index, row in enumerate(records):
+        if index == 3:
+            expected.append(None)
+            continue
+        inputs = processor(videos=row["video"], text=row["caption"], return_tensors="pt")
+        expected.append(score_options(tiny_retrieval_model(), **inputs)[0].argmax().item())
+    assert scores.choices == expected and len(set(expected)) > 2
+    assert [Path(video.video).name for video in scores.skipped] == ["clip3.mp4"]
+    right = sum(choice == answer for choice, answer in zip(expected, records["answer"], strict=True))
+    assert scores.accuracy == round(100 * right / 5, 2)
+
+
+def test_command_and_wrong_tables(data, model, tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    cli_evaluate.add_arguments(parser)
+    options = ["--task", "multiple-choice", "--model", model, "--device", "cpu", "--num-workers", 0]
+    args = parser.parse_args([str(word) for word in (*options, "--data", data, "--output", tmp_path / "out")])
+    assert cli_evaluate.run(args) == 0
+    processor = UMTProcessor.from_pretrained(model)
+    records = load_video_records(data)
+    expected = evaluate_multiple_choice(tiny_retrieval_model(), processor, records, num_workers=0)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["metrics"] == {"accuracy": expected.accuracy} and results["dataset"]["num_skipped"] == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert f"{expected.accuracy:6.2f} %" in printed[-3]
+    assert printed[-2] == "  counted as wrong: 1 videos that can't be read (not_a_video 1)"
+    assert printed[-1] == f"written to {tmp_path / 'out'}"
+    rows = json.loads(data.read_text())
+    for wrong, message in ({"answer": 5}, "no place"), ({"caption": "a man"}, "no place"):
+        path = data.with_name("wrong.json")
+        path.write_text(json.dumps([rows[0] | wrong]))
+        with pytest.raises(ValueError, match=message):
+            evaluate_multiple_choice(tiny_retrieval_model(), processor, load_video_records(path))
+    with pytest.raises(ValueError, match="caption"):
+        evaluate_multiple_choice(tiny_retrieval_model(), processor, records.remove_columns("answer"))
+
+
+SCRIPT = """
+import json, sys
+from accelerate import PartialState
+PartialState(cpu=True)
+from tiny_video_text_retrieval import tiny_retrieval_model
+from processing_umt import UMTProcessor
+from training.evaluation.multiple_choice import evaluate_multiple_choice
+from training.data.video_records import load_video_records
+data, model, output = sys.argv[1:]
+scores = evaluate_multiple_choice(
+    tiny_retrieval_model(), UMTProcessor.from_pretrained(model), load_video_records(data), num_workers=0
+)
+import torch.distributed
+assert torch.distributed.get_world_size() == 2
+with open(f"{output}/{torch.distributed.get_rank()}.json", "w") as file:
+    json.dump([scores.choices, scores.accuracy], file)
+"""
+
+
+def test_two_processes_equal_one(data, model, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = launch(str(script), str(data), str(model), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    processor, records = UMTProcessor.from_pretrained(model), load_video_records(data)
+    expected = evaluate_multiple_choice(tiny_retrieval_model(), processor, records, num_workers=0)
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [expected.choices, expected.accuracy]

@@ -1,0 +1,348 @@
+"""Retrieval: recorded metrics and scores, grouped against plain re-ranking, protocols, broken videos, processes."""
+
+import argparse
+import json
+from pathlib import Path
+
+import datasets
+import evaluate
+import numpy as np
+import pytest
+import torch
+from conftest import load_recorded
+from tiny_classifier import save_noise
+from tiny_pretraining import launch
+from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_model
+
+from modeling_umt import UMTTextConfig, UMTVideoTextConfig, UMTVideoTextModel, convert_umt_checkpoint
+from processing_umt import UMTProcessor, UMTVideoProcessor
+from processing_umt.video_decoding_umt import VideoReader
+from training.cli import evaluate as cli_evaluate
+from training.data.video_records import load_video_records
+from training.evaluation import retrieval as evaluation_retrieval
+from training.evaluation.metrics import RetrievalRecall
+from training.evaluation.retrieval import (
+    ClipsOfVideos,
+    RetrievalSet,
+    best_candidates,
+    evaluate_retrieval,
+    recall,
+    retrieval_set,
+)
+
+WORDS = ("a", "man", "dog", "cat", "run", "fast", "the", "person", "two", "bike", "ride", "car")
+
+
+@pytest.fixture(autouse=True)
+def evaluate_cache(tmp_path, monkeypatch):
+    """`evaluate` makes a folder for every metric: in a folder of the test's own."""
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    return save_tiny_retrieval_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def processor(model_folder) -> UMTProcessor:
+    return UMTProcessor.from_pretrained(model_folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Seven videos, the fifth broken, with one to three captions each: 14 texts."""
+    folder = tmp_path_factory.mktemp("videos")
+    rows, number = [], 0
+    for video in range(7):
+        name = f"clip{video}.mp4"
+        save_noise(folder / name, video, num_frames=9, height=32, width=48)
+        captions = []
+        for _ in range(1 + video % 3):
+            captions.append(" ".join(WORDS[(number + 3 * k) % len(WORDS)] for k in range(2 + number % 4)))
+            number += 1
+        rows.append({"video": name, "caption": captions})
+    (folder / "clip4.mp4").write_bytes(b"no video")
+    (folder / "list.json").write_text(json.dumps(rows))
+    return folder / "list.json"
+
+
+def score(data: Path, processor: UMTProcessor, model=None, **options):
+    return evaluate_retrieval(
+        model or tiny_retrieval_model(),
+        processor,
+        retrieval_set(load_video_records(data)),
+        **{"num_workers": 0, "batch_size": 3, "num_reranked": 3} | options,
+    )
+
+
+# recorded
+
+
+def test_recorded_metrics():
+    problems = load_recorded("retrieval_metrics")[0]["problems"]
+    assert problems
+    for problem in problems:
+        video_to_text, text_to_video = np.array(problem["scores_i2t"]), np.array(problem["scores_t2i"])
+        match = np.zeros(video_to_text.shape, dtype=bool)
+        for video, texts in problem["img2txt"].items():
+            match[int(video), texts] = True
+        expected = problem["metrics"]
+        for name, scores, right in (("txt", video_to_text, match), ("img", text_to_video, match.T)):
+            results = RetrievalRecall().compute(
+                predictions=scores, references=[np.flatnonzero(row).tolist() for row in right]
+            )
+            for rank in (1, 5, 10):
+                assert round(results[f"r{rank}"], 2) == expected[f"{name}_r{rank}"]
+        both = recall(text_to_video, video_to_text, match)
+        assert both["mean_recall"] == pytest.approx(expected["r_mean"], abs=0.011)
+
+
+def recorded_model(description: dict, tensors: dict) -> UMTVideoTextModel:
+    vision, bert = (description["config"][name] for name in ("vision_encoder", "text_encoder"))
+    fields = UMTTextConfig().to_dict().keys() - {"architectures", "model_type"}
+    config = UMTVideoTextConfig(
+        vision_config={
+            "image_size": vision["img_size"],
+            "num_frames": vision["num_frames"],
+            "hidden_size": vision["encoder_embed_dim"],
+            "num_hidden_layers": vision["encoder_depth"],
+            "num_attention_heads": vision["encoder_num_heads"],
+            "intermediate_size": 4 * vision["encoder_embed_dim"],
+            "num_aligned_layers": 1,
+        },
+        text_config={key: value for key, value in bert["bert_config"].items() if key in fields},
+        projection_dim=description["config"]["embed_dim"],
+    )
+    state = {key.removeprefix("state/"): value for key, value in tensors.items() if key.startswith("state/")}
+    return convert_umt_checkpoint(state, config)
+
+
+class RecordedClips(ClipsOfVideos):
+    """Clips that are tensors already."""
+
+    def __getitem__(self, index):
+        return self.videos[index]
+
+    def normalize(self, clips):
+        return clips
+
+
+def test_recorded_reranking(monkeypatch):
+    """Six videos and forty texts, 35 of which are re-ranked."""
+    description, tensors = load_recorded("retrieval_rerank")
+    match = np.zeros((6, 40), dtype=bool)
+    for video, texts in description["img2txt"].items():
+        match[int(video), texts] = True
+
+    class RecordedTexts:
+        """Texts are row numbers."""
+
+        max_text_length = tensors["input/input_ids"].shape[1]
+        video_processor = UMTVideoProcessor(num_frames=3, size={"height": 32, "width": 32}, crop_size=32)
+
+        def __call__(self, text, **options):
+            return {name: tensors[f"input/{name}"][list(map(int, text))] for name in ("input_ids", "attention_mask")}
+
+    monkeypatch.setattr(evaluation_retrieval, "ClipsOfVideos", RecordedClips)
+    data = RetrievalSet(list(tensors["input/video"]), list(map(str, range(6))), list(map(str, range(40))), match)
+    scores = evaluate_retrieval(
+        recorded_model(description, tensors),
+        RecordedTexts(),
+        data,
+        num_reranked=description["k_test"],
+        num_workers=0,
+        texts_per_match=16,
+    )
+    for ours, name in (
+        (scores.dual_encoder, "i2t_dual"),
+        (scores.dual_encoder.T, "t2i_dual"),
+        (scores.video_to_text, "i2t_rerank"),
+        (scores.text_to_video, "t2i_rerank"),
+    ):
+        expected = tensors[f"expected/{name}"].numpy()
+        ranked = expected > -100
+        assert ranked.any()
+        np.testing.assert_allclose(ours[ranked], expected[ranked], rtol=0, atol=1e-5)
+        assert (ours[~ranked] < -98.9).all()
+    for ours, official in (("reranked", "rerank"), ("dual_encoder", "dual")):
+        expected = description["metrics"][official]
+        for direction, theirs in (("text_to_video", "img"), ("video_to_text", "txt")):
+            for rank in (1, 5, 10):
+                assert round(scores.metrics[ours][f"{direction}_r{rank}"], 2) == expected[f"{theirs}_r{rank}"]
+        assert round(scores.metrics[ours]["mean_recall"], 2) == expected["r_mean"]
+
+
+# one process
+
+
+def test_grouped_pairs_equal_the_plain_loop(data, processor):
+    """Scores of pairs that are grouped by video, against one pair at a time."""
+    model = tiny_retrieval_model().eval()
+    scores = score(data, processor, model)
+    assert len(scores.data.videos) == 6 and [video.reason for video in scores.skipped] == ["not_a_video"]
+    assert scores.num_skipped_texts == 2 and len(scores.data.texts) == 11
+    dual, logits = np.empty((6, 11)), np.empty((6, 11))
+    with torch.no_grad():
+        for row, video in enumerate(scores.data.videos):
+            for column, text in enumerate(scores.data.texts):
+                inputs = processor(text=text, videos=video, return_tensors="pt")
+                dual[row, column] = model(**inputs).logits_per_video * model.temperature
+                features = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+                tokens = model.get_video_features(inputs["pixel_values_videos"]).last_hidden_state
+                pair = model.match(features.last_hidden_state, inputs["attention_mask"], tokens)
+                logits[row, column] = pair[0, 1]
+    np.testing.assert_allclose(scores.dual_encoder, dual, atol=1e-5)
+    assert np.ptp(logits) > 0.1
+    for ours, plain, plain_dual in (
+        (scores.video_to_text, logits, dual),
+        (scores.text_to_video, logits.T, dual.T),
+    ):
+        for row in range(len(ours)):
+            best = set(np.argsort(-plain_dual[row], kind="stable")[:3])
+            for column in range(ours.shape[1]):
+                if column in best:
+                    assert ours[row, column] == pytest.approx(plain[row, column], abs=1e-5)
+                else:
+                    assert ours[row, column] == pytest.approx(plain_dual[row, column] - 100, abs=1e-5)
+
+
+def test_a_video_is_matched_once(data, processor, monkeypatch):
+    """One call for a video and all its texts of both directions, and no pair twice."""
+    model, calls = tiny_retrieval_model(), []
+    match = model.match
+    monkeypatch.setattr(
+        model,
+        "match",
+        lambda texts, mask, videos, **options: (
+            calls.append((len(texts), len(videos))) or match(texts, mask, videos, **options)
+        ),
+    )
+    scores = score(data, processor, model)
+    pairs = (scores.video_to_text > -90) | (scores.text_to_video > -90).T
+    assert sorted(calls) == sorted((int(number), 1) for number in pairs.sum(axis=1) if number)
+
+
+def test_ties():
+    assert best_candidates(np.array([[1.0, 2.0, 2.0, 2.0]]), 2).tolist() == [[False, True, True, False]]
+    results = RetrievalRecall(config_name="text_to_video").compute(predictions=[[0.0] * 4], references=[[2]])
+    assert results == {
+        "text_to_video_r1": 0.0,
+        "text_to_video_r5": 100.0,
+        "text_to_video_r10": 100.0,
+        "text_to_video_mean_rank": 2.5,
+        "text_to_video_median_rank": 2.5,
+    }
+    with pytest.raises(ValueError, match="not finite"):
+        RetrievalRecall().compute(predictions=[[np.nan, 1.0]], references=[[0]])
+    with pytest.raises(ValueError, match="right candidates"):
+        RetrievalRecall().compute(predictions=[[0.0, 1.0]], references=[[2]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "texts", "match"),
+    [
+        # MSRVTT: one text a video, also where two read the same
+        ([("a", "x"), ("b", "x")], {}, ["x", "x"], [[1, 0], [0, 1]]),
+        # MSVD: several, in a list or in rows
+        ([("a", ["x", "y"]), ("b", ["z"])], {}, ["x", "y", "z"], [[1, 1, 0], [0, 0, 1]]),
+        ([("a", "x"), ("a", "y"), ("b", "z")], {}, ["x", "y", "z"], [[1, 1, 0], [0, 0, 1]]),
+        # ActivityNet
+        ([("a", ["x", "y"]), ("b", ["z"])], {"paragraph": True}, ["x y", "z"], [[1, 0], [0, 1]]),
+        # Something-Something
+        (
+            [("a", "x"), ("b", "y"), ("c", "x")],
+            {"several_videos": True},
+            ["x", "y"],
+            [[1, 0], [0, 1], [1, 0]],
+        ),
+    ],
+)
+def test_protocols(rows, options, texts, match):
+    table = datasets.Dataset.from_dict({"video": [row[0] for row in rows], "caption": [row[1] for row in rows]})
+    data = retrieval_set(table, **options)
+    assert data.texts == texts and data.match.astype(int).tolist() == match
+
+
+def test_lists_with_several_videos(data, tmp_path):
+    """Something-Something's lists name several videos of a text in one row."""
+    rows = [{"video": ["clip0.mp4", "clip2.mp4"], "caption": "x"}, {"video": "clip1.mp4", "caption": "y"}]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(rows))
+    found = retrieval_set(load_video_records(path, root=data.parent), several_videos=True)
+    assert [Path(name).name for name in found.names] == ["clip0.mp4", "clip2.mp4", "clip1.mp4"]
+    assert found.match.astype(int).tolist() == [[1, 0], [1, 0], [0, 1]]
+
+
+def test_trimmed_videos(tmp_path, processor):
+    path = save_noise(tmp_path / "long.mp4", 0, num_frames=40, height=32, width=32)  # 10 frames a second
+    [(_, whole)] = [ClipsOfVideos([(0, str(path))], processor.video_processor, 2)[0]]
+    [(_, trimmed)] = [ClipsOfVideos([(0, str(path))], processor.video_processor, 2, trim_seconds=2.0)[0]]
+    with VideoReader(path) as reader:
+        frames = reader.read([9, 29, 4, 14])  # the middles of two intervals of 40 frames, and of 20
+    expected = ClipsOfVideos([], processor.video_processor, 4).process(frames)
+    assert torch.equal(torch.cat([whole, trimmed]), expected)
+
+
+# the command
+
+
+def run(*argv) -> int:
+    parser = argparse.ArgumentParser()
+    cli_evaluate.add_arguments(parser)
+    return cli_evaluate.run(parser.parse_args([str(word) for word in (*argv, "--device", "cpu", "--num-workers", 0)]))
+
+
+def test_report(data, model_folder, processor, tmp_path, capsys):
+    common = ("--task", "retrieval", "--model", model_folder, "--data", data)
+    assert run(*common, "--reranked", 3, "--batch-size", 3, "--output", tmp_path / "one") == 0
+    assert "text-to-video, reranked" in capsys.readouterr().out
+    report = json.loads((tmp_path / "one" / "results.json").read_text())
+    expected = score(data, processor)
+    assert report["metrics"] == expected.metrics
+    assert report["task"] == "text-to-video-retrieval"
+    assert report["protocol"] == expected.protocol | {"paragraph": False, "several_videos": False}
+    dataset = report["dataset"]
+    assert (dataset["num_videos"], dataset["num_scored"], dataset["num_skipped"]) == (7, 6, 1)
+    assert (dataset["num_texts"], dataset["num_scored_texts"]) == (13, 11)
+    assert dataset["skipped"][0]["video"].endswith("clip4.mp4") and dataset["skipped"][0]["reason"] == "not_a_video"
+    assert set(report["versions"]) == set(cli_evaluate.PACKAGES)
+    with pytest.raises(ValueError, match="--clips is an option of --task classification"):
+        run(*common, "--clips", 2)
+    with pytest.raises(ValueError, match="--paragraph is an option of --task retrieval"):
+        run("--model", model_folder, "--data", data, "--paragraph")
+
+
+SCRIPT = """
+import sys, numpy
+from modeling_umt import UMTVideoTextModel
+from processing_umt import UMTProcessor
+from training.evaluation.retrieval import evaluate_retrieval, retrieval_set
+from training.data.video_records import load_video_records
+data, model, output = sys.argv[1:]
+scores = evaluate_retrieval(
+    UMTVideoTextModel.from_pretrained(model), UMTProcessor.from_pretrained(model),
+    retrieval_set(load_video_records(data)), num_workers=0, batch_size=3, num_reranked=3,
+)
+import torch.distributed
+rank = torch.distributed.get_rank()
+assert torch.distributed.get_world_size() == 2
+numpy.savez(f"{output}/{rank}.npz", t2v=scores.text_to_video, v2t=scores.video_to_text, dual=scores.dual_encoder,
+    metrics=list(scores.metrics["reranked"].values()), skipped=[video.video for video in scores.skipped])
+"""
+
+
+def test_two_processes_equal_one(data, model_folder, processor, tmp_path):
+    """Seven videos, of which one is broken, on two processes."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = launch(str(script), str(data), str(model_folder), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    expected = score(data, processor)
+    for rank in (0, 1):
+        found = np.load(tmp_path / f"{rank}.npz")
+        np.testing.assert_allclose(found["t2v"], expected.text_to_video, atol=1e-5)
+        np.testing.assert_allclose(found["v2t"], expected.video_to_text, atol=1e-5)
+        np.testing.assert_allclose(found["dual"], expected.dual_encoder, atol=1e-6)
+        assert found["metrics"].tolist() == list(expected.metrics["reranked"].values())
+        assert found["skipped"].tolist() == [video.video for video in expected.skipped]

@@ -1,0 +1,216 @@
+"""Metrics and the merging of views: recorded numbers of the official code, plain recounts, no network and no files."""
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.evaluation.metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy, merge_views
+
+METRICS = [TopKAccuracy, PerClassAccuracy, ConfusionMatrix]
+SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]])
+LABELS = np.array([1, 0, 0, 0, 0])
+EXPECTED = {
+    TopKAccuracy: {"top1": 60.0, "top5": 100.0},
+    PerClassAccuracy: {"per_class_accuracy": [50.0, 100.0, None], "mean_class_accuracy": 75.0},
+    ConfusionMatrix: {"confusion_matrix": [[2, 1, 1], [0, 1, 0], [0, 0, 0]]},
+}
+
+
+@pytest.fixture(autouse=True)
+def evaluate_cache(tmp_path, monkeypatch):
+    """`evaluate` makes a folder for every metric: in a folder of the test's own."""
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
+    return tmp_path / "metrics"
+
+
+def plain(results: dict) -> dict:
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in results.items()}
+
+
+def files_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+# merging of views
+
+
+def rows_of(description: dict) -> tuple[list, list, np.ndarray, dict]:
+    rows = [row for rank in description["rank_files"] for row in rank]
+    views = [(row["chunk"], row["split"]) for row in rows]
+    labels = {row["id"]: row["label"] for row in rows}
+    return [row["id"] for row in rows], views, np.array([row["logits"] for row in rows]), labels
+
+
+def test_recorded_merge(recorded):
+    description, _ = recorded("multiview_merge")
+    video_ids, view_ids, logits, label_of = rows_of(description)
+    assert len(set(zip(video_ids, view_ids, strict=True))) < len(video_ids), "the recording has a repeated view"
+    merged = merge_views(video_ids, view_ids, logits)
+    expected = description["expected"]
+    labels = np.array([label_of[video] for video in merged.video_ids])
+    assert set(merged.video_ids) == set(expected["per_video"])
+    for video, probabilities, label in zip(merged.video_ids, merged.probabilities, labels, strict=True):
+        record = expected["per_video"][video]
+        assert (probabilities.argmax(), label) == (record["pred"], record["label"])
+        single = TopKAccuracy().compute(predictions=probabilities[None], references=[label])
+        assert single == {"top1": 100 * record["top1"], "top5": 100 * record["top5"]}
+    accuracy = TopKAccuracy().compute(predictions=merged.probabilities, references=labels)
+    assert accuracy["top1"] == pytest.approx(expected["top1"], abs=1e-9)
+    assert accuracy["top5"] == pytest.approx(expected["top5"], abs=1e-9)
+
+
+def test_merge_is_the_mean_softmax_of_first_copies():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(5, 4)).astype(np.float32)
+    merged = merge_views(["b", "a", "b", "b", "a"], [(0, 0), (0, 0), (0, 1), (0, 0), (1, 0)], logits)
+    softmax = torch.from_numpy(logits).double().softmax(-1).numpy()
+    assert merged.video_ids == ["b", "a"]
+    assert merged.num_views.tolist() == [2, 2]
+    assert merged.probabilities.dtype == np.float64
+    np.testing.assert_allclose(merged.probabilities[0], (softmax[0] + softmax[2]) / 2, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(merged.probabilities[1], (softmax[1] + softmax[4]) / 2, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_videos=st.integers(1, 7), num_views=st.integers(1, 4), world=st.integers(1, 5), seed=st.integers(0, 2**32 - 1)
+)
+def test_sharding_changes_nothing(num_videos, num_views, world, seed):
+    """Views dealt out to processes, the last round filled up with views from the start: each counts once."""
+    generator = np.random.default_rng(seed)
+    views = [(video, view) for view in range(num_views) for video in range(num_videos)]
+    logits = generator.normal(size=(len(views), 3)) * 5
+    alone = merge_views(*zip(*views, strict=True), logits)
+    padded = np.resize(np.arange(len(views)), -(-len(views) // world) * world)
+    rows = np.concatenate([padded[rank::world] for rank in range(world)])
+    shared = merge_views(*zip(*[views[row] for row in rows], strict=True), logits[rows])
+    order = [shared.video_ids.index(video) for video in alone.video_ids]
+    np.testing.assert_allclose(shared.probabilities[order], alone.probabilities, rtol=0, atol=1e-12)
+    assert (shared.num_views == num_views).all() and (alone.num_views == num_views).all()
+    np.testing.assert_allclose(alone.probabilities.sum(1), 1, atol=1e-12)
+
+
+def test_videos_may_have_different_numbers_of_views_and_large_logits():
+    merged = merge_views(["a", "b", "a"], [0, 0, 1], [[1e4, 0.0], [0.0, -1e4], [-1e4, 0.0]])
+    assert merged.num_views.tolist() == [2, 1]
+    np.testing.assert_allclose(merged.probabilities, [[0.5, 0.5], [1.0, 0.0]], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["a"], [0, 1], np.zeros((2, 3))), "1 video ids, 2 view ids"),
+        ((["a", "b"], [0, 1], np.zeros(2)), r"shape \(2,\)"),
+        (([], [], np.zeros((0, 3))), "at least one row"),
+        ((["a", "b"], [0, (1, 2)], np.array([[0.0, 1], [np.nan, 0]])), r"View \(1, 2\) of video 'b'"),
+        ((["a", "b"], [0, 0], np.array([[0.0, np.inf], [0, 0]])), "View 0 of video 'a'"),
+    ],
+)
+def test_bad_views_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        merge_views(*arguments)
+
+
+# metrics
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_known_results(metric):
+    assert plain(metric().compute(predictions=SCORES, references=LABELS)) == EXPECTED[metric]
+
+
+@settings(max_examples=60, deadline=None)
+@given(num_videos=st.integers(1, 30), num_labels=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
+def test_plain_recount(num_videos, num_labels, seed):
+    """Against a count with sorted lists; few different scores, so that ties are frequent."""
+    generator = np.random.default_rng(seed)
+    scores = generator.integers(0, 4, size=(num_videos, num_labels)).astype(float)
+    labels = generator.integers(0, num_labels, size=num_videos)
+    ranked = [sorted(range(num_labels), key=lambda c, row=row: (-row[c], c)) for row in scores]
+    hits = [ranking[0] == label for ranking, label in zip(ranked, labels, strict=True)]
+    top = TopKAccuracy()._measure(scores, labels)
+    assert top["top1"] == pytest.approx(100 * np.mean(hits))
+    assert top["top5"] == pytest.approx(
+        100 * np.mean([label in ranking[:5] for ranking, label in zip(ranked, labels, strict=True)])
+    )
+    per_class = PerClassAccuracy()._measure(scores, labels)
+    for c in range(num_labels):
+        own = [hit for hit, label in zip(hits, labels, strict=True) if label == c]
+        expected = 100 * np.mean(own) if own else None
+        assert per_class["per_class_accuracy"][c] == (expected if expected is None else pytest.approx(expected))
+    confusion = ConfusionMatrix()._measure(scores, labels)["confusion_matrix"]
+    assert confusion.sum() == num_videos
+    assert 100 * np.trace(confusion) / num_videos == pytest.approx(top["top1"])
+    assert confusion.sum(axis=1).tolist() == np.bincount(labels, minlength=num_labels).tolist()
+    assert confusion.sum(axis=0).tolist() == np.bincount([r[0] for r in ranked], minlength=num_labels).tolist()
+
+
+def test_constant_scores_are_no_hits():
+    """A model that says the same of everything is right for one class in ten, and has one in two among five of ten."""
+    result = TopKAccuracy().compute(predictions=np.zeros((10, 10)), references=np.arange(10))
+    assert result == {"top1": 10.0, "top5": 50.0}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("as_input", [np.asarray, torch.tensor, lambda x: np.asarray(x).tolist()])
+def test_batches_add_up_without_files_or_warnings(metric, as_input, evaluate_cache, monkeypatch):
+    monkeypatch.chdir(evaluate_cache.parent)
+    state = np.random.get_state()[1].copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        instance = metric()
+        for _ in range(2):  # a second round starts from nothing
+            instance.add_batch(predictions=as_input(SCORES[:2]), references=as_input(LABELS[:2]))
+            instance.add_batch(predictions=as_input(SCORES[2:4]), references=as_input(LABELS[2:4]))
+            instance.add(prediction=as_input(SCORES[4]), reference=int(LABELS[4]))
+            assert plain(instance.compute()) == EXPECTED[metric]
+    assert files_under(evaluate_cache.parent) == []
+    assert np.array_equal(state, np.random.get_state()[1])
+
+
+def test_combine():
+    combined = evaluate.combine([metric() for metric in METRICS])
+    combined.add_batch(predictions=SCORES, references=LABELS)
+    assert plain(combined.compute()) == {name: value for metric in METRICS for name, value in EXPECTED[metric].items()}
+
+
+def test_scores_keep_double_precision():
+    scores = np.array([[1.0, 1.0 + 1e-12]])
+    assert TopKAccuracy().compute(predictions=scores, references=[1])["top1"] == 100.0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        ([[0.1, 0.9], [np.nan, 0.0]], [0, 1], "Scores of 1 videos are not finite"),
+        ([[0.1, 0.9]], [2], r"2 classes \(0 to 1\)"),
+        ([[0.1, 0.9]], [-1], "Labels go from -1"),
+    ],
+)
+def test_bad_scores_and_labels_are_refused(metric, scores, labels, message):
+    with pytest.raises(ValueError, match=message):
+        metric().compute(predictions=scores, references=labels)
+
+
+def test_two_participants_give_the_result_of_one(tmp_path):
+    """`evaluate`'s own way of sharing a metric, through locked files: nothing but the empty locks stays. The locks
+    are per open file, so threads stand in for processes (which would spend half a minute on importing `evaluate`)."""
+
+    def take_part(process_id, batches):
+        metric = TopKAccuracy(num_process=2, process_id=process_id, cache_dir=str(tmp_path), experiment_id="two")
+        for rows in batches:
+            metric.add_batch(predictions=SCORES[rows], references=LABELS[rows])
+        return metric.compute()
+
+    shards = [[slice(0, 2), slice(2, 3)], [slice(3, 5)]]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(take_part, range(2), shards)) == [EXPECTED[TopKAccuracy], None]
+    assert all(file.suffix == ".lock" and file.stat().st_size == 0 for file in files_under(tmp_path))

@@ -1,0 +1,151 @@
+"""What a run would cost: published sizes, FLOPs against arithmetic and against a real step."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import load_recorded
+from tiny_pretraining import STUDENT, TEACHER, make_student, make_teacher
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
+
+from modeling_umt import UMTConfig, UMTForPreTraining, UMTTeacherConfig, UMTTeacherModel
+from modeling_umt.token_selection_umt import attention_token_selection
+from training.cli import main
+from training.runs import pretraining_run
+from training.runs.estimate import PUBLISHED_TEACHERS, Cost, describe_cost, estimate_pretraining
+from training.runs.pretraining_run import estimate_run
+from training.runs.recipes import read_recipe
+
+
+def estimate(student: dict, teacher: dict, mask_ratio: float) -> Cost:
+    seeds = torch.zeros(1, dtype=torch.int64, device="meta")
+    select = partial(attention_token_selection, mask_ratio=mask_ratio, sample_seeds=seeds)
+    with torch.device("meta"):
+        return estimate_pretraining(
+            UMTForPreTraining(UMTConfig(**student)), UMTTeacherModel(UMTTeacherConfig(**teacher)), select
+        )
+
+
+def blocks(num_tokens: int, width: int, mlp: int) -> int:
+    """FLOPs of a transformer block: four projections, the MLP, and two products of attention."""
+    return 2 * num_tokens * (4 * width**2 + 2 * width * mlp) + 4 * num_tokens**2 * width
+
+
+def test_arithmetic_of_the_tiny_models():
+    cost = estimate(STUDENT, TEACHER, mask_ratio=0.75)
+    visible, tokens, width, mlp = 8, 32, 32, 64
+    assert cost.visible_tokens == visible
+    student = 2 * visible * 3 * 16**2 * width + 3 * blocks(visible, width, mlp) + 2 * 2 * visible * width * 16
+    assert cost.student_flops == student
+    # two frames, each with a class token; the last block's output projection and MLP see visible tokens only
+    teacher = 2 * tokens * 3 * 14**2 * width + 2 * 3 * blocks(17, width, mlp) + 2 * 2 * visible * width * 16
+    teacher -= 2 * (2 * 17 - visible) * (width**2 + 2 * width * mlp)
+    # the row of attention that chooses tokens: query of the class token, its products with the keys, which are there
+    teacher += 2 * (2 * width**2 + 2 * 17 * width)
+    assert cost.teacher_flops == teacher
+    # backward is twice the forward, but for the gradient of the pixels, which nobody asks for
+    assert cost.student_training_flops == 3 * student - 2 * visible * 3 * 16**2 * width
+    assert cost.training_flops(num_masks=3) == teacher + 3 * cost.student_training_flops
+
+
+def test_flops_of_a_real_step():
+    cost = estimate(STUDENT, TEACHER, mask_ratio=0.75)
+    student, teacher = make_student(), make_teacher()
+    student.set_attn_implementation("eager"), teacher.set_attn_implementation("eager")
+    clip = torch.randn(1, 2, 3, 64, 64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        targets = teacher(clip, token_selector=partial(attention_token_selection, mask_ratio=0.75))
+    assert cost.teacher_flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+    with FlopCounterMode(display=False) as counter:
+        student(clip, visible_indices=targets.visible_indices, target_features=targets.features).loss.backward()
+    assert cost.student_training_flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert cost.student_parameters == sum(parameter.numel() for parameter in student.parameters())
+    assert cost.teacher_parameters == sum(parameter.numel() for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "student", "teacher", "flops"),
+    [
+        ("umt_l16_k710_stage1", 307_806_720, 303_904_768, ("0.9636", "0.2069")),
+        ("umt_b16_k710_stage1", 88_005_888, 86_192_640, ("0.2692", "0.06002")),
+    ],
+)
+def test_published_recipes(recipe, student, teacher, flops, monkeypatch, capsys, tmp_path):
+    """Parameters are those of the official models; no weights are loaded and no run begins."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("an estimate loads nothing and trains nothing")
+
+    for name in ("load_teacher", "load_clips", "UMTPreTrainingTrainer"):
+        monkeypatch.setattr(pretraining_run, name, refuse)
+    monkeypatch.chdir(tmp_path)
+    assert main(["pretrain", "--config", recipe, "--estimate"]) == 0
+    printed = capsys.readouterr().out
+    assert f"student {student:,} parameters, teacher {teacher:,}\n" in printed
+    official = load_recorded("full_size_keys")[0]["models"]
+    assert {student, teacher} <= {model["parameters"] for model in official.values()}
+    assert f"teacher {flops[0]} TFLOP, student {flops[1]} TFLOP on 320 visible tokens" in printed
+    assert "658,000 clips x 201 epochs" in printed and "hours on 32 A100" in printed
+    assert "assuming 40%" in printed and "GiB of activations" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_recipe_has_its_teacher_at_hand():
+    for recipe in ("umt_l16_k710_stage1", "umt_b16_k710_stage1"):
+        assert read_recipe(recipe)["teacher"] in PUBLISHED_TEACHERS
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Path of a tiny recipe without a teacher."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(f"model: {STUDENT}\nmask_ratio: 0.75\nteacher_image_size: 56\nper_device_train_batch_size: 2\n")
+    return str(path)
+
+
+def test_overrides_count(recipe, tmp_path):
+    make_teacher().save_pretrained(tmp_path / "teacher")
+    given = ["--teacher", str(tmp_path / "teacher"), "--output_dir", str(tmp_path / "out")]
+    plain = estimate_run(recipe, given)
+    assert "on 8 visible tokens" in plain and "at 2 clips" in plain
+    other = estimate_run(recipe, [*given, "--mask_type", "random", "--mask_ratio", "0.5", "--num_masks_per_clip", "3"])
+    assert "on 16 visible tokens" in other and "with 3 masks for one teacher pass" in other
+    wider = estimate_run(recipe, [*given, "--model", '{"intermediate_size": 128}'])
+    more = 3 * (2 * 32 * 64 + 64)
+    assert f"student {make_student().num_parameters() + more:,} parameters" in wider
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_teachers_are_loaded(recipe, tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 14}
+    clip = CLIPVisionConfig(intermediate_size=64, projection_dim=16, image_size=56, **sizes)
+    CLIPVisionModelWithProjection(clip).save_pretrained(tmp_path / "clip")
+    Dinov2Model(Dinov2Config(image_size=56, mlp_ratio=2, **sizes)).save_pretrained(tmp_path / "dinov2")
+    counts = {}
+    for name, fields in (("clip", "{}"), ("dinov2", '{"target_dim": 32}')):
+        text = estimate_run(recipe, ["--teacher", str(tmp_path / name), "--model", fields])
+        counts[name] = int(text.splitlines()[0].rpartition(" ")[2].replace(",", ""))
+    assert counts["clip"] == make_teacher().num_parameters()
+    assert counts["dinov2"] == Dinov2Model.from_pretrained(tmp_path / "dinov2").num_parameters()
+    with pytest.raises(ValueError, match="16 channels, but the student's `target_dim` is 24"):
+        estimate_run(recipe, ["--teacher", str(tmp_path / "clip"), "--model", '{"target_dim": 24}'])
+
+
+def test_hours_and_memory_are_plain_arithmetic():
+    cost = Cost(
+        student_parameters=10**9,
+        teacher_parameters=10**9,
+        visible_tokens=320,
+        teacher_flops=4 * 10**12,
+        student_flops=10**12,
+        student_training_flops=3 * 10**12,
+        state_bytes=18 * 2**30,
+        activation_bytes=2**30,
+    )
+    assert cost.training_flops(num_masks=2) == 10 * 10**12
+    # 3600 clips of 10 TFLOP at 0.4 x 100 TFLOP/s on 2 devices
+    assert cost.hours(3600, 2, 2, 100e12) == pytest.approx(10 / 80)
+    text = describe_cost(cost, num_clips=1000, num_epochs=2, num_masks=2, batch=4, num_devices=8)
+    assert "about 18.0 GiB of state and 8.0 GiB of activations" in text
+    assert "1,000 clips x 2 epochs" in text and "on 8 A100" in text and "on 8 H100 / H200" in text

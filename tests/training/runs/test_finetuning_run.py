@@ -1,0 +1,524 @@
+"""Whole fine-tuning runs: data checked, heads carried over, killed and resumed; the models of every preset in use."""
+
+import json
+import socket
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import load_recorded
+from finetuning_tools import (
+    SIZES,
+    changed,
+    losses,
+    random_clip,
+    save_clips_of_classes,
+    save_stage1,
+    state_of,
+    tiny_classifier,
+    write_recipe,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import PeftModel
+from subprocess_tools import complaints, run_clean
+from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
+from video_files import write_video
+
+from modeling_umt import (
+    UMTConfig,
+    UMTForPreTraining,
+    UMTForVideoClassification,
+    UMTModel,
+    UMTTeacherConfig,
+    UMTTeacherModel,
+    convert_umt_checkpoint,
+)
+from modeling_umt.labels_umt import k710_rows, load_labels
+from modeling_umt.position_embeddings_umt import resize_position_table
+from training.finetuning import UMTFineTuningArguments
+from training.runs import finetuning_run
+from training.runs.finetuning_run import (
+    FineTuningRun,
+    check_classes,
+    check_labels,
+    finetune,
+    head_rows,
+    hold_out,
+    load_classifier,
+    load_records,
+)
+from training.runs.run_to_end import last_checkpoint
+
+TOLERANCE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Four videos of each of two classes."""
+    return save_clips_of_classes(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def stage1(tmp_path_factory) -> Path:
+    return save_stage1(tmp_path_factory.mktemp("stage1"))
+
+
+def table(labels: list, names: list[str] | None = None) -> datasets.Dataset:
+    records = datasets.Dataset.from_dict({"video": [f"{i}.mp4" for i in range(len(labels))], "label": labels})
+    return records if names is None else records.cast_column("label", datasets.ClassLabel(names=names))
+
+
+# --- classes and splits ---------------------------------------------------------------------------------------------
+
+
+def test_classes_come_from_names_or_numbers():
+    assert check_classes(table([0, 1, 1], ["b", "a"]), None) == ["b", "a"]
+    assert check_classes(table([0, 2, 1, 1]), None) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert check_classes(table([1, 0]), ["x", "y"]) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("records", "names", "message"),
+    [
+        (table([0, 1, 5]), ["x", "y"], r"Labels \[5\] of the training videos are no classes; there are 2, from 0"),
+        (table([0, -1]), ["x", "y"], r"Labels \[-1\]"),
+        (table([0, 10**12]), None, r"Labels \[1000000000000\] .* there are 2, from 0"),  # a class has a clip
+        (table([0, 2]), ["x", "y", "z"], "1 of 3 classes have no training clip: y"),
+        (table([0, 0], ["x", "y"]), None, "1 of 2 classes have no training clip: y"),
+        (table([0, None, 1]), None, "1 of 3 training videos have no label"),
+        (table([0.0, 1.0]), None, "2 of 2 training videos have no label, or one that is no integer"),
+        (table([0]).remove_columns("label"), None, "The training videos have no labels"),
+        (table([0]).to_iterable_dataset(), None, "The training videos are a stream"),
+    ],
+)
+def test_wrong_labels_are_refused(records, names, message):
+    with pytest.raises(ValueError, match=message):
+        check_classes(records, names)
+
+
+def test_evaluation_labels_are_checked_too():
+    assert check_labels(table([1, 1]), 2, "evaluation") == {1: 2}  # not every class need have a clip
+    with pytest.raises(ValueError, match="of the evaluation videos are no classes"):
+        check_labels(table([2]), 2, "evaluation")
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=2, max_size=40),
+    share=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**31),
+)
+@settings(deadline=None, max_examples=30)
+def test_held_out_shares(labels, share, seed):
+    expected = {label: min(round(share * n), n - 1) for label, n in Counter(labels).items()}
+    if not any(expected.values()):
+        with pytest.raises(ValueError, match="is not one; raise it"):
+            hold_out(table(labels), share, seed)
+        return
+    train, held_out = hold_out(table(labels), share, seed)
+    assert sorted([*train["video"], *held_out["video"]]) == sorted(table(labels)["video"])
+    assert Counter(held_out["label"]) == {label: n for label, n in expected.items() if n}
+    assert set(train["label"]) == set(labels)
+    again = hold_out(table(labels), share, seed)
+    assert [list(part["video"]) for part in again] == [list(train["video"]), list(held_out["video"])]
+
+
+def load(clips: Path, **keys):
+    return load_records(FineTuningRun(data=str(clips), **keys), UMTFineTuningArguments(output_dir="unused"))
+
+
+def test_evaluation_videos(clips, tmp_path):
+    train, held_out, names = load(clips)
+    assert (len(train), held_out, names) == (8, None, ["jump", "run"])
+    train, held_out, _ = load(clips, eval_share=0.25)
+    assert Counter(train["label"]) == {0: 3, 1: 3} and Counter(held_out["label"]) == {0: 1, 1: 1}
+
+    # other videos, whose classes are in another order and fewer
+    other = save_clips_of_classes(tmp_path / "other", ("run",), number=2)
+    _, held_out, _ = load(clips, eval_data=str(other))
+    assert list(held_out["label"]) == [1, 1]
+
+    # splits of one folder: lists, as the published data sets have them
+    for split, rows in (("train", [("jump/0.mp4", 0), ("run/1.mp4", 1)]), ("val", [("run/2.mp4", 1)])):
+        (tmp_path / f"{split}.csv").write_text("".join(f"{path},{label}\n" for path, label in rows))
+    train, held_out, names = load(tmp_path, data_root=str(clips), train_split="train", eval_split="val")
+    assert (len(train), len(held_out), names) == (2, 1, ["LABEL_0", "LABEL_1"])
+    assert held_out["video"][0] == str(clips / "run" / "2.mp4")
+
+
+def test_wrong_evaluation_videos_are_refused_before_a_step(clips, tmp_path):
+    save_clips_of_classes(tmp_path / "unknown", ("swim",), number=1)
+    with pytest.raises(ValueError, match="swim"):
+        load(clips, eval_data=str(tmp_path / "unknown"))
+    (tmp_path / "unlabelled").mkdir()
+    write_video(tmp_path / "unlabelled" / "a.mp4")
+    with pytest.raises(ValueError, match="The evaluation videos have no labels"):
+        load(clips, eval_data=str(tmp_path / "unlabelled"))
+    with pytest.raises(ValueError, match="Give `eval_share`, or `eval_data` or `eval_split`"):
+        load(clips, eval_data=str(clips), eval_share=0.5)
+    with pytest.raises(ValueError, match="`eval_share` must be between 0 and 1"):
+        load(clips, eval_share=1.5)
+    (tmp_path / "empty_class" / "sit").mkdir(parents=True)
+    save_clips_of_classes(tmp_path / "empty_class", number=1)
+    with pytest.raises(ValueError, match="1 of 3 classes have no training clip: sit"):
+        load(tmp_path / "empty_class")
+    (tmp_path / "k400.csv").write_text("jump/0.mp4,400\n")
+    with pytest.raises(ValueError, match="400"):
+        load(tmp_path / "k400.csv", data_root=str(clips), labels="k400")
+
+
+# --- the start ------------------------------------------------------------------------------------------------------
+
+
+def config_of(names: list[str]) -> UMTConfig:
+    return UMTConfig(id2label=dict(enumerate(names)), label2id={name: index for index, name in enumerate(names)})
+
+
+@pytest.mark.parametrize("labels", ["k400", "k600", "k700"])
+def test_head_rows_from_kinetics_710(labels):
+    source = config_of(load_labels("k710"))
+    rows = head_rows(source, load_labels(labels), labels)
+    assert rows == k710_rows(labels) and len(set(rows)) == len(rows)
+    if labels == "k400":
+        assert rows == list(range(400))
+    # an unnamed head of 710 classes is mapped too
+    assert head_rows(UMTConfig(num_labels=710), load_labels(labels), labels) == rows
+
+
+def test_head_rows_by_name():
+    source = config_of(["a", "b", "c", "d"])
+    assert head_rows(source, ["a", "b", "c", "d"], None) == [0, 1, 2, 3]
+    assert head_rows(source, ["d", "b"], None) == [3, 1]
+    assert head_rows(source, ["a", "e"], None) is None
+    assert head_rows(config_of(load_labels("k710")), ["archery", "zumba"], None) == [
+        load_labels("k710").index(name) for name in ("archery", "zumba")
+    ]
+    # without names, equal numbers of classes are the same classes, and others are not
+    unnamed = UMTConfig(num_labels=4)
+    assert head_rows(unnamed, ["a", "b", "c", "d"], None) == [0, 1, 2, 3]
+    assert head_rows(source, ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"], None) == [0, 1, 2, 3]
+    assert head_rows(unnamed, ["LABEL_0", "LABEL_1"], None) is None
+    assert head_rows(unnamed, ["a", "b"], None) is None
+
+
+def test_interpolated_checkpoint_of_710_classes(tmp_path):
+    """Another clip size, twice the frames, and 400 of 710 classes: what the official loader makes of it."""
+    recorded, tensors = load_recorded("checkpoint_interpolate")
+    state = {name.removeprefix("state/"): tensor for name, tensor in tensors.items() if name.startswith("state/")}
+    stored_table = state.pop("pos_embed")[0]
+    sizes = {
+        "image_size": 64, "num_frames": 8, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3,
+        "intermediate_size": 96, "num_labels": 710, "num_aligned_layers": 1,
+    }  # fmt: skip
+    convert_umt_checkpoint(state, UMTConfig(**sizes)).save_pretrained(tmp_path)
+
+    target = recorded["target"]
+    fields = {"image_size": target["img_size"], "num_frames": target["all_frames"]}
+    run = FineTuningRun(init_from=str(tmp_path), labels="k400", model=json.dumps(fields))
+    model = load_classifier(run, load_labels("k400")).eval()
+    assert torch.equal(model.classifier.weight, tensors["expected/head_weight"])
+    assert (model.config.num_frames, model.config.image_size, model.config.num_labels) == (16, 96, 400)
+    assert model.config.id2label[399] == load_labels("k400")[399]
+    # the recorded table was overwritten by random numbers: ours is computed, and resized alike
+    resized = resize_position_table(stored_table, (8, 4, 4), (16, 6, 6))
+    torch.testing.assert_close(resized[None], tensors["expected/pos_embed"], **TOLERANCE)
+    model.umt.embeddings.position_embeddings.copy_(resized)
+    with torch.no_grad():
+        logits = model(tensors["input/video"].transpose(1, 2)).logits
+    torch.testing.assert_close(logits, tensors["expected/logits"], **TOLERANCE)
+
+
+def test_stage1_checkpoint(tmp_path):
+    recorded, tensors = load_recorded("checkpoint_stage1_to_classifier")
+    student, state = recorded["student"], {}
+    for name, tensor in tensors.items():
+        if name.startswith("state/") and not name.startswith("state/init."):
+            state[name.removeprefix("state/")] = tensor
+    sizes = {
+        "image_size": 32, "patch_size": 8, "num_frames": 4, "hidden_size": 32, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "intermediate_size": 128, "target_dim": 12,
+        "num_aligned_layers": student["clip_return_layer"],
+    }  # fmt: skip
+    convert_umt_checkpoint(state, UMTConfig(**sizes)).save_pretrained(tmp_path)
+    run = FineTuningRun(init_from=str(tmp_path), model=json.dumps({"position_grid": [8, 14, 14]}))
+    model = load_classifier(run, [f"LABEL_{i}" for i in range(recorded["classifier"]["num_classes"])]).eval()
+    torch.testing.assert_close(
+        model.umt.embeddings.position_embeddings[None], tensors["expected/pos_embed"], **TOLERANCE
+    )
+    # head and norm are fresh
+    assert torch.equal(model.umt.fc_norm.weight, torch.ones(32)) and 0 < model.classifier.weight.std() < 1e-4
+    with torch.no_grad():
+        model.umt.fc_norm.weight.copy_(tensors["state/init.fc_norm.weight"])
+        model.umt.fc_norm.bias.copy_(tensors["state/init.fc_norm.bias"])
+        model.classifier.weight.copy_(tensors["state/init.head.weight"])
+        model.classifier.bias.copy_(tensors["state/init.head.bias"])
+        logits = model(tensors["input/video"].transpose(1, 2)).logits
+    torch.testing.assert_close(logits, tensors["expected/logits"], **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", [UMTModel, UMTForPreTraining, UMTForVideoClassification])
+def test_every_saved_model_is_a_start_and_training_is_in_float32(kind, tmp_path):
+    torch.manual_seed(0)
+    source = kind(UMTConfig(**SIZES, num_labels=3)).bfloat16()
+    source.save_pretrained(tmp_path)
+    model = load_classifier(FineTuningRun(init_from=str(tmp_path), model='{"drop_path_rate": 0.3}'), ["a", "b"])
+    encoder = source if kind is UMTModel else source.umt
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    for name, tensor in encoder.state_dict().items():
+        if "norm." not in name.removeprefix("layers."):
+            assert torch.equal(model.umt.state_dict()[name], tensor.float()), name
+    assert model.umt.layers[-1].drop_path_rate == pytest.approx(0.3)
+    assert model.config.id2label == {0: "a", 1: "b"} and model.config.label2id == {"a": 0, "b": 1}
+    assert model.classifier.weight.std() < 1e-4
+
+
+def test_a_head_is_fresh_where_its_pooling_is(tmp_path):
+    tiny_classifier(2).save_pretrained(tmp_path)
+    names = ["LABEL_0", "LABEL_1"]
+    kept = load_classifier(FineTuningRun(init_from=str(tmp_path)), names)
+    assert torch.equal(kept.classifier.weight, tiny_classifier(2).classifier.weight)
+    fresh = load_classifier(FineTuningRun(init_from=str(tmp_path), preset="attentive"), names)
+    assert fresh.config.pooling == "attention" and fresh.classifier.weight.std() < 1e-4
+    # a trained attention pool goes on
+    fresh.save_pretrained(tmp_path / "attentive")
+    for preset in ("full", "lora", "attentive"):
+        run = FineTuningRun(init_from=str(tmp_path / "attentive"), preset=preset)
+        assert not changed(state_of(fresh), state_of(load_classifier(run, names)))
+
+
+def test_what_is_no_start(tmp_path, monkeypatch):
+    sizes = {"image_size": 32, "patch_size": 16, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16}
+    teacher = UMTTeacherModel(UMTTeacherConfig(**sizes, num_attention_heads=2, num_aligned_layers=1))
+    teacher.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a UMTTeacherModel of type 'umt_teacher'; fine-tuning starts from"):
+        load_classifier(FineTuningRun(init_from=str(tmp_path)), ["a"])
+    monkeypatch.setattr(
+        finetuning_run, "convert_umt_checkpoint", lambda name: UMTTeacherModel.from_pretrained(tmp_path)
+    )
+    with pytest.raises(ValueError, match=r"teacher\.pth holds a UMTTeacherModel, not a UMT video encoder"):
+        load_classifier(FineTuningRun(init_from="teacher.pth"), ["a"])
+    tiny_classifier().save_pretrained(tmp_path / "classifier")
+    for model, message in (
+        ("[1]", "`model` must be a mapping"),
+        ('{"image_sise": 64}', "image_sise, which UMTConfig"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_classifier(FineTuningRun(init_from=str(tmp_path / "classifier"), model=model), ["a"])
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_cannot_start(clips, stage1, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", init_from=str(stage1), data=str(clips))
+    output = ["--output_dir", str(tmp_path / "out")]
+    for overrides, message in (
+        (["--preset", "half"], "There is no preset 'half'"),
+        (["--labels", "k401"], "There is no label list 'k401'"),
+        (["--labels", "k400"], "jump"),
+        (["--layer_decays", "0.7"], "layer_decays"),
+        (["--model", '{"image_size": [32, 48]}'], "Training crops are square"),
+        (["--per_device_train_batch_size", "9"], "9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            finetune(recipe, [*output, *overrides])
+    for missing, present in (("data", {"init_from": str(stage1)}), ("init_from", {"data": str(clips)})):
+        with pytest.raises(ValueError, match=f"No `{missing}` given"):
+            finetune(write_recipe(tmp_path / "other.yaml", **present), output)
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator multiplies bfloat16 itself")
+def test_a_recipe_of_16_bits_is_float32_on_a_cpu_unless_told_otherwise(stage1, tmp_path, monkeypatch):
+    seen = []
+
+    def stop(run, args):
+        seen.append(args.bf16)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(finetuning_run, "load_records", stop)
+    recipe = write_recipe(tmp_path / "recipe.yaml", init_from=str(stage1), data="clips", bf16=True)
+    for overrides in ([], ["--bf16", "true"]):
+        with pytest.raises(ValueError, match="far enough"):
+            finetune(recipe, ["--output_dir", str(tmp_path / "out"), *overrides])
+    assert seen == [False, True]
+
+
+INTERRUPTED = """
+import os, signal
+from training.runs import finetuning_run
+
+class Trainer(finetuning_run.UMTFineTuningTrainer):
+    def _save_rng_state(self, output_dir):
+        if self.state.global_step == 6:
+            os.kill(os.getpid(), signal.SIGKILL)  # in the middle of a checkpoint
+        super()._save_rng_state(output_dir)
+
+finetuning_run.UMTFineTuningTrainer = Trainer
+finetuning_run.finetune({recipe!r}, ["--output_dir", {output!r}])
+"""
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(clips, stage1, tmp_path, capfd):
+    """Two views of each video, all of them mixed, drop path, averaged weights; best checkpoint chosen at the end."""
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml", init_from=str(stage1), data=str(clips), model={"drop_path_rate": 0.5},
+        eval_data=str(clips), ema_decay=0.9, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2,
+        load_best_model_at_end=True, metric_for_best_model="loss", save_total_limit=2, base_min_learning_rate=0.01,
+    )  # fmt: skip
+    whole = finetune(recipe, ["--output_dir", str(tmp_path / "whole")])
+    output = tmp_path / "interrupted"
+    killed = run_clean(INTERRUPTED.format(recipe=recipe, output=str(output)), cwd=tmp_path, allow_umt=True)
+    assert killed.returncode == -9, killed.stderr
+    assert (output / "checkpoint-6" / "model.safetensors").exists()
+    assert last_checkpoint(str(output)) == str(output / "checkpoint-4")
+    capfd.readouterr()
+    resumed = finetune(recipe, ["--output_dir", str(output)])
+    assert f"resuming from {output / 'checkpoint-4'}" in capfd.readouterr().out
+
+    assert whole.state.global_step == 12 and len(losses(whole)) == 12
+    for name in ("loss", "learning_rate", "eval_loss", "eval_top1"):
+        expected, actual = (
+            [entry[name] for entry in trainer.state.log_history if name in entry] for trainer in (whole, resumed)
+        )
+        assert actual == pytest.approx(expected, abs=0), name
+    assert resumed.state.best_global_step == whole.state.best_global_step
+    assert not changed(state_of(whole.model), state_of(resumed.model))
+
+
+def test_last_checkpoint(tmp_path):
+    assert last_checkpoint(str(tmp_path / "absent")) is None and last_checkpoint(str(tmp_path)) is None
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11", "checkpoint-best"):
+        (tmp_path / name).mkdir()
+        if name != "checkpoint-11":
+            (tmp_path / name / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+
+
+@pytest.fixture(scope="module")
+def presets(clips, stage1, tmp_path_factory) -> dict:
+    """`umt finetune` with each preset in one process; a LoRA run is merged by starting it once more."""
+    root = tmp_path_factory.mktemp("presets")
+    recipe = write_recipe(
+        root / "recipe.yaml", init_from=str(stage1), data=str(clips), eval_share=0.25, sampling="segments",
+        model={"drop_path_rate": 0.1}, num_train_epochs=1, checkpoint_blocks=1, eval_strategy="epoch",
+        save_strategy="epoch", load_best_model_at_end=True, metric_for_best_model="top1", lora_rank=2,
+    )  # fmt: skip
+    result = run_clean(
+        f"""
+        import shutil
+        from training.cli import main
+
+        for preset in ("full", "lora", "attentive", "linear"):
+            assert main(["finetune", "--config", {recipe!r}, "--preset", preset, "--output_dir", preset]) == 0
+        shutil.copytree("lora", "merged")
+        options = ["--preset", "lora", "--merge_lora", "true", "--output_dir", "merged"]
+        assert main(["finetune", "--config", {recipe!r}, *options]) == 0
+        """,
+        cwd=root,
+        allow_umt=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return {"root": root, "stderr": result.stderr}
+
+
+def test_runs_are_silent(presets):
+    """But for what peft and Transformers tell each other, and Transformers' list of the fresh weights."""
+    known = ("LOAD REPORT", "`is_gradient_checkpointing` is deprecated", "  warnings.warn(", "mtime may not be")
+    said = [line for line in complaints(presets["stderr"]) if not any(words in line for words in known)]
+    assert said == []
+
+
+@pytest.mark.parametrize("preset", ["full", "attentive", "linear", "merged"])
+def test_whole_models_of_presets(presets, preset, clips, stage1):
+    folder = presets["root"] / preset
+    assert {"model.safetensors", "modeling_umt.py", "video_processing_umt.py", "README.md"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert not (folder / "adapter_config.json").exists() and not (folder / "base").exists()
+    model, info = AutoModelForVideoClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()) and isinstance(model, UMTForVideoClassification)
+    assert model.config.pooling == ("attention" if preset == "attentive" else "mean")
+    source = UMTForPreTraining.from_pretrained(stage1).umt.state_dict()
+    encoder = {name: tensor for name, tensor in model.umt.state_dict().items() if "fc_norm" not in name}
+    moved = changed({name: source[name] for name in encoder}, encoder)
+    assert bool(moved) == (preset in ("full", "merged"))
+    classifier = pipeline("video-classification", model=str(folder))
+    answer = classifier(str(clips / "run" / "3.mp4"))
+    assert {entry["label"] for entry in answer} == {"jump", "run"}
+    assert AutoVideoProcessor.from_pretrained(folder).sampling == "segments"
+
+
+def test_adapters_load_both_ways_and_merge(presets, tmp_path):
+    folder, clip = presets["root"] / "lora", random_clip()
+    assert not (folder / "model.safetensors").exists()
+    base = AutoModelForVideoClassification.from_pretrained(folder / "base")
+    with torch.no_grad():
+        plain = base.eval()(clip).logits
+        logits = {
+            "AutoModel": AutoModelForVideoClassification.from_pretrained(folder).eval()(clip).logits,
+            "run merged": AutoModelForVideoClassification.from_pretrained(presets["root"] / "merged")
+            .eval()(clip)
+            .logits,
+        }
+        adapted = PeftModel.from_pretrained(base, folder).eval()
+        expected = adapted(clip).logits
+        merged = adapted.merge_and_unload()
+        logits["merged here"] = merged(clip).logits
+    assert not torch.allclose(expected, plain, atol=1e-6)
+    for name, actual in logits.items():
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    # the merged model is one like any other
+    merged.save_pretrained(tmp_path)
+    AutoVideoProcessor.from_pretrained(folder).save_pretrained(tmp_path)
+    video = write_video(tmp_path / "clip.mp4")
+    scores = {
+        entry["label"]: entry["score"] for entry in pipeline("video-classification", model=str(tmp_path))(str(video))
+    }
+    assert sum(scores.values()) == pytest.approx(1.0, abs=1e-4) and set(scores) == {"jump", "run"}
+
+
+TWO_PROCESSES = """
+import hashlib
+import torch
+from training.runs.finetuning_run import finetune
+
+trainer = finetune({recipe!r}, ["--output_dir", {output!r}])
+weights = torch.cat([tensor.flatten().float() for tensor in trainer.model.state_dict().values()])
+digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+print(trainer.args.world_size, trainer.args.effective_batch_size, digest)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes(clips, stage1, tmp_path):
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml", init_from=str(stage1), data=str(clips), eval_data=str(clips), preset="lora",
+        ema_decay=0.9, num_train_epochs=2, per_device_train_batch_size=1, gradient_accumulation_steps=2,
+        eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True, metric_for_best_model="top1",
+    )  # fmt: skip
+    output = tmp_path / "out"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+
+    def process(rank: int):
+        env = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        (tmp_path / f"process{rank}").mkdir()
+        code = TWO_PROCESSES.format(recipe=recipe, output=str(output))
+        return run_clean(code, cwd=tmp_path / f"process{rank}", env={**env, "MASTER_PORT": port}, allow_umt=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(process, (0, 1)))
+    for result in results:
+        assert result.returncode == 0, result.stderr
+    said = [result.stdout.splitlines()[-1].split() for result in results]
+    assert said[0] == said[1] and said[0][:2] == ["2", "8"]
+    state = json.loads((output / "trainer_state.json").read_text())
+    assert state["global_step"] == 4 and all(np.isfinite(e["loss"]) for e in state["log_history"] if "loss" in e)
+    model = AutoModelForVideoClassification.from_pretrained(output)
+    assert model.config.id2label == {0: "jump", 1: "run"}

@@ -1,0 +1,1 @@
+"""The registry of published checkpoints, their cards, and the way to the Hub."""

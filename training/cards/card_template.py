@@ -1,0 +1,57 @@
+"""One form for every model card, of published checkpoints and of models that a trainer made: the template
+`model_cards/card_template.md`, filled by `huggingface_hub`, and Markdown tables.
+
+Not of the paper. A section without text is left out.
+"""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+# The wheel carries registry, results and template inside this package; a checkout has them in a folder of its own.
+INSTALLED = Path(__file__).parents[1] / "model_cards"
+CARDS_FOLDER = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "model_cards"
+TEMPLATE = CARDS_FOLDER / "card_template.md"
+
+PACKAGES = ("umt", "torch", "torchvision", "transformers", "accelerate", "peft", "datasets", "av")
+
+
+def render_card(metadata: ModelCardData, /, *, title: str, summary: str, **sections: str | None) -> ModelCard:
+    """A card from its metadata and the text of its sections.
+
+    Args:
+        sections: `use`, `purpose`, `input`, `data`, `training`, `results`, `notes`, `origin`, `environment`,
+            `licence`; Markdown.
+    """
+    template = TEMPLATE.read_text(encoding="utf-8")
+    card = ModelCard.from_template(metadata, template_str=template, title=title, summary=summary, **sections)
+    return ModelCard(str(card) + "\n")
+
+
+def code_block(code: str) -> str:
+    return f"```python\n{code}```"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def bullets(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def environment() -> list[tuple[str, str]]:
+    """Versions of Python and of the packages that take part."""
+    versions = [("python", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            versions.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout
+            continue
+    return versions

@@ -1,0 +1,7 @@
+"""`python -m training.cli`, the command `umt` where it is not installed."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

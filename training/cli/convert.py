@@ -1,0 +1,96 @@
+"""`umt convert`: an official `.pth` file to a folder that Transformers loads, or back.
+
+A multi-modality folder also needs BERT's vocabulary, which no official file holds.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from ..whole_files import written_whole
+
+HELP = "turn an official UMT checkpoint into a folder that Transformers loads, or back"
+
+
+NUM_SSV2_LABELS = 174
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        help="an official .pth file, repo_id:filename of one on the Hub, or with --to-official a model folder",
+    )
+    parser.add_argument("output", type=Path, help="folder to make; with --to-official the .pth file to write")
+    parser.add_argument("--config", help="folder or Hub id with a config.json, for sizes other than B/16 and L/16")
+    parser.add_argument("--labels", help="label list of the head: k400, k600, k700, k710, mitv1 or ssv2")
+    parser.add_argument(
+        "--part", choices=("all", "teacher", "video"), default="all", help="part of a multi-modality file (all)"
+    )
+    parser.add_argument(
+        "--vocabulary",
+        default="google-bert/bert-base-uncased",
+        help="Hub id or folder of a BERT, or its vocab.txt, for the processor of a multi-modality model (%(default)s)",
+    )
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="dtype to save")
+    parser.add_argument("--to-official", action="store_true", help="convert back: write the official layout")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+    from transformers import AutoConfig
+
+    from modeling_umt import convert_umt_checkpoint
+    from processing_umt import UMTProcessor
+
+    from ..inference import processor_of_config
+
+    dtype = getattr(torch, args.dtype)
+    if args.to_official:
+        return write_official(args.checkpoint, args.output, dtype)
+    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise ValueError(f"{args.output} exists already; give a folder that does not exist or is empty.")
+
+    config = AutoConfig.from_pretrained(args.config) if args.config else None
+    model = convert_umt_checkpoint(args.checkpoint, config=config, part=args.part, labels=args.labels)
+    config = model.config
+    vision = getattr(config, "vision_config", config)
+    if config.model_type == "umt_teacher":  # which sees its student's clips, so its folder needs no processor
+        processor, clip = None, f"frames of {config.image_size} pixels"
+    else:
+        clip = f"{vision.num_frames} frames of {' x '.join(map(str, vision.image_height_width))} pixels"
+        if config.model_type == "umt_video_text":
+            sizes = {"num_frames": vision.num_frames, "image_size": vision.image_size}
+            processor = UMTProcessor.from_bert(args.vocabulary, **sizes)
+        else:
+            processor = processor_of_config(config)
+            if config.num_labels == NUM_SSV2_LABELS:
+                processor.sampling = "segments"  # Something-Something was trained and tested on segment middles
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    # built beside its place and moved there whole: an interrupted conversion leaves no folder that looks finished
+    with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=f".{args.output.name}-") as building:
+        building = Path(building) / "model"
+        model.to(dtype).save_pretrained(building)
+        if processor is not None:
+            processor.save_pretrained(building)
+        os.replace(building, args.output)
+    print(f"{args.output}: {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype}, {clip}")
+    return 0
+
+
+def write_official(model_path: str, output: Path, dtype) -> int:
+    import torch
+    from transformers import AutoConfig
+
+    import modeling_umt
+    from modeling_umt.convert_umt_checkpoints import UnsupportedCheckpointError, official_state_dict
+
+    architectures = AutoConfig.from_pretrained(model_path).architectures or ["unknown"]
+    model_class = getattr(modeling_umt, architectures[0], None)
+    if model_class is None:
+        raise UnsupportedCheckpointError(f"{model_path} holds {architectures[0]}, which is no class of this package.")
+    state = official_state_dict(model_class.from_pretrained(model_path, dtype=dtype))
+    with written_whole(output) as temporary:
+        torch.save(state, temporary)
+    print(f"{output}: {len(state)} tensors in the official layout, {dtype}")
+    return 0

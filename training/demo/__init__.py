@@ -1,0 +1,1 @@
+"""`umt demo`: the whole method in small, on generated clips."""

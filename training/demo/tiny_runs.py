@@ -1,0 +1,233 @@
+"""Teacher, stage 1 and fine-tuning at toy scale: the runs that `umt demo` and the benchmark of presets share.
+
+The three steps of the method (arXiv 2303.16058, sections 3 and 4.2) on clips in memory, each through the package's
+public classes: a tiny CLIP learns from frames and captions; a student of its width is aligned with it without labels;
+a classifier, from the student's weights or from none, is fine-tuned on few labelled clips.
+
+Unusual, and measured: at this size eager attention is faster on a CPU than the fused one, and bfloat16 halves the time
+where the CPU multiplies it itself, while elsewhere it would be emulated.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTTeacherModel
+
+from ..finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
+from ..pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
+from .motion_clips import MotionClipDataset, roll_and_jitter
+from .tiny_clip import train_tiny_clip
+
+ALIGNED_LAYERS = 2
+PRETRAIN_BATCH = 32  # clips a step for two masks a clip: 64 student views
+FINETUNE_BATCH = 16
+GRID_SIDE = 4  # tokens along a side of a frame, whatever its pixels
+JITTER = 0.2  # of colours, in fine-tuning
+NO_MIXING = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+
+# `logging_steps` as a share of the run
+QUIET = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 0.02}
+
+OnStep = Callable[[int, int, float | None], None]
+
+
+def fast_bf16() -> bool:
+    """Whether bfloat16 is multiplied by the machine itself, and not emulated in float32."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator().type != "cuda" or torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+class Steps(TrainerCallback):
+    """Calls `on_step(step, of_steps, loss)`: every step, and with the loss where it is logged."""
+
+    def __init__(self, on_step: OnStep):
+        self.on_step = on_step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.on_step(state.global_step, state.max_steps, None)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in (logs or {}):
+            self.on_step(state.global_step, state.max_steps, logs["loss"])
+
+
+def callbacks(on_step: OnStep | None) -> list[TrainerCallback]:
+    return [] if on_step is None else [Steps(on_step)]
+
+
+# --- the teacher -----------------------------------------------------------------------------------------------------
+
+
+def train_teacher(
+    frames: np.ndarray, captions: Sequence[str], num_steps: int, folder: Path, on_step: OnStep | None = None
+) -> float:
+    """A teacher from frames and captions, in `folder / "teacher"`, and the CLIP that it is part of in `"clip"`.
+
+    Args:
+        frames: uint8 `(images, side, side, 3)`.
+        captions: One for each frame.
+
+    Returns:
+        The contrastive loss, mean of the last tenth of the steps.
+    """
+    losses = []
+
+    def record(step: int, loss: float) -> None:
+        losses.append(loss)
+        if on_step is not None:
+            on_step(step, num_steps, loss)
+
+    bf16 = torch.cpu._is_avx512_bf16_supported()  # it is trained on the CPU, accelerator or not
+    clip = train_tiny_clip(frames, captions, num_steps=num_steps, bf16=bf16, on_step=record)
+    clip.save_pretrained(folder / "clip")
+    teacher = UMTTeacherModel.from_clip(folder / "clip", image_size=frames.shape[1], num_aligned_layers=ALIGNED_LAYERS)
+    teacher.save_pretrained(folder / "teacher")
+    return float(np.mean(losses[-max(1, num_steps // 10) :]))
+
+
+# --- the student -----------------------------------------------------------------------------------------------------
+
+
+def student_config(side: int, num_frames: int, target_dim: int, **fields: Any) -> UMTConfig:
+    """A student of the tiny teacher's width and of four blocks, for clips of `side` pixels.
+
+    Args:
+        side: Pixels; a multiple of `GRID_SIDE`.
+        target_dim: Width of the teacher's features.
+        fields: More fields of `UMTConfig`.
+    """
+    width = 128
+    return UMTConfig(
+        image_size=side,
+        patch_size=side // GRID_SIDE,
+        num_frames=num_frames,
+        hidden_size=width,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=4 * width,
+        position_grid=None,
+        initializer_range=width**-0.5,  # 0.02 is for widths near a thousand
+        num_aligned_layers=ALIGNED_LAYERS,
+        target_dim=target_dim,
+        **fields,
+    )
+
+
+def pretraining_trainer(
+    teacher: torch.nn.Module,
+    train_dataset: Dataset,
+    config: UMTConfig,
+    output_dir: Path,
+    num_steps: int,
+    *,
+    mask_type: str = "attention",
+    num_masks: int = 2,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+    **options: Any,
+) -> UMTPreTrainingTrainer:
+    """The trainer of stage 1: `2 * PRETRAIN_BATCH` student views a step, however many masks share a teacher pass.
+
+    Args:
+        options: More arguments of the trainer.
+    """
+    torch.manual_seed(seed)
+    student = UMTForPreTraining(config)
+    student.set_attn_implementation("eager")
+    args = pretraining_arguments(output_dir, num_steps, mask_type=mask_type, num_masks=num_masks, seed=seed)
+    return UMTPreTrainingTrainer(
+        student, teacher, args, train_dataset=train_dataset, callbacks=callbacks(on_step), **options
+    )
+
+
+def pretraining_arguments(
+    output_dir: Path, num_steps: int, *, mask_type: str, num_masks: int, seed: int
+) -> UMTPreTrainingArguments:
+    """Batch, rate and schedule of stage 1, whatever its objective."""
+    return UMTPreTrainingArguments(
+        output_dir=output_dir,
+        max_steps=num_steps,
+        per_device_train_batch_size=2 * PRETRAIN_BATCH // num_masks,
+        mask_type=mask_type,
+        num_masks_per_clip=num_masks,
+        base_learning_rate=2e-3 * 256 / (2 * PRETRAIN_BATCH),
+        base_min_learning_rate=0.0,
+        warmup_steps=max(1, num_steps // 10),
+        bf16=fast_bf16(),
+        seed=seed,
+        **QUIET,
+    )
+
+
+# --- the classifier --------------------------------------------------------------------------------------------------
+
+
+def classifier(
+    source: Path | UMTConfig, class_names: Sequence[str], seed: int, **fields: Any
+) -> UMTForVideoClassification:
+    """A classifier that starts from the student in a folder, or with a configuration from nothing.
+
+    Args:
+        source: The folder, or the configuration of the same network.
+        fields: More fields of `UMTConfig`, such as `pooling`.
+    """
+    torch.manual_seed(seed)
+    fields |= {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: index for index, name in enumerate(class_names)},
+    }
+    if isinstance(source, UMTConfig):
+        model = UMTForVideoClassification(UMTConfig.from_dict(source.to_dict(), **fields))
+    else:
+        model = UMTForVideoClassification.from_pretrained(source, **fields)
+    model.set_attn_implementation("eager")
+    return model
+
+
+def finetuning_trainer(
+    model: torch.nn.Module,
+    train_dataset: Dataset,
+    output_dir: Path,
+    num_steps: int,
+    learning_rate: float,
+    *,
+    regularisation: Mapping[str, float],
+    seed: int = 0,
+    on_step: OnStep | None = None,
+    **options: Any,
+) -> UMTFineTuningTrainer:
+    """The trainer of a classifier, or of one that a preset was applied to: a cosine from the peak `learning_rate`.
+
+    Args:
+        regularisation: More fields of `UMTFineTuningArguments`; without `NO_MIXING` two objects move in a clip.
+        options: More arguments of the trainer.
+    """
+    args = UMTFineTuningArguments(
+        output_dir=output_dir,
+        max_steps=num_steps,
+        per_device_train_batch_size=FINETUNE_BATCH,
+        per_device_eval_batch_size=100,
+        base_learning_rate=learning_rate * 256 / FINETUNE_BATCH,
+        base_min_learning_rate=0.0,
+        base_warmup_learning_rate=0.0,
+        warmup_steps=max(1, num_steps // 10),
+        views_per_video=1,
+        bf16=fast_bf16(),
+        seed=seed,
+        **regularisation,
+        **QUIET,
+    )
+    return UMTFineTuningTrainer(model, args, train_dataset=train_dataset, callbacks=callbacks(on_step), **options)
+
+
+def labelled_motion_clips(frames: np.ndarray, labels: np.ndarray, seed: int) -> MotionClipDataset:
+    """Generated clips as fine-tuning sees them."""
+    return MotionClipDataset(frames, labels, partial(roll_and_jitter, jitter=JITTER), seed=seed)

@@ -1,0 +1,1 @@
+"""The published evaluation protocols of recognition, retrieval and question answering, and their metrics."""

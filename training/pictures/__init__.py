@@ -1,0 +1,1 @@
+"""Curves, masks and confusion matrices, and the page that shows them."""

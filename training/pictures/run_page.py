@@ -1,0 +1,174 @@
+"""One `index.html` that shows what a run has made: text, tables, commands and pictures. Not of the paper.
+
+Unusual: the page is a single file with its style in it, without scripts and without a request to anywhere; pictures
+are files beside it, named by relative paths, so that the folder can be moved, zipped or served as it is.
+"""
+
+import html
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from ..whole_files import written_whole
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy: commands or a program."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; cells are shown by `str`, and columns of which every cell is a number or none are set to the right.
+
+    Args:
+        header: of the columns.
+        rows: as many cells each as the header has.
+        caption: below it.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is a file already, at best in the page's folder or below.
+
+    Args:
+        path: of the file.
+        caption: below it, and what a reader who does not see it is told.
+    """
+
+    path: str | os.PathLike
+    caption: str
+
+
+@dataclass
+class Section:
+    """A heading and what stands below it, in order."""
+
+    heading: str
+    parts: list[Text | Code | Table | Picture] = field(default_factory=list)
+
+
+def write_page(path: str | os.PathLike, title: str, sections: Sequence[Section]) -> Path:
+    """Write a page; it appears when it is complete. All text is escaped.
+
+    Args:
+        path: of the page, such as `folder/index.html`.
+        title: its heading, and the name of its tab.
+        sections: in order.
+
+    Raises:
+        FileNotFoundError: a picture does not exist.
+        ValueError: a row of a table has not as many cells as its header.
+    """
+    path = Path(path)
+    body = "\n".join(_section(section, path.parent) for section in sections)
+    content = _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
+    with written_whole(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+    return path
+
+
+def _section(section: Section, folder: Path) -> str:
+    parts = []
+    for part in section.parts:
+        if isinstance(part, Text):
+            parts.append(f"<p>{html.escape(part.text)}</p>")
+        elif isinstance(part, Code):
+            parts.append(f"<pre><code>{html.escape(part.text)}</code></pre>")
+        elif isinstance(part, Table):
+            parts.append(_table(part))
+        else:
+            parts.append(_picture(part, folder))
+    return "\n".join(["<section>", f"<h2>{html.escape(section.heading)}</h2>", *parts, "</section>"])
+
+
+def _table(table: Table) -> str:
+    width = len(table.header)
+    for row in table.rows:
+        if len(row) != width:
+            raise ValueError(f"A row of a table has {len(row)} cells, {list(row)}, but its header has {width}.")
+    numeric = [all(_is_number(row[column]) for row in table.rows) for column in range(width)]
+
+    def cells(values: Sequence[Any], tag: str) -> str:
+        kinds = (' class="number"' if right else "" for right in numeric)
+        return "".join(
+            f"<{tag}{kind}>{html.escape(str(value))}</{tag}>" for value, kind in zip(values, kinds, strict=True)
+        )
+
+    lines = [f"<thead><tr>{cells(table.header, 'th')}</tr></thead>", "<tbody>"]
+    lines += [f"<tr>{cells(row, 'td')}</tr>" for row in table.rows]
+    caption = f"<figcaption>{html.escape(table.caption)}</figcaption>" if table.caption else ""
+    return "\n".join(['<figure><div class="wide"><table>', *lines, f"</tbody></table></div>{caption}</figure>"])
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a cell begins like a number, such as `12.5 ± 0.3` or `12 s`, or is empty."""
+    return not str(value) or str(value).lstrip("+-−± ").replace(".", "", 1)[:1].isdigit()
+
+
+def _picture(picture: Picture, folder: Path) -> str:
+    """A picture that a click or tap shows in full size."""
+    with Image.open(picture.path) as image:
+        width, height = image.size
+    address = html.escape(quote(Path(os.path.relpath(picture.path, folder)).as_posix()))
+    caption = html.escape(picture.caption)
+    return (
+        f'<figure><a href="{address}"><img src="{address}" width="{width}" height="{height}" alt="{caption}"></a>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #222; --faint: #666; --paper: #fff; --line: #ddd; --code: #f4f4f2 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ddd; --faint: #999; --paper: #16181b; --line: #3a3d42; --code: #22252a }
+}
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 62rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: break-word }
+h1 { font-size: 1.6rem; line-height: 1.25 }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line) }
+p { max-width: 46rem }
+figure { margin: 1.25rem 0 }
+figcaption { margin-top: .5rem; color: var(--faint); font-size: .875rem; max-width: 46rem }
+img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 4px }
+.wide, pre { overflow-x: auto }
+table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums }
+th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
+.number { text-align: right; white-space: nowrap }
+pre { padding: .75rem 1rem; background: var(--code); border-radius: 4px; font-size: .875rem; line-height: 1.45 }
+"""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""

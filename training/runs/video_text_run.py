@@ -1,0 +1,219 @@
+"""A whole stage-2 run from a recipe: captioned videos and images, teacher, model, trainer, resume (arXiv 2303.16058,
+section 3.3)."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoConfig, set_seed
+from transformers.trainer_utils import IntervalStrategy
+
+from modeling_umt import UMTForVideoTextPreTraining, UMTTextConfig, UMTVideoTextConfig, convert_umt_checkpoint
+from processing_umt import UMTProcessor
+from processing_umt.augmentation_umt import augment_for_video_text
+from processing_umt.frame_sampling_umt import sample_training_clip
+
+from ..data.alternating_clips import AlternatingClips, AlternatingStreams
+from ..data.captioned_records import load_captioned_records
+from ..data.video_dataset import VideoClipDataset
+from ..data.video_stream import StreamedClipDataset
+from ..teaching import TOKEN_SELECTIONS
+from ..video_text import UMTVideoTextArguments, UMTVideoTextTrainer
+from .estimate_video_text import PUBLISHED_TEXTS, describe_video_text_cost, estimate_pair
+from .pretraining_run import PreTrainingRun, load_student, load_teacher, size_teacher
+from .recipes import config_fields, for_this_machine, json_mapping, parse_recipe, read_recipe
+from .run_clips import data_seed, evaluation_clips, training_clips, training_crop
+from .run_to_end import save_with_card, train_to_end
+
+
+@dataclass
+class VideoTextRun:
+    """What a stage-2 recipe says beside the training arguments.
+
+    Args:
+        video_data, image_data: Captioned corpora: official annotation files, tables, Hub dataset ids, shards (see
+            `load_captioned_records`). Videos, images or both; batches are of one kind.
+        video_root, image_root: Folders that relative paths start from: one for each corpus, or one for all.
+        positives: Pairs that belong together: those of one `row`, of one `video`, or of one `caption`.
+        streaming: Read a Hub data set as a stream instead of downloading it first.
+        videos_per_epoch, images_per_epoch: Of streams and tar shards, which do not tell their length, and of an
+            estimate.
+        eval_data, eval_root: Captioned videos to measure recall on after every epoch.
+        init_from: A stage-1 checkpoint, a saved UMT model, a Hub id or an official `.pth`; or one of stage 2, to go on
+            from. Without it the video encoder starts with random weights.
+        text: Hub id or folder of a BERT: its vocabulary, and its weights unless `init_from` has them.
+        num_frames: Frames of a clip.
+        max_text_length: Tokens of a caption.
+        vision: Fields of `UMTConfig` that differ from the stage-1 checkpoint's, as a mapping (JSON on the command
+            line).
+        model: Fields of `UMTVideoTextConfig`, likewise; such as `mlm_weight`, or `text_config` with a BERT's
+            `fusion_layer`.
+        teacher, teacher_image_size: As in stage 1. Not loaded if `uta_weight` is 0.
+        license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
+        num_devices: Devices of the run, for `--estimate` alone.
+    """
+
+    video_data: list[str] = field(default_factory=list)
+    image_data: list[str] = field(default_factory=list)
+    video_root: list[str] = field(default_factory=list)
+    image_root: list[str] = field(default_factory=list)
+    positives: str = "row"
+    streaming: bool = False
+    videos_per_epoch: int = 2_500_000
+    images_per_epoch: int = 2_500_000
+    eval_data: str | None = None
+    eval_root: str | None = None
+    init_from: str | None = None
+    text: str = "google-bert/bert-large-uncased"
+    num_frames: int = 4
+    max_text_length: int = 32
+    vision: str = "{}"
+    model: str = "{}"
+    teacher: str = "openai/clip-vit-large-patch14"
+    teacher_image_size: int | None = None
+    license: str | None = None
+    num_devices: int = 32
+
+    @property
+    def data(self) -> str:
+        """All corpora, in words."""
+        return ", ".join([*self.video_data, *self.image_data])
+
+
+def pretrain_video_text(recipe: str, overrides: list[str]) -> UMTVideoTextTrainer:
+    """Run a stage-2 recipe to its end, from the last checkpoint in `output_dir` if there is one.
+
+    The trained model, its code, its processor and its card end in `output_dir`. Without an accelerator the arithmetic
+    is float32, whatever the recipe says.
+
+    Raises:
+        ValueError: if a key is unknown, no data are given, or the parts do not fit.
+    """
+    run, args = parse_recipe(for_this_machine(read_recipe(recipe)), overrides, VideoTextRun, UMTVideoTextArguments)
+    if not run.video_data and not run.image_data:
+        raise ValueError("No data given; say --video_data LIST ..., --image_data LIST ..., or both.")
+    set_seed(args.seed)
+    model = load_video_text_model(run)
+    vision = model.config.vision_config
+    crop = training_crop(vision)
+    teacher = load_teacher(run, vision) if model.config.uta_weight > 0 else None
+    processor = UMTProcessor.from_bert(
+        run.text, num_frames=vision.num_frames, image_size=crop, max_text_length=run.max_text_length
+    )
+    if run.eval_data is not None and args.eval_strategy == IntervalStrategy.NO:
+        args.eval_strategy = IntervalStrategy.EPOCH
+    trainer = UMTVideoTextTrainer(
+        model=model,
+        teacher=teacher,
+        args=args,
+        processing_class=processor,
+        train_dataset=load_training_clips(run, args, crop),
+        eval_dataset=load_evaluation_clips(run, processor),
+    )
+    trainer.run = run
+    train_to_end(trainer)
+    save_with_card(trainer)
+    return trainer
+
+
+def load_video_text_model(run: VideoTextRun) -> UMTForVideoTextPreTraining:
+    """The model of a run: a stage-1 encoder joined with a BERT, or a stage-2 model to go on from, in float32.
+
+    Raises:
+        ValueError: if `vision` or `model` names what is no field, or the parts do not fit.
+    """
+    fields = config_fields(run, UMTVideoTextConfig)
+    start = load_stage2(run.init_from, fields) if run.init_from is not None else None
+    if start is not None:
+        return start
+    student = load_student(PreTrainingRun(init_from=run.init_from, model=run.vision))
+    return UMTForVideoTextPreTraining.from_video_text_pretrained(student, run.text, run.num_frames, **fields)
+
+
+def load_stage2(name: str, fields: dict[str, object]) -> UMTForVideoTextPreTraining | None:
+    """A model that was pre-trained with texts, or None if the checkpoint is of another kind."""
+    if name.endswith(".pth"):
+        official = convert_umt_checkpoint(name)
+        if not isinstance(official, UMTForVideoTextPreTraining):
+            return None
+        config = UMTVideoTextConfig.from_dict(official.config.to_dict(), **fields)
+        return UMTForVideoTextPreTraining.from_pretrained(None, config=config, state_dict=official.state_dict())
+    if AutoConfig.from_pretrained(name).model_type != UMTVideoTextConfig.model_type:
+        return None
+    return UMTForVideoTextPreTraining.from_pretrained(name, dtype=torch.float32, **fields)
+
+
+def load_training_clips(run: VideoTextRun, args: UMTVideoTextArguments, image_size: int) -> Dataset:
+    """Augmented clips of all corpora: images and videos in turn if there are both (method, 16)."""
+    kinds = (
+        (run.image_data, run.image_root, 1, run.images_per_epoch),
+        (run.video_data, run.video_root, run.num_frames, run.videos_per_epoch),
+    )
+    parts = []
+    for number, (sources, roots, num_frames, samples_per_epoch) in enumerate(kinds):
+        if not sources:
+            continue
+        records = load_captioned_records(sources, roots, positives=run.positives, streaming=run.streaming)
+        parts.append(
+            training_clips(
+                records,
+                args,
+                samples_per_epoch,
+                num_frames=num_frames,
+                sample_frames=partial(sample_training_clip, sampling="middle"),
+                transform=partial(augment_for_video_text, size=image_size),
+                seed=data_seed(args) + number,
+                images=number == 0,
+            )
+        )
+    if len(parts) == 1:
+        return parts[0]
+    streamed = {isinstance(part, StreamedClipDataset) for part in parts}
+    if len(streamed) > 1:
+        raise ValueError(
+            "Of images and videos one is a stream and the other is not, so they can't alternate. Give both as tables "
+            "or both as shards."
+        )
+    return AlternatingStreams(parts) if streamed.pop() else AlternatingClips(parts)
+
+
+def load_evaluation_clips(run: VideoTextRun, processor: UMTProcessor) -> VideoClipDataset | None:
+    """Clips of the evaluation videos as the processor makes them, nothing drawn; None if there are none."""
+    if run.eval_data is None:
+        return None
+    roots = [] if run.eval_root is None else [run.eval_root]
+    records = load_captioned_records([run.eval_data], roots, positives="video")
+    return evaluation_clips(records, run.num_frames, processor.video_processor)
+
+
+def estimate_run(recipe: str, overrides: list[str]) -> str:
+    """What a recipe would cost, as text.
+
+    A fresh model, BERTs and teachers of the published recipes are sized without weights; others are loaded for it.
+    """
+    run, args = parse_recipe(read_recipe(recipe), overrides, VideoTextRun, UMTVideoTextArguments)
+    if run.init_from is None and run.text in PUBLISHED_TEXTS:
+        fields = config_fields(run, UMTVideoTextConfig)
+        vision = {"num_frames": run.num_frames, "decoder_layer_norm_eps": 1e-5} | json_mapping("vision", run.vision)
+        text = PUBLISHED_TEXTS[run.text].to_dict() | fields.pop("text_config", {})
+        with torch.device("meta"):
+            config = UMTVideoTextConfig(vision_config=vision, text_config=UMTTextConfig.from_dict(text), **fields)
+            model = UMTForVideoTextPreTraining(config)
+    else:
+        model = load_video_text_model(run).to("meta")
+    teacher = size_teacher(run, model.config.vision_config) if model.config.uta_weight > 0 else None
+    seeds = torch.zeros(4, dtype=torch.int64, device="meta")
+    costs = []
+    for num_frames, ratio in ((model.config.num_frames, args.mask_ratio), (1, args.image_mask_ratio)):
+        select = partial(TOKEN_SELECTIONS[args.mask_type], mask_ratio=ratio, sample_seeds=seeds)
+        costs.append(estimate_pair(model, teacher, select, num_frames, run.max_text_length))
+    return describe_video_text_cost(
+        model,
+        teacher,
+        *costs,
+        num_videos=run.videos_per_epoch,
+        num_images=run.images_per_epoch,
+        num_epochs=args.num_train_epochs,
+        num_devices=run.num_devices,
+    )

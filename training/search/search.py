@@ -1,0 +1,166 @@
+"""Moments of videos that a text describes: the nearest windows of an index, the best of them put in order by the
+cross-encoder (UMT, arXiv 2303.16058, section 3.3), and a page that shows them.
+
+Unusual: windows that are re-ranked are read and encoded again, because the tokens that the cross-encoder looks at are
+thousands of times as large as a window's vector.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.video_utils import VideoMetadata
+
+from processing_umt import UMTProcessor, VideoDecodeError
+from processing_umt.video_decoding_umt import VideoReader
+
+from ..cli.embed import time_windows
+from ..inference import batches
+from ..pictures.run_page import Picture, Section, Table, Text, write_page
+from ..whole_files import written_whole
+from .search_index import SearchIndex
+
+STRIP_FRAMES = 4
+STRIP_HEIGHT, STRIP_GAP = 160, 4  # pixels
+
+
+@dataclass
+class Moment:
+    """A window that was found.
+
+    Args:
+        video: path of the file.
+        start, end: seconds.
+        similarity: mean over frames of the cosines with the text.
+        match: probability that they belong together, by the cross-encoder; None if it was not re-ranked.
+    """
+
+    video: str
+    start: float
+    end: float
+    similarity: float
+    match: float | None = None
+
+
+@torch.inference_mode()
+def search(
+    index: SearchIndex,
+    model: PreTrainedModel,
+    processor: UMTProcessor,
+    query: str,
+    *,
+    top_k: int = 10,
+    num_reranked: int = 32,
+    batch_size: int = 4,
+) -> list[Moment]:
+    """The moments that a text describes best, best first.
+
+    Those re-ranked come first, in the order of the cross-encoder, then the others in that of the dual encoder. A file
+    that is gone or broken since it was indexed is left out, and named on stderr.
+
+    Args:
+        index, model, processor: the model is the one that made the index, on its device, in evaluation mode.
+        query: what to look for.
+        top_k: moments to return, if there are so many.
+        num_reranked: of the nearest windows, how many the cross-encoder puts in order; 0 for none.
+        batch_size: windows that pass the model at once.
+    """
+    inputs = processor(text=query, return_tensors="pt").to(model.device)
+    text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    vector = F.normalize(text.pooler_output.float(), dim=-1)[0].cpu().numpy()
+    found = index.nearest(vector, max(top_k, num_reranked))
+    moments = [
+        Moment(os.path.join(index.videos, row["video"]), row["start"], row["end"], row["similarity"]) for row in found
+    ]
+    candidates, rest = moments[:num_reranked], moments[num_reranked:]
+    reranked = []
+    for batch in batches(candidates, batch_size):
+        readable, clips = [], []
+        for moment in batch:
+            try:
+                frames = read_moment(moment, processor.video_processor, index.manifest.window)
+            except VideoDecodeError as error:
+                print(f"umt search: {error}", file=sys.stderr)
+                continue
+            readable.append(moment)
+            clips.append(processor.video_processor(frames, num_clips=1, num_crops=1, return_tensors="pt"))
+        if not readable:
+            continue
+        pixels = torch.cat([clip["pixel_values_videos"] for clip in clips]).to(model.device, model.dtype)
+        tokens = model.get_video_features(pixels).last_hidden_state
+        states = text.last_hidden_state.expand(len(readable), -1, -1)
+        logits = model.match(states, inputs["attention_mask"].expand(len(readable), -1), tokens)
+        for moment, probability in zip(readable, logits.float().softmax(dim=-1)[:, 1].tolist(), strict=True):
+            moment.match = probability
+            reranked.append(moment)
+    reranked.sort(key=lambda moment: -moment.match)  # stable: equal ones stay in the dual encoder's order
+    return (reranked + rest)[:top_k]
+
+
+def read_moment(moment: Moment, video_processor, window: float, num_frames: int | None = None) -> np.ndarray:
+    """The frames of a moment, uint8 `(frames, height, width, 3)`: those that its vector was made of, or `num_frames`.
+
+    Raises:
+        VideoDecodeError: the file is gone or broken, or has no such window any more.
+    """
+    with VideoReader(moment.video) as reader:
+        windows = time_windows(reader.timestamps, reader.duration, window, window)
+        frames = next((frames for start, _, frames in windows if start == moment.start), None)
+        if frames is None:
+            raise VideoDecodeError(moment.video, "missing", f"it has no frames at {moment.start:g} s any more")
+        options = {} if num_frames is None else {"num_frames": num_frames}
+        places = video_processor.sample_frames(VideoMetadata(total_num_frames=len(frames)), num_clips=1, **options)
+        return reader.read(frames[places])
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03.5`, or `2:03.5` within the first hour."""
+    tenths = round(10 * seconds)
+    hours, minutes, tenths = tenths // 36000, tenths // 600 % 60, tenths % 600
+    rest = f"{minutes:02}:{tenths / 10:04.1f}" if hours else f"{minutes}:{tenths / 10:04.1f}"
+    return f"{hours}:{rest}" if hours else rest
+
+
+def write_search_page(
+    path: Path, query: str, moments: list[Moment], index: SearchIndex, processor: UMTProcessor
+) -> None:
+    """An HTML page of what was found, with a strip of frames of each moment; the strips go into a folder beside it."""
+    folder = path.with_name(f"{path.stem}_pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, pictures = [], []
+    for number, moment in enumerate(moments, 1):
+        name = os.path.relpath(moment.video, index.videos)
+        span = f"{clock(moment.start)} to {clock(moment.end)}"
+        match = "" if moment.match is None else f"{moment.match:.3f}"
+        rows.append((number, name, clock(moment.start), clock(moment.end), match, f"{moment.similarity:.3f}"))
+        try:
+            strip = frame_strip(read_moment(moment, processor.video_processor, index.manifest.window, STRIP_FRAMES))
+        except VideoDecodeError as error:
+            print(f"umt search: {error}", file=sys.stderr)
+            continue
+        picture = folder / f"{number:03}.jpg"
+        with written_whole(picture) as temporary:
+            strip.save(temporary, "JPEG", quality=85)
+        pictures.append(Picture(picture, f"{number}. {name}, {span}"))
+    model = index.manifest.model
+    found = Text(f"Found in {index.videos} by {model.name}{f' ({model.revision})' if model.revision else ''}.")
+    header = ("", "video", "from", "to", "match", "similarity")
+    table = Table(header, rows, "Match: probability by the cross-encoder. Similarity: mean of cosines.")
+    write_page(path, f"“{query}”", [Section("Moments", [*pictures]), Section("Scores", [found, table])])
+
+
+def frame_strip(frames: np.ndarray) -> Image.Image:
+    """Frames, uint8 `(frames, height, width, 3)`, side by side in one picture."""
+    height, width = frames.shape[1:3]
+    size = (max(1, round(width * STRIP_HEIGHT / height)), STRIP_HEIGHT)
+    step = size[0] + STRIP_GAP
+    strip = Image.new("RGB", (step * len(frames) - STRIP_GAP, STRIP_HEIGHT), "white")
+    for place, frame in enumerate(frames):
+        strip.paste(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), (place * step, 0))
+    return strip
