@@ -24,7 +24,7 @@ form of the Hub's `.eval_results/` where a copy of the data set is on the Hub. `
 adds what all of them share, the model code and BERT's vocabulary, and the weights; with `--dry-run` it makes the \
 complete folder and uploads nothing.
 
-None of these files has been opened to write this down, and none of the scores has been measured again.
+Sizes and parameters follow from the configurations; none of the scores has been measured again.
 """
 
 

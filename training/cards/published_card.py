@@ -169,7 +169,7 @@ def describe_input(row: CheckpointRow) -> str:
     rows = [
         ("frames", f"{row.frames}, one from each of as many equal segments of the video (`{video.sampling}`)"),
         ("size", f"{row.resolution} x {row.resolution} pixels"),
-        ("resize", resize_in_words(video)),
+        ("resize", resize_in_words(row, video)),
         ("normalisation", "ImageNet's mean and standard deviation"),
         ("tensor", f"`pixel_values_videos (batch, {row.frames}, 3, {row.resolution}, {row.resolution})`"),
     ]
@@ -182,13 +182,14 @@ def describe_input(row: CheckpointRow) -> str:
     return table(("what", "how"), rows)
 
 
-def resize_in_words(video: Any) -> str:
+def resize_in_words(row: CheckpointRow, video: Any) -> str:
     if video.resize_kernel == "bicubic_no_antialias":
         return "the whole frame to that square, bicubic without antialias, as the authors do"
-    return (
+    text = (
         "the short side to that size and a centre crop, with antialias; the authors' OpenCV resize, without, is "
-        '`resize_kernel="opencv_bilinear"`, which `umt evaluate` uses'
+        '`resize_kernel="opencv_bilinear"`'
     )
+    return f"{text}, which `umt evaluate` uses" if row.kind == "classification" else text
 
 
 def describe_data(row: CheckpointRow) -> str:
@@ -231,8 +232,8 @@ def describe_origin(row: CheckpointRow) -> str:
             f"The official file is `{row.official_file}` of [{source['hub']}](https://huggingface.co/{source['hub']}).",
             f"The official repository links `{source['was']}/{row.official_file}`, which is dead since 2024.",
         ]
-    hash_text = f"`{row.sha256}`" if row.sha256 else "not known; `umt publish` prints it"
-    lines.append(f"SHA-256 of the file: {hash_text}.")
+        unknown = "not known" if row.kind == "detection" else "not known; `umt publish` prints it"
+        lines.append(f"SHA-256 of the file: {f'`{row.sha256}`' if row.sha256 else unknown}.")
     return "\n".join(lines)
 
 

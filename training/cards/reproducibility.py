@@ -16,7 +16,7 @@ HEAD = """\
 
 The published results of Unmasked Teacher, row by row: what the authors report, the command that would measure it \
 with this package, the recipe that would train it, and every departure that is known. **None of these results has \
-been measured again**: the checkpoints were not at hand. What has been checked is the computation: converted models \
+been measured again.** What has been checked is the computation: converted models \
 give the official code's outputs on recorded inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, \
 crops, schedules and metrics are those of the official code on recorded examples.
 
@@ -70,7 +70,7 @@ RETRIEVAL = """\
 
 R@1 / R@5 / R@10 in percent after re-ranking the 128 best candidates, with 12 frames. Only the models that started \
 from the 25M corpus were released; the recipes tell in their heads what else the authors changed for the other two. \
-But for DiDeMo, the reported split also chose the epoch.
+Except for DiDeMo, the authors chose the epoch on the split that they report.
 """
 
 QUESTIONS = """\
@@ -83,8 +83,8 @@ corpus were released; the recipes tell in their heads what else the authors chan
 PAPER_TABLES = """\
 ## Tables of the paper without released checkpoints
 
-Values of the tables that were at hand. Ablations of the number of aligned layers, the mask ratio, the schedule, the \
-teacher and the objectives of stage 2 are in the paper as well; their values were not at hand.
+Give each run an `--output_dir` of its own: a run in a used folder resumes what is there. The paper's other ablations, \
+of aligned layers, mask ratio, schedule, teacher and objectives of stage 2, are not listed.
 """
 
 
@@ -172,11 +172,13 @@ def recipe_of(rows: list[CheckpointRow], row: CheckpointRow | None, dataset: str
     """The recipe that trains a model; of the smaller corpora that of the largest, from another start."""
     if row is not None:
         return code(row.recipe)
-    sibling = released(rows, dataset, f"{stage2.split('_')[0]}_25m", "fine-tuned")
-    if sibling is None:
-        return "none"
+    size, corpus = stage2.split("_")
+    sibling = released(rows, dataset, f"{size}_25m", "fine-tuned")
+    recipe = sibling.recipe if sibling else read_registry()["results"]["protocols"][dataset]["recipes"][size]
+    if corpus == "25m":
+        return code(recipe)
     hub = read_registry()["source"]["hub"]
-    return code(f"{sibling.recipe} --init_from {hub}:{checkpoint_row(stage2).official_file}")
+    return code(f"{recipe} --init_from {hub}:{checkpoint_row(stage2).official_file}")
 
 
 def retrieval_command(row: CheckpointRow, dataset: str, protocol: str) -> str:
