@@ -64,7 +64,7 @@ class FastStep:
     """The trainer's step on one batch, without its loop.
 
     Args:
-        student, teacher: The teacher is cast by the trainer, so give a copy.
+        student, teacher: The trainer makes both its own: casts the teacher, sets the student's precision.
         clips: uint8 (B, T, C, H, W) on the CPU.
         dtype: Of the arithmetic.
         device: Where.
@@ -164,14 +164,15 @@ def make_contenders(
     """The contenders of that name, and how far plain and fast are apart in each precision."""
     cost = count(size)
     clips = sizes.clips(batch, sizes.student(size).config)
-    student = sizes.student(size).to(device)
-    plain = PlainStageOne(student, sizes.teacher(size), None).to(device)
+    plain = PlainStageOne(sizes.student(size), sizes.teacher(size), None).to(device)
+    # models of their own, of the same weights: accelerate prepares a model once, and sets its precision then
+    fast_step = partial(FastStep, clips=clips, device=device, folder=folder)
     contenders, agreement = {}, {}
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         if not any(name in wanted for wanted in only):
             continue
-        fast = FastStep(student, sizes.teacher(size), clips, dtype, device, folder)
+        fast = fast_step(sizes.student(size), sizes.teacher(size), dtype=dtype)
         plain_of = PlainStageOne.__new__(PlainStageOne)  # the same modules in another precision
         plain_of.__dict__.update(plain.__dict__ | {"autocast": None if dtype == torch.float32 else dtype})
         agreement[name] = gradients_differ(plain_of, fast)
@@ -183,7 +184,7 @@ def make_contenders(
         contenders[f"plain_{name}"] = step(cost.training_flops(1), partial(plain_step, plain_of, videos, device))
         contenders[f"fast_{name}"] = step(cost.training_flops(1), fast.step)
         if f"fast_{name}_at_once" in only:
-            way = FastStep(student, sizes.teacher(size), clips, dtype, device, folder, trainer_class=AtOnceTrainer)
+            way = fast_step(sizes.student(size), sizes.teacher(size), dtype=dtype, trainer_class=AtOnceTrainer)
             agreement[name] |= at_once_differs(fast, way)
             contenders[f"fast_{name}_at_once"] = step(cost.training_flops(1), way.step)
         if dtype == torch.float32:
@@ -197,8 +198,9 @@ def make_contenders(
             views.units = batch * masks
             contenders[f"fast_{name}_{masks}masks"] = views
         if f"fast_{name}_compiled" in only:
-            compiled = FastStep(student, sizes.teacher(size), clips, dtype, device, folder, compiled=True)
+            compiled = fast_step(sizes.student(size), sizes.teacher(size), dtype=dtype, compiled=True)
             contenders[f"fast_{name}_compiled"] = step(cost.training_flops(1), compiled.step)
+    student = sizes.student(size).to(device)
     for name, options in (("adamw_loop", {"foreach": False}), ("adamw_fused", {"fused": True})):
         if name in only:
             optimizer = torch.optim.AdamW(student.parameters(), lr=0.0, **options)

@@ -128,6 +128,17 @@ def test_stage1(tmp_path):
     assert all(f"| {name} |" in text for name in saved["contenders"])
 
 
+def test_the_fast_steps_of_one_run_keep_their_precision_to_themselves(tmp_path):
+    names = ["fast_float32", "fast_bfloat16"]
+    contenders, _ = stage1.make_contenders("tiny", 1, torch.device("cpu"), names, str(tmp_path))
+    for name in names:
+        made = []
+        fc1 = contenders[name].run.__self__.model.umt.layers[0].mlp.fc1
+        fc1.register_forward_hook(lambda module, inputs, output, made=made: made.append(output.dtype))
+        contenders[name].run()
+        assert made == [contenders[name].dtype]
+
+
 @given(st.integers(0, 3000), st.integers(1, 3000))
 def test_doubling_and_halving_find_the_largest_that_fits(threshold, limit):
     tried = []
