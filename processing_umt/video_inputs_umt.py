@@ -16,7 +16,7 @@ from transformers.utils import is_vision_available
 from .video_source_umt import VideoDecodeError
 
 if is_vision_available():
-    from PIL.Image import Image
+    from PIL.Image import DecompressionBombError, Image
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -93,6 +93,8 @@ def read_frames(
         if len(shapes) > 1:
             raise ValueError(f"The frames of a video must have one size; these have the shapes {sorted(shapes)}.")
         frames = torch.stack(pictures)[torch.from_numpy(inverse)]
+        if not isinstance(video[0], (np.ndarray, torch.Tensor)):
+            input_data_format = "channels_last"  # of images, however few rows they have
     if not _is_channels_first(tuple(frames.shape), input_data_format):
         frames = frames.permute(0, 3, 1, 2)
     if frames.dtype == torch.uint8 or frames.is_floating_point():
@@ -114,7 +116,8 @@ def _read_frame(frame: Any) -> torch.Tensor:
     if not _is_image(frame):
         try:
             frame = load_image(os.fspath(frame))
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+        # Pillow raises SyntaxError for a broken PNG
+        except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
             raise VideoDecodeError(str(frame), "unreadable", f"as an image: {error}") from error
     return torch.tensor(np.asarray(frame.convert("RGB")))
 

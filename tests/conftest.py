@@ -47,3 +47,17 @@ def recorded():
 def shared_video():
     """Function `file name -> path` of a real clip in ../shared/videos."""
     return lambda name: _find("videos", name)
+
+
+@pytest.fixture
+def sharded_trainers(monkeypatch):
+    """Trainers that take themselves to run under FSDP."""
+    from training.video_trainer import UMTTrainer
+
+    made = UMTTrainer.__init__
+
+    def make_sharded(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        self.is_fsdp_enabled = True
+
+    monkeypatch.setattr(UMTTrainer, "__init__", make_sharded)

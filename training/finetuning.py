@@ -93,6 +93,8 @@ class UMTFineTuningTrainer(UMTTrainer):
                     f"{args.views_per_video}, from which the learning rate follows; make them the same."
                 )
         checkpoint_first_blocks(model, args.checkpoint_blocks)
+        if args.ema_decay is not None and self.is_fsdp_enabled:
+            raise ValueError("`ema_decay` averages whole parameters, which FSDP takes away; leave one of the two out.")
         self.average = None if args.ema_decay is None else WeightAverage(model, args.ema_decay)
         if self.average is not None:
             self.add_callback(AverageWeights(self.average))
@@ -143,6 +145,12 @@ class UMTFineTuningTrainer(UMTTrainer):
         if self.average is not None and self.args.should_save and output_dir not in (None, self.args.output_dir):
             self.average.save(output_dir)
 
+    def _load_best_model(self):
+        super()._load_best_model()
+        if self.average is not None:
+            self.average.load(self.state.best_model_checkpoint)
+            self.average.copy_to_model(self.average.average)
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:
@@ -159,8 +167,6 @@ class AverageWeights(TrainerCallback):
         self.average.update()
 
     def on_train_end(self, args, state, control, **kwargs):
-        if args.load_best_model_at_end and state.best_model_checkpoint:
-            self.average.load(state.best_model_checkpoint)
         self.average.copy_to_model(self.average.average)
 
 

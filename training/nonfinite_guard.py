@@ -1,4 +1,5 @@
-"""What happens when a loss is NaN or infinite: the step is skipped and counted, and past a limit the run stops.
+"""What happens when a loss or a gradient is NaN or infinite: the step is skipped and counted, and past a limit the
+run stops.
 
 Unusual:
 - A skipped step still runs its backward pass, so that processes which reduce gradients together stay in step; it is
@@ -13,17 +14,18 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from .whole_files import written_whole
 
 
 class NonFiniteLossError(ValueError):
-    """Too many optimiser steps had a loss that was NaN or infinite."""
+    """Too many optimiser steps had a loss or a gradient that was NaN or infinite."""
 
 
 class NonFiniteGuard(TrainerCallback):
-    """Skips optimiser steps whose loss is not finite on any process.
+    """Skips optimiser steps whose loss is not finite on any process, or whose gradients are not.
 
     Args:
         accelerator (`Accelerator`): The trainer's own.
@@ -34,6 +36,7 @@ class NonFiniteGuard(TrainerCallback):
     def __init__(self, accelerator: Accelerator, limit: int, folder: str):
         self.accelerator, self.limit, self.folder = accelerator, limit, Path(folder)
         self.num_skipped = 0
+        self.grad_norm: torch.Tensor | float = 0.0  # of the step to come, over all processes: the trainer sets it
         self.were_finite: list[torch.Tensor] = []  # of the micro-batches since the last log line
         self.micro_batches: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
         self.lag = 1 if accelerator.device.type == "cuda" else 0  # steps until the host reads a flag
@@ -54,6 +57,10 @@ class NonFiniteGuard(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         flags = torch.stack([~loss.isfinite() for loss, _ in self.micro_batches])
         broken = self.accelerator.reduce(flags.any().float(), reduction="sum").clamp(max=1)  # of all processes
+        if self.accelerator.scaler is None:
+            # a finite loss may have a gradient that is not, which would end in weights and checkpoints
+            norm = self.grad_norm.full_tensor() if isinstance(self.grad_norm, DTensor) else self.grad_norm
+            broken = torch.maximum(broken, (~torch.as_tensor(norm, device=broken.device).isfinite()).float())
         self.pending.append(FlaggedStep(broken, state.global_step, self.micro_batches))
         self.micro_batches = []
         # under fp16 the gradient scaler sees the infinite gradients itself and skips the step
@@ -82,10 +89,10 @@ class NonFiniteGuard(TrainerCallback):
             if self.num_skipped > self.limit:
                 path = self.save_batches(flagged)
                 raise NonFiniteLossError(
-                    f"{self.num_skipped} optimiser steps had a loss that was NaN or infinite; {self.limit} are "
-                    f"allowed (`max_nonfinite_steps`). The batch of step {flagged.step} is saved in {path}. A "
-                    "lower learning rate, bf16 instead of fp16 or a longer warm-up are the usual cures; resume from "
-                    "the last checkpoint."
+                    f"{self.num_skipped} optimiser steps had a loss or a gradient that was NaN or infinite; "
+                    f"{self.limit} are allowed (`max_nonfinite_steps`). The batch of step {flagged.step} is saved in "
+                    f"{path}. A lower learning rate, bf16 instead of fp16 or a longer warm-up are the usual cures; "
+                    "resume from the last checkpoint."
                 )
 
     def save_batches(self, flagged: "FlaggedStep") -> Path:

@@ -115,6 +115,8 @@ class UMTQuestionAnsweringTrainer(Stage2Rate, UMTTrainer):
             for part in (model.text_model, model.text_decoder):
                 part.gradient_checkpointing_enable({"use_reentrant": False})
         self.candidates, self.k = list(candidates), k
+        if candidates:
+            self.encoded_candidates = processing_class.encode_answers(self.candidates, return_tensors="pt")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(
@@ -133,8 +135,9 @@ class UMTQuestionAnsweringTrainer(Stage2Rate, UMTTrainer):
         for name, reason in inputs.pop("broken", []):
             print(f"evaluation: {name} cannot be read ({reason}); another video stands in for it", flush=True)
         inputs = self._prepare_inputs(inputs)
-        answers = self.processing_class.encode_answers(self.candidates, return_tensors="pt").to(self.args.device)
-        with self.compute_loss_context_manager():
+        answers = self.encoded_candidates.to(self.args.device)
+        # accelerate has put its autocast around the model's own forward, which is not called here
+        with self.accelerator.autocast():
             places, _ = self.accelerator.unwrap_model(model).rank_answers(
                 inputs["input_ids"],
                 inputs["attention_mask"],

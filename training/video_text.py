@@ -138,6 +138,11 @@ class UMTVideoTextTrainer(Stage2Rate, TaughtTrainer):
             compute_metrics=compute_metrics or recall_both_ways,
             **kwargs,
         )
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "Stage 2 and retrieval can't be trained under FSDP, which takes no scalar parameter such as the "
+                "temperature: leave `fsdp` out, and every GPU holds the whole model."
+            )
         self.losses: dict[str, list[torch.Tensor]] = {}  # of each objective, since the last log line
 
     # --- optimisation --------------------------------------------------------------------------------------------
@@ -191,7 +196,8 @@ class UMTVideoTextTrainer(Stage2Rate, TaughtTrainer):
         for name, reason in inputs.pop("broken", []):
             print(f"evaluation: {name} cannot be read ({reason}); another video stands in for it", flush=True)
         inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        # accelerate has put its autocast around the model's own forward, which is not called here
+        with torch.no_grad(), self.accelerator.autocast():
             outputs = self.accelerator.unwrap_model(model).video_text(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],

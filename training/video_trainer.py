@@ -45,7 +45,8 @@ class UMTTrainingArguments(TrainingArguments):
         base_warmup_learning_rate: Where the linear warm-up starts, scaled likewise.
         warmup_epochs: Length of the warm-up, in epochs of `num_train_epochs`; `warmup_steps` overrules it.
         layer_decay: Scale of the learning rate from each layer to the one before it; 1 for one rate everywhere.
-        max_nonfinite_steps: Optimiser steps with a NaN or infinite loss that a run may skip before it stops.
+        max_nonfinite_steps: Optimiser steps with a NaN or infinite loss or gradient that a run may skip before it
+            stops.
         max_broken_share: Share of failed attempts to read a video beyond which the run stops.
     """
 
@@ -176,14 +177,19 @@ class UMTTrainer(Trainer):
         """Trainer's loader; a stream shares itself out among processes, so it is only placed on the device."""
         if not isinstance(self.train_dataset, (StreamedClipDataset, AlternatingStreams)):
             return super().get_train_dataloader()
+        args, num_workers = self.args, self.args.dataloader_num_workers
+        if isinstance(self.train_dataset, AlternatingStreams):
+            self.train_dataset.check_num_workers(num_workers)
         return DataLoaderShard(
             self.train_dataset,
-            device=self.args.device,
+            device=args.device,
             batch_size=self.train_dataset.batch_size,
             collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            _non_blocking=self.args.dataloader_pin_memory,
+            num_workers=num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers,
+            pin_memory=args.dataloader_pin_memory,
+            _non_blocking=args.dataloader_pin_memory,
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
@@ -212,6 +218,11 @@ class UMTTrainer(Trainer):
         with self.timer("step"):
             loss = super().training_step(model, inputs, num_items_in_batch)
         return self.guard.watch(loss, inputs)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Trainer's own; the guard skips a step whose norm is not finite."""
+        self.guard.grad_norm = super()._get_grad_norm(model, grad_norm)
+        return self.guard.grad_norm
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The objective on held-out clips; masks are drawn as in training."""

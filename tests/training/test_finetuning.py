@@ -319,6 +319,11 @@ def test_wrong_options(tmp_path, options, message):
         tiny_trainer(tmp_path, **options)
 
 
+def test_an_average_of_shards_is_refused(tmp_path, sharded_trainers):
+    with pytest.raises(ValueError, match="`ema_decay` averages whole parameters, which FSDP takes away"):
+        tiny_trainer(tmp_path, ema_decay=0.9)
+
+
 def test_views_of_data_and_arguments_must_agree(tmp_path):
     records = load_video_records(save_clips_of_classes(tmp_path / "clips"))
     dataset = VideoClipDataset(

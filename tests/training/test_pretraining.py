@@ -427,6 +427,24 @@ def test_a_step_with_a_loss_that_is_no_number_is_skipped(accumulated, clipped, r
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+@pytest.mark.parametrize("clipped", [0.0, 0.1])
+def test_a_step_with_a_gradient_that_is_no_number_is_skipped(clipped, optim, records, tmp_path):
+    """The losses are numbers, all of them."""
+    dataset = VideoClipDataset(records, **clip_options())
+    trainer = make_trainer(None, tmp_path, dataset=dataset, max_grad_norm=clipped, optim=optim)
+    trainer.model.umt.norm.bias.register_hook(
+        lambda gradient: gradient * (float("nan") if trainer.state.global_step == 2 else 1)
+    )
+    keep = KeepStates()
+    trainer.add_callback(keep)
+    trainer.train()
+    assert_bit_equal(keep.states[2], keep.states[1])
+    assert trainer.guard.num_skipped == 1 and len(losses_of(trainer)) == 4 and all(losses_of(trainer))
+    assert not torch.equal(*(keep.states[i][0]["umt.norm.bias"] for i in (2, 3)))
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
 def test_the_logged_loss_is_the_mean_of_those_that_are_numbers(records, tmp_path):
     every_step = make_trainer(None, tmp_path, dataset=PoisonedClips(records, **clip_options()))
     once = make_trainer(None, tmp_path, dataset=PoisonedClips(records, **clip_options()), logging_steps=4)

@@ -132,6 +132,12 @@ def test_evaluation_is_that_of_umt_evaluate(tmp_path, data, processor):
     assert metrics["eval_accuracy"] == pytest.approx(scores.accuracy, abs=0.01) and 0 < scores.accuracy < 100
     with pytest.raises(ValueError, match="candidates"):
         make_trainer(tmp_path, data, processor, eval_dataset=dataset)
+    trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=candidates, bf16=True)
+    made = []
+    first = trainer.model.vision_model.layers[0].mlp.fc1
+    first.register_forward_hook(lambda module, inputs, output: made.append(output.dtype))
+    trainer.evaluate()
+    assert {*made} == {torch.bfloat16}
 
 
 def test_accuracy_counts_what_is_not_in_the_list_as_wrong():

@@ -120,6 +120,15 @@ def test_evaluation_hides_nothing_and_draws_nothing(media, tmp_path):
     assert first["eval_text_to_video_r10"] == 100 and first["eval_chance_r1"] == pytest.approx(14.29)
 
 
+def test_evaluation_is_in_the_precision_of_training(media, tmp_path):
+    trainer = make_trainer(tmp_path, make_clips(media), eval_dataset=make_clips(media, number=7), bf16=True)
+    made = []
+    first = trainer.model.video_text.vision_model.layers[0].mlp.fc1
+    first.register_forward_hook(lambda module, inputs, output: made.append(output.dtype))
+    trainer.evaluate()
+    assert {*made} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize(
     ("fields", "teacher", "message"),
     [
@@ -133,6 +142,11 @@ def test_a_teacher_that_does_not_fit_is_told(tmp_path, fields, teacher, message)
     teacher = None if teacher is None else make_teacher(**teacher)
     with pytest.raises(ValueError, match=message):
         UMTVideoTextTrainer(make_model(**fields), teacher, args, make_processor(tmp_path))
+
+
+def test_sharding_is_refused(media, tmp_path, sharded_trainers):
+    with pytest.raises(ValueError, match="can't be trained under FSDP"):
+        make_trainer(tmp_path, make_clips(media))
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ corpus were released; the recipes tell in their heads what else the authors chan
 PAPER_TABLES = """\
 ## Tables of the paper without released checkpoints
 
-Give each run an `--output_dir` of its own: a run in a used folder resumes what is there. The paper's other ablations, \
-of aligned layers, mask ratio, schedule, teacher and objectives of stage 2, are not listed.
+Give each run an `--output_dir` of its own: a run in a used folder resumes what is there. The paper's other \
+ablations, of aligned layers, mask ratio, schedule, teacher and objectives of stage 2, are not listed.
 """
 
 

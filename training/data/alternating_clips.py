@@ -87,10 +87,11 @@ class AlternatingStreams(IterableDataset):
     """Several `StreamedClipDataset` as one, in batches of one part each; to be wrapped as one of them.
 
     Args:
-        parts: streams of one `batch_size`. Workers beyond the shards of the part that has fewest stay idle.
+        parts: streams of one `batch_size`.
 
     Raises:
-        ValueError: the parts' batches have several sizes.
+        ValueError: the parts' batches have several sizes. When they are read: there are more workers than shards of
+            one of the parts.
     """
 
     def __init__(self, parts: Sequence[StreamedClipDataset]):
@@ -112,15 +113,23 @@ class AlternatingStreams(IterableDataset):
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
+    def check_num_workers(self, num_workers: int) -> None:
+        """Raises a ValueError if a worker would be without a shard of some part: it could not take part in the turns,
+        and its shards of the other parts would never be read."""
+        most = min(part.records.num_shards for part in self.parts)
+        if num_workers > most:
+            raise ValueError(
+                f"Images and videos that alternate are read by {num_workers} workers, but one of the two has {most} "
+                f"shards for this process. Give `dataloader_num_workers` {most}, or more shards."
+            )
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         number, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        num_readers = min(num_workers, *(part.records.num_shards for part in self.parts))
-        if number >= num_readers:
-            return
+        self.check_num_workers(num_workers)
         turns = draw_turns([part.num_batches for part in self.parts], self.parts[0].seed, self.epoch)
-        # A loader takes a batch from each worker in turn, so this worker makes every num_readers-th of the epoch.
-        turns = turns[number::num_readers]
+        # A loader takes a batch from each worker in turn, so this worker makes every num_workers-th of the epoch.
+        turns = turns[number::num_workers]
         streams = [part.read(int((turns == place).sum()) * self.batch_size) for place, part in enumerate(self.parts)]
         for turn in turns:
             for _ in range(self.batch_size):

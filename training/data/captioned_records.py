@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.compute
 from datasets import Dataset, IterableDataset
 
+from processing_umt.video_source_umt import VideoDecodeError
+
 from .video_dataset import video_name
 from .video_records import load_video_records
 
@@ -118,6 +120,8 @@ def name_id(name: Any) -> int:
 def _stream_pairs(rows: dict[str, list[Any]], positives: str) -> dict[str, list[Any]]:
     """The pairs of one streamed record, each with its number."""
     video, captions = rows["video"][0], rows.get("caption", [None])[0]
+    if isinstance(video, VideoDecodeError):  # of a broken shard; whoever opens the video counts it
+        captions = ""
     captions = captions if isinstance(captions, list) else [captions]
     if not captions or not all(isinstance(caption, str) for caption in captions):
         raise ValueError(f"{video_name(video) or 'A video'} has no caption; stage 2 needs one for every video.")

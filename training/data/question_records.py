@@ -92,7 +92,7 @@ def read_answers(path: str | os.PathLike) -> list[str]:
         raise ValueError(f"There is no list of answers {path}; check the path.")
     text = path.read_text(encoding="utf-8-sig")
     try:
-        answers = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
+        answers = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.split("\n")]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
     if path.suffix != ".json":

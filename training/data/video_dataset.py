@@ -21,6 +21,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import torch
+from aiohttp import ClientError
 from torch.utils.data import Dataset, Sampler
 
 from processing_umt.augmentation_umt import sample_generator
@@ -247,7 +248,7 @@ def open_video(video: Any) -> str | bytes:
         try:
             with fsspec.open(video, "rb") as file:
                 return file.read()
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, ClientError) as error:
             raise VideoDecodeError(video, "network", str(error)) from error
     return video
 
@@ -261,7 +262,7 @@ def open_image(video: Any) -> Any:
 
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(video_name(video), "unreadable", f"as an image: {error}") from error
 
 

@@ -38,8 +38,8 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     elif path.suffix == ".jsonl":
         rows = _read_json_lines(text, path)
     else:
-        lines = text.splitlines()
-        lines = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        # not `splitlines`, which breaks captions at marks that are no ends of lines, such as U+2028
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         delimiter = _header_delimiter(lines[0][1]) if lines else None
         rows = _read_official(lines, path) if delimiter is None else _read_with_header(text, delimiter, path)
     if not rows:
@@ -56,7 +56,7 @@ def _header_delimiter(line: str) -> str | None:
 
 
 def _read_with_header(text: str, delimiter: str, path: Path) -> list[dict[str, Any]]:
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.DictReader(text.split("\n"), delimiter=delimiter, skipinitialspace=True)
     reader.fieldnames = [name.strip() for name in reader.fieldnames]
     rows = []
     for row in reader:
@@ -122,7 +122,7 @@ def _one_video_each(row: Any) -> list[Any]:
 
 def _read_json_lines(text: str, path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append(_name_video(json.loads(line), path, number))

@@ -236,7 +236,8 @@ def _with_video_column(records: Dataset | IterableDataset, source: Any) -> Datas
         if len(of_type) != 1:
             raise ValueError(
                 f"{_describe(source)} has no column of videos; its columns are {', '.join(names)}. "
-                f"Name one of them {' or '.join(VIDEO_COLUMNS)}, or say which it is: columns={{'video': …}}."
+                f"Name one of them {' or '.join(VIDEO_COLUMNS)}, or, in Python, say which it is: "
+                "load_video_records(…, columns={'video': …})."
             )
         column = of_type[0]
     if column != "video":

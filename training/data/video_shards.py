@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import fsspec
+from aiohttp import ClientError
 from datasets import IterableDataset
 
 from processing_umt.video_inputs_umt import IMAGE_SUFFIXES
@@ -94,7 +95,7 @@ def _read_files(shard: str) -> Iterator[tuple[str, str, bytes | VideoDecodeError
                 if member.isfile() and not name.startswith("."):
                     stem, _, extension = name.partition(".")
                     yield os.path.join(folder, stem), f".{extension.lower()}", tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ClientError) as error:
         yield "", "", VideoDecodeError(shard, reason, str(error))
 
 

@@ -1,7 +1,7 @@
-"""Accuracy as the UMT paper (arXiv 2303.16058, section 4) and its code report it, and the merging of test views.
+"""Accuracy as the UMT paper (arXiv 2303.16058, section 4) and its code report it: in percent over videos, whose scores
+are the mean over their views of the softmax of the logits (`fold_views`).
 
-A video's score is the mean over its views of the softmax of the logits (`merge_views`), in float64; accuracies are in
-percent over videos. The metrics are `evaluate.Metric` classes that are constructed here rather than loaded by name, so
+The metrics are `evaluate.Metric` classes that are constructed here rather than loaded by name, so
 nothing is fetched from the Hub. All take the same input, scores and labels, and go through `evaluate.combine`.
 
 What is unusual: unlike a metric that is loaded, these keep what is added in memory unless several processes share them
@@ -9,8 +9,8 @@ What is unusual: unlike a metric that is loaded, these keep what is added in mem
 top-1 is the arg-max of NumPy and a constant score does not count as five hits.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -29,57 +29,6 @@ Args:
     predictions: scores, floats `(queries, candidates)`; only the order within a row counts.
     references: of every query the numbers of its right candidates, at least one.
 """
-
-
-class MergedViews(NamedTuple):
-    """Scores of videos, each from all of its views; what `merge_views` returns."""
-
-    video_ids: list[Hashable]
-    """In order of first appearance."""
-    probabilities: np.ndarray
-    """float64 `(videos, classes)`, mean softmax over a video's views."""
-    num_views: np.ndarray
-    """int64 `(videos,)`, how many different views a video had."""
-
-
-def merge_views(video_ids: Sequence[Hashable], view_ids: Sequence[Hashable], logits: np.ndarray) -> MergedViews:
-    """Averages the softmax of every video's views.
-
-    Samplers that share views among processes fill up the last round with repeated ones: a (video, view) pair that was
-    seen before is skipped, so the order in which processes are concatenated decides which of two copies counts.
-
-    Args:
-        video_ids: of every row, the video. The whole path is safer than its base name, which may not be unique.
-        view_ids: of every row, the view, for instance (clip, crop).
-        logits: `(rows, classes)`.
-
-    Raises:
-        ValueError: lengths that do not match, no rows, or a logit that is not finite.
-    """
-    logits = np.asarray(logits, dtype=np.float64)
-    if logits.ndim != 2 or not len(video_ids) == len(view_ids) == len(logits) > 0:
-        raise ValueError(
-            f"There are {len(video_ids)} video ids, {len(view_ids)} view ids and logits of shape {logits.shape}; "
-            "expected logits (rows, classes) with at least one row, and two ids for every row."
-        )
-    first_row = {}
-    for row, view in enumerate(zip(video_ids, view_ids, strict=True)):
-        first_row.setdefault(view, row)
-    kept = list(first_row.values())
-    logits = logits[kept]
-    finite = np.isfinite(logits).all(axis=1)
-    if not finite.all():
-        row = kept[int(finite.argmin())]
-        raise ValueError(f"View {view_ids[row]!r} of video {video_ids[row]!r} has a logit that is not finite.")
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-
-    positions = {video: i for i, video in enumerate(dict.fromkeys(video_ids))}
-    video_of_row = np.array([positions[video_ids[row]] for row in kept])
-    by_video = np.argsort(video_of_row, kind="stable")
-    num_views = np.bincount(video_of_row)
-    sums = np.add.reduceat(probabilities[by_video], np.cumsum(num_views) - num_views)  # (videos, classes)
-    return MergedViews(list(positions), sums / num_views[:, None], num_views)
 
 
 class _InMemoryMetric(evaluate.Metric):

@@ -11,6 +11,7 @@ from datasets import Dataset, IterableDataset
 from PIL import Image
 from video_files import write_video
 
+from processing_umt import VideoDecodeError
 from training.data.captioned_records import CaptionedRecords, load_captioned_records, name_id
 from training.data.video_dataset import VideoClipDataset, collate_clips
 
@@ -168,6 +169,35 @@ def test_shards_give_the_same_pairs(tmp_path):
         list(load_captioned_records([tmp_path / "t.tar"]))
     with pytest.raises(ValueError, match="can't be streamed together"):
         load_captioned_records([tmp_path / "s.tar", tmp_path / "t.tar"])
+
+
+def test_a_damaged_shard_is_a_broken_video_and_not_a_missing_caption(tmp_path):
+    content = write_video(tmp_path / "v.mp4", 4).read_bytes()
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in (("0.mp4", content), ("0.txt", b"one"), ("1.mp4", content), ("1.txt", b"two")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(shard.read_bytes()[: 512 + len(content) + 1500])  # within the second video, or just before
+    good, *broken = load_captioned_records([shard])
+    assert good["caption"] == "one"
+    assert broken and all(isinstance(record["video"], VideoDecodeError) for record in broken)
+    assert "s.tar" in str(broken[0]["video"])
+
+
+def test_pictures_that_are_odd_or_too_large(tmp_path, monkeypatch):
+    """Three rows of pixels are not taken for channels, and a picture like a bomb is a broken one that has a name."""
+    Image.fromarray(np.full((3, 12, 3), 77, np.uint8)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    for video in (str(tmp_path / "a.png"), {"bytes": content, "path": "a.png"}):
+        records = load_captioned_records([Dataset.from_dict({"video": [video], "caption": ["flat"]})])
+        dataset = VideoClipDataset(records, 1, all_frames, as_tensor, images=True)
+        assert dataset[0]["pixel_values_videos"].shape == (1, 3, 3, 12)
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+            with pytest.raises(ValueError, match=r"None of .*a\.png \(unreadable\)"):
+                dataset[0]
 
 
 def test_many_rows_cost_little(tmp_path):

@@ -182,7 +182,9 @@ class TestLists:
         (folder / "train.json").write_text(json.dumps(rows))
         records = load_video_records(folder / "train.json", root=folder)
         assert list(records["caption"]) == [["a cat"], ["a dog", "an owl"]]
-        (folder / "train.jsonl").write_text(json.dumps(rows[0]))
+        # marks that Python, but neither JSON nor an editor, takes for the end of a line
+        rows[0]["caption"] = "a cat\u2028\u0085 on a mat"
+        (folder / "train.jsonl").write_text(json.dumps(rows[0], ensure_ascii=False), encoding="utf-8")
         assert rows_of(load_video_records(folder / "train.jsonl")) == [{**rows[0], "video": f"{folder}/b/one.mp4"}]
 
     def test_something_something(self, folder):

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluation.metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy, merge_views
+from processing_umt.video_processing_umt import fold_views
+from training.evaluation.metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
 
 METRICS = [TopKAccuracy, PerClassAccuracy, ConfusionMatrix]
 SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]])
@@ -38,84 +39,28 @@ def files_under(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-# merging of views
-
-
-def rows_of(description: dict) -> tuple[list, list, np.ndarray, dict]:
-    rows = [row for rank in description["rank_files"] for row in rank]
-    views = [(row["chunk"], row["split"]) for row in rows]
-    labels = {row["id"]: row["label"] for row in rows}
-    return [row["id"] for row in rows], views, np.array([row["logits"] for row in rows]), labels
+# views of a video
 
 
 def test_recorded_merge(recorded):
     description, _ = recorded("multiview_merge")
-    video_ids, view_ids, logits, label_of = rows_of(description)
-    assert len(set(zip(video_ids, view_ids, strict=True))) < len(video_ids), "the recording has a repeated view"
-    merged = merge_views(video_ids, view_ids, logits)
-    expected = description["expected"]
-    labels = np.array([label_of[video] for video in merged.video_ids])
-    assert set(merged.video_ids) == set(expected["per_video"])
-    for video, probabilities, label in zip(merged.video_ids, merged.probabilities, labels, strict=True):
+    rows = [row for rank in description["rank_files"] for row in rank]
+    views: dict[str, dict] = {}
+    for row in rows:  # samplers fill up the last round with repeated views, which count once
+        views.setdefault(row["id"], {}).setdefault((row["chunk"], row["split"]), row["logits"])
+    assert sum(map(len, views.values())) < len(rows), "the recording has a repeated view"
+    expected, label_of = description["expected"], {row["id"]: row["label"] for row in rows}
+    scores = {}
+    for video, logits in views.items():
+        scores[video] = fold_views(torch.tensor([*logits.values()], dtype=torch.float64), len(logits))[0].numpy()
         record = expected["per_video"][video]
-        assert (probabilities.argmax(), label) == (record["pred"], record["label"])
-        single = TopKAccuracy().compute(predictions=probabilities[None], references=[label])
+        assert (scores[video].argmax(), label_of[video]) == (record["pred"], record["label"])
+        single = TopKAccuracy().compute(predictions=scores[video][None], references=[label_of[video]])
         assert single == {"top1": 100 * record["top1"], "top5": 100 * record["top5"]}
-    accuracy = TopKAccuracy().compute(predictions=merged.probabilities, references=labels)
+    assert scores.keys() == expected["per_video"].keys()
+    accuracy = TopKAccuracy().compute(predictions=[*scores.values()], references=[label_of[video] for video in scores])
     assert accuracy["top1"] == pytest.approx(expected["top1"], abs=1e-9)
     assert accuracy["top5"] == pytest.approx(expected["top5"], abs=1e-9)
-
-
-def test_merge_is_the_mean_softmax_of_first_copies():
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(5, 4)).astype(np.float32)
-    merged = merge_views(["b", "a", "b", "b", "a"], [(0, 0), (0, 0), (0, 1), (0, 0), (1, 0)], logits)
-    softmax = torch.from_numpy(logits).double().softmax(-1).numpy()
-    assert merged.video_ids == ["b", "a"]
-    assert merged.num_views.tolist() == [2, 2]
-    assert merged.probabilities.dtype == np.float64
-    np.testing.assert_allclose(merged.probabilities[0], (softmax[0] + softmax[2]) / 2, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(merged.probabilities[1], (softmax[1] + softmax[4]) / 2, rtol=0, atol=1e-12)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    num_videos=st.integers(1, 7), num_views=st.integers(1, 4), world=st.integers(1, 5), seed=st.integers(0, 2**32 - 1)
-)
-def test_sharding_changes_nothing(num_videos, num_views, world, seed):
-    """Views dealt out to processes, the last round filled up with views from the start: each counts once."""
-    generator = np.random.default_rng(seed)
-    views = [(video, view) for view in range(num_views) for video in range(num_videos)]
-    logits = generator.normal(size=(len(views), 3)) * 5
-    alone = merge_views(*zip(*views, strict=True), logits)
-    padded = np.resize(np.arange(len(views)), -(-len(views) // world) * world)
-    rows = np.concatenate([padded[rank::world] for rank in range(world)])
-    shared = merge_views(*zip(*[views[row] for row in rows], strict=True), logits[rows])
-    order = [shared.video_ids.index(video) for video in alone.video_ids]
-    np.testing.assert_allclose(shared.probabilities[order], alone.probabilities, rtol=0, atol=1e-12)
-    assert (shared.num_views == num_views).all() and (alone.num_views == num_views).all()
-    np.testing.assert_allclose(alone.probabilities.sum(1), 1, atol=1e-12)
-
-
-def test_videos_may_have_different_numbers_of_views_and_large_logits():
-    merged = merge_views(["a", "b", "a"], [0, 0, 1], [[1e4, 0.0], [0.0, -1e4], [-1e4, 0.0]])
-    assert merged.num_views.tolist() == [2, 1]
-    np.testing.assert_allclose(merged.probabilities, [[0.5, 0.5], [1.0, 0.0]], atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((["a"], [0, 1], np.zeros((2, 3))), "1 video ids, 2 view ids"),
-        ((["a", "b"], [0, 1], np.zeros(2)), r"shape \(2,\)"),
-        (([], [], np.zeros((0, 3))), "at least one row"),
-        ((["a", "b"], [0, (1, 2)], np.array([[0.0, 1], [np.nan, 0]])), r"View \(1, 2\) of video 'b'"),
-        ((["a", "b"], [0, 0], np.array([[0.0, np.inf], [0, 0]])), "View 0 of video 'a'"),
-    ],
-)
-def test_bad_views_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        merge_views(*arguments)
 
 
 # metrics

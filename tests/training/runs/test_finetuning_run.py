@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from conftest import load_recorded
 from finetuning_tools import (
     SIZES,
@@ -41,7 +42,7 @@ from modeling_umt import (
 from modeling_umt.labels_umt import k710_rows, load_labels
 from modeling_umt.position_embeddings_umt import resize_position_table
 from training.finetuning import UMTFineTuningArguments
-from training.runs import finetuning_run
+from training.runs import finetuning_run, run_to_end
 from training.runs.finetuning_run import (
     FineTuningRun,
     check_classes,
@@ -389,6 +390,14 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(clips, stage1, tmp_path
     assert resumed.state.best_global_step == whole.state.best_global_step
     assert not changed(state_of(whole.model), state_of(resumed.model))
 
+    # once more, after a run that ended, or that was stopped while it ended: the best checkpoint, and no step
+    capfd.readouterr()
+    again = finetune(recipe, ["--output_dir", str(output)])
+    assert "trained to its end before" in capfd.readouterr().out and again.optimizer is None
+    assert not changed(state_of(whole.model), state_of(again.model))
+    longer = finetune(recipe, ["--output_dir", str(output), "--num_train_epochs", "4"])
+    assert longer.state.global_step == 16
+
 
 def test_last_checkpoint(tmp_path):
     assert last_checkpoint(str(tmp_path / "absent")) is None and last_checkpoint(str(tmp_path)) is None
@@ -397,6 +406,16 @@ def test_last_checkpoint(tmp_path):
         if name != "checkpoint-11":
             (tmp_path / name / "trainer_state.json").write_text("{}")
     assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+
+
+def test_processes_that_do_not_share_a_folder_are_told(tmp_path, monkeypatch):
+    PartialState(cpu=True)
+    (tmp_path / "checkpoint-9").mkdir()
+    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
+    assert run_to_end.common_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-9")
+    monkeypatch.setattr(run_to_end, "gather_object", lambda values: [*values, False])  # another process, another disk
+    with pytest.raises(ValueError, match=r"Not all processes see .*checkpoint-9.*file system that all machines share"):
+        run_to_end.common_checkpoint(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
