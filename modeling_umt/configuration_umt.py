@@ -60,8 +60,8 @@ class UMTConfig(PreTrainedConfig):
         alignment_loss (`"l2"`, `"mse"` or `"smooth_l1"`, defaults to `"l2"`): Distance to the teacher's features.
 
     Raises:
-        ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not divide, a choice is unknown, or
-            the aligned layers are not distinct blocks of the model.
+        ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not divide or a choice is unknown.
+            Aligned layers that are not distinct blocks of the model are refused by the models that align any.
 
     Example:
 
@@ -311,10 +311,8 @@ class UMTVideoTextConfig(PreTrainedConfig):
         *("loss_vtc", "loss_vtm", "loss_mlm", "loss_uta", "vtm_logits", "mlm_logits"),
     ]
     sub_configs: ClassVar[dict] = {"vision_config": UMTConfig, "text_config": UMTTextConfig}
-    remote_code: ClassVar[dict[str, str]] = {
-        "AutoConfig": "configuration_umt.UMTVideoTextConfig",
-        "AutoModel": "modeling_umt_video_text.UMTVideoTextModel",
-    }
+    # a model class says what else its repository can be loaded as
+    remote_code: ClassVar[dict[str, str]] = {"AutoConfig": "configuration_umt.UMTVideoTextConfig"}
 
     vision_config: UMTConfig | dict | None = None
     text_config: UMTTextConfig | dict | None = None
@@ -326,7 +324,6 @@ class UMTVideoTextConfig(PreTrainedConfig):
     mlm_weight: float | int = 1.0
     uta_weight: float | int = 1.0
     vtm_hard_negatives: bool = True
-    tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
 

@@ -15,6 +15,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -76,8 +77,8 @@ def convert_umt_checkpoint(
         [`UMTVideoTextModel`] (retrieval), [`UMTForVideoQuestionAnswering`]; for `part="video"` [`UMTModel`]. A
         teacher's position table is resized to the configuration's `image_size`, by default 14 patches a side (24 for
         ViT-L/14@336). Frames and resolution of a classifier come from its position table if the file has one, else
-        from an official file name (`..._f16_res224.pth`), else they are 8 frames of 224 pixels. A stage-2 model is
-        made for 4 frames, those fine-tuned from it for 12.
+        from an official file name (`..._f16_res224.pth`), else they are 8 frames of 224 pixels. A stage-2 model and
+        its video encoder are made for 4 frames, those fine-tuned from it for 12.
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the file's kind is unknown or has no model here.
@@ -93,7 +94,7 @@ def convert_umt_checkpoint(
         kind = "teacher"
     elif part == "video" and kind in ("stage-2", "retrieval", "question answering"):
         state = {key: tensor for key, tensor in state.items() if key.startswith(VIDEO)}
-        kind = "video encoder"
+        kind = "video encoder" if kind == "stage-2" else "fine-tuned video encoder"
     elif part != "all":
         raise ValueError(
             f"A {kind} file has no part {part!r}; 'teacher' is a part of stage-2 files, 'video' of all multi-modality "
@@ -431,6 +432,7 @@ KINDS: dict[str, tuple[type[PreTrainedModel], Callable, Callable[..., PreTrained
     "retrieval": (UMTVideoTextModel, retrieval_key_map, retrieval_config),
     "question answering": (UMTForVideoQuestionAnswering, question_answering_key_map, question_answering_config),
     "video encoder": (UMTModel, video_key_map, video_config),
+    "fine-tuned video encoder": (UMTModel, video_key_map, partial(video_config, num_frames=12)),
 }
 
 __all__ = ["UnsupportedCheckpointError", "convert_umt_checkpoint", "official_state_dict"]

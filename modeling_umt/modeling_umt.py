@@ -118,6 +118,8 @@ class UMTPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": UMTLayer, "attentions": UMTAttention}
+    # losses are means of a batch: Trainer's own count of labels is wrong where a clip has several
+    accepts_loss_kwargs = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -227,7 +229,7 @@ class UMTModel(UMTPreTrainedModel):
             ValueError: if the clip's shape or dtype does not fit the model, or the mask does not fit the clip.
         """
         visible_indices = self.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        encoded = self.encode(pixel_values_videos, visible_indices, **kwargs)
+        encoded = self.encode(pixel_values_videos, visible_indices, return_dict=True, **kwargs)
         hidden_states = encoded.last_hidden_state
         if self.config.final_norm == "tokens":
             hidden_states = self.norm(hidden_states)
@@ -267,6 +269,7 @@ class UMTModel(UMTPreTrainedModel):
         Args and errors are those of `forward`, without a mask.
         """
         grid = self.embeddings.token_grid(pixel_values_videos)
+        kwargs["return_dict"] = True  # which configurations may leave out
         return self(pixel_values_videos, **kwargs).last_hidden_state.unflatten(1, grid)
 
     def resolve_mask(
@@ -342,7 +345,7 @@ class UMTForVideoClassification(UMTPreTrainedModel):
         Returns:
             `ImageClassifierOutput`: `loss` (scalar, if `labels` are given), `logits` (batch, num_labels).
         """
-        outputs = self.umt(pixel_values_videos, **kwargs)
+        outputs = self.umt(pixel_values_videos, return_dict=True, **kwargs)
         pooled = outputs.pooler_output
         if self.config.pooling == "attention":
             pooled = self.umt.fc_norm(self.attention_pooling(outputs.last_hidden_state))
@@ -412,7 +415,9 @@ class UMTForPreTraining(UMTPreTrainedModel):
             ValueError: if the clip, mask or targets do not fit.
         """
         visible_indices = self.umt.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        encoded = self.umt.encode(pixel_values_videos, visible_indices, self.aligned_layers, **kwargs)
+        encoded = self.umt.encode(
+            pixel_values_videos, visible_indices, self.aligned_layers, return_dict=True, **kwargs
+        )
         student_features, loss = decode_and_align(
             self.config,
             self.umt.norm,

@@ -57,6 +57,7 @@ class UMTForVideoQuestionAnsweringOutput(ModelOutput):
 class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin):
     """Video encoder, question encoder and answer decoder, without the joint space of [`UMTVideoTextModel`]."""
 
+    # no AutoModel: a UMTVideoTextModel has projections and a temperature, which there are not
     remote_code: ClassVar[dict[str, str]] = {
         "AutoModelForVisualQuestionAnswering": "modeling_umt_question_answering.UMTForVideoQuestionAnswering"
     }
@@ -91,6 +92,18 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head.decoder = value
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """As Transformers does, and the table of the questions too: the two have one vocabulary."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        for part in (self.text_model, self.text_decoder):  # the latter's table has that size, its configuration not
+            part.resize_token_embeddings(embeddings.num_embeddings, mean_resizing=mean_resizing)
+        return embeddings
 
     @can_return_tuple
     def forward(
@@ -189,6 +202,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
                 f"{num_questions} questions can't be shared out evenly among {num_clips} clips: give a clip for each, "
                 "or as many questions for every clip."
             )
+        kwargs["return_dict"] = True  # which configurations may leave out
         encoded = self.vision_model.encode(pixel_values_videos, None, **kwargs)
         videos = self.vision_model.norm(encoded.last_hidden_state)  # (M, N, D)
         texts = self.text_model.encode(input_ids, attention_mask)  # (B, L, H)
@@ -345,13 +359,10 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
 
 def decoder_config(config: UMTTextConfig) -> UMTTextConfig:
     """The decoder of a question encoder: as many layers as it has fusion layers, all of which look at questions."""
-    return UMTTextConfig.from_dict(
-        config.to_dict(),
-        num_hidden_layers=config.num_hidden_layers - config.fusion_layer,
-        fusion_layer=0,
-        encoder_width=config.hidden_size,
-        is_decoder=True,
-    )
+    config = copy.deepcopy(config)  # and not by `to_dict`, which leaves out the attention implementation
+    config.num_hidden_layers -= config.fusion_layer
+    config.fusion_layer, config.encoder_width, config.is_decoder = 0, config.hidden_size, True
+    return config
 
 
 def key_in_decoder(key: str, fusion_layer: int) -> str | None:

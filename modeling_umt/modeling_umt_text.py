@@ -176,7 +176,8 @@ class UMTTextPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["UMTTextEmbeddings", "UMTTextLayer"]
     _supports_sdpa = True
-    _supports_flash_attn = True
+    # it would take the mask of what cross-attention looks at for the queries' own, which have another length
+    _supports_flash_attn = False
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True

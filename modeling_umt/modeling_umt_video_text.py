@@ -16,9 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.generic import maybe_autocast
 
 from .configuration_umt import UMTVideoTextConfig
 from .modeling_umt import UMTModel
@@ -32,7 +34,7 @@ class UMTVideoTextOutput(ModelOutput):
     """Output of [`UMTVideoTextModel`].
 
     Args:
-        logits_per_video (`(videos, texts)`): Similarities over the temperature.
+        logits_per_video (`(videos, texts)`): Similarities over the temperature, float32.
         logits_per_text (`(texts, videos)`): Its transpose.
         video_embeds (`(videos, projection_dim)`): Mean of the L2-normalised vectors of the frames, not normalised
             again: its product with a text's is the mean of cosines.
@@ -52,18 +54,20 @@ class UMTVideoTextPreTrainedModel(PreTrainedModel):
     """Weight initialisation and what Transformers wants to know about the models of video and text."""
 
     config: UMTVideoTextConfig
-    # what a repository of this class can be loaded as, beside a UMTVideoTextModel
-    remote_code: ClassVar[dict[str, str]] = {}
+    # what a repository of this class can be loaded as
+    remote_code: ClassVar[dict[str, str]] = {"AutoModel": "modeling_umt_video_text.UMTVideoTextModel"}
     base_model_prefix = "video_text"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["UMTEmbeddings", "UMTLayer", "UMTTextEmbeddings", "UMTTextLayer"]
     _supports_sdpa = True
-    _supports_flash_attn = True
+    # the text encoder does not; `attn_implementation={"vision_config": "flash_attention_2"}` spares it
+    _supports_flash_attn = False
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    accepts_loss_kwargs = False  # losses are means of a batch, which Trainer's own count of labels knows nothing of
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -91,8 +95,15 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         self.video_projection = nn.Linear(video.hidden_size, config.projection_dim)
         self.text_projection = nn.Linear(text.hidden_size, config.projection_dim)
         self.matching_head = nn.Linear(text.hidden_size, 2)
-        self.temperature = nn.Parameter(torch.tensor(float(config.temperature_init_value)))
+        self.temperature = nn.Parameter(torch.empty(()))
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is self:
+            init.constant_(self.temperature, self.config.temperature_init_value)
+        else:
+            super()._init_weights(module)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
@@ -123,7 +134,7 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         text = self.get_text_features(input_ids, attention_mask)
         video_embeds = mean_of_unit_vectors(video.pooler_output)
         text_embeds = F.normalize(text.pooler_output, dim=-1)
-        logits_per_video = video_embeds @ text_embeds.T / self.temperature.clamp(*TEMPERATURE_RANGE)
+        logits_per_video = similarity_over_temperature(video_embeds, text_embeds, self.temperature)
         return UMTVideoTextOutput(
             logits_per_video=logits_per_video,
             logits_per_text=logits_per_video.T,
@@ -153,6 +164,7 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             `pooler_output` (batch, frames or 1, projection_dim), not of unit length.
         """
         visible_indices = self.vision_model.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
+        kwargs["return_dict"] = True  # which configurations may leave out
         encoded = self.vision_model.encode(pixel_values_videos, visible_indices, **kwargs)
         tokens = self.vision_model.norm(encoded.last_hidden_state)
         num_vectors = self.num_video_vectors(pixel_values_videos, visible_indices, keep_temporal)
@@ -243,6 +255,19 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
 def mean_of_unit_vectors(frames: torch.Tensor) -> torch.Tensor:
     """Vectors of frames (B, T, E) to one of each clip (B, E), whose product with a text's is the mean of cosines."""
     return F.normalize(frames, dim=-1).mean(dim=1)
+
+
+def similarity_over_temperature(
+    video_embeds: torch.Tensor, text_embeds: torch.Tensor, temperature: torch.Tensor
+) -> torch.Tensor:
+    """Products of clips (B, E) and texts (B', E), divided by the temperature: (B, B').
+
+    In float32, also under autocast: a similarity of 1 over 0.07 would be rounded to a sixteenth in bfloat16. The
+    temperature may lie on another device, as in a model that is split by `device_map`.
+    """
+    with maybe_autocast(video_embeds.device.type, enabled=False):
+        similarity = video_embeds.float() @ text_embeds.float().T
+        return similarity / temperature.clamp(*TEMPERATURE_RANGE).to(similarity)
 
 
 __all__ = [

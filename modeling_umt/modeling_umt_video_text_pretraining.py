@@ -34,6 +34,7 @@ from .modeling_umt_video_text import (
     UMTVideoTextModel,
     UMTVideoTextPreTrainedModel,
     mean_of_unit_vectors,
+    similarity_over_temperature,
 )
 from .objectives_umt import (
     masked_language_modeling_loss,
@@ -76,7 +77,7 @@ class UMTForVideoTextPreTrainingOutput(ModelOutput):
 class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
     """[`UMTVideoTextModel`] with the heads and losses of its training. The teacher is not part of it."""
 
-    remote_code: ClassVar[dict[str, str]] = {
+    remote_code: ClassVar[dict[str, str]] = UMTVideoTextPreTrainedModel.remote_code | {
         "AutoModelForPreTraining": "modeling_umt_video_text_pretraining.UMTForVideoTextPreTraining"
     }
     _keys_to_ignore_on_load_unexpected = [r"^decoders\.", r"^mlm_head\."]
@@ -169,7 +170,9 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
             base.temperature.clamp_(*TEMPERATURE_RANGE)
 
         # --- the two towers
-        encoded = base.vision_model.encode(pixel_values_videos, visible_indices, self.aligned_layers, **kwargs)
+        encoded = base.vision_model.encode(
+            pixel_values_videos, visible_indices, self.aligned_layers, return_dict=True, **kwargs
+        )
         videos = base.vision_model.norm(encoded.last_hidden_state)  # (B, V, D)
         video_embeds = mean_of_unit_vectors(
             base.project_video(videos, base.num_video_vectors(pixel_values_videos, visible_indices, keep_temporal))
@@ -182,7 +185,9 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         if config.vtc_weight > 0:
             everywhere = gather or (lambda tensor: tensor)
             ids = None if match_ids is None else everywhere(match_ids)
-            similarity = everywhere(video_embeds) @ everywhere(text_embeds).T / base.temperature
+            similarity = similarity_over_temperature(
+                everywhere(video_embeds), everywhere(text_embeds), base.temperature
+            )
             losses["vtc"] = config.vtc_weight * video_text_contrastive_loss(similarity, ids, ids)
 
         # --- matching and masked language modelling: texts, their masks, and which video each looks at
@@ -192,9 +197,10 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         pairs = []
         if config.vtm_weight > 0:
             if negative_video_indices is None or negative_text_indices is None:
-                similarity = (text_embeds @ video_embeds.T / base.temperature).detach()  # of this process alone
+                # of this process alone
+                similarity = similarity_over_temperature(video_embeds, text_embeds, base.temperature).detach()
                 negative_video_indices, negative_text_indices = draw_negatives(
-                    similarity, match_ids, config.vtm_hard_negatives, generator
+                    similarity.T, match_ids, config.vtm_hard_negatives, generator
                 )
             pairs += [
                 (texts, attention_mask, own),

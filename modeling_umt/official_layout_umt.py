@@ -25,7 +25,7 @@ def official_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     Position tables are computed, so they are not part of it. `model` is what [`convert_umt_checkpoint`] returns.
 
     Raises:
-        UnsupportedCheckpointError: if the model has no official layout.
+        UnsupportedCheckpointError: if the model has no official layout, or weights that have no place in it.
     """
     key_maps = {
         "UMTForPreTraining": stage1_key_map,
@@ -37,7 +37,15 @@ def official_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     }
     if type(model).__name__ not in key_maps:
         raise UnsupportedCheckpointError(f"{type(model).__name__} has no official layout.")
-    return official_tensors(model, key_maps[type(model).__name__](model.config))
+    key_map = key_maps[type(model).__name__](model.config)
+    if left_over := weights_without_key(model, key_map):
+        raise UnsupportedCheckpointError(f"The official layout has no place for {', '.join(left_over)}.")
+    return official_tensors(model, key_map)
+
+
+def weights_without_key(model: PreTrainedModel, key_map: dict[str, list[str]]) -> list[str]:
+    """Names of the weights of a model that no official key of `key_map` leads to."""
+    return sorted(model.state_dict().keys() - {key for our_keys in key_map.values() for key in our_keys})
 
 
 def official_tensors(model: PreTrainedModel, key_map: dict[str, list[str]]) -> dict[str, torch.Tensor]:
@@ -163,10 +171,14 @@ def retrieval_key_map(
 
 
 def stage2_key_map(config: UMTVideoTextConfig) -> dict[str, list[str]]:
-    """Keys of a stage-2 file but for its teacher's: a retrieval model, its decoders and its word piece head."""
+    """Keys of a stage-2 file but for its teacher's: a retrieval model, its decoders and its word piece head; with
+    neither of these, as retrieval is fine-tuned, those of a retrieval file."""
+    if config.mlm_weight == config.uta_weight == 0:
+        return retrieval_key_map(config, ours="video_text.")
     keys = retrieval_key_map(config, official_text="text_encoder.bert.", ours="video_text.")
-    keys |= prediction_key_map("text_encoder.cls.predictions.", "mlm_head.")
-    for k in range(config.vision_config.num_aligned_layers):
+    if config.mlm_weight > 0:
+        keys |= prediction_key_map("text_encoder.cls.predictions.", "mlm_head.")
+    for k in range(config.vision_config.num_aligned_layers if config.uta_weight > 0 else 0):
         for kind in ("weight", "bias"):
             keys[f"vision_encoder.clip_decoder.{k}.head.{kind}"] = [f"decoders.{k}.projection.{kind}"]
             keys[f"vision_encoder.clip_decoder.{k}.norm.{kind}"] = [f"decoders.{k}.norm.{kind}"]
@@ -235,8 +247,7 @@ def require_exact_fit(
     """Raise a ValueError that lists every official key that is missing, unexpected or misshaped for the model."""
     with torch.device("meta"):
         model = model_class(config)
-    unfilled = sorted(model.state_dict().keys() - {key for our_keys in key_map.values() for key in our_keys})
-    if unfilled:
+    if unfilled := weights_without_key(model, key_map):
         raise ValueError(f"`config` asks for weights that no official checkpoint holds: {', '.join(unfilled)}.")
     expected = {key: tuple(tensor.shape) for key, tensor in official_tensors(model, key_map).items()}
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())

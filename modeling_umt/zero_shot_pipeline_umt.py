@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit_vectors
+from .modeling_umt_video_text import mean_of_unit_vectors, similarity_over_temperature
 
 
 class UMTZeroShotVideoClassificationPipeline(Pipeline):
@@ -74,7 +74,9 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
         self.processor.save_pretrained(save_directory)
 
     def preprocess(self, video: Any) -> dict[str, torch.Tensor]:
-        return {"pixel_values_videos": self.processor(videos=video, return_tensors="pt")["pixel_values_videos"]}
+        # one view, whatever the processor was saved with
+        inputs = self.processor(videos=video, num_clips=1, num_crops=1, return_tensors="pt")
+        return {"pixel_values_videos": inputs["pixel_values_videos"]}
 
     def _forward(
         self,
@@ -83,8 +85,9 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
         templates: tuple[str, ...] = ("a video of {}",),
     ) -> dict[str, torch.Tensor]:
         frames = self.model.get_video_features(inputs["pixel_values_videos"].to(self.model.dtype)).pooler_output
-        similarity = mean_of_unit_vectors(frames) @ self.label_vectors(candidate_labels, templates).T
-        return {"logits": similarity / self.model.temperature.clamp(*TEMPERATURE_RANGE)}  # (videos, labels)
+        labels = self.label_vectors(candidate_labels, templates)
+        logits = similarity_over_temperature(mean_of_unit_vectors(frames), labels, self.model.temperature)
+        return {"logits": logits}  # (videos, labels)
 
     def label_vectors(self, candidate_labels: tuple[str, ...], templates: tuple[str, ...]) -> torch.Tensor:
         """Unit vectors `(labels, projection_dim)`; those of the last call are kept."""

@@ -67,6 +67,10 @@ def class_labels(config, batch, grid, visible):
     return {"labels": torch.arange(batch) % config.num_labels}
 
 
+def several_labels(config, batch, grid, visible):
+    return {"labels": (torch.arange(config.num_labels) <= torch.arange(batch)[:, None]).float()}
+
+
 def teacher_features(config, batch, grid, visible):
     generator = torch.Generator().manual_seed(7)
     features = torch.randn(batch, config.num_aligned_layers, visible, config.target_dim, generator=generator)
@@ -418,6 +422,38 @@ def test_plain_trainer_trains_and_saves_weights_with_code(case, tmp_path):
     assert_same(dict(loaded.named_parameters()), dict(model.named_parameters()))
 
 
+MULTI_LABEL = Case("multi-label", UMTForVideoClassification, classifier_shapes, targets=several_labels)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name) for c in [*(case for case in CASES if case.targets), MULTI_LABEL]]
+)
+def test_plain_trainer_accumulates_means(case, tmp_path):
+    """A batch twice over gives the step that it gives once, whatever Trainer counts in its labels."""
+
+    def trained(accumulation_steps: int) -> dict[str, torch.Tensor]:
+        model = case.build()
+        arguments = TrainingArguments(
+            tmp_path,
+            per_device_train_batch_size=3,
+            gradient_accumulation_steps=accumulation_steps,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=1.0,
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        # one sample, so that all batches are the same one
+        Trainer(model, arguments, train_dataset=[_Clips(case, model)[0]] * 6).train()
+        return dict(model.named_parameters())
+
+    assert_same(trained(2), trained(1), tolerance=case.gradient_tolerance)
+
+
 # --- precision ------------------------------------------------------------------------------------------------------
 
 
@@ -474,6 +510,27 @@ def test_eager_equals_sdpa_in_outputs_and_gradients(case):
 
 
 @cases()
+def test_attention_asked_for_at_loading_is_that_of_every_part(case, tmp_path):
+    case.build().save_pretrained(tmp_path)
+    model = case.model_class.from_pretrained(tmp_path, attn_implementation="eager")
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    assert {part.config._attn_implementation for part in parts} == {"eager"}
+
+
+@cases()
+def test_flash_attention_is_refused_where_texts_are_read(case):
+    """It would silently take the mask of what cross-attention looks at for another."""
+    for part in case.build().modules():
+        if not isinstance(part, PreTrainedModel):
+            continue
+        if "text" not in part.input_modalities:
+            assert part._supports_flash_attn
+            continue
+        with pytest.raises(ValueError, match="does not support Flash Attention"):
+            part.set_attn_implementation("flash_attention_2")
+
+
+@cases()
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_equals_eager(case):
     model = case.build()
@@ -513,9 +570,12 @@ def test_tuples_instead_of_model_outputs(case):
     inputs = case.batch(model, targets=True)
     with torch.no_grad():
         named, plain = model(**inputs), model(**inputs, return_dict=False)
-    assert isinstance(plain, tuple)
-    for actual, expected in zip(plain, named.to_tuple(), strict=True):
-        assert torch.equal(actual, expected)
+        model.config.return_dict = vision(model.config).return_dict = False
+        configured = model(**inputs)
+    for values in (plain, configured):
+        assert isinstance(values, tuple)
+        for actual, expected in zip(values, named.to_tuple(), strict=True):
+            assert torch.equal(actual, expected)
 
 
 # --- graphs ---------------------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """Configurations: defaults, checks, and the way to JSON and back."""
 
+import ast
+import inspect
+
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_umt import UMTConfig, UMTForPreTraining, UMTModel, UMTTeacherConfig
+from modeling_umt import UMTConfig, UMTForPreTraining, UMTModel, UMTTeacherConfig, configuration_umt
 from modeling_umt.configuration_umt import aligned_layers
 
 
@@ -88,6 +91,13 @@ def test_overrides_are_checked_when_the_model_is_made(tmp_path):
         UMTModel.from_pretrained(tmp_path, num_frames=3, tubelet_size=2)
     with pytest.raises(ValueError, match="`final_norm` must be one of tokens, pooled, but is 'none'"):
         UMTModel.from_pretrained(tmp_path, final_norm="none")
+
+
+def test_a_field_is_declared_once():
+    for node in ast.parse(inspect.getsource(configuration_umt)).body:
+        if isinstance(node, ast.ClassDef):
+            names = [field.target.id for field in node.body if isinstance(field, ast.AnnAssign)]
+            assert sorted(names) == sorted(set(names)), node.name
 
 
 def test_a_position_grid_is_nobody_elses():

@@ -222,6 +222,15 @@ def test_the_bare_encoder_has_no_official_layout():
         official_state_dict(UMTModel(UMTConfig(**SMALL)))
 
 
+@pytest.mark.parametrize(
+    "pooling, weight", [("attention", r"attention_pooling\.query"), ("frames", r"frame_pooling\.fc1\.weight")]
+)
+def test_weights_without_a_place_in_the_official_layout_are_told(pooling, weight):
+    model = UMTForVideoClassification(UMTConfig(**SMALL, pooling=pooling))
+    with pytest.raises(UnsupportedCheckpointError, match=f"no place for .*{weight}"):
+        official_state_dict(model)
+
+
 def test_every_weight_lands_where_it_belongs():
     state = classifier_state()
     model = convert_umt_checkpoint(state, UMTConfig(**SMALL))

@@ -106,7 +106,7 @@ def test_parts_of_published_files(until_loading, size):
     assert model_class is UMTTeacherModel and config.image_size == {"b16": 224, "l16": 196}[size]
     for kind in KINDS:
         model_class, config, ours = convert_umt_checkpoint(full_size_state(kind, size), part="video")
-        assert model_class is UMTModel
+        assert model_class is UMTModel and config.num_frames == (4 if kind == "pretrain" else 12)
         with torch.device("meta"):
             assert ours.keys() == model_class(config).state_dict().keys()
 
@@ -119,6 +119,20 @@ def test_there_and_back(kind):
     back = official_state_dict(model)
     learned = {key for key in state if "position_ids" not in key and not key.startswith("clip_teacher.")}
     assert back.keys() == learned and all(torch.equal(back[key], state[key]) for key in learned)
+
+
+@pytest.mark.parametrize("mlm_weight, uta_weight", [(0, 0), (1, 0), (0, 1)])
+def test_a_model_without_a_head_there_and_back(mlm_weight, uta_weight):
+    """Without the heads of both objectives it is a retrieval model, and so is its file."""
+    torch.manual_seed(0)
+    model = UMTForVideoTextPreTraining(small_config(mlm_weight=mlm_weight, uta_weight=uta_weight))
+    back = convert_umt_checkpoint(official_state_dict(model), model.config)
+    if mlm_weight == uta_weight == 0:
+        assert type(back) is UMTVideoTextModel
+        model = model.video_text
+    state = model.state_dict()
+    assert back.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in back.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", KINDS)

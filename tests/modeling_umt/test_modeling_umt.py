@@ -85,6 +85,9 @@ def test_feature_map(frames, height, width, tubelet):
         assert torch.equal(features[:, frame, row, column], tokens[:, token])
     with pytest.raises(ValueError, match="multiples of the `patch_size`"):
         model.get_feature_map(clips(height=60))
+    model.config.return_dict = False
+    with torch.no_grad():
+        assert torch.equal(model.get_feature_map(clip), features)
 
 
 def test_the_last_norm_stands_on_the_tokens_or_on_their_mean():

@@ -21,6 +21,7 @@ from modeling_umt import (
     convert_umt_checkpoint,
 )
 from modeling_umt.official_layout_umt import official_state_dict
+from training.runs.retrieval_run import RetrievalRun, load_retrieval_model
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 VISION = {"image_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -187,12 +188,35 @@ def test_a_vocabulary_that_grew_in_stage_2_is_the_decoders_too():
     assert model(**asked, labels=ANSWERS[:3]).logits.shape == (3, 5, 33)
 
 
+def test_the_vocabulary_grows_for_questions_and_answers(tmp_path):
+    model = randomised(UMTForVideoQuestionAnswering(config()))
+    assert model.resize_token_embeddings(33, mean_resizing=False) is model.text_decoder.get_input_embeddings()
+    asked, answers = questions(), ANSWERS[:3].clone()
+    asked["input_ids"][:, 1], answers[:, 1] = 32, 31
+    with torch.no_grad():
+        logits = model(**asked, labels=answers).logits
+    assert logits.shape == (3, 5, 33)
+
+    model.save_pretrained(tmp_path)
+    loaded, info = UMTForVideoQuestionAnswering.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert loaded.config.text_config.vocab_size == model.text_decoder.config.vocab_size == 33
+    with torch.no_grad():
+        assert torch.equal(loaded(**asked, labels=answers).logits, logits)
+
+
 def test_a_stage_2_model_that_lacks_a_part_is_refused():
     with pytest.raises(ValueError, match="mlm_weight"):
         UMTForVideoQuestionAnswering.from_video_text(UMTForVideoTextPreTraining(config(mlm_weight=0)))
     wider = UMTVideoTextConfig(vision_config=VISION | {"hidden_size": 24}, text_config=TEXT, projection_dim=8)
     with pytest.raises(ValueError, match=r"`hidden_size` 24 .* 16"):
         UMTForVideoQuestionAnswering.from_video_text(UMTForVideoTextPreTraining(wider))
+
+
+def test_retrieval_is_not_fine_tuned_from_it(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a UMTForVideoQuestionAnswering, which lacks the projections"):
+        load_retrieval_model(RetrievalRun(init_from=str(tmp_path)))
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -304,6 +328,7 @@ def test_a_saved_repository_answers_without_the_package(model, tmp_path):
     assert saved["AutoModelForVisualQuestionAnswering"] == (
         "modeling_umt_question_answering.UMTForVideoQuestionAnswering"
     )
+    assert "AutoModel" not in saved  # a UMTVideoTextModel would have parts without weights
     code = """
         import json, torch
         from transformers import AutoModelForVisualQuestionAnswering

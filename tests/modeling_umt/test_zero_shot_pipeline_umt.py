@@ -57,6 +57,14 @@ def test_batches_change_nothing(classifier, videos):
         assert [entry["score"] for entry in result] == pytest.approx([entry["score"] for entry in alone], abs=1e-5)
 
 
+def test_one_view_whatever_the_processor_was_saved_with(classifier, videos, monkeypatch):
+    expected = classifier(videos[0], candidate_labels=LABELS)
+    for option, value in {"sampling": "sparse", "num_clips": 2, "do_center_crop": True, "num_crops": 3}.items():
+        monkeypatch.setattr(classifier.processor.video_processor, option, value)
+    assert len(classifier.preprocess(videos[0])["pixel_values_videos"]) == 1
+    assert classifier(videos[0], candidate_labels=LABELS) == expected
+
+
 def test_templates_are_averaged(classifier, folder):
     vectors = classifier.label_vectors(tuple(LABELS), ("a {}", "the {} fast"))
     assert torch.allclose(vectors.norm(dim=-1), torch.ones(4))

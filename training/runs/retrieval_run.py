@@ -241,6 +241,11 @@ def load_retrieval_model(run: RetrievalRun) -> UMTForVideoTextPreTraining:
             raise ValueError(
                 f"{run.init_from} is a {config.model_type} model; retrieval is fine-tuned from a umt_video_text model."
             )
+        if "UMTForVideoQuestionAnswering" in (config.architectures or ()):
+            raise ValueError(
+                f"{run.init_from} holds a UMTForVideoQuestionAnswering, which lacks the projections and the "
+                "temperature of a stage-2 or retrieval model."
+            )
         start = UMTVideoTextModel.from_pretrained(run.init_from, dtype=torch.float32)
     if isinstance(start, UMTForVideoTextPreTraining):
         start = start.video_text
