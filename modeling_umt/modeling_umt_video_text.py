@@ -134,7 +134,8 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         text = self.get_text_features(input_ids, attention_mask)
         video_embeds = mean_of_unit_vectors(video.pooler_output)
         text_embeds = F.normalize(text.pooler_output, dim=-1)
-        logits_per_video = similarity_over_temperature(video_embeds, text_embeds, self.temperature)
+        temperature = self.temperature.clamp(*TEMPERATURE_RANGE)
+        logits_per_video = similarity_over_temperature(video_embeds, text_embeds, temperature)
         return UMTVideoTextOutput(
             logits_per_video=logits_per_video,
             logits_per_text=logits_per_video.T,
@@ -263,11 +264,12 @@ def similarity_over_temperature(
     """Products of clips (B, E) and texts (B', E), divided by the temperature: (B, B').
 
     In float32, also under autocast: a similarity of 1 over 0.07 would be rounded to a sixteenth in bfloat16. The
-    temperature may lie on another device, as in a model that is split by `device_map`.
+    temperature may lie on another device, as in a model that is split by `device_map`, and is taken as it is: training
+    keeps the parameter in its range, since a clamp has no gradient at its ends.
     """
     with maybe_autocast(video_embeds.device.type, enabled=False):
         similarity = video_embeds.float() @ text_embeds.float().T
-        return similarity / temperature.clamp(*TEMPERATURE_RANGE).to(similarity)
+        return similarity / temperature.to(similarity)
 
 
 __all__ = [

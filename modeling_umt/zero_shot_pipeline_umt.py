@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .modeling_umt_video_text import mean_of_unit_vectors, similarity_over_temperature
+from .modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit_vectors, similarity_over_temperature
 
 
 class UMTZeroShotVideoClassificationPipeline(Pipeline):
@@ -86,8 +86,9 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
     ) -> dict[str, torch.Tensor]:
         frames = self.model.get_video_features(inputs["pixel_values_videos"].to(self.model.dtype)).pooler_output
         labels = self.label_vectors(candidate_labels, templates)
-        logits = similarity_over_temperature(mean_of_unit_vectors(frames), labels, self.model.temperature)
-        return {"logits": logits}  # (videos, labels)
+        temperature = self.model.temperature.clamp(*TEMPERATURE_RANGE)
+        logits = similarity_over_temperature(mean_of_unit_vectors(frames), labels, temperature)  # (videos, labels)
+        return {"logits": logits}
 
     def label_vectors(self, candidate_labels: tuple[str, ...], templates: tuple[str, ...]) -> torch.Tensor:
         """Unit vectors `(labels, projection_dim)`; those of the last call are kept."""

@@ -123,7 +123,7 @@ def test_commands_of_the_documentation():
     assert commands
     for options in commands:
         run, args = parse("small_data", *options)
-        assert run.data and run.init_from and args.push_to_hub
+        assert run.data and run.init_from and args.output_dir == "my-model"
     for name in re.findall(r"`(?:umt finetune --config )?(umt_\w+)`", text):
         assert name in recipe_names()
     for option in re.findall(r"^\| (`.*?`) \|", text.partition("## Options")[2].partition("##")[0], re.MULTILINE):

@@ -147,7 +147,8 @@ def test_a_card_tells_its_row(name):
     card = ModelCard.load(CARDS / name / "README.md")
     data = card.data
     assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", row.shared["task"])
-    for text in (*row.notes, *row.shared["for"], *row.shared["not_for"], row.official_file, row.sha256 or "not known"):
+    hash_text = row.sha256 or ("not known" if row.clip is None else row.clip)
+    for text in (*row.notes, *row.shared["for"], *row.shared["not_for"], row.official_file, hash_text):
         assert text in card.text
     assert "Measured with this package: nothing yet." in card.text
     assert (data.eval_results is None) == (row.kind in ("teacher", "stage-1"))

@@ -179,7 +179,9 @@ def test_a_damaged_shard_is_a_broken_video_and_not_a_missing_caption(tmp_path):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     shard = tmp_path / "s.tar"
-    shard.write_bytes(shard.read_bytes()[: 512 + len(content) + 1500])  # within the second video, or just before
+    with tarfile.open(shard) as tar:
+        second = tar.getmember("1.mp4").offset_data
+    shard.write_bytes(shard.read_bytes()[: second + 100])
     good, *broken = load_captioned_records([shard])
     assert good["caption"] == "one"
     assert broken and all(isinstance(record["video"], VideoDecodeError) for record in broken)

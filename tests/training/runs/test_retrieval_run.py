@@ -160,7 +160,8 @@ def test_a_run_to_its_end(parts, tmp_path, capsys):
 
     # a finished run is not run again
     assert main(["finetune", "--config", tiny_recipe(parts, output)]) == 0
-    assert "resuming from" in capsys.readouterr().out
+    assert "trained to its end before" in capsys.readouterr().out
+    assert (output / "README.md").read_text() == card
 
 
 def test_without_evaluation(parts, tmp_path):
