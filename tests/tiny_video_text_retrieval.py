@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from bert_vocabulary import write_vocabulary
 
-from modeling_umt import UMTVideoTextConfig, UMTVideoTextModel
+from modeling_umt import UMTTextConfig, UMTVideoTextConfig, UMTVideoTextModel, convert_umt_checkpoint
 from processing_umt import UMTProcessor
 
 
@@ -24,6 +24,27 @@ def tiny_retrieval_model(seed: int = 0) -> UMTVideoTextModel:
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
+
+
+def recorded_retrieval_model(description: dict, tensors: dict[str, torch.Tensor]) -> UMTVideoTextModel:
+    """The model of a recording of the official code, e.g. `retrieval_rerank`, converted."""
+    vision, bert = (description["config"][name] for name in ("vision_encoder", "text_encoder"))
+    fields = UMTTextConfig().to_dict().keys() - {"architectures", "model_type"}
+    config = UMTVideoTextConfig(
+        vision_config={
+            "image_size": vision["img_size"],
+            "num_frames": vision["num_frames"],
+            "hidden_size": vision["encoder_embed_dim"],
+            "num_hidden_layers": vision["encoder_depth"],
+            "num_attention_heads": vision["encoder_num_heads"],
+            "intermediate_size": 4 * vision["encoder_embed_dim"],
+            "num_aligned_layers": 1,
+        },
+        text_config={key: value for key, value in bert["bert_config"].items() if key in fields},
+        projection_dim=description["config"]["embed_dim"],
+    )
+    state = {key.removeprefix("state/"): value for key, value in tensors.items() if key.startswith("state/")}
+    return convert_umt_checkpoint(state, config)
 
 
 def save_tiny_retrieval_model(folder: Path, seed: int = 0) -> Path:

@@ -2,7 +2,9 @@
 
 import io
 import os
+import tarfile
 import wave
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
@@ -25,6 +27,29 @@ def write_video(path: Path, num_frames: int = 12, height: int = 48, width: int =
 
 def video_bytes(tmp_path: Path, **kwargs) -> bytes:
     return write_video(tmp_path / "for_bytes.mp4", **kwargs).read_bytes()
+
+
+def write_noise(path: Path, seed: int, num_frames: int = 20, rate: int = 10) -> Path:
+    """A video of 48 x 64 pixels whose frames are noise in squares of 16 pixels; makes its folder."""
+    generator = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for _ in range(num_frames):
+            picture = generator.integers(0, 256, (3, 4, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """A tar file of (name, content)."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
 
 
 def write_broken_videos(folder: Path) -> dict[str, str]:

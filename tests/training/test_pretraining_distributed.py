@@ -3,9 +3,7 @@
 One launch trains all cases (`tests/tiny_pretraining.py`), because starting Python costs more than the training.
 """
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from tiny_pretraining import (
     step_loss,
     write_videos,
 )
+from video_files import write_tar
 
 from training.data.video_records import load_video_records
 from training.data.video_stream import name_hash
@@ -32,12 +31,8 @@ def videos(tmp_path_factory):
     folder = write_videos(tmp_path_factory.mktemp("videos"))
     (folder / "shards").mkdir()
     for shard in range(4):
-        with tarfile.open(folder / "shards" / f"s-{shard}.tar", "w") as tar:
-            for path in sorted(folder.glob("*.mp4"))[shard::4]:
-                content = path.read_bytes()
-                info = tarfile.TarInfo(path.name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+        paths = sorted(folder.glob("*.mp4"))[shard::4]
+        write_tar(folder / "shards" / f"s-{shard}.tar", [(path.name, path.read_bytes()) for path in paths])
     return folder
 
 

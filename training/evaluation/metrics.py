@@ -1,8 +1,8 @@
 """Accuracy as the UMT paper (arXiv 2303.16058, section 4) and its code report it: in percent over videos, whose scores
 are the mean over their views of the softmax of the logits (`fold_views`).
 
-The metrics are `evaluate.Metric` classes that are constructed here rather than loaded by name, so
-nothing is fetched from the Hub. All take the same input, scores and labels, and go through `evaluate.combine`.
+The metrics are `evaluate.Metric` classes that are constructed here rather than loaded by name, so nothing is fetched
+from the Hub. All take the same input, scores and labels, and go through `evaluate.combine`.
 
 What is unusual: unlike a metric that is loaded, these keep what is added in memory unless several processes share them
 (`num_process` above 1), so that a single process leaves no file behind. Ties go to the lower class index, so that

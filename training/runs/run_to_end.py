@@ -57,13 +57,12 @@ def ended_run(trainer: UMTTrainer) -> TrainerState | None:
     if not args.load_best_model_at_end or is_sharded or not path.is_file():
         return None
     state = TrainerState.load_from_json(str(path))
-    state.is_world_process_zero, state.is_local_process_zero = (
-        trainer.is_world_process_zero(),
-        trainer.is_local_process_zero(),
-    )
-    is_longer = (
-        args.max_steps > state.max_steps if args.max_steps > 0 else args.num_train_epochs > state.num_train_epochs
-    )
+    state.is_world_process_zero = trainer.is_world_process_zero()
+    state.is_local_process_zero = trainer.is_local_process_zero()
+    if args.max_steps > 0:
+        is_longer = args.max_steps > state.max_steps
+    else:
+        is_longer = args.num_train_epochs > state.num_train_epochs
     has_best = state.best_model_checkpoint is not None and Path(state.best_model_checkpoint).is_dir()
     return state if has_best and not is_longer else None
 

@@ -2,11 +2,9 @@
 
 import argparse
 import csv
-import io
-import tarfile
 
 import pytest
-from video_files import write_broken_videos, write_video
+from video_files import write_broken_videos, write_tar, write_video
 
 from training.cli import check_videos as cli_check_videos
 from training.data.video_checks import check_videos
@@ -79,16 +77,9 @@ def test_shards_bytes_and_images(tmp_path, capsys):
 
     good = write_video(tmp_path / "good.mp4").read_bytes()
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for name, content in (
-            ("a.mp4", good),
-            ("b.mp4", good[:300]),
-            ("c.png", (tmp_path / "x.png").read_bytes()),
-            ("d.jpg", b"no image"),
-        ):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+    picture = (tmp_path / "x.png").read_bytes()
+    files = [("a.mp4", good), ("b.mp4", good[:300]), ("c.png", picture), ("d.jpg", b"no image")]
+    write_tar(tmp_path / "s.tar", files)
     for workers in (0, 2):
         assert check(tmp_path / "s.tar", "--workers", workers) == 1
         *lines, total = capsys.readouterr().out.splitlines()

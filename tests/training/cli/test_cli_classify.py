@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from video_files import write_noise
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification
 from processing_umt import UMTVideoProcessor, fold_views
@@ -36,19 +37,6 @@ def save_classifier(folder: Path, processor: UMTVideoProcessor | None = None, **
     return folder
 
 
-def save_video(path: Path, seed: int, frames: int = 20, rate: int = 10) -> Path:
-    generator = np.random.default_rng(seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for _ in range(frames):
-            picture = generator.integers(0, 256, (3, 4, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
 PROCESSOR = {"size": {"shortest_edge": 32}, "crop_size": 32, "num_frames": 4}
 
 
@@ -61,7 +49,7 @@ def model(tmp_path_factory) -> Path:
 def videos(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     for number, name in enumerate(("b.mp4", "a.mkv", "deep/er/c.AVI", "deep/d.mov", "e.mp4")):
-        save_video(folder / name, number)
+        write_noise(folder / name, number)
     (folder / "notes.txt").write_text("no video")
     return folder
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from video_files import write_noise
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
 from processing_umt import UMTVideoProcessor
@@ -25,18 +26,6 @@ def tiny_config() -> UMTConfig:
     return UMTConfig(image_size=32, num_frames=4, num_aligned_layers=1, **sizes)
 
 
-def save_video(path: Path, seed: int, frames: int, rate: int) -> Path:
-    generator = np.random.default_rng(seed)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for _ in range(frames):
-            picture = generator.integers(0, 256, (3, 4, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
 @pytest.fixture(scope="module", params=[UMTForVideoClassification, UMTForPreTraining, UMTModel])
 def model(request, tmp_path_factory) -> Path:
     torch.manual_seed(0)
@@ -49,8 +38,8 @@ def model(request, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
-    save_video(folder / "a.mp4", 0, frames=37, rate=10)
-    save_video(folder / "b.mp4", 1, frames=20, rate=5)
+    write_noise(folder / "a.mp4", 0, num_frames=37, rate=10)
+    write_noise(folder / "b.mp4", 1, num_frames=20, rate=5)
     return folder
 
 

@@ -1,13 +1,11 @@
 """`umt pretrain` as a user meets it: a recipe, a run that is killed and goes on, broken videos, mistakes."""
 
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import transformers
 from packaging import version
 from safetensors.torch import load_file
 from tiny_pretraining import STUDENT, launch, make_student, make_teacher, python_environment, write_videos
-from video_files import write_broken_videos
+from video_files import write_broken_videos, write_tar
 
 from training.cli import main
 from training.runs.run_to_end import last_checkpoint
@@ -184,12 +182,8 @@ def test_a_fifth_of_the_videos_is_broken(recipe, tmp_path, capsys):
 
 def test_shards(recipe, videos, tmp_path, capsys):
     for shard in range(2):
-        with tarfile.open(tmp_path / f"s-{shard}.tar", "w") as tar:
-            for path in sorted(videos.glob("*.mp4"))[shard::2]:
-                content = path.read_bytes()
-                info = tarfile.TarInfo(path.name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+        paths = sorted(videos.glob("*.mp4"))[shard::2]
+        write_tar(tmp_path / f"s-{shard}.tar", [(path.name, path.read_bytes()) for path in paths])
     overrides = ["--samples_per_epoch", "16", "--num_train_epochs", "2", "--dataloader_num_workers", "2"]
     run = tmp_path / "run"
     assert main(command(recipe, f"{tmp_path}/s-{{0..1}}.tar", run, *overrides)) == 0

@@ -1,8 +1,6 @@
 """Images and videos in turn: one kind a batch, all of both in an epoch, the same for every worker and process."""
 
 import functools
-import io
-import tarfile
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from datasets import Dataset
 from PIL import Image
 from torch.utils.data import DataLoader
-from video_files import write_video
+from video_files import write_tar, write_video
 
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
@@ -34,15 +32,11 @@ def folder(tmp_path_factory):
         write_video(folder / f"{number:02}.mp4", 6, colour=30 * number)
     for name, suffix, number in (("images", "png", NUM_IMAGES), ("videos", "mp4", NUM_VIDEOS)):
         for shard in range(2):
-            with tarfile.open(folder / f"{name}-{shard}.tar", "w") as tar:
-                for index in range(shard, number, 2):
-                    for ending, content in (
-                        (suffix, (folder / f"{index:02}.{suffix}").read_bytes()),
-                        ("txt", f"{name} {index}".encode()),
-                    ):
-                        info = tarfile.TarInfo(f"{index:02}.{ending}")
-                        info.size = len(content)
-                        tar.addfile(info, io.BytesIO(content))
+            files = []
+            for index in range(shard, number, 2):
+                files.append((f"{index:02}.{suffix}", (folder / f"{index:02}.{suffix}").read_bytes()))
+                files.append((f"{index:02}.txt", f"{name} {index}".encode()))
+            write_tar(folder / f"{name}-{shard}.tar", files)
     return folder
 
 

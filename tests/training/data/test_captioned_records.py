@@ -1,6 +1,5 @@
 """Captioned corpora as pairs: annotation files, tables, several captions, what belongs together, streams."""
 
-import io
 import json
 import tarfile
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image
-from video_files import write_video
+from video_files import write_tar, write_video
 
 from processing_umt import VideoDecodeError
 from training.data.captioned_records import CaptionedRecords, load_captioned_records, name_id
@@ -145,26 +144,15 @@ def test_wrong_corpora_are_told(tmp_path, rows, roots, options, message):
 def test_shards_give_the_same_pairs(tmp_path):
     """A `.txt` beside a video is its caption, a `.json` may hold several."""
     content = write_video(tmp_path / "v.mp4", 4).read_bytes()
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for name, data in (
-            ("0.mp4", content),
-            ("0.txt", b"one"),
-            ("1.mp4", content),
-            ("1.json", json.dumps({"caption": ["two", "three"]}).encode()),
-        ):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    captions = json.dumps({"caption": ["two", "three"]}).encode()
+    write_tar(tmp_path / "s.tar", [("0.mp4", content), ("0.txt", b"one"), ("1.mp4", content), ("1.json", captions)])
     records = load_captioned_records([tmp_path / "s.tar"], positives="video")
     assert isinstance(records, IterableDataset)
     found = list(records)
     assert [record["caption"] for record in found] == ["one", "two", "three"]
     assert ids_of(found) == [name_id(f"{tmp_path}/s.tar/0.mp4")] + [name_id(f"{tmp_path}/s.tar/1.mp4")] * 2
     assert found[2]["video"]["bytes"] == content
-    with tarfile.open(tmp_path / "t.tar", "w") as tar:
-        info = tarfile.TarInfo("0.mp4")
-        info.size = len(content)
-        tar.addfile(info, io.BytesIO(content))
+    write_tar(tmp_path / "t.tar", [("0.mp4", content)])
     with pytest.raises(ValueError, match=r"0\.mp4 has no caption"):
         list(load_captioned_records([tmp_path / "t.tar"]))
     with pytest.raises(ValueError, match="can't be streamed together"):
@@ -173,12 +161,8 @@ def test_shards_give_the_same_pairs(tmp_path):
 
 def test_a_damaged_shard_is_a_broken_video_and_not_a_missing_caption(tmp_path):
     content = write_video(tmp_path / "v.mp4", 4).read_bytes()
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for name, data in (("0.mp4", content), ("0.txt", b"one"), ("1.mp4", content), ("1.txt", b"two")):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
     shard = tmp_path / "s.tar"
+    write_tar(shard, [("0.mp4", content), ("0.txt", b"one"), ("1.mp4", content), ("1.txt", b"two")])
     with tarfile.open(shard) as tar:
         second = tar.getmember("1.mp4").offset_data
     shard.write_bytes(shard.read_bytes()[: second + 100])

@@ -1,6 +1,5 @@
 """Every form of video data becomes the same table, and what is wrong with it is said."""
 
-import io
 import json
 import tarfile
 
@@ -8,6 +7,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, Video
 from hypothesis import given
 from hypothesis import strategies as st
+from video_files import write_tar
 
 from processing_umt import VideoDecodeError
 from training.data import video_lists
@@ -284,19 +284,11 @@ class TestDatasets:
         ]
 
 
-def write_shard(path, files):
-    with tarfile.open(path, "w") as tar:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
 class TestShards:
     def test_samples(self, tmp_path):
         files = [("k/a.mp4", b"A"), ("k/a.cls", b"3"), ("k/a.txt", b"a cat\n"), ("b.x.webm", b"B"), ("c.json", b"{}")]
-        write_shard(tmp_path / "s-00.tar", [*files, ("d.mp4", b"D"), ("d.json", b'{"label": 7, "id": "d"}')])
-        write_shard(tmp_path / "s-01.tar", [("e.mp4", b"E"), ("e.cls", b"dog"), (".hidden", b"")])
+        write_tar(tmp_path / "s-00.tar", [*files, ("d.mp4", b"D"), ("d.json", b'{"label": 7, "id": "d"}')])
+        write_tar(tmp_path / "s-01.tar", [("e.mp4", b"E"), ("e.cls", b"dog"), (".hidden", b"")])
         records = load_video_records(str(tmp_path / "s-{00..01}.tar"))
         assert isinstance(records, IterableDataset) and records.num_shards == 2
         a, b, c, d, e = records
@@ -308,15 +300,15 @@ class TestShards:
         assert (e["label"], e["video"]["bytes"]) == ("dog", b"E")
 
     def test_folder_of_shards_and_names(self, tmp_path):
-        write_shard(tmp_path / "s.tar", [("e.mp4", b"E"), ("e.cls", b"dog")])
+        write_tar(tmp_path / "s.tar", [("e.mp4", b"E"), ("e.cls", b"dog")])
         assert [row["label"] for row in load_video_records(tmp_path, class_names=["cat", "dog"])] == [1]
 
     def test_damaged_shards_are_reported_and_passed_over(self, tmp_path):
-        write_shard(tmp_path / "s-0.tar", [(f"{name}.mp4", bytes(20_000)) for name in "ab"])
+        write_tar(tmp_path / "s-0.tar", [(f"{name}.mp4", bytes(20_000)) for name in "ab"])
         content = (tmp_path / "s-0.tar").read_bytes()
         (tmp_path / "s-0.tar").write_bytes(content[:30_000])
         (tmp_path / "s-1.tar").write_bytes(b"no tar at all" * 100)
-        write_shard(tmp_path / "s-2.tar", [("c.mp4", b"C"), ("d.mp4", b"D"), ("d.json", b"{")])
+        write_tar(tmp_path / "s-2.tar", [("c.mp4", b"C"), ("d.mp4", b"D"), ("d.json", b"{")])
         a, b, no_tar, c, d = load_video_records(str(tmp_path / "s-*.tar"))
         assert (a["video"]["bytes"], c["video"]["bytes"]) == (bytes(20_000), b"C")
         errors = [(record["video"].video.rsplit("/", 1)[-1], record["video"].reason) for record in (b, no_tar, d)]
@@ -342,6 +334,6 @@ class TestShards:
         assert expand_shards(pattern) == expected
 
     def test_root_of_a_stream(self, tmp_path):
-        write_shard(tmp_path / "s.tar", [("e.mp4", b"E")])
+        write_tar(tmp_path / "s.tar", [("e.mp4", b"E")])
         with pytest.raises(ValueError, match="not paths in a table"):
             load_video_records(str(tmp_path / "s.tar"), root=tmp_path)

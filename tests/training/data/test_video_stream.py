@@ -1,15 +1,13 @@
 """Streamed shards: every video once, without overlap, the same clip whoever reads it."""
 
 import functools
-import io
-import tarfile
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard, skip_first_batches
 from torch.utils.data import DataLoader
-from video_files import write_video
+from video_files import write_tar, write_video
 
 from processing_umt.augmentation_umt import augment_for_pretraining
 from processing_umt.frame_sampling_umt import sample_training_clip
@@ -29,12 +27,10 @@ def write_shards(folder, num_shards, broken=()):
         for number in range(NUM_VIDEOS)
     ]
     for shard in range(num_shards):
-        with tarfile.open(folder / f"s-{shard}.tar", "w") as tar:
-            for number in range(shard, NUM_VIDEOS, num_shards):
-                for suffix, content in ((".mp4", contents[number]), (".cls", str(number).encode())):
-                    info = tarfile.TarInfo(f"{number:02}{suffix}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+        files = []
+        for number in range(shard, NUM_VIDEOS, num_shards):
+            files += [(f"{number:02}.mp4", contents[number]), (f"{number:02}.cls", str(number).encode())]
+        write_tar(folder / f"s-{shard}.tar", files)
     return load_video_records(f"{folder}/s-{{0..{num_shards - 1}}}.tar")
 
 

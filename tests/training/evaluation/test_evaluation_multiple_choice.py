@@ -9,9 +9,8 @@ import torch
 from conftest import load_recorded
 from tiny_classifier import save_noise
 from tiny_pretraining import launch
-from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_model
+from tiny_video_text_retrieval import recorded_retrieval_model, save_tiny_retrieval_model, tiny_retrieval_model
 
-from modeling_umt import UMTTextConfig, UMTVideoTextConfig, convert_umt_checkpoint
 from processing_umt import UMTProcessor
 from training.cli import evaluate as cli_evaluate
 from training.data.video_records import load_video_records
@@ -37,29 +36,9 @@ def data(tmp_path_factory) -> Path:
     return folder / "choices.json"
 
 
-def recorded_model():
-    description, tensors = load_recorded("retrieval_rerank")
-    vision, bert = description["config"]["vision_encoder"], description["config"]["text_encoder"]["bert_config"]
-    known = UMTTextConfig().to_dict().keys() - {"architectures", "model_type"}
-    config = UMTVideoTextConfig(
-        vision_config={
-            "image_size": vision["img_size"],
-            "num_frames": vision["num_frames"],
-            "hidden_size": vision["encoder_embed_dim"],
-            "num_hidden_layers": vision["encoder_depth"],
-            "num_attention_heads": vision["encoder_num_heads"],
-            "intermediate_size": 4 * vision["encoder_embed_dim"],
-            "num_aligned_layers": 1,
-        },
-        text_config={key: value for key, value in bert.items() if key in known},
-        projection_dim=description["config"]["embed_dim"],
-    )
-    state = {key.removeprefix("state/"): tensor for key, tensor in tensors.items() if key.startswith("state/")}
-    return convert_umt_checkpoint(state, config), tensors
-
-
 def test_scores_are_the_recorded_ones():
-    model, tensors = recorded_model()
+    description, tensors = load_recorded("retrieval_rerank")
+    model = recorded_retrieval_model(description, tensors)
     description, recorded = load_recorded("retrieval_multiple_choice")
     texts = recorded["input/candidate_text_index"].flatten()
     scores = score_options(

@@ -12,9 +12,8 @@ import torch
 from conftest import load_recorded
 from tiny_classifier import save_noise
 from tiny_pretraining import launch
-from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_model
+from tiny_video_text_retrieval import recorded_retrieval_model, save_tiny_retrieval_model, tiny_retrieval_model
 
-from modeling_umt import UMTTextConfig, UMTVideoTextConfig, UMTVideoTextModel, convert_umt_checkpoint
 from processing_umt import UMTProcessor, UMTVideoProcessor
 from processing_umt.video_decoding_umt import VideoReader
 from training.cli import evaluate as cli_evaluate
@@ -98,26 +97,6 @@ def test_recorded_metrics():
         assert both["mean_recall"] == pytest.approx(expected["r_mean"], abs=0.011)
 
 
-def recorded_model(description: dict, tensors: dict) -> UMTVideoTextModel:
-    vision, bert = (description["config"][name] for name in ("vision_encoder", "text_encoder"))
-    fields = UMTTextConfig().to_dict().keys() - {"architectures", "model_type"}
-    config = UMTVideoTextConfig(
-        vision_config={
-            "image_size": vision["img_size"],
-            "num_frames": vision["num_frames"],
-            "hidden_size": vision["encoder_embed_dim"],
-            "num_hidden_layers": vision["encoder_depth"],
-            "num_attention_heads": vision["encoder_num_heads"],
-            "intermediate_size": 4 * vision["encoder_embed_dim"],
-            "num_aligned_layers": 1,
-        },
-        text_config={key: value for key, value in bert["bert_config"].items() if key in fields},
-        projection_dim=description["config"]["embed_dim"],
-    )
-    state = {key.removeprefix("state/"): value for key, value in tensors.items() if key.startswith("state/")}
-    return convert_umt_checkpoint(state, config)
-
-
 class RecordedClips(ClipsOfVideos):
     """Clips that are tensors already."""
 
@@ -147,7 +126,7 @@ def test_recorded_reranking(monkeypatch):
     monkeypatch.setattr(evaluation_retrieval, "ClipsOfVideos", RecordedClips)
     data = RetrievalSet(list(tensors["input/video"]), list(map(str, range(6))), list(map(str, range(40))), match)
     scores = evaluate_retrieval(
-        recorded_model(description, tensors),
+        recorded_retrieval_model(description, tensors),
         RecordedTexts(),
         data,
         num_reranked=description["k_test"],

@@ -12,6 +12,7 @@ from subprocess_tools import complaints, run_clean
 from tiny_pretraining import make_teacher
 from tiny_video_text import TEXT, VISION, caption, make_model, write_media
 from transformers import BertConfig, BertForMaskedLM
+from video_files import write_tar
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoTextPreTraining, UMTVideoTextConfig
 from training.cli import main
@@ -203,19 +204,12 @@ def test_the_data_of_a_run(parts, tmp_path):
 
 
 def test_shards_of_both_kinds_alternate(parts, tmp_path):
-    import io
-    import tarfile
-
     for kind, suffix in (("videos", "mp4"), ("images", "png")):
-        with tarfile.open(tmp_path / f"{kind}.tar", "w") as tar:
-            for index in range(8):
-                for ending, content in (
-                    (suffix, (parts / f"{index:02}.{suffix}").read_bytes()),
-                    ("txt", caption(index).encode()),
-                ):
-                    info = tarfile.TarInfo(f"{index:02}.{ending}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+        files = []
+        for index in range(8):
+            files.append((f"{index:02}.{suffix}", (parts / f"{index:02}.{suffix}").read_bytes()))
+            files.append((f"{index:02}.txt", caption(index).encode()))
+        write_tar(tmp_path / f"{kind}.tar", files)
     shards = {"video_data": [f"{tmp_path}/videos.tar"], "image_data": [f"{tmp_path}/images.tar"]}
     recipe = recipe_of(parts, tmp_path / "run", videos_per_epoch=8, images_per_epoch=8, **shards)
     trainer = pretrain_video_text(recipe, [])
