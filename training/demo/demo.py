@@ -48,7 +48,7 @@ from .report import before, describe_start, report
 from .tiny_runs import fast_bf16
 from .worker_pool import WorkerPool
 
-LONG_RATE = 5e-4  # of the long arm: the best of 5e-4, 1e-3 and 2e-3 in trials of about its length (docs/demo.md)
+LONG_RATE = 5e-4  # of the long arm: the best of 5e-4, 1e-3 and 2e-3 in trials of about its length
 
 
 @dataclass(frozen=True)
