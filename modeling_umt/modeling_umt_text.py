@@ -279,7 +279,7 @@ class UMTTextModel(UMTTextPreTrainedModel):
     ) -> torch.Tensor | None:
         """The mask of texts (B, L) in the form that the attention implementation wants."""
         if self.config.is_decoder:
-            return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=None)
+            return create_causal_mask(self.config, hidden_states, attention_mask, None)
         if attention_mask is None:
             return None
         # always built: to look whether any text is padded at all would wait for the device

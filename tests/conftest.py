@@ -4,13 +4,17 @@ import json
 import os
 from pathlib import Path
 
+import own_warnings
+
+own_warnings.install()  # before any import that may keep `warnings.warn`
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # tiny tensors gain nothing from more threads, and two test processes share two cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest
-import torch
-from safetensors.torch import load_file
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).resolve().parent / "fixtures"

@@ -238,7 +238,9 @@ def test_clean_run_hides_the_packages(tmp_path):
             found[name] = None
     importlib.metadata.version("huggingface_hub")
     logging.getLogger("somewhere").warning("looks\\nharmless")
-    warnings.warn("raised")
+    warnings.warn("raised by a dependency")
+    logging.getLogger("training.cli").warning("from our\\nlogger")
+    logging.getLogger("transformers").error("failed")
     print(json.dumps([found, os.getcwd(), sorted(k for k in os.environ if k.startswith("PYTHON")), __name__]))
     """
     result = run_clean(code, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)})
@@ -247,7 +249,8 @@ def test_clean_run_hides_the_packages(tmp_path):
     assert found == dict.fromkeys(PACKAGES) | {"huggingface_hub": "huggingface_hub"}
     assert (cwd, name) == (str(tmp_path), "__main__")
     loud = complaints(result.stderr)
-    assert loud[0] == "[WARNING] somewhere: looks harmless" and "UserWarning: raised" in loud[1] and len(loud) == 3
+    assert loud == ["[WARNING] training.cli: from our logger", "[ERROR] transformers: failed"]
+    assert "[WARNING] somewhere: looks harmless" in result.stderr
     failed = run_clean("import training", cwd=tmp_path)
     assert failed.returncode == 1 and "No module named 'training'" in failed.stderr
 

@@ -175,12 +175,14 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return TopKAccuracy().compute(predictions=prediction.predictions, references=prediction.label_ids)
 
 
-def checkpoint_first_blocks(model: nn.Module, num_blocks: int) -> None:
-    """Recompute activations of the first `num_blocks` blocks in the backward pass, and keep those of the others.
+def checkpoint_first_blocks(model: nn.Module, num_blocks: int | None = None) -> None:
+    """Recompute activations of the first `num_blocks` blocks, by default of all, in the backward pass, and keep those
+    of the others.
 
     Transformers' own switch knows all blocks, or every n-th.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    num_blocks = len(layers) if num_blocks is None else num_blocks
     if not 0 <= num_blocks <= len(layers):
         raise ValueError(f"`checkpoint_blocks` is {num_blocks}, but the model has {len(layers)} blocks.")
     for layer in layers[:num_blocks]:

@@ -113,7 +113,7 @@ class UMTQuestionAnsweringTrainer(Stage2Rate, UMTTrainer):
         checkpoint_first_blocks(model.vision_model, args.checkpoint_blocks)
         if args.checkpoint_text:
             for part in (model.text_model, model.text_decoder):
-                part.gradient_checkpointing_enable({"use_reentrant": False})
+                checkpoint_first_blocks(part)
         self.candidates, self.k = list(candidates), k
         if candidates:
             self.encoded_candidates = processing_class.encode_answers(self.candidates, return_tensors="pt")

@@ -239,7 +239,7 @@ def write_report(
         },
         "metrics": metrics,
         "versions": {package: _version(package) for package in PACKAGES},
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     _write(output / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
 

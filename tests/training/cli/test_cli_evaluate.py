@@ -5,7 +5,7 @@ import csv
 import importlib.metadata
 import json
 import shutil
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import evaluate
@@ -72,7 +72,7 @@ def test_results(done, model, data):
     assert sorted(path.name for path in output.iterdir()) == FILES
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))
     date = datetime.fromisoformat(results.pop("date"))
-    assert date.tzinfo is not None and timedelta(0) <= datetime.now(timezone.utc) - date < timedelta(minutes=10)
+    assert date.tzinfo is not None and timedelta(0) <= datetime.now(UTC) - date < timedelta(minutes=10)
     broken = str(data / "drumming" / "clip2.mp4")
     [skipped] = results["dataset"].pop("skipped")
     assert (skipped["video"], skipped["reason"]) == (broken, "not_a_video") and broken in skipped["message"]
