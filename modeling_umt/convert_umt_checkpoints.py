@@ -68,8 +68,9 @@ def convert_umt_checkpoint(
             table was made for another number of frames is kept.
         part (`str`, defaults to `"all"`): The part of the file to return: of a stage-2 file also `"teacher"`, of any
             multi-modality file also `"video"`, the encoder alone. `config` is then that part's.
-        labels (`str`, *optional*): Label list for a classifier's head (`"k600"`, `"k700"`, `"mitv1"`, ...). Heads of
-            400, 710 and 174 classes are named without it.
+        labels (`str`, *optional*): Label list for a classifier's head, one of `label_sets()`: `"k400"`, `"k600"`,
+            `"k700"` and `"k710"` are the order of the official heads. By default it follows from the number of classes
+            (400, 600, 700, 710 or 174); other heads, such as Moments in Time's, are not named without it.
 
     Returns:
         The class follows from the keys, in eval mode: [`UMTForPreTraining`] (stage 1), [`UMTForVideoClassification`],

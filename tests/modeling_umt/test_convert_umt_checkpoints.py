@@ -20,7 +20,7 @@ from modeling_umt import (
     convert_umt_checkpoint,
 )
 from modeling_umt.convert_umt_checkpoints import UnsupportedCheckpointError, official_state_dict
-from modeling_umt.labels_umt import label_sets, load_labels
+from modeling_umt.labels_umt import load_labels
 from modeling_umt.position_embeddings_umt import position_table
 from training.cli import main
 
@@ -520,40 +520,36 @@ def test_a_given_configuration_overrides_sizes_and_nothing_else():
 # --- class names ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, classes", [("k400", 400), ("k710", 710), ("ssv2", 174)])
-def test_verified_heads_get_their_names(name, classes):
-    config = convert_umt_checkpoint(classifier_state(classes), UMTConfig(**SMALL)).config
-    labels = load_labels(name)
-    assert [config.id2label[index] for index in range(classes)] == labels
-    assert config.label2id[labels[3]] == 3 and config.num_labels == classes
+@pytest.mark.parametrize("name", ["k400", "k600", "k700", "k710"])
+def test_kinetics_heads_carry_the_recorded_official_names(name, recorded):
+    names = recorded("internvideo2_class_orders")[0]["names"][name]
+    for labels in (None, name):
+        config = convert_umt_checkpoint(classifier_state(len(names)), UMTConfig(**SMALL), labels=labels).config
+        assert [config.id2label[index] for index in range(len(names))] == names
+        assert config.label2id[names[3]] == 3 and config.num_labels == len(names)
 
 
-@pytest.mark.parametrize("name, classes", [("k600", 600), ("k700", 700), ("mitv1", 339)])
-def test_unverified_heads_get_names_only_on_demand(name, classes):
-    state = classifier_state(classes)
-    plain = convert_umt_checkpoint(state, UMTConfig(**SMALL)).config
-    assert plain.id2label[0] == "LABEL_0" and plain.num_labels == classes
-    named = convert_umt_checkpoint(state, UMTConfig(**SMALL), labels=name).config
-    assert [named.id2label[index] for index in range(classes)] == load_labels(name)
+@pytest.mark.parametrize(
+    "labels, name", [(None, "ssv2"), ("k400_alphabetical", "k400_alphabetical"), ("mitv1", "mitv1")]
+)
+def test_other_heads_carry_the_list_of_their_name(labels, name):
+    names = load_labels(name)
+    config = convert_umt_checkpoint(classifier_state(len(names)), UMTConfig(**SMALL), labels=labels).config
+    assert [config.id2label[index] for index in range(len(names))] == names
+
+
+def test_a_head_of_unverified_order_is_named_on_demand_only():
+    config = convert_umt_checkpoint(classifier_state(339), UMTConfig(**SMALL)).config
+    assert config.id2label[0] == "LABEL_0" and config.num_labels == 339
 
 
 def test_wrong_label_lists_are_refused():
     with pytest.raises(ValueError, match="'k600' has 600 classes, but the checkpoint's head 5"):
         convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL), labels="k600")
-    with pytest.raises(ValueError, match="no label list 'k500'; choose one of k400, k600"):
+    with pytest.raises(ValueError, match="Unknown label list 'k500'; choose one of k400, k400_alphabetical, k600"):
         convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL), labels="k500")
     with pytest.raises(ValueError, match="stage-1 file"):
         convert_umt_checkpoint(stage1_state(), stage1_config(), labels="k400")
-
-
-def test_label_lists_are_whole():
-    assert label_sets() == ["k400", "k600", "k700", "k710", "mitv1", "ssv2"]
-    for name, count in {"k400": 400, "k600": 600, "k700": 700, "k710": 710, "mitv1": 339, "ssv2": 174}.items():
-        labels = load_labels(name)
-        assert len(labels) == count and all(label == label.strip() != "" for label in labels)
-        assert len(set(labels)) == count, name
-    renamed = [pair for pair in zip(load_labels("k400"), load_labels("k710"), strict=False) if pair[0] != pair[1]]
-    assert len(renamed) == 13 and ("dying hair", "dyeing hair") in renamed  # one order, some better names
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -176,7 +176,11 @@ def describe_input(row: CheckpointRow) -> str:
     if row.kind in VIDEO_TEXT_KINDS:
         rows.append(("text", f"BERT's uncased word pieces, at most {row.max_text_length}, `[CLS]` and no `[SEP]`"))
     if row.kind == "classification":
-        named = f"the names of {row.labels}" if row.labels else "`LABEL_0` and so on: see below"
+        named = "named `LABEL_0`, `LABEL_1`, ...: see below"
+        if row.labels:
+            named = f"named in the order of the official {read_registry()['datasets'][row.labels]['name']} heads"
+            if not row.measured:
+                named += " (no trained head was run to confirm it)"
         rows.append(("classes", f"{row.classes}, {named}"))
     rows.append(("parameters", f"{count_parameters(row_config(row), row.model_class):,}, saved in float32"))
     return table(("what", "how"), rows)

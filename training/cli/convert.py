@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("output", type=Path, help="folder to make; with --to-official the .pth file to write")
     parser.add_argument("--config", help="folder or Hub id with a config.json, for sizes other than B/16 and L/16")
-    parser.add_argument("--labels", help="label list of the head: k400, k600, k700, k710, mitv1 or ssv2")
+    parser.add_argument(
+        "--labels",
+        help="label list of the head, by default the official one for its number of classes: k400, k600, k700, k710, "
+        "ssv2 (official order), k400_alphabetical and its siblings (sorted by name), or mitv1 (order not verified)",
+    )
     parser.add_argument(
         "--part", choices=("all", "teacher", "video"), default="all", help="part of a multi-modality file (all)"
     )

@@ -47,8 +47,9 @@ class FineTuningRun:
         train_split, eval_split: Splits, where `data` has some.
         eval_share: Share of each class's videos that is held out for evaluation, where `data` has no splits. A class
             keeps at least one for training.
-        labels: Label list that gives the classes and their order: `k400`, `k600`, `k700`, `k710`, `mitv1`, `ssv2`. By
-            default the classes are those of the data.
+        labels: Label list that gives the classes and their order: `k400`, `k600`, `k700`, `k710` (the official order),
+            `k400_alphabetical` and its siblings (sorted by name), `mitv1`, `ssv2`. By default the classes are those of
+            the data.
         init_from: Where the encoder comes from: a saved UMT model, a Hub id, or an official `.pth`. A head is kept
             row by row where its classes are the run's, or where a Kinetics-710 head starts a smaller Kinetics one.
         preset: What is trained: `full`, `lora`, `attentive` or `linear`.
@@ -256,7 +257,7 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
     state = source.state_dict()
     rows = None
     if "classifier.weight" in state and config.pooling == source.config.pooling:
-        rows = head_rows(source.config, class_names, run.labels)
+        rows = head_rows(source.config, class_names)
     for key in ("classifier.weight", "classifier.bias"):
         weight = state.pop(key, None)
         if rows is not None:
@@ -282,11 +283,12 @@ def load_source(name: str) -> UMTPreTrainedModel:
     return classes[architecture].from_pretrained(name)
 
 
-def head_rows(source: UMTConfig, class_names: list[str], labels: str | None) -> list[int] | None:
-    """Rows of a checkpoint's head that start the head of a run (method, 7); None if its classes are others.
+def head_rows(source: UMTConfig, class_names: list[str]) -> list[int] | None:
+    """Rows of a checkpoint's head that start the head of a run; None if its classes are different ones.
 
-    Classes are known by their names. Where a checkpoint or the data have none, equal numbers of classes are taken for
-    the same classes, as in the official code.
+    Classes are matched by name, whatever the order of the data, and a Kinetics-710 head also by the names that the
+    smaller Kinetics sets give to its classes. Where the checkpoint or the data has no names, equal numbers of classes
+    are taken as the same classes, and 710 classes as the official Kinetics-710 head, as in the official code.
     """
     source_names = [source.id2label[index] for index in range(source.num_labels)]
     unnamed = placeholder_names(source.num_labels)
@@ -294,6 +296,11 @@ def head_rows(source: UMTConfig, class_names: list[str], labels: str | None) -> 
         return list(range(source.num_labels))
     if source_names != unnamed and set(class_names) <= set(source_names):
         return [source.label2id[name] for name in class_names]
-    if source.num_labels == 710 and labels in ("k400", "k600", "k700"):
-        return k710_rows(labels)
+    if source.num_labels == 710 and set(class_names) <= k710_rows().keys():
+        rows = [k710_rows()[name] for name in class_names]
+        if source_names == unnamed:
+            return rows
+        official_names = load_labels("k710")
+        if set(source_names) == set(official_names):
+            return [source.label2id[official_names[row]] for row in rows]
     return None

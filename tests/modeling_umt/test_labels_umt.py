@@ -1,0 +1,41 @@
+"""The label lists against the class orders recorded from the official data lists."""
+
+import pytest
+
+from modeling_umt.labels_umt import k710_rows, label_sets, load_labels
+
+KINETICS = {"k400": 400, "k600": 600, "k700": 700, "k710": 710}
+SIZES = KINETICS | {f"{name}_alphabetical": size for name, size in KINETICS.items()} | {"mitv1": 339, "ssv2": 174}
+
+
+def test_label_lists_are_complete():
+    assert label_sets() == sorted(SIZES)
+    for name, size in SIZES.items():
+        labels = load_labels(name)
+        assert len(labels) == len(set(labels)) == size, name
+        assert all(label == label.strip() != "" for label in labels)
+
+
+@pytest.mark.parametrize("name", KINETICS)
+def test_a_kinetics_list_is_the_recorded_official_order(name, recorded):
+    recorded_orders, _ = recorded("internvideo2_class_orders")
+    official, alphabetical = load_labels(name), load_labels(f"{name}_alphabetical")
+    assert official == recorded_orders["names"][name]
+    assert [alphabetical[index] for index in recorded_orders["official_to_alphabetical"][name]] == official
+    # Kinetics-710 is sorted in two parts: the classes of Kinetics-400 under their names there, then the others
+    if name != "k710":
+        assert alphabetical == sorted(alphabetical)
+    assert official != alphabetical
+
+
+@pytest.mark.parametrize("name", ["k400", "k600", "k700"])
+def test_rows_of_a_kinetics_710_head_are_the_recorded_ones(name, recorded):
+    rows = [k710_rows()[label] for label in load_labels(name)]
+    assert rows == recorded("internvideo2_class_orders")[0]["k710_rows"][name]
+    assert len(set(rows)) == len(rows)
+
+
+def test_a_class_has_one_row_under_all_its_names():
+    assert [k710_rows()[label] for label in load_labels("k710")] == list(range(710))
+    assert k710_rows()["hugging"] == k710_rows()["hugging (not baby)"]
+    assert len(set(k710_rows().values())) == 710
