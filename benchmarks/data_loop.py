@@ -20,7 +20,7 @@ import torch
 
 from processing_umt.augmentation_umt import augment_for_pretraining
 from processing_umt.frame_sampling_umt import sample_training_clip
-from training.data.video_dataset import VideoClipDataset, collate_clips
+from umt_training.data.video_dataset import VideoClipDataset, collate_clips
 
 from .decode import write_clip
 from .harness import RESULTS, environment, write

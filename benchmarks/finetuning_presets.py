@@ -1,6 +1,6 @@
 """Fine-tuning presets side by side, and what the defaults for little data give, on generated motion clips.
 
-One command makes the clips (`training.demo.motion_clips`: eight directions of motion, of which a single frame says
+One command makes the clips (`umt_training.demo.motion_clips`: eight directions of motion, of which a single frame says
 nothing), trains a tiny CLIP on their frames and captions, pre-trains a tiny UMT on clips without labels with the CLIP
 as teacher (arXiv 2303.16058, section 3), and fine-tunes it with every preset on few labelled clips. Everything goes
 through the package's public classes.
@@ -37,7 +37,7 @@ import torch
 from transformers.utils import logging
 
 from modeling_umt import UMTTeacherModel
-from training.demo.motion_clips import (
+from umt_training.demo.motion_clips import (
     DIRECTIONS,
     NUM_FRAMES,
     SIZE,
@@ -46,7 +46,7 @@ from training.demo.motion_clips import (
     render_motion_clips,
     roll_and_jitter,
 )
-from training.demo.tiny_runs import (
+from umt_training.demo.tiny_runs import (
     FINETUNE_BATCH,
     classifier,
     fast_bf16,
@@ -56,8 +56,8 @@ from training.demo.tiny_runs import (
     student_config,
     train_teacher,
 )
-from training.presets import FROZEN_ENCODER, PRESETS, apply_preset, preset_config
-from training.runs.recipes import read_recipe
+from umt_training.runs.recipes import read_recipe
+from umt_training.trainers.presets import FROZEN_ENCODER, PRESETS, apply_preset, preset_config
 
 from .harness import RESULTS, write
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from training.whole_files import written_whole
+from umt_training.atomic_files import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
 MATMUL = "matrix product"
@@ -197,6 +197,6 @@ def as_markdown(title: str, results: dict, unit: str = "clips", baseline: str | 
 def write(folder: Path, name: str, results: dict, page: str) -> None:
     """`<name>.json` and `<name>.md` in a folder, whole or not at all."""
     for suffix, text in ((".json", json.dumps(results, indent=1) + "\n"), (".md", page)):
-        with written_whole(folder / f"{name}{suffix}") as temporary:
+        with atomic_write(folder / f"{name}{suffix}") as temporary:
             temporary.write_text(text)
     print(page)

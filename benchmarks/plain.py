@@ -276,7 +276,7 @@ class PlainStageOne:
         """
         precision = torch.autocast(videos.device.type, self.autocast, enabled=self.autocast is not None)
         with precision:
-            targets, mask = self.teach(videos, mask_ratio, mask)
+            targets, mask = self.compute_targets(videos, mask_ratio, mask)
             loss = (2 - 2 * (self.student(videos, mask) * targets).sum(dim=-1)).mean()
         value = loss.item()
         if not math.isfinite(value):
@@ -287,7 +287,7 @@ class PlainStageOne:
         return value
 
     @torch.no_grad()
-    def teach(
+    def compute_targets(
         self, videos: torch.Tensor, mask_ratio: float, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Targets (K, B, V, F) and the mask, bool (B, N), on the CPU."""

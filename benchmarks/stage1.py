@@ -24,8 +24,8 @@ import torch
 from modeling_umt import UMTForPreTraining, UMTTeacherModel
 from modeling_umt.objectives_umt import unmasked_token_alignment_loss
 from modeling_umt.token_selection_umt import attention_token_selection, mask_from_visible_indices
-from training.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
-from training.runs.estimate import Cost, estimate_pretraining
+from umt_training.runs.estimate import Cost, estimate_pretraining
+from umt_training.trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 
 from . import sizes
 from .harness import RESULTS, Contender, as_markdown, environment, measure, write
@@ -55,7 +55,7 @@ class AtOnceTrainer(UMTPreTrainingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips = self.pixel_values(inputs["pixel_values_videos"])
-        visible_indices, targets = self.teach(clips, inputs["sample_seeds"], self.args.mask_ratio)
+        visible_indices, targets = self.compute_targets(clips, inputs["sample_seeds"], self.args.mask_ratio)
         outputs = model(pixel_values_videos=clips, visible_indices=visible_indices)
         return unmasked_token_alignment_loss(outputs.student_features, targets)
 
@@ -115,10 +115,10 @@ class FastStep:
         trainer.timer.pending.clear()
         return loss
 
-    def teach(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def compute_targets(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The teacher's pass alone: `visible_indices` and targets."""
         clips = self.trainer.pixel_values(self.inputs["pixel_values_videos"])
-        return self.trainer.teach(clips, self.inputs["sample_seeds"], MASK_RATIO)
+        return self.trainer.compute_targets(clips, self.inputs["sample_seeds"], MASK_RATIO)
 
 
 def count(size: str) -> Cost:
@@ -133,7 +133,7 @@ def count(size: str) -> Cost:
 def gradients_differ(plain: PlainStageOne, fast: FastStep) -> dict[str, float]:
     """Loss and gradient of both ways for the same masks: how far apart they are."""
     loss = fast.step().item()
-    visible_indices, _ = fast.teach()
+    visible_indices, _ = fast.compute_targets()
     tokens = fast.trainer.model.umt.embeddings.position_embeddings.shape[0]
     mask = mask_from_visible_indices(visible_indices, tokens).cpu()
     clips = fast.trainer.pixel_values(fast.inputs["pixel_values_videos"]).transpose(1, 2)
@@ -215,7 +215,7 @@ def plain_step(plain: PlainStageOne, videos: torch.Tensor, device: torch.device)
 
 def plain_teacher(plain: PlainStageOne, videos: torch.Tensor, device: torch.device) -> None:
     with torch.autocast(device.type, plain.autocast):
-        plain.teach(videos.to(device), MASK_RATIO)
+        plain.compute_targets(videos.to(device), MASK_RATIO)
 
 
 def optimizer_step(student: UMTForPreTraining, optimizer: torch.optim.Optimizer) -> None:

@@ -17,10 +17,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_umt import UMTConfig, UMTForVideoClassification, UMTForVideoTextPreTraining, UMTVideoTextConfig
-from training.data.video_dataset import collate_clips
-from training.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
-from training.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
-from training.video_trainer import UMTTrainer
+from umt_training.data.video_dataset import collate_clips
+from umt_training.trainers.base_trainer import UMTTrainer
+from umt_training.trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
+from umt_training.trainers.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
 
 from . import sizes
 from .harness import RESULTS, Contender, as_markdown, environment, measure, write

@@ -24,11 +24,11 @@ import video_text
 from modeling_umt import UMTForVideoQuestionAnswering, UMTForVideoTextPreTraining
 from processing_umt import UMTProcessor
 from processing_umt.frame_sampling_umt import sample_training_clip
-from training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
-from training.data.question_records import load_question_records
-from training.data.video_dataset import VideoClipDataset
-from training.demo.motion_clips import roll_and_jitter
-from training.evaluation.vqa import QuestionScores, evaluate_questions
+from umt_training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
+from umt_training.data.question_records import load_question_records
+from umt_training.data.video_dataset import VideoClipDataset
+from umt_training.demo.motion_clips import roll_and_jitter
+from umt_training.evaluation.vqa import QuestionScores, evaluate_questions
 
 CAPTION = re.compile(r"A (?P<colour>\w+) (?P<shape>\w+) moves (?P<way>[\w ]+), \w+ (?P<background>\w+) background\.")
 QUESTIONS = {

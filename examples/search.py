@@ -26,12 +26,12 @@ from video_text import FRAMES, captions, make_config, make_processor, say, write
 
 from modeling_umt import UMTVideoTextModel
 from processing_umt import UMTProcessor
-from training.demo.motion_clips import COLOURS, SHAPES, draw_motion_clip, write_motion_clips
-from training.search.search_index import FOLDER, SearchIndex
+from umt_training.demo.motion_clips import COLOURS, SHAPES, draw_motion_clip, write_motion_clips
+from umt_training.search.search_index import FOLDER, SearchIndex
 
 RERANKED = 16
 QUERY = "a red circle moves east, plain blue background"
-UMT = [sys.executable, "-m", "training.cli"]
+UMT = [sys.executable, "-m", "umt_training.cli"]
 
 
 def main(argv: list[str] | None = None) -> None:

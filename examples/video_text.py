@@ -22,10 +22,10 @@ from transformers import AutoModel, AutoProcessor
 from modeling_umt import UMTForVideoTextPreTraining, UMTTeacherModel, UMTVideoTextConfig
 from processing_umt import UMTProcessor
 from processing_umt.frame_sampling_umt import sample_training_clip
-from training import UMTVideoTextArguments, UMTVideoTextTrainer
-from training.data.captioned_records import load_captioned_records
-from training.data.video_dataset import VideoClipDataset
-from training.demo.motion_clips import (
+from umt_training import UMTVideoTextArguments, UMTVideoTextTrainer
+from umt_training.data.captioned_records import load_captioned_records
+from umt_training.data.video_dataset import VideoClipDataset
+from umt_training.demo.motion_clips import (
     DIRECTIONS,
     MotionClip,
     draw_motion_clip,
@@ -34,7 +34,7 @@ from training.demo.motion_clips import (
     untouched,
     write_motion_clips,
 )
-from training.demo.tiny_clip import train_tiny_clip
+from umt_training.demo.tiny_clip import train_tiny_clip
 
 SIDE, FRAMES, WIDTH, ALIGNED_LAYERS, BATCH = 32, 4, 96, 2, 48
 SPECIAL_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
+from transformers import PreTrainedConfig
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -95,6 +96,18 @@ class UMTVideoProcessor(BaseVideoProcessor):
     def __init__(self, **kwargs: Unpack[UMTVideosKwargs]):
         super().__init__(**kwargs)
         _check_options(vars(self))
+
+    @classmethod
+    def for_config(cls, config: PreTrainedConfig) -> "UMTVideoProcessor":
+        """The processor for clips of `config.num_frames` frames of `config.image_size` pixels (a side, or height and
+        width); other options keep their defaults."""
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return cls(
+            num_frames=config.num_frames,
+            size={"shortest_edge": min(height, width)} if height == width else {"height": height, "width": width},
+            crop_size={"height": height, "width": width},
+        )
 
     def __call__(self, videos, **kwargs: Unpack[UMTVideosKwargs]) -> UMTVideoFeatures:
         """See [`~UMTVideoProcessor.preprocess`]."""

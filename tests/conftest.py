@@ -1,8 +1,6 @@
-"""Shared test helpers: where recorded numbers and real clips are found, and an offline Hub for every test."""
+"""Fixtures of all tests; they run offline, and a deprecated call of this repository is an error."""
 
-import json
 import os
-from pathlib import Path
 
 import own_warnings
 
@@ -13,32 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-FIXTURES = Path(__file__).resolve().parent / "fixtures"
-SHARED = REPOSITORY.parent / "shared"
-
-
-def _find(folder: str, name: str) -> Path:
-    """`tests/fixtures/<name>` if the repository carries it, else `../shared/<folder>/<name>`, else skip."""
-    for path in (FIXTURES / name, SHARED / folder / name):
-        if path.exists():
-            return path
-    pytest.skip(f"{name} is neither in tests/fixtures nor in ../shared/{folder}")
-
-
-def load_recorded(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The JSON and the tensors (empty if there are none) of a fixture recorded from the official code."""
-    description = json.loads(_find("fixtures", f"{name}.json").read_text())
-    tensors_path = _find("fixtures", f"{name}.json").with_suffix(".safetensors")
-    tensors = load_file(tensors_path) if tensors_path.exists() else {}
-    if "input/video_u8" in tensors:
-        # stored as uint8 at half height and width: u / 64 - 2, every pixel repeated 2x2
-        clip = tensors.pop("input/video_u8").float() / 64 - 2
-        tensors["input/video"] = clip.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-    return description, tensors
+from recorded import find_shared, load_recorded  # noqa: E402
 
 
 @pytest.fixture
@@ -50,13 +23,13 @@ def recorded():
 @pytest.fixture
 def shared_video():
     """Function `file name -> path` of a real clip in ../shared/videos."""
-    return lambda name: _find("videos", name)
+    return lambda name: find_shared("videos", name)
 
 
 @pytest.fixture
 def sharded_trainers(monkeypatch):
     """Trainers that take themselves to run under FSDP."""
-    from training.video_trainer import UMTTrainer
+    from umt_training.trainers.base_trainer import UMTTrainer
 
     made = UMTTrainer.__init__
 

@@ -231,7 +231,7 @@ def test_clean_run_hides_the_packages(tmp_path):
     code = """
     import importlib, importlib.metadata, json, logging, os, sys, warnings
     found = {}
-    for name in ("modeling_umt", "processing_umt", "training", "huggingface_hub"):
+    for name in ("modeling_umt", "processing_umt", "umt_training", "huggingface_hub"):
         try:
             found[name] = importlib.import_module(name).__name__
         except ModuleNotFoundError as error:
@@ -239,7 +239,7 @@ def test_clean_run_hides_the_packages(tmp_path):
     importlib.metadata.version("huggingface_hub")
     logging.getLogger("somewhere").warning("looks\\nharmless")
     warnings.warn("raised by a dependency")
-    logging.getLogger("training.cli").warning("from our\\nlogger")
+    logging.getLogger("umt_training.cli").warning("from our\\nlogger")
     logging.getLogger("transformers").error("failed")
     print(json.dumps([found, os.getcwd(), sorted(k for k in os.environ if k.startswith("PYTHON")), __name__]))
     """
@@ -249,10 +249,10 @@ def test_clean_run_hides_the_packages(tmp_path):
     assert found == dict.fromkeys(PACKAGES) | {"huggingface_hub": "huggingface_hub"}
     assert (cwd, name) == (str(tmp_path), "__main__")
     loud = complaints(result.stderr)
-    assert loud == ["[WARNING] training.cli: from our logger", "[ERROR] transformers: failed"]
+    assert loud == ["[WARNING] umt_training.cli: from our logger", "[ERROR] transformers: failed"]
     assert "[WARNING] somewhere: looks harmless" in result.stderr
-    failed = run_clean("import training", cwd=tmp_path)
-    assert failed.returncode == 1 and "No module named 'training'" in failed.stderr
+    failed = run_clean("import umt_training", cwd=tmp_path)
+    assert failed.returncode == 1 and "No module named 'umt_training'" in failed.stderr
 
 
 def test_clean_run_with_the_packages(tmp_path):

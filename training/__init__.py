@@ -3,14 +3,17 @@
 import importlib
 
 _HOMES = {
-    "UMTPreTrainingArguments": "pretraining",
-    "UMTPreTrainingTrainer": "pretraining",
-    "UMTFineTuningArguments": "finetuning",
-    "UMTFineTuningTrainer": "finetuning",
-    "UMTQuestionAnsweringArguments": "question_answering",
-    "UMTQuestionAnsweringTrainer": "question_answering",
-    "UMTVideoTextArguments": "video_text",
-    "UMTVideoTextTrainer": "video_text",
+    "UMTPreTrainingArguments": "trainers.pretraining",
+    "UMTPreTrainingTrainer": "trainers.pretraining",
+    "UMTFineTuningArguments": "trainers.finetuning",
+    "UMTFineTuningTrainer": "trainers.finetuning",
+    "UMTQuestionAnsweringArguments": "trainers.question_answering",
+    "UMTQuestionAnsweringTrainer": "trainers.question_answering",
+    "UMTRetrievalTrainer": "trainers.retrieval",
+    "UMTVideoTextArguments": "trainers.video_text",
+    "UMTVideoTextTrainer": "trainers.video_text",
+    "finetune": "runs.finetuning_run",
+    "pretrain": "runs.pretraining_run",
 }
 __all__ = list(_HOMES)
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import finetuning_presets
 from benchmarks.finetuning_presets import CHANGES
-from training.presets import PRESETS
+from umt_training.trainers.presets import PRESETS
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_plain_is_fast(dtype, clip_and_mask):
 
 def test_the_plain_mask_hides_as_many_in_every_frame(clip_and_mask):
     plain = PlainStageOne(make_student(), make_teacher(), None)
-    targets, mask = plain.teach(clip_and_mask[0].transpose(1, 2), 0.75)
+    targets, mask = plain.compute_targets(clip_and_mask[0].transpose(1, 2), 0.75)
     assert mask.shape == (3, 32) and mask.device.type == "cpu"
     assert (~mask).view(3, 2, 16).sum(dim=-1).unique().tolist() == [4]
     assert targets.shape == (2, 3, 8, 16)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from conftest import load_recorded
+from recorded import load_recorded
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification, AutoVideoProcessor
 
 from modeling_umt import (
@@ -22,7 +22,7 @@ from modeling_umt import (
 from modeling_umt.convert_umt_checkpoints import UnsupportedCheckpointError, official_state_dict
 from modeling_umt.labels_umt import load_labels
 from modeling_umt.position_embeddings_umt import position_table
-from training.cli import main
+from umt_training.cli import main
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 

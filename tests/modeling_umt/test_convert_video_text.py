@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import load_recorded
+from recorded import load_recorded
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVisualQuestionAnswering, AutoProcessor
 
 from modeling_umt import (
@@ -16,7 +16,7 @@ from modeling_umt import (
     convert_umt_checkpoint,
 )
 from modeling_umt.official_layout_umt import official_state_dict
-from training.cli import main
+from umt_training.cli import main
 
 VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION |= {"intermediate_size": 48, "num_aligned_layers": 2, "target_dim": 12}

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 import torch
-from conftest import load_recorded
+from recorded import load_recorded
 from subprocess_tools import complaints, run_clean
 
 from modeling_umt import (
@@ -21,7 +21,7 @@ from modeling_umt import (
     convert_umt_checkpoint,
 )
 from modeling_umt.official_layout_umt import official_state_dict
-from training.runs.retrieval_run import RetrievalRun, load_retrieval_model
+from umt_training.runs.retrieval_run import RetrievalRun, load_retrieval_model
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 VISION = {"image_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

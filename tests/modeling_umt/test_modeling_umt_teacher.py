@@ -10,9 +10,9 @@ import os
 
 import pytest
 import torch
-from conftest import load_recorded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import load_recorded
 from subprocess_tools import complaints, run_clean
 from torch.nn import functional as F
 from transformers import (

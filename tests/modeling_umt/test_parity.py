@@ -6,7 +6,7 @@ frames, height, width), recorded layers come K-first.
 
 import pytest
 import torch
-from conftest import load_recorded
+from recorded import load_recorded
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict

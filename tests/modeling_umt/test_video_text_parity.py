@@ -6,7 +6,7 @@ recorded student and teacher features are from before their normalisation.
 
 import pytest
 import torch
-from conftest import load_recorded
+from recorded import load_recorded
 from torch.nn import functional as F
 
 from modeling_umt import (

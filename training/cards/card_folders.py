@@ -7,7 +7,7 @@ Not of the paper. Unusual: JSON files are compared by their values, which no cha
 import json
 from pathlib import Path
 
-from ..whole_files import written_whole
+from ..atomic_files import atomic_write
 from .card_template import CARDS_FOLDER, table
 from .checkpoint_registry import CheckpointRow, checkpoint_row, count_parameters, read_registry, row_config, row_names
 from .published_card import published_scores, repository_files
@@ -72,7 +72,7 @@ def build_cards(root: Path) -> list[str]:
         if name not in files:
             path.unlink()
             continue
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(files[name], encoding="utf-8")
     return stale
 

@@ -17,7 +17,7 @@ INSTALLED = Path(__file__).parents[1] / "model_cards"
 CARDS_FOLDER = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "model_cards"
 TEMPLATE = CARDS_FOLDER / "card_template.md"
 
-PACKAGES = ("umt", "torch", "torchvision", "transformers", "accelerate", "peft", "datasets", "av")
+PACKAGES = ("unmasked-teacher", "torch", "torchvision", "transformers", "accelerate", "peft", "datasets", "av")
 
 
 def render_card(metadata: ModelCardData, /, *, title: str, summary: str, **sections: str | None) -> ModelCard:

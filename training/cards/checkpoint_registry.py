@@ -19,7 +19,6 @@ from modeling_umt import UMTConfig, UMTTeacherConfig, UMTVideoTextConfig
 from modeling_umt.labels_umt import load_labels
 from processing_umt import UMTProcessor, UMTVideoProcessor
 
-from ..inference import processor_of_config
 from .card_template import CARDS_FOLDER
 
 VIDEO_TEXT_KINDS = ("stage-2", "retrieval", "vqa")
@@ -192,7 +191,7 @@ def row_processor(row: CheckpointRow, bert: str | PreTrainedTokenizerBase | None
             size={"shortest_edge": row.resolution},
             crop_size={"height": row.resolution, "width": row.resolution},
         )
-    processor = processor_of_config(row_config(row))
+    processor = UMTVideoProcessor.for_config(row_config(row))
     if row.sampling is not None:
         processor.sampling = row.sampling
     return processor

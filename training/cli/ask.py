@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 
-from ..inference import add_loading_arguments, load_model
+from .arguments import add_loading_arguments, load_model
 
 HELP = "answer a question about a video"
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..whole_files import written_whole
+from ..atomic_files import atomic_write
 
 HELP = "list the videos of a data set that can't be read, with the reason"
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 def write_csv(broken: list[tuple[str, str, str]], path: Path) -> None:
     """Writes (video, reason, message) under a header; the file appears when it is complete."""
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("video", "reason", "message"))
         writer.writerows(broken)

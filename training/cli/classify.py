@@ -8,7 +8,8 @@ import argparse
 import json
 import sys
 
-from ..inference import add_model_arguments, batches, list_video_files, load_model, load_processor
+from ..data.video_files import batches, list_video_files
+from .arguments import add_model_arguments, load_model, load_processor
 
 HELP = "say what happens in videos: the most likely labels of each"
 

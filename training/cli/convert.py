@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ..whole_files import written_whole
+from ..atomic_files import atomic_write
 
 HELP = "turn an official UMT checkpoint into a folder that Transformers loads, or back"
 
@@ -45,9 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from transformers import AutoConfig
 
     from modeling_umt import convert_umt_checkpoint
-    from processing_umt import UMTProcessor
-
-    from ..inference import processor_of_config
+    from processing_umt import UMTProcessor, UMTVideoProcessor
 
     dtype = getattr(torch, args.dtype)
     if args.to_official:
@@ -67,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             sizes = {"num_frames": vision.num_frames, "image_size": vision.image_size}
             processor = UMTProcessor.from_bert(args.vocabulary, **sizes)
         else:
-            processor = processor_of_config(config)
+            processor = UMTVideoProcessor.for_config(config)
             if config.num_labels == NUM_SSV2_LABELS:
                 processor.sampling = "segments"  # Something-Something was trained and tested on segment middles
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +92,7 @@ def write_official(model_path: str, output: Path, dtype) -> int:
     if model_class is None:
         raise UnsupportedCheckpointError(f"{model_path} holds {architectures[0]}, which is no class of this package.")
     state = official_state_dict(model_class.from_pretrained(model_path, dtype=dtype))
-    with written_whole(output) as temporary:
+    with atomic_write(output) as temporary:
         torch.save(state, temporary)
     print(f"{output}: {len(state)} tensors in the official layout, {dtype}")
     return 0

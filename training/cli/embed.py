@@ -1,26 +1,24 @@
 """`umt embed`: a vector per video, or per window of a long one, for search, clustering and linear probes.
 
 The vector is `pooler_output` of the encoder (UMT, arXiv 2303.16058): the mean of its tokens, with the model's last
-norm before or after. Unusual: windows are laid out in time, not in frames, so that they mean the same in videos of any
-frame rate; each is sampled and prepared exactly as a whole video of its length would be.
+norm before or after.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..inference import add_model_arguments, batches, list_video_files, load_model, load_processor
+from ..data.video_files import batches, list_video_files
+from .arguments import add_model_arguments, load_model, load_processor
 
 if TYPE_CHECKING:
-    import torch
-
-_ROUNDING = 1e-6  # seconds, far below a frame: times are products of a whole number and a time base
+    pass
 
 HELP = "turn videos into vectors: one each, or one per window of time"
 
@@ -60,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     import modeling_umt  # noqa: F401 (registers the models)
     from processing_umt import VideoDecodeError
 
+    from ..search.windows import read_windows
+
     model = load_model(AutoModel, args, "embed")
     processor = load_processor(model.config, args)
     rows, vectors, errors = [], [], []
@@ -87,62 +87,6 @@ def run(args: argparse.Namespace) -> int:
     write_vectors(args.output, rows, np.concatenate(vectors))
     print(f"{args.output}: {len(rows)} vectors of {vectors[0].shape[1]} numbers")
     return 1 if errors else 0
-
-
-def read_windows(
-    file: str, processor, window: float | None, stride: float | None, announce: Callable[[int], None]
-) -> Iterator[tuple[dict, "torch.Tensor"]]:
-    """The windows of a video: `{"video", "start", "end"}` and `pixel_values_videos` `(1, frames, channels, h, w)`.
-
-    `announce` is called with their number before the first is read. `window=None` is the whole video.
-
-    Raises:
-        VideoDecodeError: the video can't be read, or not to its end; then after the windows that can.
-    """
-    from transformers.video_utils import VideoMetadata
-
-    from processing_umt import VideoDecodeError
-    from processing_umt.video_decoding_umt import VideoReader
-
-    with VideoReader(file) as reader:
-        if window is None:
-            spans = [(0.0, reader.duration, np.arange(reader.num_frames))]
-        else:
-            spans = list(time_windows(reader.timestamps, reader.duration, window, stride))
-        announce(len(spans))
-        for start, end, frames in spans:
-            places = processor.sample_frames(VideoMetadata(total_num_frames=len(frames)), num_clips=1)
-            clip = processor(reader.read(frames[places]), num_clips=1, num_crops=1, return_tensors="pt")
-            yield {"video": file, "start": start, "end": end}, clip["pixel_values_videos"]
-        if num_lost := int(np.isnan(reader.timestamps).sum()):
-            raise VideoDecodeError(file, "truncated", f"its last {num_lost} frames are missing")
-
-
-def time_windows(
-    timestamps: np.ndarray, duration: float, window: float, stride: float
-) -> Iterator[tuple[float, float, np.ndarray]]:
-    """Lays windows over a video: (start, end, indices of the frames shown from start to before end), in seconds from
-    its first frame. The first window starts at 0, the last is the first to reach the end and is cut off there; windows
-    without a frame are left out.
-
-    Args:
-        timestamps: float `(frames,)`, ascending seconds; NaN where a frame is lost.
-        duration: seconds.
-        window, stride: seconds, above 0.
-    """
-    times = timestamps - timestamps[0]
-    number = 0
-    while number == 0 or (number - 1) * stride + window < duration:
-        start = number * stride
-        if start >= duration:  # a stride beyond the window can step over the end
-            return
-        end = min(start + window, duration)
-        # the last window takes what is shown at or after the nominal end, where the frame rate is only an average
-        upper = np.inf if end == duration else end
-        frames = np.flatnonzero((times >= start - _ROUNDING) & (times < upper - _ROUNDING))
-        if len(frames):
-            yield start, end, frames
-        number += 1
 
 
 def write_vectors(output: Path, rows: list[dict], vectors: np.ndarray) -> None:

@@ -3,9 +3,10 @@
 Classification is here; another `--task` is a module of its own, `evaluate_<task>.py`, with `add_task_arguments`
 and `evaluate`, which returns the folder that it wrote into; processes are joined and left around it.
 
-Unusual: started by `accelerate launch -m training.cli evaluate …` or `torchrun -m training.cli evaluate …`, the
-processes share the videos. The same command after an interruption goes on where it was. Skipped videos do not change
-the exit code, as launchers take any but 0 for a crash: they are counted in the table and listed in `results.json`.
+Unusual: started by `accelerate launch -m umt_training.cli evaluate …` or `torchrun -m umt_training.cli evaluate …`,
+the processes share the videos. The same command after an interruption goes on where it was. Skipped videos do not
+change the exit code, as launchers take any but 0 for a crash: they are counted in the table and listed in
+`results.json`.
 """
 
 import argparse
@@ -24,13 +25,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..inference import load_model, load_processor
-from ..whole_files import written_whole
+from ..atomic_files import atomic_write
+from .arguments import load_model, load_processor
 
 HELP = "measure a model on labelled or captioned videos"
 TASKS = ("classification", "retrieval", "vqa", "multiple-choice")
 
-PACKAGES = ("umt", "torch", "transformers", "av")
+PACKAGES = ("unmasked-teacher", "torch", "transformers", "av")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -312,7 +313,7 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> N
 
 
 def _write(path: Path, content: bytes) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 

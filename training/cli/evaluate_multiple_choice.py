@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..inference import load_video_text_model
+from .arguments import load_video_text_model
 from .evaluate import (
     autocast_dtype,
     default_output,

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..inference import load_model
+from .arguments import load_model
 from .evaluate import (
     autocast_dtype,
     default_output,

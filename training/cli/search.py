@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..inference import add_loading_arguments, load_video_text_model
+from .arguments import add_loading_arguments, load_video_text_model
 
 HELP = "find moments of videos by a text"
 

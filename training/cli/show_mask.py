@@ -52,17 +52,17 @@ def run(args: argparse.Namespace) -> int:
     from processing_umt import UMTVideoProcessor
 
     from ..data.video_dataset import mask_seed
+    from ..pictures.drawing import save_picture
     from ..pictures.mask_pictures import draw_mask_strip
-    from ..pictures.pictures import save_picture
-    from ..runs.pretraining_run import PreTrainingRun, load_teacher
-    from ..teaching import TOKEN_SELECTIONS
+    from ..trainers.teacher_student import TOKEN_SELECTIONS
+    from ..trainers.teachers import load_teacher
 
     processor = UMTVideoProcessor(num_frames=args.num_frames)
     frames, _ = processor.fetch_videos(args.video, processor.sample_frames)  # (T, H, W, 3); a typo shows before a load
 
-    source = PreTrainingRun(teacher=args.teacher, teacher_image_size=args.teacher_image_size)
     try:
-        teacher = load_teacher(source, UMTConfig(num_aligned_layers=1))  # features are not looked at
+        student = UMTConfig(num_aligned_layers=1)  # the features are not used
+        teacher = load_teacher(args.teacher, student, args.teacher_image_size)
     except OSError as error:
         raise OSError(
             f"There is no teacher {args.teacher!r}: it is no folder or file here, and the Hub does not have it or "

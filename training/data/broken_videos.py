@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.distributed
 
-from ..whole_files import written_whole
+from ..atomic_files import atomic_write
 
 _MIN_ATTEMPTS = 200  # before them a share says little; at an epoch's end all count
 _MAX_NAMES = 10_000
@@ -121,7 +121,7 @@ class BrokenVideoLog:
         return summary
 
     def _write(self, report: Path) -> None:
-        with written_whole(report) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with atomic_write(report) as temporary, temporary.open("w", encoding="utf-8") as file:
             for (name, reason), number in self.counts.most_common():
                 line = {"video": name, "reason": reason, "attempts": number}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -31,7 +31,7 @@ from datasets import (
     load_from_disk,
 )
 
-from ..inference import VIDEO_SUFFIXES
+from .video_files import VIDEO_SUFFIXES
 from .video_lists import LIST_SUFFIXES, VIDEO_COLUMNS, read_list
 from .video_shards import SHARD_SUFFIXES, expand_shards, stream_shards
 

@@ -22,7 +22,7 @@ from datasets import IterableDataset
 from processing_umt.video_inputs_umt import IMAGE_SUFFIXES
 from processing_umt.video_source_umt import VideoDecodeError
 
-from ..inference import VIDEO_SUFFIXES
+from .video_files import VIDEO_SUFFIXES
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 

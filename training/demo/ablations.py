@@ -25,8 +25,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ..atomic_files import atomic_write
 from ..pictures.run_page import Section, Table, Text, write_page
-from ..whole_files import written_whole
 from .arms import LAYER_DECAY, ArmRun, finetune, load_demo_teacher, pretrain
 from .data import DemoClips, demo_processor
 from .demo import DemoSettings, check_start, machine, prepare_clips, train_teacher_step
@@ -98,7 +98,7 @@ def run_ablation(what: str, settings: DemoSettings, folder: Path) -> dict[str, A
         "seconds": round(seconds),
         "runs": rows,
     }
-    with written_whole(folder / "results.json") as temporary:
+    with atomic_write(folder / "results.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8")
     header, table = ablation_table(what, rows)
     caption = describe(what, settings, clips)

@@ -40,7 +40,7 @@ class DemoClips:
         labels: int64 `(clips,)`.
         splits: `unlabelled`, `labelled-0`, `labelled-1` ..., `validation`, `test` → numbers of clips.
         frames_file: The frames, uint8 `(clips, NUM_FRAMES, side, side, 3)`, as `.npy`.
-        generated: Whether the clips are `training.demo.motion_clips`, which a roll leaves in their class.
+        generated: Whether the clips are `umt_training.demo.motion_clips`, which a roll leaves in their class.
     """
 
     class_names: list[str]

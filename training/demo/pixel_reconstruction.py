@@ -27,7 +27,7 @@ from modeling_umt.position_embeddings_umt import position_table
 from modeling_umt.token_selection_umt import mask_from_visible_indices, tube_token_selection
 from modeling_umt.transformer_block_umt import UMTLayer
 
-from ..video_trainer import UMTTrainer
+from ..trainers.base_trainer import UMTTrainer
 from .tiny_runs import OnStep, callbacks, pretraining_arguments
 
 # VideoMAE's decoder is half as wide as its encoder, with four layers for twelve

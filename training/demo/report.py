@@ -14,12 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ..atomic_files import atomic_write
 from ..pictures.confusion_plot import draw_confusion_matrix
 from ..pictures.curves import draw_curves
-from ..pictures.pictures import save_picture
+from ..pictures.drawing import save_picture
 from ..pictures.run_page import Code, Picture, Section, Table, Text, write_page
 from ..pictures.run_pictures import MASKS
-from ..whole_files import written_whole
 from .tiny_runs import GRID_SIDE
 
 ARMS = {
@@ -68,7 +68,7 @@ def describe_teacher(settings: Any) -> str:
 def report(results: dict[str, Any], clips: Any, predictions: dict[str, Any], folder: Path) -> None:
     """Write results, pictures and page into the folder, and print the table, the conclusion and what to do next."""
     text = json.dumps(results | {"conclusion": conclusion(results, clips)}, indent=1, default=str)
-    with written_whole(folder / "results.json") as temporary:
+    with atomic_write(folder / "results.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     save_picture(
         draw_confusion_matrix(

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..optimization import cosine_schedule
+from ..trainers.optimization import cosine_schedule
 
 POSITION_STD = 1.0
 

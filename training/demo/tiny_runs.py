@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTTeacherModel
 
-from ..finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
-from ..pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
+from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
+from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 from .motion_clips import MotionClipDataset, roll_and_jitter
 from .tiny_clip import train_tiny_clip
 

@@ -30,7 +30,7 @@ from transformers import BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
 from processing_umt import VideoDecodeError, fold_views
 
 from ..data.video_dataset import open_video
-from ..inference import batches
+from ..data.video_files import batches
 from .metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
 
 _NUM_LISTED = 8

@@ -35,7 +35,7 @@ from processing_umt.frame_sampling_umt import trimmed_length
 from processing_umt.video_decoding_umt import VideoReader
 
 from ..data.video_dataset import open_video, video_name
-from ..inference import batches
+from ..data.video_files import batches
 from .classification import SkippedVideo
 from .metrics import RetrievalRecall
 

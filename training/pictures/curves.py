@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .pictures import FAINT, INK, PAPER
+from .drawing import FAINT, INK, PAPER
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .pictures import FAINT, INK, PAPER
+from .drawing import FAINT, INK, PAPER
 
 DIMMED = 0.2  # brightness that is left of a hidden token
 FRAMES_IN_A_ROW = 8

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from ..whole_files import written_whole
+from ..atomic_files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def write_page(path: str | os.PathLike, title: str, sections: Sequence[Section])
     path = Path(path)
     body = "\n".join(_section(section, path.parent) for section in sections)
     content = _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
     return path
 

@@ -23,8 +23,8 @@ from modeling_umt.token_selection_umt import draw_masks
 
 from ..data.video_dataset import VideoClipDataset
 from .curves import draw_curves, points
+from .drawing import save_picture
 from .mask_pictures import draw_mask_strip
-from .pictures import save_picture
 
 # in a run's folder
 CURVES = "pictures/curves.png"

@@ -15,20 +15,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling_umt import UMTForPreTraining, UMTTeacherConfig
+from modeling_umt import UMTForPreTraining
 
 ACTIVATION_BYTES = 34
 DEVICES = {"A100": 312e12, "H100 / H200": 989e12}  # dense bf16 FLOP/s, the manufacturer's figures
 ASSUMED_UTILISATION = 0.4
-
-_CLIP_B16 = {"patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-# so that an estimate of a published recipe needs no download
-PUBLISHED_TEACHERS = {
-    "openai/clip-vit-large-patch14": UMTTeacherConfig(),
-    "openai/clip-vit-base-patch16": UMTTeacherConfig(
-        image_size=224, intermediate_size=3072, projection_dim=512, **_CLIP_B16
-    ),
-}
 
 
 @dataclass

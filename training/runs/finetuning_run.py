@@ -28,12 +28,11 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
-from ..finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
-from ..inference import processor_of_config
-from ..presets import FROZEN_ENCODER, apply_preset, preset_config
+from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
+from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
 from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .resume import save_with_card, train_or_resume
 from .run_clips import data_seed, evaluation_clips, training_crop
-from .run_to_end import save_with_card, train_to_end
 
 
 @dataclass
@@ -101,7 +100,7 @@ def finetune(recipe: str, overrides: list[str]) -> UMTFineTuningTrainer:
     train_records, eval_records, class_names = load_records(run, args)
     set_seed(args.seed)  # of a fresh head
     model = load_classifier(run, class_names)
-    processor = processor_of_config(model.config)
+    processor = UMTVideoProcessor.for_config(model.config)
     processor.sampling = run.sampling
     train_dataset, eval_dataset = make_datasets(run, args, train_records, eval_records, model.config, processor)
     base = os.path.abspath(os.path.join(args.output_dir, "base"))
@@ -118,7 +117,7 @@ def finetune(recipe: str, overrides: list[str]) -> UMTFineTuningTrainer:
         processing_class=processor,
     )
     trainer.run = run
-    train_to_end(trainer)
+    train_or_resume(trainer)
     if run.preset == "lora" and run.merge_lora:
         trainer.model = trainer.model.merge_and_unload()
         if args.should_save:

@@ -1,34 +1,32 @@
 """A whole stage-1 run from a recipe: data, teacher, student, trainer, resume (arXiv 2303.16058, section 3.2)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from modeling_umt import (
     UMTConfig,
-    UMTDinov2Teacher,
     UMTForPreTraining,
-    UMTTeacherConfig,
-    UMTTeacherModel,
     convert_umt_checkpoint,
 )
-from modeling_umt.convert_umt_checkpoints import read_official_state_dict, teacher_config
+from processing_umt import UMTVideoProcessor
 from processing_umt.augmentation_umt import augment_for_pretraining
 from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..data.video_stream import StreamedClipDataset
-from ..inference import processor_of_config
-from ..pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
-from ..teaching import TOKEN_SELECTIONS, check_teacher_fits
-from .estimate import PUBLISHED_TEACHERS, describe_cost, estimate_pretraining
+from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
+from ..trainers.teacher_student import TOKEN_SELECTIONS
+from ..trainers.teachers import load_teacher, size_teacher
+from .estimate import describe_cost, estimate_pretraining
 from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .resume import save_with_card, train_or_resume
 from .run_clips import data_seed, training_clips, training_crop
-from .run_to_end import save_with_card, train_to_end
 
 
 @dataclass
@@ -75,17 +73,17 @@ def pretrain(recipe: str, overrides: list[str]) -> UMTPreTrainingTrainer:
     if run.data is None:
         raise ValueError("No `data` given; say --data FOLDER, a list file, a table, shards or a Hub dataset id.")
     set_seed(args.seed)
-    student = load_student(run)
-    teacher = load_teacher(run, student.config)
+    student = load_student(run.init_from, config_fields(run, UMTConfig))
+    teacher = load_teacher(run.teacher, student.config, run.teacher_image_size)
     trainer = UMTPreTrainingTrainer(
         model=student,
         teacher=teacher,
         args=args,
         train_dataset=load_clips(run, student.config, args),
-        processing_class=processor_of_config(student.config),
+        processing_class=UMTVideoProcessor.for_config(student.config),
     )
     trainer.run = run
-    train_to_end(trainer)
+    train_or_resume(trainer)
     save_with_card(trainer)
     return trainer
 
@@ -96,12 +94,13 @@ def estimate_run(recipe: str, overrides: list[str]) -> str:
     A fresh student and the teachers of the published recipes are sized without weights; others are loaded for it.
     """
     run, args = parse_recipe(read_recipe(recipe), overrides, PreTrainingRun, UMTPreTrainingArguments)
+    fields = config_fields(run, UMTConfig)
     if run.init_from is None:
         with torch.device("meta"):
-            student = load_student(run)
+            student = load_student(None, fields)
     else:
-        student = load_student(run).to("meta")
-    teacher = size_teacher(run, student.config)
+        student = load_student(run.init_from, fields).to("meta")
+    teacher = size_teacher(run.teacher, student.config, run.teacher_image_size)
     seeds = torch.zeros(1, dtype=torch.int64, device="meta")
     select = partial(TOKEN_SELECTIONS[args.mask_type], mask_ratio=args.mask_ratio, sample_seeds=seeds)
     records = [] if run.data is None else load_video_records(run.data, root=run.data_root, streaming=run.streaming)
@@ -115,18 +114,19 @@ def estimate_run(recipe: str, overrides: list[str]) -> str:
     )
 
 
-def load_student(run: PreTrainingRun) -> UMTForPreTraining:
-    """The student of a run: fresh, or from any checkpoint that holds a UMT encoder; decoders may be fresh then.
+def load_student(init_from: str | None, fields: Mapping[str, Any]) -> UMTForPreTraining:
+    """The student of a run.
 
-    Raises:
-        ValueError: if `model` names what is no field of `UMTConfig`.
+    Args:
+        init_from: A saved UMT model, a Hub id or an official `.pth` with a UMT encoder; its decoders may be missing
+            and are then initialised. None: random weights.
+        fields: Fields of `UMTConfig` that differ from UMT-L/16, or from the checkpoint's.
     """
-    fields = config_fields(run, UMTConfig)
-    if run.init_from is None:
+    if init_from is None:
         return UMTForPreTraining(UMTConfig(**fields))
-    if not run.init_from.endswith(".pth"):
-        return UMTForPreTraining.from_pretrained(run.init_from, dtype=torch.float32, **fields)
-    official = convert_umt_checkpoint(run.init_from)
+    if not init_from.endswith(".pth"):
+        return UMTForPreTraining.from_pretrained(init_from, dtype=torch.float32, **fields)
+    official = convert_umt_checkpoint(init_from)
     config = UMTConfig.from_dict(official.config.to_dict(), **fields)
     return UMTForPreTraining.from_pretrained(None, config=config, state_dict=official.state_dict())
 
@@ -145,52 +145,3 @@ def load_clips(
         transform=partial(augment_for_pretraining, size=crop),
         seed=data_seed(args),
     )
-
-
-def load_teacher(run: PreTrainingRun, student: UMTConfig) -> nn.Module:
-    """The teacher of a run, returning the layers that the student aligns.
-
-    Raises:
-        ValueError: if the checkpoint is of a family that has no adapter.
-    """
-    fields = teacher_fields(student)
-    if run.teacher.endswith(".pth"):
-        state = read_official_state_dict(run.teacher)
-        sizes = teacher_config(state, None).to_dict() | fields | given_size(run)
-        return convert_umt_checkpoint(state, UMTTeacherConfig.from_dict(sizes))
-    family = AutoConfig.from_pretrained(run.teacher).model_type
-    if family == "umt_teacher":
-        return UMTTeacherModel.from_pretrained(run.teacher, **fields)
-    if family in ("clip", "clip_vision_model"):
-        return UMTTeacherModel.from_clip(run.teacher, image_size=run.teacher_image_size, **fields)
-    if family == "dinov2":
-        return UMTDinov2Teacher.from_pretrained(run.teacher, image_size=run.teacher_image_size, **fields)
-    raise ValueError(
-        f"{run.teacher!r} is a {family!r} model; a teacher is a CLIP, DINOv2 or UMTTeacherModel checkpoint."
-    )
-
-
-def size_teacher(run: PreTrainingRun, student: UMTConfig) -> nn.Module:
-    """The teacher of a run on the meta device; those of the published recipes need no weights for that."""
-    if run.teacher in PUBLISHED_TEACHERS:
-        sizes = PUBLISHED_TEACHERS[run.teacher].to_dict() | teacher_fields(student) | given_size(run)
-        with torch.device("meta"):
-            teacher = UMTTeacherModel(UMTTeacherConfig.from_dict(sizes))
-    else:
-        teacher = load_teacher(run, student).to("meta")
-    check_teacher_fits(student, teacher.config)
-    return teacher
-
-
-def given_size(run: PreTrainingRun) -> dict[str, int]:
-    """The teacher's `image_size`, where a run says one."""
-    return {} if run.teacher_image_size is None else {"image_size": run.teacher_image_size}
-
-
-def teacher_fields(student: UMTConfig) -> dict[str, object]:
-    """The fields of a teacher's configuration that its student decides."""
-    return {
-        "num_aligned_layers": student.num_aligned_layers,
-        "aligned_layer_interval": student.aligned_layer_interval,
-        "target_norm": student.target_norm,
-    }

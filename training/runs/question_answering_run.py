@@ -12,10 +12,10 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..data.question_records import load_question_records, read_answers
 from ..data.video_dataset import VideoClipDataset
-from ..question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
+from ..trainers.question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
 from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .resume import save_with_card, train_or_resume
 from .run_clips import data_seed, evaluation_clips, training_crop
-from .run_to_end import save_with_card, train_to_end
 from .video_text_run import load_stage2
 
 
@@ -92,7 +92,7 @@ def finetune_question_answering(recipe: str, overrides: list[str]) -> UMTQuestio
         eval_dataset=load_evaluation_clips(run, processor) if is_evaluated else None,
     )
     trainer.run = run
-    train_to_end(trainer)
+    train_or_resume(trainer)
     save_with_card(trainer)
     return trainer
 

@@ -32,12 +32,13 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 from ..data.captioned_records import CaptionedRecords
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
-from ..evaluation.retrieval import RetrievalSet, evaluate_retrieval, retrieval_set
-from ..finetuning import checkpoint_first_blocks
-from ..video_text import UMTVideoTextArguments, UMTVideoTextTrainer
+from ..evaluation.retrieval import RetrievalSet, retrieval_set
+from ..trainers.activation_checkpointing import checkpoint_first_blocks
+from ..trainers.retrieval import UMTRetrievalTrainer
+from ..trainers.video_text import UMTVideoTextArguments
 from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .resume import save_with_card, train_or_resume
 from .run_clips import data_seed, training_crop
-from .run_to_end import save_with_card, train_to_end
 
 
 @dataclass
@@ -101,51 +102,6 @@ class RetrievalRun:
         return "caption" if self.several_videos else "video"
 
 
-class UMTRetrievalTrainer(UMTVideoTextTrainer):
-    """Scores both encoders, to the protocol of a retrieval run.
-
-    Args:
-        eval_dataset ([`RetrievalSet`], *optional*): Not a data set of clips, but videos and texts.
-        run ([`RetrievalRun`]).
-        kwargs: What `UMTVideoTextTrainer` takes; no teacher.
-    """
-
-    def __init__(self, *args, run: RetrievalRun, eval_dataset: RetrievalSet | None = None, **kwargs):
-        super().__init__(*args, teacher=None, eval_dataset=eval_dataset, **kwargs)
-        self.run = run
-
-    def evaluate(
-        self,
-        eval_dataset: RetrievalSet | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Recall in percent: `eval_text_to_video_r1` … and `eval_mean_recall` re-ranked, `eval_dual_encoder_…` before;
-        `eval_chance_r1`: what guessing would reach at rank 1, averaged over both ways."""
-        data = self.eval_dataset if eval_dataset is None else eval_dataset
-        dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
-        scores = evaluate_retrieval(
-            self.accelerator.unwrap_model(self.model).video_text,
-            self.processing_class,
-            data,
-            num_reranked=self.run.num_reranked,
-            trim_seconds=self.run.trim_seconds,
-            batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            autocast_dtype=dtypes.get(self.args.mixed_precision),
-        )
-        for video, reason, _ in scores.skipped if self.is_world_process_zero() else ():
-            print(f"evaluation: {video} cannot be read ({reason}); it is not counted", flush=True)
-        match = scores.data.match
-        metrics = {"chance_r1": 50.0 * float(match.mean(axis=0).mean() + match.mean(axis=1).mean())}
-        metrics |= {f"dual_encoder_{name}": value for name, value in scores.metrics["dual_encoder"].items()}
-        metrics |= scores.metrics.get("reranked", scores.metrics["dual_encoder"])
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
 def finetune_retrieval(recipe: str, overrides: list[str]) -> UMTRetrievalTrainer:
     """Run a retrieval recipe to its end, from the last checkpoint in `output_dir` if there is one.
 
@@ -170,12 +126,14 @@ def finetune_retrieval(recipe: str, overrides: list[str]) -> UMTRetrievalTrainer
     trainer = UMTRetrievalTrainer(
         model=model,
         args=args,
-        run=run,
         processing_class=load_retrieval_processor(run, image_size),
         train_dataset=load_training_pairs(run, data_seed(args), image_size),
         eval_dataset=eval_set,
+        num_reranked=run.num_reranked,
+        trim_seconds=run.trim_seconds,
     )
-    train_to_end(trainer)
+    trainer.run = run
+    train_or_resume(trainer)
     save_with_card(trainer)
     return trainer
 

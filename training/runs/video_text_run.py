@@ -9,7 +9,13 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from modeling_umt import UMTForVideoTextPreTraining, UMTTextConfig, UMTVideoTextConfig, convert_umt_checkpoint
+from modeling_umt import (
+    UMTConfig,
+    UMTForVideoTextPreTraining,
+    UMTTextConfig,
+    UMTVideoTextConfig,
+    convert_umt_checkpoint,
+)
 from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
@@ -18,13 +24,14 @@ from ..data.alternating_clips import AlternatingClips, AlternatingStreams
 from ..data.captioned_records import load_captioned_records
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_stream import StreamedClipDataset
-from ..teaching import TOKEN_SELECTIONS
-from ..video_text import UMTVideoTextArguments, UMTVideoTextTrainer
+from ..trainers.teacher_student import TOKEN_SELECTIONS
+from ..trainers.teachers import load_teacher, size_teacher
+from ..trainers.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
 from .estimate_video_text import PUBLISHED_TEXTS, describe_video_text_cost, estimate_pair
-from .pretraining_run import PreTrainingRun, load_student, load_teacher, size_teacher
+from .pretraining_run import load_student
 from .recipes import config_fields, for_this_machine, json_mapping, parse_recipe, read_recipe
+from .resume import save_with_card, train_or_resume
 from .run_clips import data_seed, evaluation_clips, training_clips, training_crop
-from .run_to_end import save_with_card, train_to_end
 
 
 @dataclass
@@ -97,7 +104,7 @@ def pretrain_video_text(recipe: str, overrides: list[str]) -> UMTVideoTextTraine
     model = load_video_text_model(run)
     vision = model.config.vision_config
     crop = training_crop(vision)
-    teacher = load_teacher(run, vision) if model.config.uta_weight > 0 else None
+    teacher = load_teacher(run.teacher, vision, run.teacher_image_size) if model.config.uta_weight > 0 else None
     processor = UMTProcessor.from_bert(
         run.text, num_frames=vision.num_frames, image_size=crop, max_text_length=run.max_text_length
     )
@@ -112,7 +119,7 @@ def pretrain_video_text(recipe: str, overrides: list[str]) -> UMTVideoTextTraine
         eval_dataset=load_evaluation_clips(run, processor),
     )
     trainer.run = run
-    train_to_end(trainer)
+    train_or_resume(trainer)
     save_with_card(trainer)
     return trainer
 
@@ -127,7 +134,7 @@ def load_video_text_model(run: VideoTextRun) -> UMTForVideoTextPreTraining:
     start = load_stage2(run.init_from, fields) if run.init_from is not None else None
     if start is not None:
         return start
-    student = load_student(PreTrainingRun(init_from=run.init_from, model=run.vision))
+    student = load_student(run.init_from, config_fields(run, UMTConfig, "vision"))
     return UMTForVideoTextPreTraining.from_video_text_pretrained(student, run.text, run.num_frames, **fields)
 
 
@@ -202,7 +209,9 @@ def estimate_run(recipe: str, overrides: list[str]) -> str:
             model = UMTForVideoTextPreTraining(config)
     else:
         model = load_video_text_model(run).to("meta")
-    teacher = size_teacher(run, model.config.vision_config) if model.config.uta_weight > 0 else None
+    teacher = None
+    if model.config.uta_weight > 0:
+        teacher = size_teacher(run.teacher, model.config.vision_config, run.teacher_image_size)
     seeds = torch.zeros(4, dtype=torch.int64, device="meta")
     costs = []
     for num_frames, ratio in ((model.config.num_frames, args.mask_ratio), (1, args.image_mask_ratio)):

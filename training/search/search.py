@@ -20,11 +20,11 @@ from transformers.video_utils import VideoMetadata
 from processing_umt import UMTProcessor, VideoDecodeError
 from processing_umt.video_decoding_umt import VideoReader
 
-from ..cli.embed import time_windows
-from ..inference import batches
+from ..atomic_files import atomic_write
+from ..data.video_files import batches
 from ..pictures.run_page import Picture, Section, Table, Text, write_page
-from ..whole_files import written_whole
 from .search_index import SearchIndex
+from .windows import time_windows
 
 STRIP_FRAMES = 4
 STRIP_HEIGHT, STRIP_GAP = 160, 4  # pixels
@@ -145,7 +145,7 @@ def write_search_page(
             print(f"umt search: {error}", file=sys.stderr)
             continue
         picture = folder / f"{number:03}.jpg"
-        with written_whole(picture) as temporary:
+        with atomic_write(picture) as temporary:
             strip.save(temporary, "JPEG", quality=85)
         pictures.append(Picture(picture, f"{number}. {name}, {span}"))
     model = index.manifest.model

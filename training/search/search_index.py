@@ -36,9 +36,9 @@ from transformers.utils import is_faiss_available
 from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
 from processing_umt import VideoDecodeError
 
-from ..cli.embed import read_windows
-from ..inference import batches, list_video_files
-from ..whole_files import written_whole
+from ..atomic_files import atomic_write
+from ..data.video_files import batches, list_video_files
+from .windows import read_windows
 
 FORMAT = 1
 FOLDER = ".umt-index"  # in the folder of videos
@@ -224,7 +224,7 @@ class SearchIndex:
                 metric_type=faiss.METRIC_INNER_PRODUCT,
                 train_size=min(len(table), 64 * cells),
             )
-            with written_whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 table.save_faiss_index("embedding", temporary)
         inverted = table.get_index("embedding").faiss_index
         inverted.nprobe = max(1, inverted.nlist // 8)
@@ -394,5 +394,5 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     fields = asdict(manifest)
     fields["model"] = manifest.model._asdict()
     fields["broken"] = {video: facts._asdict() for video, facts in manifest.broken.items()}
-    with written_whole(folder / "index.json") as temporary:
+    with atomic_write(folder / "index.json") as temporary:
         temporary.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

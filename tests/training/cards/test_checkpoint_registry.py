@@ -12,16 +12,16 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from transformers import AutoConfig, AutoVideoProcessor
 
 from modeling_umt.labels_umt import load_labels
-from training.cards import checkpoint_registry
-from training.cards.card_folders import build_cards, stale_files, written_files
-from training.cards.checkpoint_registry import VIDEO_TEXT_KINDS, checkpoint_row, read_registry, row_names
-from training.cards.published_card import published_card
-from training.cli import main
-from training.finetuning import UMTFineTuningArguments
-from training.pretraining import UMTPreTrainingArguments
-from training.runs.finetuning_run import FineTuningRun
-from training.runs.pretraining_run import PreTrainingRun
-from training.runs.recipes import parse_recipe, read_recipe, recipe_names
+from umt_training.cards import checkpoint_registry
+from umt_training.cards.card_folders import build_cards, stale_files, written_files
+from umt_training.cards.checkpoint_registry import VIDEO_TEXT_KINDS, checkpoint_row, read_registry, row_names
+from umt_training.cards.published_card import published_card
+from umt_training.cli import main
+from umt_training.runs.finetuning_run import FineTuningRun
+from umt_training.runs.pretraining_run import PreTrainingRun
+from umt_training.runs.recipes import parse_recipe, read_recipe, recipe_names
+from umt_training.trainers.finetuning import UMTFineTuningArguments
+from umt_training.trainers.pretraining import UMTPreTrainingArguments
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CARDS = REPOSITORY / "model_cards"
@@ -200,7 +200,7 @@ def test_what_is_written_is_up_to_date(capsys):
 
 def test_stale_files_are_found_and_written(tmp_path, monkeypatch, capsys):
     files = {"model_cards/README.md": "list\n", "model_cards/a/config.json": '{"x": 1}', "docs/page.md": "page\n"}
-    monkeypatch.setattr("training.cards.card_folders.written_files", lambda: files)
+    monkeypatch.setattr("umt_training.cards.card_folders.written_files", lambda: files)
     with pytest.raises(ValueError, match="is no checkout of the repository"):
         stale_files(tmp_path)
     (tmp_path / "model_cards" / "gone").mkdir(parents=True)
@@ -252,7 +252,7 @@ def test_the_pages_commands_are_commands(page, monkeypatch):
     """Each is one that the command line understands, and each recipe takes its overrides."""
     ran = []
     for module in ("evaluate", "pretrain", "finetune"):
-        monkeypatch.setattr(f"training.cli.{module}.run", lambda args: ran.append(args) or 0)
+        monkeypatch.setattr(f"umt_training.cli.{module}.run", lambda args: ran.append(args) or 0)
     commands = [
         text
         for text in re.findall(r"`(umt \w+ --[^`]+)`", page)

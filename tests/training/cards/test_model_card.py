@@ -18,11 +18,11 @@ from subprocess_tools import run_clean
 from video_files import write_video
 
 from modeling_umt import UMTForPreTraining
-from training.cards.model_card import final_evaluation, hub_name, shown, trainer_card
-from training.inference import processor_of_config
-from training.runs.finetuning_run import FineTuningRun
-from training.runs.run_to_end import save_with_card
-from training.video_trainer import UMTTrainer, UMTTrainingArguments
+from processing_umt import UMTVideoProcessor
+from umt_training.cards.model_card import final_evaluation, hub_name, shown, trainer_card
+from umt_training.runs.finetuning_run import FineTuningRun
+from umt_training.runs.resume import save_with_card
+from umt_training.trainers.base_trainer import UMTTrainer, UMTTrainingArguments
 
 
 def snippet(card: str) -> str:
@@ -37,7 +37,7 @@ def saved(tmp_path_factory):
     options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
     trainer = tiny_trainer(folder, eval_dataset=tiny_clips(6, seed=1), ema_decay=0.5, **options, **best)
-    trainer.processing_class = processor_of_config(trainer.model.config)
+    trainer.processing_class = UMTVideoProcessor.for_config(trainer.model.config)
     trainer.run = FineTuningRun(
         data="someone/clips", eval_split="test", init_from="author/umt-b", license="cc-by-4.0", sampling="segments"
     )
@@ -104,7 +104,8 @@ def test_a_trainer_without_a_run_and_without_evaluation(tmp_path):
 def test_card_of_an_encoder(tmp_path, monkeypatch, capsys):
     model = UMTForPreTraining.from_pretrained(save_stage1(tmp_path / "start"))
     args = UMTTrainingArguments(output_dir=str(tmp_path / "encoder"), report_to="none")
-    trainer = UMTTrainer(model, args, train_dataset=tiny_clips(), processing_class=processor_of_config(model.config))
+    processor = UMTVideoProcessor.for_config(model.config)
+    trainer = UMTTrainer(model, args, train_dataset=tiny_clips(), processing_class=processor)
     save_with_card(trainer)
     card = ModelCard.load(tmp_path / "encoder" / "README.md")
     assert card.data.pipeline_tag is None and "encodes clips" in card.text and "Classes" not in card.text
@@ -148,7 +149,7 @@ def hub(tmp_path_factory):
     with LoopbackHub() as server:
         result = run_clean(
             f"""
-            from training.cli import main
+            from umt_training.cli import main
 
             main(["finetune", "--config", {recipe!r}, "--output_dir", "whole", "--hub_model_id", "{USER}/mine"])
             main(["finetune", "--config", {recipe!r}, "--output_dir", "small", "--preset", "lora",

@@ -25,9 +25,9 @@ from tiny_registry import (
 from video_files import write_video
 
 from modeling_umt import convert_umt_checkpoint
-from training.cards.card_template import CARDS_FOLDER
-from training.cards.checkpoint_registry import checkpoint_row, read_registry, row_config
-from training.cards.publishing import build_repository
+from umt_training.cards.card_template import CARDS_FOLDER
+from umt_training.cards.checkpoint_registry import checkpoint_row, read_registry, row_config
+from umt_training.cards.publishing import build_repository
 
 DETECTION = "b16_ptk710_ftk710_ftava_f8_res224"
 OFFICIAL = f"{USER}/official"
@@ -42,9 +42,9 @@ AUTO_CLASSES = {
 }
 PUBLISH = """
 from pathlib import Path
-import training.cards.checkpoint_registry as registry
-import training.cards.publishing as publishing
-from training.cli import main
+import umt_training.cards.checkpoint_registry as registry
+import umt_training.cards.publishing as publishing
+from umt_training.cli import main
 
 registry.CARDS_FOLDER = Path({folder!r})
 publishing.MAX_SHARD_SIZE = {shards!r}

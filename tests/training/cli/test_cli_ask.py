@@ -8,7 +8,7 @@ from tiny_classifier import save_noise
 from tiny_question_answering import ANSWERS, save_tiny, tiny_answerer, tiny_stage2
 
 from processing_umt import UMTProcessor
-from training import cli
+from umt_training import cli
 
 QUESTION = "What's the man doing?"
 

@@ -6,9 +6,9 @@ import csv
 import pytest
 from video_files import write_broken_videos, write_tar, write_video
 
-from training.cli import check_videos as cli_check_videos
-from training.data.video_checks import check_videos
-from training.data.video_records import load_video_records
+from umt_training.cli import check_videos as cli_check_videos
+from umt_training.data.video_checks import check_videos
+from umt_training.data.video_records import load_video_records
 
 
 def check(*arguments):
@@ -67,7 +67,7 @@ def test_a_lost_end_is_found_quickly(tmp_path):
 
 
 def test_frames_are_decoded_in_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.data.video_checks._CHUNK_BYTES", 48 * 64 * 3 * 5)
+    monkeypatch.setattr("umt_training.data.video_checks._CHUNK_BYTES", 48 * 64 * 3 * 5)
     records = load_video_records(write_video(tmp_path / "good.mp4", num_frames=12))
     assert [check.reason for check in check_videos(records, full=True)[0]] == [""]
 

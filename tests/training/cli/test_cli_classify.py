@@ -11,10 +11,9 @@ from video_files import write_noise
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification
 from processing_umt import UMTVideoProcessor, fold_views
-from training import inference
-from training.cli import classify as cli_classify
-from training.data import video_records, video_shards
-from training.inference import batches, list_video_files, processor_of_config
+from umt_training.cli import classify as cli_classify
+from umt_training.data import video_files, video_records, video_shards
+from umt_training.data.video_files import batches, list_video_files
 
 av = pytest.importorskip("av")
 
@@ -138,10 +137,10 @@ def test_a_model_without_a_processor_gets_that_of_its_configuration(model, video
 
 
 def test_the_processor_of_a_configuration():
-    square = processor_of_config(UMTConfig(num_frames=16, image_size=384))
+    square = UMTVideoProcessor.for_config(UMTConfig(num_frames=16, image_size=384))
     assert square.num_frames == 16 and dict(square.size) == {"shortest_edge": 384}
     assert dict(square.crop_size) == {"height": 384, "width": 384}
-    wide = processor_of_config(tiny_config(image_size=[32, 64]))
+    wide = UMTVideoProcessor.for_config(tiny_config(image_size=[32, 64]))
     values = wide(np.zeros((4, 50, 60, 3), np.uint8), return_tensors="pt")["pixel_values_videos"]
     assert values.shape == (1, 4, 3, 32, 64)
 
@@ -193,5 +192,5 @@ def test_batches_and_files(videos):
     assert list(batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(batches([], 3)) == []
     url = "https://example.org/clip"
-    assert video_records.VIDEO_SUFFIXES is video_shards.VIDEO_SUFFIXES is inference.VIDEO_SUFFIXES
+    assert video_records.VIDEO_SUFFIXES is video_shards.VIDEO_SUFFIXES is video_files.VIDEO_SUFFIXES
     assert list_video_files([url, str(videos / "notes.txt")]) == [url, str(videos / "notes.txt")]

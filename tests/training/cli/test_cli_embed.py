@@ -13,8 +13,8 @@ from video_files import write_noise
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
 from processing_umt import UMTVideoProcessor
-from training.cli import embed as cli_embed
-from training.cli.embed import time_windows
+from umt_training.cli import embed as cli_embed
+from umt_training.search.windows import time_windows
 
 av = pytest.importorskip("av")
 

@@ -16,11 +16,11 @@ from PIL import Image
 from tiny_classifier import CLASSES, save_class_folders, save_tiny_classifier, tiny_classifier, tiny_processor
 
 from modeling_umt import UMTForPreTraining
-from training import cli
-from training.cli import evaluate as cli_evaluate
-from training.data.video_records import load_video_records
-from training.evaluation import classification as evaluation
-from training.pictures.confusion_plot import draw_confusion_matrix
+from umt_training import cli
+from umt_training.cli import evaluate as cli_evaluate
+from umt_training.data.video_records import load_video_records
+from umt_training.evaluation import classification as evaluation
+from umt_training.pictures.confusion_plot import draw_confusion_matrix
 
 FILES = ["confusion.csv", "confusion.png", "per_class.csv", "results.json", "videos.csv"]
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tiny_pretraining import STUDENT, launch, make_student, make_teacher, python_environment, write_videos
 from video_files import write_broken_videos, write_tar
 
-from training.cli import main
-from training.runs.run_to_end import last_checkpoint
+from umt_training.cli import main
+from umt_training.runs.resume import last_checkpoint
 
 STEPS = 24  # three epochs of eight steps
 
@@ -77,7 +77,7 @@ def killed(recipe, videos, tmp_path_factory):
         arguments = command(recipe, videos, folder, "--dataloader_num_workers", str(workers))
         with (folder / "output.txt").open("w") as output:
             runs[workers] = subprocess.Popen(
-                [sys.executable, "-m", "training.cli", *arguments],
+                [sys.executable, "-m", "umt_training.cli", *arguments],
                 env=python_environment(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -141,7 +141,7 @@ def test_a_run_goes_on_with_another_number_of_processes(recipe, videos, tmp_path
     assert main(command(recipe, videos, one, *steady)) == 0
     shutil.copytree(one / "checkpoint-12", two / "checkpoint-12")
     arguments = command(recipe, videos, two, *steady, "--per_device_train_batch_size", "1")
-    done = launch("-m", "training.cli", *arguments)
+    done = launch("-m", "umt_training.cli", *arguments)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("resuming from") == 1 and "batch: 2 processes x 1 clips" in done.stdout
     assert_same_run(two, one, rel=1e-4)
@@ -246,7 +246,7 @@ def test_no_data_and_no_recipe(recipe, capsys):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, training\n"
-        "from training.cli import main\n"
+        "from umt_training.cli import main\n"
         "try: main(['pretrain', '--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'av'} & sys.modules.keys()\n"

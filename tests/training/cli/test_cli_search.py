@@ -10,9 +10,9 @@ from PIL import Image
 from tiny_classifier import save_noise, save_tiny_classifier
 from tiny_video_text_retrieval import save_tiny_retrieval_model
 
-from training import cli
-from training.cli import search as cli_search
-from training.search import search_index
+from umt_training import cli
+from umt_training.cli import search as cli_search
+from umt_training.search import search_index
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from tiny_classifier import save_noise
 from tiny_pretraining import make_teacher
 
 from modeling_umt.token_selection_umt import draw_masks
-from training.cli import main
-from training.cli import show_mask as cli_show_mask
-from training.data.video_dataset import mask_seed
-from training.pictures.mask_pictures import draw_mask_strip
-from training.teaching import TOKEN_SELECTIONS
+from umt_training.cli import main
+from umt_training.cli import show_mask as cli_show_mask
+from umt_training.data.video_dataset import mask_seed
+from umt_training.pictures.mask_pictures import draw_mask_strip
+from umt_training.trainers.teacher_student import TOKEN_SELECTIONS
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_picture_is_of_the_trainers_masks(mask_type, show, video, monkeypatc
     """Clip, masks and attention that are drawn are what the training code makes of the same seed."""
     seen = {}
     monkeypatch.setattr(
-        "training.pictures.mask_pictures.draw_mask_strip",
+        "umt_training.pictures.mask_pictures.draw_mask_strip",
         lambda *args: seen.update(args=args) or draw_mask_strip(*args),
     )
     code, picture = show("--mask-type", mask_type, "--mask-ratio", 0.5, "--num-masks", 2, "--seed", 3)

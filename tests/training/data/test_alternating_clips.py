@@ -13,10 +13,10 @@ from video_files import write_tar, write_video
 
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
-from training.data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams, draw_turns
-from training.data.captioned_records import load_captioned_records
-from training.data.video_dataset import VideoClipDataset, collate_clips
-from training.data.video_stream import StreamedClipDataset
+from umt_training.data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams, draw_turns
+from umt_training.data.captioned_records import load_captioned_records
+from umt_training.data.video_dataset import VideoClipDataset, collate_clips
+from umt_training.data.video_stream import StreamedClipDataset
 
 NUM_IMAGES, NUM_VIDEOS, BATCH = 11, 7, 2
 sample_frames = functools.partial(sample_training_clip, sampling="middle")

@@ -11,8 +11,8 @@ from PIL import Image
 from video_files import write_tar, write_video
 
 from processing_umt import VideoDecodeError
-from training.data.captioned_records import CaptionedRecords, load_captioned_records, name_id
-from training.data.video_dataset import VideoClipDataset, collate_clips
+from umt_training.data.captioned_records import CaptionedRecords, load_captioned_records, name_id
+from umt_training.data.video_dataset import VideoClipDataset, collate_clips
 
 
 def all_frames(num_video_frames, num_frames, generator):

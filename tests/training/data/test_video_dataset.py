@@ -16,10 +16,10 @@ from video_files import write_broken_videos, write_video
 from processing_umt import VideoDecodeError
 from processing_umt.augmentation_umt import augment_for_pretraining
 from processing_umt.frame_sampling_umt import sample_training_clip
-from training.data import video_dataset
-from training.data.broken_videos import BrokenVideoLog, TooManyBrokenVideosError
-from training.data.video_dataset import EpochSampler, VideoClipDataset, collate_clips, mask_seed
-from training.data.video_records import load_video_records
+from umt_training.data import video_dataset
+from umt_training.data.broken_videos import BrokenVideoLog, TooManyBrokenVideosError
+from umt_training.data.video_dataset import EpochSampler, VideoClipDataset, collate_clips, mask_seed
+from umt_training.data.video_records import load_video_records
 
 sample_frames = functools.partial(sample_training_clip, sampling="segments")
 transform = functools.partial(augment_for_pretraining, size=32)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from video_files import write_tar
 
 from processing_umt import VideoDecodeError
-from training.data import video_lists
-from training.data.video_records import load_video_records
-from training.data.video_shards import expand_shards
+from umt_training.data import video_lists
+from umt_training.data.video_records import load_video_records
+from umt_training.data.video_shards import expand_shards
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from video_files import write_tar, write_video
 
 from processing_umt.augmentation_umt import augment_for_pretraining
 from processing_umt.frame_sampling_umt import sample_training_clip
-from training.data.video_dataset import collate_clips
-from training.data.video_records import load_video_records
-from training.data.video_stream import StreamedClipDataset, name_hash
+from umt_training.data.video_dataset import collate_clips
+from umt_training.data.video_records import load_video_records
+from umt_training.data.video_stream import StreamedClipDataset, name_hash
 
 NUM_VIDEOS = 24
 sample_frames = functools.partial(sample_training_clip, sampling="segments")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from transformers import AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
 
-from training import cli
-from training.demo import report as demo_report
-from training.demo.ablations import ABLATIONS, interval, pixel_steps, run_ablation
-from training.demo.data import deal_out, repeat_one_frame, shuffle_frames
-from training.demo.demo import DemoSettings, run_demo, share_out
-from training.demo.motion_clips import render_motion_clips, write_motion_clips
-from training.demo.worker_pool import Done
+from umt_training import cli
+from umt_training.demo import report as demo_report
+from umt_training.demo.ablations import ABLATIONS, interval, pixel_steps, run_ablation
+from umt_training.demo.data import deal_out, repeat_one_frame, shuffle_frames
+from umt_training.demo.demo import DemoSettings, run_demo, share_out
+from umt_training.demo.motion_clips import render_motion_clips, write_motion_clips
+from umt_training.demo.worker_pool import Done
 
 FEW = DemoSettings(
     seeds=2,

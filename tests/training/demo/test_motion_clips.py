@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing_umt.video_decoding_umt import VideoReader
-from training.data.video_dataset import collate_clips
-from training.data.video_records import load_video_records
-from training.demo.motion_clips import (
+from umt_training.data.video_dataset import collate_clips
+from umt_training.data.video_records import load_video_records
+from umt_training.demo.motion_clips import (
     COLUMNS,
     DIRECTIONS,
     NUM_FRAMES,

@@ -6,10 +6,10 @@ import torch
 
 from modeling_umt import UMTModel
 from modeling_umt.token_selection_umt import mask_from_visible_indices
-from training.demo import pixel_reconstruction
-from training.demo.motion_clips import NUM_FRAMES, SIZE, MotionClipDataset, render_motion_clips
-from training.demo.pixel_reconstruction import PixelReconstruction, normalised_patches, pixel_trainer
-from training.demo.tiny_runs import classifier, student_config
+from umt_training.demo import pixel_reconstruction
+from umt_training.demo.motion_clips import NUM_FRAMES, SIZE, MotionClipDataset, render_motion_clips
+from umt_training.demo.pixel_reconstruction import PixelReconstruction, normalised_patches, pixel_trainer
+from umt_training.demo.tiny_runs import classifier, student_config
 
 CONFIG = student_config(SIZE, NUM_FRAMES, 1)
 NUM_TOKENS = NUM_FRAMES * 16

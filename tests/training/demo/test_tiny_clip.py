@@ -8,8 +8,8 @@ from transformers import CLIPModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_umt import UMTTeacherModel
-from training.demo.motion_clips import SIZE, draw_motion_clip, render_motion_clips
-from training.demo.tiny_clip import matching_loss, tiny_clip_config, tokenize, train_tiny_clip
+from umt_training.demo.motion_clips import SIZE, draw_motion_clip, render_motion_clips
+from umt_training.demo.tiny_clip import matching_loss, tiny_clip_config, tokenize, train_tiny_clip
 
 
 @pytest.fixture(scope="module")

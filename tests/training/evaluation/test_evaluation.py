@@ -28,9 +28,9 @@ from transformers.image_utils import SizeDict
 from video_files import write_broken_videos
 
 from processing_umt.video_decoding_umt import VideoReader
-from training.data.video_records import load_video_records
-from training.evaluation import classification as evaluation
-from training.evaluation.classification import evaluate_classifier, match_labels
+from umt_training.data.video_records import load_video_records
+from umt_training.evaluation import classification as evaluation
+from umt_training.evaluation.classification import evaluate_classifier, match_labels
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -295,9 +295,9 @@ TWO_PROCESSES = """
     import numpy as np
     from accelerate import PartialState
     from tiny_classifier import tiny_classifier, tiny_processor
-    from training.cli import evaluate as cli_evaluate
-    from training.evaluation.classification import evaluate_classifier
-    from training.data.video_records import load_video_records
+    from umt_training.cli import evaluate as cli_evaluate
+    from umt_training.evaluation.classification import evaluate_classifier
+    from umt_training.data.video_records import load_video_records
 
     data, out, model = map(Path, sys.argv[1:])
     options = {"num_clips": 2, "num_crops": 3, "num_workers": 1, "batch_size": 4}

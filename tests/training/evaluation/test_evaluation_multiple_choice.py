@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import load_recorded
+from recorded import load_recorded
 from tiny_classifier import save_noise
 from tiny_pretraining import launch
 from tiny_video_text_retrieval import recorded_retrieval_model, save_tiny_retrieval_model, tiny_retrieval_model
 
 from processing_umt import UMTProcessor
-from training.cli import evaluate as cli_evaluate
-from training.data.video_records import load_video_records
-from training.evaluation.multiple_choice import evaluate_multiple_choice, multiple_choice_scores, score_options
+from umt_training.cli import evaluate as cli_evaluate
+from umt_training.data.video_records import load_video_records
+from umt_training.evaluation.multiple_choice import evaluate_multiple_choice, multiple_choice_scores, score_options
 
 OPTIONS = ["a man runs", "a dog on the bike", "two cars", "the cat", "a person doing yes"]
 
@@ -106,8 +106,8 @@ from accelerate import PartialState
 PartialState(cpu=True)
 from tiny_video_text_retrieval import tiny_retrieval_model
 from processing_umt import UMTProcessor
-from training.evaluation.multiple_choice import evaluate_multiple_choice
-from training.data.video_records import load_video_records
+from umt_training.evaluation.multiple_choice import evaluate_multiple_choice
+from umt_training.data.video_records import load_video_records
 data, model, output = sys.argv[1:]
 scores = evaluate_multiple_choice(
     tiny_retrieval_model(), UMTProcessor.from_pretrained(model), load_video_records(data), num_workers=0

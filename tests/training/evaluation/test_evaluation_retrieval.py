@@ -9,18 +9,18 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from conftest import load_recorded
+from recorded import load_recorded
 from tiny_classifier import save_noise
 from tiny_pretraining import launch
 from tiny_video_text_retrieval import recorded_retrieval_model, save_tiny_retrieval_model, tiny_retrieval_model
 
 from processing_umt import UMTProcessor, UMTVideoProcessor
 from processing_umt.video_decoding_umt import VideoReader
-from training.cli import evaluate as cli_evaluate
-from training.data.video_records import load_video_records
-from training.evaluation import retrieval as evaluation_retrieval
-from training.evaluation.metrics import RetrievalRecall
-from training.evaluation.retrieval import (
+from umt_training.cli import evaluate as cli_evaluate
+from umt_training.data.video_records import load_video_records
+from umt_training.evaluation import retrieval as evaluation_retrieval
+from umt_training.evaluation.metrics import RetrievalRecall
+from umt_training.evaluation.retrieval import (
     ClipsOfVideos,
     RetrievalSet,
     best_candidates,
@@ -296,8 +296,8 @@ SCRIPT = """
 import sys, numpy
 from modeling_umt import UMTVideoTextModel
 from processing_umt import UMTProcessor
-from training.evaluation.retrieval import evaluate_retrieval, retrieval_set
-from training.data.video_records import load_video_records
+from umt_training.evaluation.retrieval import evaluate_retrieval, retrieval_set
+from umt_training.data.video_records import load_video_records
 data, model, output = sys.argv[1:]
 scores = evaluate_retrieval(
     UMTVideoTextModel.from_pretrained(model), UMTProcessor.from_pretrained(model),

@@ -6,20 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import load_recorded
+from recorded import load_recorded
 from tiny_pretraining import launch
 from tiny_question_answering import ANSWERS, save_tiny, tiny_answerer, write_questions
 
 from processing_umt import UMTProcessor
-from training.cli import evaluate as cli_evaluate
-from training.data.question_records import (
+from umt_training.cli import evaluate as cli_evaluate
+from umt_training.data.question_records import (
     load_question_records,
     read_answers,
     read_question_types,
     type_name,
     weigh_answers,
 )
-from training.evaluation.vqa import evaluate_questions, exact_match
+from umt_training.evaluation.vqa import evaluate_questions, exact_match
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +169,8 @@ from accelerate import PartialState
 PartialState(cpu=True)
 from tiny_question_answering import ANSWERS, tiny_answerer
 from processing_umt import UMTProcessor
-from training.evaluation.vqa import evaluate_questions
-from training.data.question_records import load_question_records
+from umt_training.evaluation.vqa import evaluate_questions
+from umt_training.data.question_records import load_question_records
 data, model, output = sys.argv[1:]
 records = load_question_records(f"{data}/questions.json")
 scores = evaluate_questions(tiny_answerer(), UMTProcessor.from_pretrained(model), records, ANSWERS, num_workers=0)
@@ -196,7 +196,7 @@ def test_two_processes_equal_one(data, model, processor, tmp_path):
 
 
 def test_questions_of_a_clip_are_decoded_once(data, processor, monkeypatch):
-    from training.evaluation import retrieval as evaluation_retrieval
+    from umt_training.evaluation import retrieval as evaluation_retrieval
 
     opened, reader = [], evaluation_retrieval.VideoReader
     monkeypatch.setattr(evaluation_retrieval, "VideoReader", lambda video: opened.append(video) or reader(video))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing_umt.video_processing_umt import fold_views
-from training.evaluation.metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
+from umt_training.evaluation.metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
 
 METRICS = [TopKAccuracy, PerClassAccuracy, ConfusionMatrix]
 SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation.retrieval_metrics import best_ranks, retrieval_recalls
+from umt_training.evaluation.retrieval_metrics import best_ranks, retrieval_recalls
 
 
 def test_recorded_recalls(recorded):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from training.pictures.curves import COLOURS, draw_curves, points, tick_label, ticks
+from umt_training.pictures.curves import COLOURS, draw_curves, points, tick_label, ticks
 
 
 def logged(losses, every: int = 10, **columns) -> list[dict]:

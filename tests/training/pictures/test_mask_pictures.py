@@ -6,8 +6,8 @@ import torch
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_umt.token_selection_umt import attention_token_selection, draw_masks
-from training.pictures.mask_pictures import clip_pixels, dim_hidden, draw_mask_strip, heat_over, hidden_tokens
-from training.pictures.pictures import save_picture
+from umt_training.pictures.drawing import save_picture
+from umt_training.pictures.mask_pictures import clip_pixels, dim_hidden, draw_mask_strip, heat_over, hidden_tokens
 
 CASES = [  # frames, height, width, grid
     (1, 32, 32, (4, 4)),

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from training.pictures.run_page import Code, Picture, Section, Table, Text, write_page
+from umt_training.pictures.run_page import Code, Picture, Section, Table, Text, write_page
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -8,10 +8,10 @@ from PIL import Image
 from tiny_pretraining import losses_of, make_trainer, write_videos
 from transformers.integrations import TensorBoardCallback
 
-from training.cards.model_card import trainer_card
-from training.pictures import run_pictures
-from training.pictures.mask_pictures import draw_mask_strip
-from training.pictures.run_pictures import CURVES, MASKS
+from umt_training.cards.model_card import trainer_card
+from umt_training.pictures import run_pictures
+from umt_training.pictures.mask_pictures import draw_mask_strip
+from umt_training.pictures.run_pictures import CURVES, MASKS
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,8 @@ def test_stage1_leaves_masks_and_curves(videos, tmp_path, monkeypatch):
     sample = trainer.train_dataset[0, 0]
     pixels = trainer.pixel_values(sample["pixel_values_videos"])
     torch.testing.assert_close(clip, pixels)
-    visible, _ = trainer.teach(pixels[None], torch.tensor([sample["sample_seed"]]), trainer.args.mask_ratio, 2)
+    seeds = torch.tensor([sample["sample_seed"]])
+    visible, _ = trainer.compute_targets(pixels[None], seeds, trainer.args.mask_ratio, 2)
     assert torch.equal(masks, visible) and attention.shape == (2, 16) and grid == (4, 4)
     assert title == "The first training clip under attention masking"
     ((tag, image, step, dataformats),) = writer.images

@@ -4,18 +4,19 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import load_recorded
+from recorded import load_recorded
 from tiny_pretraining import STUDENT, TEACHER, make_student, make_teacher
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTTeacherConfig, UMTTeacherModel
 from modeling_umt.token_selection_umt import attention_token_selection
-from training.cli import main
-from training.runs import pretraining_run
-from training.runs.estimate import PUBLISHED_TEACHERS, Cost, describe_cost, estimate_pretraining
-from training.runs.pretraining_run import estimate_run
-from training.runs.recipes import read_recipe
+from umt_training.cli import main
+from umt_training.runs import pretraining_run
+from umt_training.runs.estimate import Cost, describe_cost, estimate_pretraining
+from umt_training.runs.pretraining_run import estimate_run
+from umt_training.runs.recipes import read_recipe
+from umt_training.trainers.teachers import PUBLISHED_TEACHERS
 
 
 def estimate(student: dict, teacher: dict, mask_ratio: float) -> Cost:
@@ -77,7 +78,7 @@ def test_published_recipes(recipe, student, teacher, flops, monkeypatch, capsys,
     def refuse(*args, **kwargs):
         raise AssertionError("an estimate loads nothing and trains nothing")
 
-    for name in ("load_teacher", "load_clips", "UMTPreTrainingTrainer"):
+    for name in ("load_clips", "UMTPreTrainingTrainer", "train_or_resume"):
         monkeypatch.setattr(pretraining_run, name, refuse)
     monkeypatch.chdir(tmp_path)
     assert main(["pretrain", "--config", recipe, "--estimate"]) == 0

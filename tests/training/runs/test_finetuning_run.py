@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from conftest import load_recorded
 from finetuning_tools import (
     SIZES,
     changed,
@@ -26,6 +25,7 @@ from finetuning_tools import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
+from recorded import load_recorded
 from subprocess_tools import complaints, run_clean
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 from video_files import write_video
@@ -41,9 +41,8 @@ from modeling_umt import (
 )
 from modeling_umt.labels_umt import load_labels
 from modeling_umt.position_embeddings_umt import resize_position_table
-from training.finetuning import UMTFineTuningArguments
-from training.runs import finetuning_run, run_to_end
-from training.runs.finetuning_run import (
+from umt_training.runs import finetuning_run, resume
+from umt_training.runs.finetuning_run import (
     FineTuningRun,
     check_classes,
     check_labels,
@@ -53,7 +52,8 @@ from training.runs.finetuning_run import (
     load_classifier,
     load_records,
 )
-from training.runs.run_to_end import last_checkpoint
+from umt_training.runs.resume import last_checkpoint
+from umt_training.trainers.finetuning import UMTFineTuningArguments
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 
@@ -365,7 +365,7 @@ def test_a_recipe_of_16_bits_is_float32_on_a_cpu_unless_told_otherwise(stage1, t
 
 INTERRUPTED = """
 import os, signal
-from training.runs import finetuning_run
+from umt_training.runs import finetuning_run
 
 class Trainer(finetuning_run.UMTFineTuningTrainer):
     def _save_rng_state(self, output_dir):
@@ -426,10 +426,10 @@ def test_processes_that_do_not_share_a_folder_are_told(tmp_path, monkeypatch):
     PartialState(cpu=True)
     (tmp_path / "checkpoint-9").mkdir()
     (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
-    assert run_to_end.common_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-9")
-    monkeypatch.setattr(run_to_end, "gather_object", lambda values: [*values, False])  # another process, another disk
+    assert resume.common_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-9")
+    monkeypatch.setattr(resume, "gather_object", lambda values: [*values, False])  # another process, another disk
     with pytest.raises(ValueError, match=r"Not all processes see .*checkpoint-9.*file system that all machines share"):
-        run_to_end.common_checkpoint(str(tmp_path))
+        resume.common_checkpoint(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +444,7 @@ def presets(clips, stage1, tmp_path_factory) -> dict:
     result = run_clean(
         f"""
         import shutil
-        from training.cli import main
+        from umt_training.cli import main
 
         for preset in ("full", "lora", "attentive", "linear"):
             assert main(["finetune", "--config", {recipe!r}, "--preset", preset, "--output_dir", preset]) == 0
@@ -516,7 +516,7 @@ def test_adapters_load_both_ways_and_merge(presets, tmp_path):
 TWO_PROCESSES = """
 import hashlib
 import torch
-from training.runs.finetuning_run import finetune
+from umt_training.runs.finetuning_run import finetune
 
 trainer = finetune({recipe!r}, ["--output_dir", {output!r}])
 weights = torch.cat([tensor.flatten().float() for tensor in trainer.model.state_dict().values()])

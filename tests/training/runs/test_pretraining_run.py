@@ -20,8 +20,9 @@ from modeling_umt import (
     convert_umt_checkpoint,
 )
 from modeling_umt.convert_umt_checkpoints import official_state_dict
-from training.runs.pretraining_run import PreTrainingRun, load_student, load_teacher
-from training.teaching import check_teacher_fits
+from umt_training.runs.pretraining_run import PreTrainingRun, load_student
+from umt_training.runs.recipes import config_fields
+from umt_training.trainers.teachers import check_teacher_fits, load_teacher
 
 # the size that an official file is known by
 PUBLISHED_WIDTH = {
@@ -59,7 +60,7 @@ def same_encoder(student, other) -> bool:
 
 
 def test_a_fresh_student():
-    student = load_student(PreTrainingRun(model=fields(**STUDENT, drop_path_rate=0.3)))
+    student = load_student(None, STUDENT | {"drop_path_rate": 0.3})
     assert student.config.drop_path_rate == 0.3 and student.num_parameters() == make_student().num_parameters()
     assert student.dtype == torch.float32
 
@@ -68,7 +69,7 @@ def test_a_fresh_student():
 def test_a_student_from_stage1(dtype, tmp_path, warnings_of_transformers):
     source = make_student().to(dtype)
     source.save_pretrained(tmp_path)
-    student = load_student(PreTrainingRun(init_from=str(tmp_path), model=fields(drop_path_rate=0.2)))
+    student = load_student(str(tmp_path), {"drop_path_rate": 0.2})
     assert student.dtype == torch.float32 and student.config.drop_path_rate == 0.2
     for name, tensor in source.state_dict().items():
         assert torch.equal(student.state_dict()[name], tensor.float())
@@ -80,7 +81,7 @@ def test_a_student_from_a_classifier_has_fresh_decoders(tmp_path, warnings_of_tr
     torch.manual_seed(5)
     classifier = UMTForVideoClassification(UMTConfig(**STUDENT, num_labels=7))
     classifier.save_pretrained(tmp_path)
-    student = load_student(PreTrainingRun(init_from=str(tmp_path), model=fields(target_dim=24)))
+    student = load_student(str(tmp_path), {"target_dim": 24})
     assert same_encoder(student, classifier.umt)
     assert student.config.final_norm == "tokens" and student.umt.norm.weight.eq(1).all()
     assert len(student.decoders) == 2 and student.decoders[0].projection.weight.shape == (24, 32)
@@ -96,7 +97,7 @@ def test_a_student_from_a_bare_encoder(tmp_path):
     torch.manual_seed(5)
     encoder = UMTModel(UMTConfig(**STUDENT))
     encoder.save_pretrained(tmp_path)
-    student = load_student(PreTrainingRun(init_from=str(tmp_path)))
+    student = load_student(str(tmp_path), {})
     assert same_encoder(student, encoder) and torch.equal(student.umt.norm.weight, encoder.norm.weight)
 
 
@@ -105,8 +106,8 @@ def test_a_student_from_official_files(tmp_path, warnings_of_transformers):
     source = UMTForPreTraining(UMTConfig(**PUBLISHED_WIDTH))
     torch.save({"model": official_state_dict(source)}, tmp_path / "stage1.pth")
     # the file does not tell the clip's size
-    size = fields(image_size=64, num_frames=2, drop_path_rate=0.1)
-    student = load_student(PreTrainingRun(init_from=str(tmp_path / "stage1.pth"), model=size))
+    size = {"image_size": 64, "num_frames": 2, "drop_path_rate": 0.1}
+    student = load_student(str(tmp_path / "stage1.pth"), size)
     assert student.config.drop_path_rate == 0.1 and student.config.num_aligned_layers == 1
     for name, tensor in source.state_dict().items():
         assert torch.equal(student.state_dict()[name], tensor), name
@@ -115,16 +116,16 @@ def test_a_student_from_official_files(tmp_path, warnings_of_transformers):
 
     classifier = UMTForVideoClassification(UMTConfig(**PUBLISHED_WIDTH | {"num_frames": 8, "image_size": 224}))
     torch.save(official_state_dict(classifier), tmp_path / "classifier.pth")
-    size = fields(image_size=64, num_frames=2, num_aligned_layers=1, target_dim=16)
-    student = load_student(PreTrainingRun(init_from=str(tmp_path / "classifier.pth"), model=size))
+    size = {"image_size": 64, "num_frames": 2, "num_aligned_layers": 1, "target_dim": 16}
+    student = load_student(str(tmp_path / "classifier.pth"), size)
     assert same_encoder(student, classifier.umt) and len(student.decoders) == 1
 
 
 def test_what_a_student_is_not_made_of(tmp_path):
     with pytest.raises(ValueError, match=r"`model` names layers, which UMTConfig does not have"):
-        load_student(PreTrainingRun(model=fields(layers=3)))
+        config_fields(PreTrainingRun(model=fields(layers=3)), UMTConfig)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*nowhere\.pth"):
-        load_student(PreTrainingRun(init_from=str(tmp_path / "nowhere.pth")))
+        load_student(str(tmp_path / "nowhere.pth"), {})
 
 
 # --- the teacher ----------------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def test_what_a_student_is_not_made_of(tmp_path):
 
 def teacher_of(path, student: UMTConfig | None = None, image_size: int = 56):
     student = student or UMTConfig(**STUDENT)
-    teacher = load_teacher(PreTrainingRun(teacher=str(path), teacher_image_size=image_size), student)
+    teacher = load_teacher(str(path), student, image_size)
     check_teacher_fits(student, teacher.config)
     assert not teacher.training
     return teacher

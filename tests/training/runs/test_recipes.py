@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from modeling_umt import UMTConfig
-from training.pretraining import UMTPreTrainingArguments
-from training.runs.pretraining_run import PreTrainingRun
-from training.runs.recipes import RECIPES_FOLDER, config_fields, parse_recipe, read_recipe, recipe_names
+from umt_training.runs.pretraining_run import PreTrainingRun
+from umt_training.runs.recipes import RECIPES_FOLDER, config_fields, parse_recipe, read_recipe, recipe_names
+from umt_training.trainers.pretraining import UMTPreTrainingArguments
 
 STAGE1 = ("umt_b16_k710_stage1", "umt_l16_k710_stage1")
 

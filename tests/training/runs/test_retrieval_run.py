@@ -16,12 +16,12 @@ from transformers import AutoModel, AutoProcessor
 
 from modeling_umt import UMTForVideoTextPreTraining, UMTVideoTextConfig
 from modeling_umt.official_layout_umt import official_state_dict
-from training.cli import main
-from training.data.video_records import load_video_records
-from training.evaluation.retrieval import evaluate_retrieval, retrieval_set
-from training.runs.recipes import RECIPES_FOLDER, config_fields, parse_recipe, read_recipe
-from training.runs.retrieval_run import RetrievalRun, finetune_retrieval, load_retrieval_model, load_training_pairs
-from training.video_text import UMTVideoTextArguments
+from umt_training.cli import main
+from umt_training.data.video_records import load_video_records
+from umt_training.evaluation.retrieval import evaluate_retrieval, retrieval_set
+from umt_training.runs.recipes import RECIPES_FOLDER, config_fields, parse_recipe, read_recipe
+from umt_training.runs.retrieval_run import RetrievalRun, finetune_retrieval, load_retrieval_model, load_training_pairs
+from umt_training.trainers.video_text import UMTVideoTextArguments
 
 COLUMNS = ("length", "rate", "epochs", "warmup", "drop_path", "r1", "paragraph", "trim", "several")
 # the 25M columns of recipes, 8, and of results, 4; B/16, then L/16
@@ -188,7 +188,7 @@ def test_every_start(kind, tmp_path, monkeypatch):
             start = tmp_path / "start.pth"
             torch.save(official_state_dict(model), start)
     if start.suffix == ".pth":
-        from training.runs import retrieval_run
+        from umt_training.runs import retrieval_run
 
         convert = retrieval_run.convert_umt_checkpoint  # which can't read head counts off a file
         monkeypatch.setattr(retrieval_run, "convert_umt_checkpoint", lambda name: convert(name, expected.config))
@@ -243,7 +243,7 @@ def test_errors(parts, tmp_path, overrides, message):
 
 
 def test_a_file_without_a_vocabulary(parts, tmp_path, monkeypatch):
-    from training.runs import retrieval_run
+    from umt_training.runs import retrieval_run
 
     start = tmp_path / "start.pth"
     torch.save(official_state_dict(tiny_retrieval_model()), start)

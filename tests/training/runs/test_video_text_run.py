@@ -15,12 +15,17 @@ from transformers import BertConfig, BertForMaskedLM
 from video_files import write_tar
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoTextPreTraining, UMTVideoTextConfig
-from training.cli import main
-from training.data.alternating_clips import AlternatingClips, AlternatingStreams
-from training.data.video_stream import StreamedClipDataset
-from training.runs.recipes import config_fields, parse_recipe, read_recipe
-from training.runs.video_text_run import VideoTextRun, load_training_clips, load_video_text_model, pretrain_video_text
-from training.video_text import UMTVideoTextArguments
+from umt_training.cli import main
+from umt_training.data.alternating_clips import AlternatingClips, AlternatingStreams
+from umt_training.data.video_stream import StreamedClipDataset
+from umt_training.runs.recipes import config_fields, parse_recipe, read_recipe
+from umt_training.runs.video_text_run import (
+    VideoTextRun,
+    load_training_clips,
+    load_video_text_model,
+    pretrain_video_text,
+)
+from umt_training.trainers.video_text import UMTVideoTextArguments
 
 PUBLISHED = [f"umt_{size}_{corpus}_stage2" for size in ("b16", "l16") for corpus in ("5m", "17m", "25m")]
 

@@ -18,10 +18,10 @@ from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_
 
 from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
 from processing_umt import UMTProcessor
-from training.cli.embed import read_windows
-from training.search import search_index
-from training.search.search import clock, search
-from training.search.search_index import IndexModel, SearchIndex, fingerprint, update
+from umt_training.search import search_index
+from umt_training.search.search import clock, search
+from umt_training.search.search_index import IndexModel, SearchIndex, fingerprint, update
+from umt_training.search.windows import read_windows
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +301,7 @@ import sys, torch
 from pathlib import Path
 from tiny_video_text_retrieval import tiny_retrieval_model
 from processing_umt import UMTProcessor
-from training.search import search_index
+from umt_training.search import search_index
 search_index._COMMIT_SECONDS = search_index._COMMIT_SHARE = 0.0
 update = search_index.SearchIndex.add
 def add(self, *args):

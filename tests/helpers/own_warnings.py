@@ -1,0 +1,73 @@
+"""Deprecated calls that this repository makes itself, told apart from those inside its dependencies.
+
+A new release may warn about anything; only a deprecated function or argument that our own code uses is ours to mend.
+`install` makes such a call an error, or reports it, whatever stack level the warning names and whether it is a Python
+warning or a log record. Standard library only: `subprocess_tools` runs this file in interpreters of its own.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType
+
+REPOSITORY = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+FOLDERS = ("modeling_umt", "processing_umt", "training", "benchmarks", "examples", "tests")
+OURS = tuple(os.path.join(REPOSITORY, folder, "") for folder in FOLDERS)
+DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+
+
+class DeprecatedCallError(AssertionError):
+    """Code of this repository calls something deprecated."""
+
+
+def is_ours(file: str) -> bool:
+    """Whether a source file belongs to this repository, or is our code loaded from a model repository."""
+    return file.startswith(OURS) or f"{os.sep}transformers_modules{os.sep}" in file
+
+
+def calling_line(frame: FrameType | None) -> str | None:
+    """`file:line` of the call that made `frame`'s code emit a warning if that call is ours, else None.
+
+    The emitting code may go through helpers in its own file, and through generated code such as the `__init__` of a
+    dataclass.
+    """
+    emitter = frame.f_code.co_filename if frame else ""
+    if is_ours(emitter):
+        return None
+    while frame is not None and (frame.f_code.co_filename == emitter or frame.f_code.co_filename.startswith("<")):
+        frame = frame.f_back
+    if frame is None or not is_ours(frame.f_code.co_filename):
+        return None
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def raise_error(report: str) -> None:
+    raise DeprecatedCallError(report)
+
+
+def install(report: Callable[[str], None] = raise_error) -> None:
+    """Call `report` with one line for every deprecated call of ours from here on; everything else goes its way."""
+    emit_warning, make_record = warnings.warn, logging.getLogRecordFactory()
+
+    def warn(message, category=None, stacklevel=1, source=None, **options):
+        kind = type(message) if isinstance(message, Warning) else category or UserWarning
+        line = calling_line(sys._getframe(1)) if issubclass(kind, DEPRECATIONS) else None
+        if line:
+            report(f"{line}: deprecated call: {message}")
+        emit_warning(message, category, stacklevel + 1, source, **options)
+
+    def record_factory(*arguments, **options):
+        record = make_record(*arguments, **options)
+        if "deprecated" in str(record.msg):
+            frame = sys._getframe(1)
+            while frame is not None and "logging" in frame.f_code.co_filename:  # Python's, and Transformers' own
+                frame = frame.f_back
+            line = calling_line(frame)
+            if line:
+                report(f"{line}: deprecated call: {record.getMessage()}")
+        return record
+
+    warnings.warn = warn
+    logging.setLogRecordFactory(record_factory)

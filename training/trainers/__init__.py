@@ -1,0 +1,1 @@
+"""The trainers, one for each objective, and what they share."""

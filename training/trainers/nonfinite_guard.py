@@ -1,0 +1,132 @@
+"""What happens when a loss or a gradient is NaN or infinite: the step is skipped and counted, and past a limit the
+run stops.
+
+Unusual:
+- A skipped step still runs its backward pass, so that processes which reduce gradients together stay in step; it is
+  the optimiser that does nothing.
+- The host does not wait for the loss. A fused optimiser is handed the flag where it is, on the device, and skips by
+  itself; the host reads the flag a step later, when it has long been copied. Other optimisers are given nothing to do:
+  a parameter without a gradient is left alone by every PyTorch optimiser, weight decay and momentum included.
+"""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from ..atomic_files import atomic_write
+
+
+class NonFiniteLossError(ValueError):
+    """Too many optimiser steps had a loss or a gradient that was NaN or infinite."""
+
+
+class NonFiniteGuard(TrainerCallback):
+    """Skips optimiser steps whose loss is not finite on any process, or whose gradients are not.
+
+    Args:
+        accelerator (`Accelerator`): The trainer's own.
+        limit (`int`): How many steps may be skipped in a run; one more stops it.
+        folder (`str`): Where the batch that stopped the run is saved.
+    """
+
+    def __init__(self, accelerator: Accelerator, limit: int, folder: str):
+        self.accelerator, self.limit, self.folder = accelerator, limit, Path(folder)
+        self.num_skipped = 0
+        self.grad_norm: torch.Tensor | float = 0.0  # of the step to come, over all processes: the trainer sets it
+        self.were_finite: list[torch.Tensor] = []  # of the micro-batches since the last log line
+        self.micro_batches: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
+        self.lag = 1 if accelerator.device.type == "cuda" else 0  # steps until the host reads a flag
+        self.pending: list[FlaggedStep] = []
+
+    def watch(self, loss: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Remember a micro-batch and its loss; returns the loss to add to the log line, 0 where it is not finite."""
+        self.micro_batches.append((loss, inputs))
+        self.were_finite.append(loss.isfinite())
+        return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def finite_share(self) -> float:
+        """Share of finite losses among the micro-batches of all processes since the last call; every process calls."""
+        share = self.accelerator.reduce(torch.stack(self.were_finite).float().mean(), reduction="mean").item()
+        self.were_finite.clear()
+        return share
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        flags = torch.stack([~loss.isfinite() for loss, _ in self.micro_batches])
+        broken = self.accelerator.reduce(flags.any().float(), reduction="sum").clamp(max=1)  # of all processes
+        if self.accelerator.scaler is None:
+            # a finite loss may have a gradient that is not, which would end in weights and checkpoints
+            norm = self.grad_norm.full_tensor() if isinstance(self.grad_norm, DTensor) else self.grad_norm
+            broken = torch.maximum(broken, (~torch.as_tensor(norm, device=broken.device).isfinite()).float())
+        self.pending.append(FlaggedStep(broken, state.global_step, self.micro_batches))
+        self.micro_batches = []
+        # under fp16 the gradient scaler sees the infinite gradients itself and skips the step
+        if self.accelerator.scaler is None:
+            torch_optimizer = getattr(optimizer, "optimizer", optimizer)
+            if torch_optimizer.defaults.get("fused") and not self.accelerator.is_fsdp2:
+                torch_optimizer.found_inf = broken
+            elif broken.item() > 0:
+                optimizer.zero_grad(set_to_none=True)
+        self.settle(self.lag)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.settle()
+
+    def settle(self, lag: int = 0) -> None:
+        """Count the steps that were skipped, all but the last `lag`.
+
+        Raises:
+            NonFiniteLossError: if they are too many.
+        """
+        while len(self.pending) > lag:
+            flagged = self.pending.pop(0)
+            if not flagged.was_skipped():
+                continue
+            self.num_skipped += 1
+            if self.num_skipped > self.limit:
+                path = self.save_batches(flagged)
+                raise NonFiniteLossError(
+                    f"{self.num_skipped} optimiser steps had a loss or a gradient that was NaN or infinite; "
+                    f"{self.limit} are allowed (`max_nonfinite_steps`). The batch of step {flagged.step} is saved in "
+                    f"{path}. A lower learning rate, bf16 instead of fp16 or a longer warm-up are the usual cures; "
+                    "resume from the last checkpoint."
+                )
+
+    def save_batches(self, flagged: "FlaggedStep") -> Path:
+        """Write this process's micro-batches, tensors named `<number>.<input>`, to a safetensors file."""
+        process = self.accelerator.process_index
+        path = self.folder / f"nonfinite-step{flagged.step}-process{process}.safetensors"
+        tensors = {
+            f"{number}.{name}": value.cpu().contiguous()
+            for number, (_, inputs) in enumerate(flagged.micro_batches)
+            for name, value in inputs.items()
+            if isinstance(value, torch.Tensor)
+        }
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary)
+        return path
+
+
+class FlaggedStep:
+    """An optimiser step, its micro-batches, and the flag that tells whether it was skipped, on its way to the host.
+
+    Args:
+        flag (`torch.Tensor`): 1 if it was, a scalar on the device.
+        step (`int`): Optimiser steps before it.
+        micro_batches: Losses and inputs.
+    """
+
+    def __init__(self, flag: torch.Tensor, step: int, micro_batches: list[tuple[torch.Tensor, dict]]):
+        self.step, self.micro_batches, self.copied = step, micro_batches, None
+        self.flag = flag.to("cpu", non_blocking=True)
+        if flag.is_cuda:
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def was_skipped(self) -> bool:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.flag.item() > 0
