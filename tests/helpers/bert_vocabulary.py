@@ -1,5 +1,6 @@
 """A BERT vocabulary with the real one's special ids and few words, written to a file."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def bert_words(words: Iterable[str] = WORDS) -> list[str]:
 
 
 def write_vocabulary(folder: Path, words: Iterable[str] = WORDS) -> Path:
-    """`folder/vocab.txt`, as BERT's repositories have it."""
+    """`folder/vocab.txt`, as in BERT's repositories; processes of one test may write it at the same time."""
     path = folder / "vocab.txt"
-    path.write_text("\n".join(bert_words(words)) + "\n", encoding="utf-8")
+    temporary = folder / f"vocab.txt.{os.getpid()}"
+    temporary.write_text("\n".join(bert_words(words)) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
     return path
