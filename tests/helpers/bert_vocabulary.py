@@ -1,4 +1,4 @@
-"""A BERT vocabulary with the real one's special ids and few words, written to a file."""
+"""A small BERT vocabulary with the special token ids of `bert-base-uncased`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,13 +12,13 @@ WORDS = (
 
 
 def bert_words(words: Iterable[str] = WORDS) -> list[str]:
-    """[PAD] 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103, then the words."""
+    """The vocabulary: [PAD] 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103, then the words."""
     unused = [f"[unused{number}]" for number in range(99)]
     return ["[PAD]", *unused, "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
 
 
 def write_vocabulary(folder: Path, words: Iterable[str] = WORDS) -> Path:
-    """`folder/vocab.txt`, as BERT's repositories have it."""
+    """Writes `folder/vocab.txt` in the format of BERT's repositories."""
     path = folder / "vocab.txt"
     path.write_text("\n".join(bert_words(words)) + "\n", encoding="utf-8")
     return path
