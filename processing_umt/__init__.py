@@ -1,8 +1,7 @@
-"""From a video to the tensor that the models take: frame sampling, decoding, the video processor, augmentation; and
-captions as token ids.
+"""Model inputs from videos and captions: frame sampling, decoding, video processor, augmentation, tokenizer.
 
-This file is the one place that ties the processors to the models' configurations; it is never copied to the Hub, where
-`auto_map` does the same.
+This file registers the processors for the models' configurations. It is never copied to the Hub, where `auto_map` does
+the same.
 """
 
 from transformers import AutoProcessor, AutoVideoProcessor
@@ -11,7 +10,7 @@ from .processing_umt import UMTProcessor
 from .video_processing_umt import UMTVideoProcessor, fold_views
 from .video_source_umt import VideoDecodeError
 
-# Importing modeling_umt imports this package in turn, which is complete but for the registration below.
+# Importing modeling_umt imports this package again, which is complete except for the registration below.
 from modeling_umt.configuration_umt import UMTConfig, UMTVideoTextConfig  # isort: skip
 
 AutoVideoProcessor.register(UMTConfig, UMTVideoProcessor, exist_ok=True)

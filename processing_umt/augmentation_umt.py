@@ -1,15 +1,15 @@
 """Training-time transforms of clips, one function per training stage of UMT (arXiv 2303.16058).
 
-* `augment_for_pretraining`, stage 1: one of ten window sizes at one of thirteen positions, resized with antialias;
+* `augment_for_pretraining`, stage 1: one of ten crop sizes at one of thirteen positions, resized with antialias;
 * `augment_for_video_text`, stage 2 and retrieval: random resized crop, bicubic without antialias on uint8;
-* `augment_for_finetuning`, action recognition: RandAugment, random resized crop, random erasing, normalised.
+* `augment_for_finetuning`, action recognition: RandAugment, random resized crop, normalisation, random erasing.
 
-Whatever is drawn is drawn once per clip and holds for all of its frames. Everything is drawn from the generator passed
-in, which `sample_generator` makes from (seed, epoch, sample index), so that neither resuming a run nor its number of
-workers or processes changes a clip. For repeated augmentation call a function again with the same generator.
+Random parameters are sampled once per clip and applied to all of its frames. They come from the generator passed in,
+which `sample_generator` creates from (seed, epoch, sample index), so that neither resuming a run nor its number of
+workers or processes changes a clip. For repeated augmentation, call a function again with the same generator.
 
-The first two return uint8: a worker crops, a quarter of the bytes travels to the device, normalising happens there.
-Fine-tuning returns normalised floats, because the official code interpolates and erases after normalising.
+The first two return uint8, a quarter of the bytes of float32; the clips are normalised on the device. Fine-tuning
+returns normalised floats, because the official code interpolates and erases after normalisation.
 """
 
 import math
@@ -27,13 +27,13 @@ from .resize_umt import resize_bicubic_no_antialias
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The source of all randomness of one sample in one epoch: frame choice first, augmentation after it.
+    """Random generator of one sample in one epoch, used for frame sampling first and for augmentation after it.
 
     Args:
         seed, epoch, index: non-negative integers below 2^32; different triples give independent streams.
 
     Raises:
-        ValueError: a number is out of that range.
+        ValueError: an argument is out of that range.
     """
     if not all(0 <= number < 2**32 for number in (seed, epoch, index)):
         raise ValueError(f"seed, epoch and index must be 0 to 2^32 - 1, not {seed}, {epoch} and {index}.")
@@ -43,22 +43,22 @@ def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 def augment_for_pretraining(
     frames: torch.Tensor | np.ndarray, generator: np.random.Generator, size: int = 224, flip: bool = True
 ) -> torch.Tensor:
-    """Stage 1: multi-scale fixed crop to `size` x `size`, then a horizontal flip half of the time.
+    """Stage 1: multi-scale fixed crop to `size` x `size`, then a horizontal flip with probability 0.5.
 
-    The official resize is Pillow's bilinear. torchvision's, used here, takes under half the time, and on real clips
-    0.6 % of the values differ by one grey level and one in a million by two: its weights have fewer bits.
+    The official resize is Pillow's bilinear. torchvision's, used here, takes less than half the time. Its weights have
+    fewer bits: on real clips 0.6 % of the values differ by one grey level and one in a million by two.
 
     Args:
         frames: uint8, a tensor `(frames, 3, height, width)` or an array `(frames, height, width, 3)` as decoded.
-        generator: the only source of randomness, see `sample_generator`.
-        size: side of the result in pixels.
+        generator: random generator of the sample, see `sample_generator`.
+        size: side length of the result in pixels.
         flip: False where left and right matter.
 
     Returns:
         uint8 `(frames, 3, size, size)`.
 
     Raises:
-        ValueError: the frames are not uint8 RGB frames of a shape named above.
+        ValueError: the frames are not uint8 RGB frames of one of the shapes above.
     """
     clip = as_clip(frames)
     top, left, height, width = draw_multi_scale_box(generator, *clip.shape[-2:], size)
@@ -73,8 +73,8 @@ def augment_for_pretraining(
 def augment_for_video_text(
     frames: torch.Tensor | np.ndarray, generator: np.random.Generator, size: int = 224, flip: bool = True
 ) -> torch.Tensor:
-    """Stage 2 and its downstream tasks: random resized crop of at least half the frame, and a horizontal flip half of
-    the time, which the official code does whatever the data set.
+    """Stage 2 and its downstream tasks: random resized crop of at least half the frame, then a horizontal flip with
+    probability 0.5, which the official code applies on every data set.
 
     Arguments, result and errors are those of `augment_for_pretraining`. The resize is bicubic without antialias,
     rounded and clamped to uint8.
@@ -95,25 +95,26 @@ def augment_for_finetuning(
     scale: tuple[float, float] = (0.08, 1.0),
     erasing_probability: float = 0.25,
 ) -> torch.Tensor:
-    """Action recognition: RandAugment, random resized crop, horizontal flip half of the time, random erasing.
+    """Action recognition: RandAugment, random resized crop, horizontal flip with probability 0.5, random erasing.
 
-    The crop is interpolated bilinearly without antialias. It is cut out before it is normalised rather than after,
-    which changes nothing but rounding, as the weights of bilinear interpolation add up to one.
+    The crop is interpolated bilinearly without antialias, and before normalisation, while the official code normalises
+    first. The results differ only by rounding, because the weights of bilinear interpolation sum to one.
 
     Args:
         frames: uint8, a tensor `(frames, 3, height, width)` or an array `(frames, height, width, 3)` as decoded.
-        generator: the only source of randomness, see `sample_generator`.
-        size: side of the result in pixels.
+        generator: random generator of the sample, see `sample_generator`.
+        size: side length of the result in pixels.
         flip: False where left and right matter, as in Something-Something.
-        num_ops, magnitude: of RandAugment; the recipes never change the defaults, `num_ops=0` turns it off.
-        scale: smallest and largest share of the frame's area that the crop covers.
-        erasing_probability: how often a rectangle of noise is put in.
+        num_ops, magnitude: parameters of `rand_augment`; the recipes never change the defaults. `num_ops=0` disables
+            it.
+        scale: smallest and largest fraction of the frame's area that the crop covers.
+        erasing_probability: probability of random erasing.
 
     Returns:
-        float32 `(frames, 3, size, size)`, normalised by the mean and deviation of ImageNet.
+        float32 `(frames, 3, size, size)`, normalised by ImageNet's mean and standard deviation.
 
     Raises:
-        ValueError: the frames are not uint8 RGB frames of a shape named above.
+        ValueError: the frames are not uint8 RGB frames of one of the shapes above.
     """
     clip = rand_augment(as_clip(frames), generator, num_ops, magnitude)
     box = draw_resized_crop_box(generator, *clip.shape[-2:], scale)
@@ -126,8 +127,8 @@ def augment_for_finetuning(
 
 
 def as_clip(frames: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Decoded frames as a uint8 tensor `(frames, 3, height, width)`, without copying. Tensors have their channels
-    second, arrays last."""
+    """Decoded frames as a uint8 tensor `(frames, 3, height, width)`, without copying. A tensor has its channels in the
+    second dimension, an array in the last one."""
     is_array = isinstance(frames, np.ndarray)
     clip = torch.from_numpy(frames) if is_array else frames
     if is_array and clip.ndim == 4:
@@ -136,23 +137,24 @@ def as_clip(frames: torch.Tensor | np.ndarray) -> torch.Tensor:
         expected = "array (frames, height, width, 3)" if is_array else "tensor (frames, 3, height, width)"
         raise ValueError(
             f"Frames to augment must be a uint8 {expected}, not {frames.dtype} of shape {tuple(frames.shape)}. "
-            "Augmentation comes before normalising; give it the frames as decoded."
+            "Augmentation comes before normalisation; pass the frames as decoded."
         )
     return clip
 
 
 def random_flip(clip: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-    """All frames `(frames, channels, height, width)` mirrored left to right, half of the time."""
+    """Mirrors all frames `(frames, channels, height, width)` left to right with probability 0.5."""
     return tvF.horizontal_flip(clip) if generator.random() < 0.5 else clip
 
 
 def draw_multi_scale_box(
     generator: np.random.Generator, height: int, width: int, size: int = 224
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a stage-1 window, always inside the frame.
+    """(top, left, height, width) of a random stage-1 crop, always inside the frame.
 
-    A frame whose shorter side is a pixel or two below `size` gets windows that stick out (the official code fills them
-    with black), one of a single pixel gets empty ones. Both are cut down, or filled up, to what the frame holds.
+    In a frame whose shorter side is one or two pixels below `size`, the official crop can extend beyond the frame (the
+    official code fills the outside with black); in a frame of a single pixel it can be empty. Here crops are clamped
+    to the frame and to at least one pixel.
     """
     top, left, crop_height, crop_width = random_multi_scale_crop(height, width, generator, size)
     crop_height, crop_width = min(max(crop_height, 1), height), min(max(crop_width, 1), width)
@@ -171,10 +173,10 @@ def draw_resized_crop_box(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a window that covers a uniform share of the frame's area, from `scale`, with a
-    log-uniform width over height, from `ratio`.
+    """(top, left, height, width) of a random crop. Its fraction of the frame's area is uniform in `scale`, its aspect
+    ratio (width over height) log-uniform in `ratio`.
 
-    After ten windows that do not fit it is the largest centred window within `ratio`.
+    If none of ten sampled crops fits, the result is the largest centred crop with an aspect ratio within `ratio`.
     """
     for _ in range(10):
         area = generator.uniform(*scale) * height * width
@@ -193,12 +195,14 @@ def draw_resized_crop_box(
 
 
 def random_erasing(clip: torch.Tensor, generator: np.random.Generator, probability: float = 0.25) -> torch.Tensor:
-    """With `probability`, one rectangle of all frames becomes standard normal noise, fresh for every pixel and frame.
+    """With `probability`, replaces one rectangle, the same in all frames, by standard normal noise.
+
+    The noise is independent for every pixel and frame.
 
     Args:
-        clip: normalised float `(frames, channels, height, width)`; not changed, the result is a new tensor if erased.
-        generator: the only source of randomness.
-        probability: of erasing.
+        clip: normalised float `(frames, channels, height, width)`; not modified, an erased clip is a new tensor.
+        generator: random generator of the sample.
+        probability: probability of erasing.
     """
     if generator.random() >= probability:
         return clip
@@ -213,8 +217,8 @@ def random_erasing(clip: torch.Tensor, generator: np.random.Generator, probabili
 
 
 def draw_erasing_box(generator: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int] | None:
-    """(top, left, height, width) of a rectangle of 1/50 to 1/3 of the frame's area and 0.3 to 1/0.3 height over width,
-    or None if a hundred draws were all too large for the frame."""
+    """(top, left, height, width) of a random rectangle with 1/50 to 1/3 of the frame's area and an aspect ratio
+    (height over width) of 0.3 to 1/0.3, or None if none of a hundred samples fits the frame."""
     for _ in range(100):
         area_fraction = generator.uniform(0.02, 1 / 3)
         log_aspect = generator.uniform(math.log(0.3), -math.log(0.3))
@@ -227,8 +231,8 @@ def draw_erasing_box(generator: np.random.Generator, height: int, width: int) ->
 
 
 def erasing_size(height: int, width: int, area_fraction: float, log_aspect: float) -> tuple[int, int] | None:
-    """(height, width) in pixels of a rectangle of that share of the frame and that log of height over width, or None
-    if it is not smaller than the frame in both directions."""
+    """(height, width) in pixels of a rectangle with this fraction of the frame's area and this logarithm of height
+    over width, or None if it is not smaller than the frame in both directions."""
     area, aspect = area_fraction * height * width, math.exp(log_aspect)
     box_height, box_width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
     return (box_height, box_width) if box_height < height and box_width < width else None

@@ -1,8 +1,8 @@
-"""Captions and questions as the text encoder of UMT (arXiv 2303.16058, stage 2) was trained on them: clean lower case.
+"""Normalises captions and questions as in the training data of UMT's text encoder (arXiv 2303.16058, stage 2).
 
-The rules are those of the released code. Unusual: the apostrophe is deleted rather than replaced ("what's" becomes
-"whats"), a single tab or line break inside a caption stays (the word splitter takes it for a space), and the dot of a
-number goes too ("3.5" becomes "35"). Answers are not cleaned: they are ranked as they are written.
+The rules are those of the released code. An apostrophe is deleted rather than replaced ("what's" becomes "whats"), and
+so is the dot of a number ("3.5" becomes "35"). A single tab or line break inside a caption stays; the tokenizer treats
+it as a space. Answers are not cleaned: they are ranked as written.
 """
 
 import re
@@ -12,17 +12,12 @@ _SPACED = str.maketrans("-/", "  ")
 _RUNS_OF_SPACE = re.compile(r"\s{2,}")
 
 
-def clean_caption(text: str, max_words: int | None = None) -> str:
+def clean_caption(text: str) -> str:
     """A caption or question in lower case without punctuation.
 
-    Args:
-        text: as written.
-        max_words: words to keep, counted between spaces; all by default.
-
     Returns:
-        The text without `, . ' ! ? " ( ) * # : ; ~`, with a space for `-` and `/`, `person` for `<person>`, one space
-        for several, and none at its ends.
+        The text without the characters `, . ' ! ? " ( ) * # : ; ~`. `-` and `/` are replaced by a space, `<person>` by
+        `person`, and runs of white space by one space; spaces at both ends are removed.
     """
     text = text.lower().translate(_DELETED).translate(_SPACED).replace("<person>", "person")
-    text = _RUNS_OF_SPACE.sub(" ", text).rstrip("\n").strip(" ")
-    return text if max_words is None else " ".join(text.split(" ")[:max_words])
+    return _RUNS_OF_SPACE.sub(" ", text).rstrip("\n").strip(" ")

@@ -1,18 +1,18 @@
-"""Where frames are cut: sizes and corners of the official test views and of the stage-1 multi-scale crop, as integer
-arithmetic without pixels (UMT, arXiv 2303.16058; the rules are those of the official code).
+"""Crop sizes and positions of the official test views and of the stage-1 multi-scale crop: integer arithmetic without
+pixels (UMT, arXiv 2303.16058; the rules are those of the official code).
 
 Sizes and positions are (height, width) and (top, left) throughout; the official crop lists are (width, height).
 
-What surprises: the validation crop rounds half to even while the single test crop truncates, so the two differ by a
-pixel for odd margins; multi-scale crops within two pixels of the target size snap to it; four of their thirteen
-positions are quarter points. Left out: the fixed three-position crop on unresized frames (no published recipe).
+Unusual: the validation crop rounds half to even while the single test crop truncates, so the two differ by a pixel for
+odd margins; multi-scale crops within two pixels of the target size snap to it; four of their thirteen positions are
+quarter points. Left out: the fixed three-position crop on unresized frames (no published recipe uses it).
 """
 
 import numpy as np
 
 
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) after resizing so that the shorter side becomes `short_side`; the longer one is truncated."""
+    """(height, width) after resizing the shorter side to `short_side`; the longer side is rounded down."""
     _check_positive(height=height, width=width, short_side=short_side)
     if height <= width:
         return short_side, int(short_side * width / height)
@@ -20,7 +20,7 @@ def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def center_crop(height: int, width: int, size: int) -> tuple[int, int]:
-    """(top, left) of the centred square of validation: half the margin, rounded half to even.
+    """(top, left) of the centred square crop of validation: half the margin, rounded half to even.
 
     Raises ValueError if the frame is smaller than `size`."""
     _check_fits(height, width, size)
@@ -28,38 +28,42 @@ def center_crop(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def test_crops(height: int, width: int, size: int, num_crops: int) -> list[tuple[int, int]]:
-    """(top, left) of `num_crops` squares of `size` spread evenly along the longer side (the height if both are equal).
+    """(top, left) of `num_crops` square crops of `size`, spaced evenly along the longer side (the height if both are
+    equal).
 
-    One crop is the centre, truncated. The frame's shorter side is expected to be `size` already (`resized_size`); on a
-    larger one the crops lie at its beginning, as in the official code. Raises ValueError if the frame is smaller than
-    `size` or `num_crops` is below 1.
+    A single crop is centred, rounded down. The frame's shorter side should be `size` already (`resized_size`); on a
+    longer one the crops are placed at its start, as in the official code. Raises ValueError if the frame is smaller
+    than `size` or `num_crops` is below 1.
     """
     _check_fits(height, width, size)
     if num_crops < 1:
-        raise ValueError(f"num_crops is {num_crops}; ask for at least one crop.")
+        raise ValueError(f"num_crops is {num_crops}; expected at least 1.")
     margin = max(height, width) - size
     starts = [int(margin / 2)] if num_crops == 1 else [int(c * margin / (num_crops - 1)) for c in range(num_crops)]
     return [(start, 0) if height >= width else (0, start) for start in starts]
 
 
-test_crops.__test__ = False  # a name that pytest would otherwise collect wherever it is imported
+test_crops.__test__ = False  # pytest would otherwise collect it wherever it is imported
 
 
 def multi_scale_crop_sizes(
     height: int, width: int, size: int = 224, scales: tuple[float, ...] = (1, 0.875, 0.75, 0.66)
 ) -> list[tuple[int, int]]:
-    """The (height, width) candidates of the stage-1 crop: sides `int(shorter side * scale)`, those closer than 3
-    pixels to `size` replaced by it, in every pair whose scales are at most one step apart (10 pairs for 4 scales)."""
+    """The candidate sizes (height, width) of the stage-1 crop.
+
+    Sides are `int(shorter side * scale)`; a side less than 3 pixels from `size` is replaced by it. The result is every
+    pair of sides whose scales are at most one step apart (10 pairs for 4 scales).
+    """
     _check_positive(height=height, width=width, size=size)
     sides = [int(min(height, width) * scale) for scale in scales]
-    # a frame of 222 or 223 pixels keeps its size: the official code would cut outside of it
+    # a frame of 222 or 223 pixels keeps its size: the official crop would extend beyond it
     sides = [size if abs(side - size) < 3 and size <= min(height, width) else side for side in sides]
     return [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
 
 
 def multi_scale_crop_positions(height: int, width: int, crop_height: int, crop_width: int) -> list[tuple[int, int]]:
-    """The 13 (top, left) candidates of a stage-1 crop on a grid of quarters of the margin: corners, centre, edge
-    midpoints, quarter points. Positions coincide where a margin is small."""
+    """The 13 candidate positions (top, left) of a stage-1 crop, on a grid of quarters of the margin: corners, centre,
+    edge midpoints, quarter points. Positions coincide where a margin is small."""
     row, column = (height - crop_height) // 4, (width - crop_width) // 4
     corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
     cross = [(2, 2), (2, 0), (2, 4), (4, 2), (0, 2)]
@@ -70,8 +74,8 @@ def multi_scale_crop_positions(height: int, width: int, crop_height: int, crop_w
 def random_multi_scale_crop(
     height: int, width: int, generator: np.random.Generator, size: int = 224
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the stage-1 training crop: a size and then a position, each drawn uniformly. The
-    same crop serves all frames of a clip and is resized to `size` x `size`."""
+    """(top, left, height, width) of the stage-1 training crop: a size and then a position, each sampled uniformly. The
+    same crop is used for all frames of a clip and resized to `size` x `size`."""
     sizes = multi_scale_crop_sizes(height, width, size)
     crop_height, crop_width = sizes[generator.integers(len(sizes))]
     positions = multi_scale_crop_positions(height, width, crop_height, crop_width)

@@ -1,7 +1,7 @@
-"""Which frames of a video make a clip: index arithmetic, no pixels (UMT, arXiv 2303.16058, appendix "Implementation
-Details": sparse sampling after TSN; the exact rules are those of the official code).
+"""Frame sampling: the frame indices of a clip, without pixels (UMT, arXiv 2303.16058, appendix "Implementation
+Details": sparse sampling as in TSN; the exact rules are those of the official code).
 
-Four families, each with a test-time rule (`sample_clips`) and a training rule (`sample_training_clip`):
+Four rules, each with a test-time variant (`sample_clips`) and a training variant (`sample_training_clip`):
 
 | `sampling` | used for | test-time views | training |
 |---|---|---|---|
@@ -10,14 +10,14 @@ Four families, each with a test-time rule (`sample_clips`) and a training rule (
 | "middle" | stage 2, retrieval, question answering | middle frame of F intervals | any but an interval's last frame |
 | "dense" | fixed frame stride | windows spread evenly over the video | one window anywhere |
 
-What surprises: "sparse" rounds half to even and its views may repeat a frame of a short video; stage 1 gives frame 0
-again and again for a video shorter than the clip; the multi-modality training rule never takes the last frame of an
-interval and turns into a sorted random subset as soon as one interval has a single frame.
+Unusual: "sparse" rounds half to even, and its views may repeat a frame of a short video; stage 1 repeats frame 0 for a
+video shorter than the clip; the training rule of "middle" never returns the last frame of an interval, and becomes a
+sorted random subset as soon as one interval has a single frame.
 
-Left out of the official code because no published recipe uses it: the dense validation window (it ends where it
-should start and wraps around to the end of short videos), the raw-frame Something-Something V2 reader, stage 1 with a
-single segment and a stride, more than two views of "segments" (the official reader then returns too many frames), and
-the `fps…` and `fix_start` modes of the multi-modality reader (varying counts, indices past the end).
+Left out, because no published recipe uses it: the official dense validation window (it ends where it should start and
+wraps around to the end of short videos), the raw-frame Something-Something V2 reader, stage 1 with a single segment
+and a stride, more than two views of "segments" (the official reader then returns too many frames), and the `fps…` and
+`fix_start` modes of the multi-modality reader (varying numbers of frames, indices beyond the end).
 """
 
 import numpy as np
@@ -34,19 +34,19 @@ def sample_clips(
         sampling: "sparse" (default), "segments", "middle" or "dense"; see the table of this module.
         num_clips: number S of views. "sparse" and "dense" take any; one sparse view is the validation clip. "middle"
             has one view. "segments" has one (the middles: the validation clip) or two (starts, then middles).
-        frame_stride: distance in frames between neighbours of a dense clip; ignored by the other rules. One dense
-            view is the centred window: the official rule divides by S-1 and has none.
+        frame_stride: distance in frames between neighbouring frames of a dense clip; ignored by the other rules. One
+            dense view is the centred window; the official rule divides by S-1 and does not define it.
 
     Returns:
         int64 `(num_clips, num_frames)`, each row ascending (frames repeat where the video is too short) and within
         `[0, num_video_frames)`.
 
     Raises:
-        ValueError: for an unknown rule, a count or stride below 1, or a number of views that the rule does not have.
+        ValueError: for an unknown rule, a count or stride below 1, or an unsupported number of views.
     """
     _check(num_video_frames, num_frames, sampling, frame_stride)
     if num_clips < 1:
-        raise ValueError(f"num_clips is {num_clips}; ask for at least one view.")
+        raise ValueError(f"num_clips is {num_clips}; expected at least 1.")
     if sampling == "sparse":
         return _sparse_views(num_video_frames, num_frames, num_clips)
     if sampling == "dense":
@@ -68,15 +68,15 @@ def sample_training_clip(
     generator: np.random.Generator,
     frame_stride: int = 1,
 ) -> np.ndarray:
-    """Frame indices of one randomly drawn training clip.
+    """Frame indices of one randomly sampled training clip.
 
     Args:
         num_video_frames: length L of the video in frames, at least 1.
         num_frames: frames F of the clip, at least 1.
         sampling: "sparse" (classification), "segments" (stage 1 and Something-Something V2), "middle" (stage 2,
             retrieval, question answering) or "dense" (with `frame_stride`); see the table of this module.
-        generator: the only source of randomness.
-        frame_stride: distance in frames between neighbours of a dense clip; ignored by the other rules.
+        generator: random generator of the sample.
+        frame_stride: distance in frames between neighbouring frames of a dense clip; ignored by the other rules.
 
     Returns:
         int64 `(num_frames,)`, ascending and within `[0, num_video_frames)`.
@@ -103,12 +103,12 @@ def sample_training_clip(
 
 
 def trimmed_length(num_video_frames: int, fps: float, seconds: float = 30.0) -> int:
-    """Length in frames of a video cut after `seconds`, at least 1: the `trimmed30` rule of the DiDeMo recipes, where
-    the usual rule then samples from the first frames only. `fps` is the average rate of the video."""
+    """Length in frames, at least 1, of a video cut after `seconds`: the `trimmed30` rule of the DiDeMo recipes, which
+    sample from these first frames only. `fps` is the average frame rate of the video."""
     if num_video_frames < 1 or fps <= 0 or seconds <= 0:
         raise ValueError(
-            f"A length of {num_video_frames} frames at {fps} frames per second can't be cut after {seconds} s; "
-            "all three must be positive."
+            f"A video of {num_video_frames} frames at {fps} frames per second can't be cut after {seconds} s; all "
+            "three values must be positive."
         )
     return max(1, int(seconds * fps)) if num_video_frames / fps > seconds else num_video_frames
 
@@ -117,11 +117,11 @@ def _check(num_video_frames: int, num_frames: int, sampling: str, frame_stride: 
     if sampling not in ("sparse", "segments", "middle", "dense"):
         raise ValueError(f'sampling is {sampling!r}; choose "sparse", "segments", "middle" or "dense".')
     if num_video_frames < 1:
-        raise ValueError(f"The video has {num_video_frames} frames; at least one is needed to sample from.")
+        raise ValueError(f"The video has {num_video_frames} frames; expected at least 1.")
     if num_frames < 1:
-        raise ValueError(f"num_frames is {num_frames}; a clip has at least one frame.")
+        raise ValueError(f"num_frames is {num_frames}; expected at least 1.")
     if frame_stride < 1:
-        raise ValueError(f"frame_stride is {frame_stride}; neighbouring frames are at least 1 apart.")
+        raise ValueError(f"frame_stride is {frame_stride}; expected at least 1.")
 
 
 def _sparse_edges(length: int, num_frames: int) -> np.ndarray:
@@ -145,7 +145,7 @@ def _segment_views(length: int, num_frames: int, num_clips: int) -> np.ndarray:
 
 
 def _interval_bounds(length: int, num_frames: int) -> np.ndarray:
-    """Bounds of min(F, L) intervals: interval j holds the frames from bounds[j] to bounds[j+1] - 1."""
+    """Bounds of min(F, L) intervals: interval j contains the frames bounds[j] to bounds[j+1] - 1."""
     return np.linspace(0, length, min(num_frames, length) + 1).astype(np.int64)
 
 
@@ -156,7 +156,7 @@ def _dense_views(length: int, num_frames: int, num_clips: int, stride: int) -> n
     else:
         starts = (np.arange(num_clips) * (room / (num_clips - 1))).astype(np.int64)
     clips = starts[:, None] + stride * np.arange(num_frames)
-    # a video shorter than the window repeats the last frame that lies on the stride
+    # a video shorter than the window repeats its last frame at a multiple of the stride
     last = starts + (length - 1 - starts) // stride * stride
     return np.minimum(clips, last[:, None])
 

@@ -1,9 +1,9 @@
-"""Mixup, CutMix and smoothed targets: the batch augmentation with which UMT (arXiv 2303.16058) is fine-tuned.
+"""Mixup, CutMix and label smoothing: the batch augmentation of fine-tuning in UMT (arXiv 2303.16058).
 
-Every clip of a batch is mixed with the clip at the mirrored place, sample i with sample B - 1 - i, all with one
-coefficient: blended as a whole (Mixup, arXiv 1710.09412), or with a box of the partner pasted into every frame
-(CutMix, arXiv 1905.04899). What is drawn (`draw_mix`) is apart from what is done with it, so that the latter is plain
-tensor arithmetic on any device. The loss is `torch.nn.functional.cross_entropy`, which takes soft targets.
+Sample i of a batch of size B is mixed with sample B - 1 - i, with one coefficient for the batch: the clips are blended
+(Mixup, arXiv 1710.09412), or a box of the partner is pasted into every frame (CutMix, arXiv 1905.04899). Sampling the
+parameters (`draw_mix`) is separate from applying them, which is plain tensor arithmetic on any device. The loss is
+`torch.nn.functional.cross_entropy`, which accepts soft targets.
 """
 
 from typing import NamedTuple
@@ -13,9 +13,9 @@ import torch
 
 
 class Mix(NamedTuple):
-    """How a batch is mixed: `lam` is the share of the sample itself in its target, `1 - lam` its partner's.
+    """Parameters of a mix: `lam` is the weight of the sample itself in its target, `1 - lam` that of its partner.
 
-    `box` is None for Mixup; for CutMix (top, left, height, width) in pixels, what comes from the partner.
+    `box` is None for Mixup; for CutMix it is the region taken from the partner, (top, left, height, width) in pixels.
     """
 
     lam: float
@@ -29,13 +29,13 @@ def draw_mix(
     mixup_alpha: float = 0.8,
     cutmix_alpha: float = 1.0,
 ) -> Mix:
-    """Draws Mixup or CutMix, each half of the time, and its coefficient from Beta(alpha, alpha).
+    """Samples Mixup or CutMix, each with probability 0.5, and its coefficient from Beta(alpha, alpha).
 
     Args:
-        generator: the only source of randomness.
-        height, width: of the frames, in pixels.
-        mixup_alpha, cutmix_alpha: the defaults are those of every published recipe. With one at 0 the other is always
-            used; with both at 0 nothing is mixed (`lam` is 1).
+        generator: random generator of the batch.
+        height, width: size of the frames in pixels.
+        mixup_alpha, cutmix_alpha: the defaults are those of every published recipe. If one is 0, the other method is
+            always used; if both are 0, nothing is mixed (`lam` is 1).
 
     Raises:
         ValueError: a negative alpha.
@@ -55,8 +55,8 @@ def draw_mix(
 def cutmix_box(height: int, width: int, lam: float, center_y: int, center_x: int) -> Mix:
     """The CutMix whose box covers about `1 - lam` of the frame around a centre pixel.
 
-    The box has the frame's aspect. What of it lies outside the frame is cut off, and `lam` becomes the share of the
-    frame that the box really leaves.
+    The box has the frame's aspect ratio and is clipped to the frame; `lam` of the result is the fraction of the frame
+    outside the clipped box.
     """
     side = (1.0 - lam) ** 0.5
     half_height, half_width = int(height * side) // 2, int(width * side) // 2
@@ -72,10 +72,10 @@ def mix_batch(
     """Mixes a batch with itself reversed. In a batch of odd size the middle clip is its own partner.
 
     Args:
-        clips: float `(batch, frames, channels, height, width)`; normalised or not makes no difference.
+        clips: float `(batch, frames, channels, height, width)`, normalised or not.
         labels: int64 `(batch,)`.
         num_labels: number of classes.
-        mix: what `draw_mix` drew for this batch.
+        mix: parameters from `draw_mix` for this batch.
         label_smoothing: see `smooth_targets`.
 
     Returns:
@@ -91,7 +91,7 @@ def mix_clips(clips: torch.Tensor, partners: torch.Tensor, mix: Mix) -> torch.Te
     """Mixes `clips` with `partners`, both float `(batch, ..., height, width)`, into a new tensor.
 
     Raises:
-        ValueError: the clips are integers, whose blend would be rounded off.
+        ValueError: the clips are integers, so that blending would truncate them.
     """
     if not clips.is_floating_point():
         raise ValueError(f"Clips to mix are {clips.dtype}; normalise them to a floating-point tensor first.")
@@ -106,16 +106,16 @@ def mix_clips(clips: torch.Tensor, partners: torch.Tensor, mix: Mix) -> torch.Te
 def mix_targets(
     labels: torch.Tensor, partner_labels: torch.Tensor, num_labels: int, lam: float, label_smoothing: float = 0.1
 ) -> torch.Tensor:
-    """Soft targets, float32 `(batch, num_labels)`, of two int64 labels `(batch,)`: `lam` of the one, the rest of the
-    other, both smoothed as `smooth_targets` does."""
+    """Soft targets, float32 `(batch, num_labels)`, from int64 labels `(batch,)` weighted by `lam` and partner labels
+    weighted by `1 - lam`, both smoothed by `smooth_targets`."""
     own = smooth_targets(labels, num_labels, label_smoothing)
     partner = smooth_targets(partner_labels, num_labels, label_smoothing)
     return own * lam + partner * (1.0 - lam)
 
 
 def smooth_targets(labels: torch.Tensor, num_labels: int, label_smoothing: float = 0.1) -> torch.Tensor:
-    """Float32 `(batch, num_labels)`: `label_smoothing / num_labels` everywhere, and `1 - label_smoothing` on top of it
-    at the label. A label outside `0 .. num_labels - 1` is PyTorch's own index error."""
+    """Smoothed targets, float32 `(batch, num_labels)`: `label_smoothing / num_labels` for every class, plus
+    `1 - label_smoothing` for the label. A label outside `0 .. num_labels - 1` raises PyTorch's index error."""
     off_value = label_smoothing / num_labels
     targets = torch.full((len(labels), num_labels), off_value, dtype=torch.float32, device=labels.device)
     return targets.scatter_(1, labels.unsqueeze(1), 1.0 - label_smoothing + off_value)

@@ -1,11 +1,10 @@
-"""Videos and texts for the video-text models in one object (UMT, arXiv 2303.16058, stage 2): `UMTVideoProcessor` and
-BERT's word pieces.
+"""Processor of the video-text models (UMT, arXiv 2303.16058, stage 2): `UMTVideoProcessor` and a BERT tokenizer.
 
-Unusual: a text is `[CLS] words` with no `[SEP]` at its end, because the tokenizer that the published models were
-trained with adds none; a stock BERT tokenizer changes every text feature. So that it survives saving, the tokenizer is
-a plain `PreTrainedTokenizerFast` with a template of its own: a `BertTokenizer` builds its usual one again when loaded.
-Captions and questions are cleaned first (`caption_cleaning_umt`), and always padded to one length. Answers are not
-cleaned, and do end in `[SEP]`.
+Unusual: a text is encoded as `[CLS] tokens` without a final `[SEP]`, because the published models were trained with
+such a tokenizer; a stock BERT tokenizer changes every text feature. The tokenizer is a plain `PreTrainedTokenizerFast`
+with its own template, which survives saving: a `BertTokenizer` restores its default template when loaded. Captions and
+questions are cleaned first (`caption_cleaning_umt`) and always padded to one length. Answers are not cleaned and end
+in `[SEP]`.
 """
 
 import os
@@ -25,8 +24,8 @@ from .video_processing_umt import UMTVideoProcessor, UMTVideosKwargs
 
 
 class UMTProcessorKwargs(ProcessingKwargs, total=False):
-    """Options of a call: those of `UMTVideoProcessor` (`videos_kwargs`) and of the tokenizer (`text_kwargs`), also
-    without these words around them."""
+    """Options of a call: those of `UMTVideoProcessor` (`videos_kwargs`) and of the tokenizer (`text_kwargs`), nested
+    or as plain keyword arguments."""
 
     videos_kwargs: UMTVideosKwargs
     _defaults = {"text_kwargs": {"padding": "max_length", "truncation": True}}
@@ -38,13 +37,13 @@ class UMTProcessor(ProcessorMixin):
 
     Args:
         video_processor ([`UMTVideoProcessor`]): see there for its options.
-        tokenizer (`PreTrainedTokenizerFast`): without a `[SEP]` at the end of a text, as `from_bert` makes it.
-        max_text_length (`int`, defaults to 32): Tokens of a caption or question, `[CLS]` included; the rest is cut
-            off, and shorter ones are padded. 32 in stage 2; the published downstream models use 25 to 150.
-        max_answer_length (`int`, defaults to 5): Tokens of an answer, see `encode_answers`.
+        tokenizer (`PreTrainedTokenizerFast`): tokenizer without a `[SEP]` at the end of a text, see `from_bert`.
+        max_text_length (`int`, defaults to 32): Number of tokens of a caption or question, including `[CLS]`; longer
+            texts are truncated, shorter ones padded. 32 in stage 2; the published downstream models use 25 to 150.
+        max_answer_length (`int`, defaults to 5): Number of tokens of an answer, see `encode_answers`.
 
     Raises:
-        ValueError: the tokenizer starts a text with another token than `[CLS]`, or puts a `[SEP]` at its end.
+        ValueError: the tokenizer does not start a text with `[CLS]`, or adds a `[SEP]`.
 
     Example:
 
@@ -63,8 +62,8 @@ class UMTProcessor(ProcessorMixin):
         ids = tokenizer("a").input_ids
         if ids[0] != tokenizer.cls_token_id or tokenizer.sep_token_id in ids:
             raise ValueError(
-                "The tokenizer must encode a text as [CLS] and its words, with no [SEP] at the end; this one encodes "
-                f"'a' as {tokenizer.convert_ids_to_tokens(ids)}. `UMTProcessor.from_bert` makes one."
+                "The tokenizer must encode a text as [CLS] and its tokens, without [SEP] at the end; this one encodes "
+                f"'a' as {tokenizer.convert_ids_to_tokens(ids)}. Create one with `UMTProcessor.from_bert`."
             )
         self.max_text_length = max_text_length
         self.max_answer_length = max_answer_length
@@ -79,18 +78,18 @@ class UMTProcessor(ProcessorMixin):
         max_text_length: int = 32,
         **video_options: Any,
     ) -> "UMTProcessor":
-        """The processor of a stage-2 model, with BERT's vocabulary: whole frames squashed to a square by bicubic
-        interpolation without antialias, the middle frame of each of `num_frames` intervals.
+        """Creates the processor of a stage-2 model with BERT's vocabulary. A clip consists of the middle frame of each
+        of `num_frames` intervals, resized to a square, without a crop, by bicubic interpolation without antialias.
 
         Args:
-            bert: Hub id or folder of a BERT (`bert-base-uncased`), its `vocab.txt`, or its tokenizer.
-            num_frames: Frames of a clip; 4 in stage 2, 12 in the published downstream models.
-            image_size: Side of a frame in pixels.
-            max_text_length: Tokens of a text.
+            bert: Hub id or folder of a BERT model (`bert-base-uncased`), its `vocab.txt`, or its tokenizer.
+            num_frames: Number of frames of a clip; 4 in stage 2, 12 in the published downstream models.
+            image_size: Side length of a frame in pixels.
+            max_text_length: Number of tokens of a text.
             video_options: Any other option of [`UMTVideoProcessor`].
 
         Raises:
-            OSError: there is no such tokenizer.
+            OSError: the tokenizer does not exist.
         """
         options = {
             "num_frames": num_frames,
@@ -106,27 +105,27 @@ class UMTProcessor(ProcessorMixin):
     def __call__(
         self, images=None, text: str | Sequence[str] | None = None, videos=None, **kwargs: Unpack[UMTProcessorKwargs]
     ) -> UMTVideoFeatures:
-        """Videos or images, texts, or both.
+        """Processes videos or images, texts, or both.
 
         Args:
             images: An image or a list of images, each a video of one frame.
-            text: A caption or question, or a list of them; cleaned, cut and padded to `max_text_length`
+            text: A caption or question, or a list of them; cleaned, then truncated or padded to `max_text_length`
                 (`max_length=` in a call).
-            videos: As [`UMTVideoProcessor.preprocess`] takes them. A list of images is one video.
+            videos: See [`UMTVideoProcessor.preprocess`]. A list of images is one video.
             kwargs: Options of a call, see [`UMTProcessorKwargs`].
 
         Returns:
             `pixel_values_videos (views, frames, channels, height, width)`; `input_ids` and `attention_mask
-            (texts, max_length)`. `video_indices` and `errors` as attributes, as the video processor gives them.
+            (texts, max_length)`. `video_indices` and `errors` of the video processor as attributes.
 
         Raises:
-            ValueError: nothing given, both images and videos, texts that are not strings, or an unknown option.
+            ValueError: no input, both images and videos, texts that are not strings, or an unknown option.
             VideoDecodeError: see [`UMTVideoProcessor.preprocess`].
         """
         if images is None and text is None and videos is None:
-            raise ValueError("Nothing was given to UMTProcessor; give `text`, and `videos` or `images`.")
+            raise ValueError("UMTProcessor was called without inputs; pass `text`, `videos` or `images`.")
         if images is not None and videos is not None:
-            raise ValueError("Both `images` and `videos` were given; each is a batch of its own, so call twice.")
+            raise ValueError("Both `images` and `videos` were given; they are separate batches, so call twice.")
         self._check_options(kwargs)
         options = self._merge_kwargs(UMTProcessorKwargs, tokenizer_init_kwargs={}, **kwargs)
 
@@ -143,11 +142,11 @@ class UMTProcessor(ProcessorMixin):
         return UMTVideoFeatures(data, None, video_indices, errors)
 
     def encode_answers(self, answers: str | Sequence[str], **kwargs) -> UMTVideoFeatures:
-        """Answers as the answer decoder takes them: `[CLS] words [SEP]`, not cleaned, at most `max_answer_length`
-        tokens. An answer too long loses its `[SEP]`, as in the official code.
+        """Encodes answers for the answer decoder: `[CLS] tokens [SEP]`, not cleaned, at most `max_answer_length`
+        tokens. Truncation removes the `[SEP]` of a longer answer, as in the official code.
 
         Args:
-            answers: one or a list.
+            answers: an answer or a list of answers.
             kwargs: options of the tokenizer: `max_length`, `padding`, `return_tensors` …
 
         Returns:
@@ -162,7 +161,7 @@ class UMTProcessor(ProcessorMixin):
         return dict(self.tokenizer(texts, **options))
 
     def _check_options(self, kwargs: dict[str, Any]) -> None:
-        """Transformers would ignore a misspelt option with a warning."""
+        """Raises a ValueError for an unknown option, which Transformers would ignore with a warning."""
         kinds = UMTProcessorKwargs.__annotations__
         known = set(kinds) | {"common_kwargs"}
         known |= {name for kind in kinds.values() for name in getattr(kind, "__annotations__", ())}
@@ -174,16 +173,16 @@ class UMTProcessor(ProcessorMixin):
 
 
 def without_sep(bert: str | os.PathLike | PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """BERT's tokenizer, except that a text is `[CLS] words`; word pieces, normaliser and ids are the same.
+    """BERT's tokenizer without the final `[SEP]`: a text is `[CLS] tokens`; vocabulary and normaliser are unchanged.
 
     Args:
-        bert: as in [`UMTProcessor.from_bert`].
+        bert: see [`UMTProcessor.from_bert`].
     """
     if isinstance(bert, (str, os.PathLike)):
         if os.path.isfile(bert):
-            words = Path(bert).read_text(encoding="utf-8").split("\n")
-            words = words[:-1] if words[-1] == "" else words
-            bert = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, model_max_length=512)
+            tokens = Path(bert).read_text(encoding="utf-8").split("\n")
+            tokens = tokens[:-1] if tokens[-1] == "" else tokens
+            bert = BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}, model_max_length=512)
         else:
             bert = BertTokenizer.from_pretrained(bert)
     backend = Tokenizer.from_str(bert.backend_tokenizer.to_str())
@@ -206,5 +205,5 @@ def without_sep(bert: str | os.PathLike | PreTrainedTokenizerBase) -> PreTrained
 def _list_texts(text: str | Sequence[str]) -> list[str]:
     texts = [text] if isinstance(text, str) else list(text)
     if not texts or not all(isinstance(item, str) for item in texts):
-        raise ValueError(f"Texts are a string or a list of at least one string; got {str(text)[:80]!r}.")
+        raise ValueError(f"Texts must be a string or a list of at least one string; got {str(text)[:80]!r}.")
     return texts

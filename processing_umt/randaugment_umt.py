@@ -1,11 +1,11 @@
-"""RandAugment for clips: the variant with which UMT (arXiv 2303.16058, section 4 and appendix) is fine-tuned.
+"""RandAugment for clips: the variant used to fine-tune UMT (arXiv 2303.16058, section 4 and appendix).
 
-The published recipes all use "rand-m7-n4-mstd0.5-inc1": four of fifteen operations, drawn with replacement, each
-applied half of the time, at a strength near seven of ten, stronger meaning further from the original ("increasing").
-One draw serves the whole clip: every frame gets the same operations with the same arguments, or motion would flicker.
+All published recipes use "rand-m7-n4-mstd0.5-inc1": four of fifteen operations, sampled with replacement, each applied
+with probability 0.5, at a magnitude near 7 of 10, where a larger magnitude is a stronger distortion ("increasing").
+Operations and arguments are sampled once per clip and applied to every frame, as motion would flicker otherwise.
 
-The operations are Pillow's: torchvision's tensor versions differ by a grey level in AutoContrast, Color and Contrast,
-have no bicubic rotation or shear, and save no time on the one core of a worker.
+The operations are Pillow's: torchvision's tensor versions differ by one grey level in AutoContrast, Color and
+Contrast, lack bicubic rotation and shear, and are not faster on the single core of a worker.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ RAND_AUGMENT_OPS = (
     "TranslateXRel",
     "TranslateYRel",
 )
-# the argument at level 10: degrees, slope, slope, share of the width, share of the height
+# the argument at level 10: degrees, slope, slope, fraction of the width, fraction of the height
 _GEOMETRIC_REACH = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateXRel": 0.45, "TranslateYRel": 0.45}
 _ENHANCERS = {
     "ColorIncreasing": ImageEnhance.Color,
@@ -46,24 +46,24 @@ _FILL = (128, 128, 128)
 def rand_augment(
     clip: torch.Tensor, generator: np.random.Generator, num_ops: int = 4, magnitude: float = 7.0
 ) -> torch.Tensor:
-    """Applies operations drawn by `draw_rand_augment` to every frame alike.
+    """Applies the operations sampled by `draw_rand_augment` to every frame.
 
     Args:
         clip: uint8 `(frames, 3, height, width)`.
-        generator: the only source of randomness.
-        num_ops: how many operations are drawn; half of them, on average, are applied.
-        magnitude: mean strength, 0 to 10.
+        generator: random generator of the sample.
+        num_ops: number of operations sampled; on average, half of them are applied.
+        magnitude: mean magnitude, 0 to 10.
 
     Returns:
         uint8 `(frames, 3, height, width)`.
     """
-    drawn = draw_rand_augment(generator, num_ops, magnitude)
-    if not drawn:
+    ops = draw_rand_augment(generator, num_ops, magnitude)
+    if not ops:
         return clip
     frames = []
     for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():
         image = Image.fromarray(frame)
-        for op, argument in drawn:
+        for op, argument in ops:
             image = apply_op(image, op, argument)
         frames.append(np.asarray(image))
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
@@ -72,22 +72,22 @@ def rand_augment(
 def draw_rand_augment(
     generator: np.random.Generator, num_ops: int = 4, magnitude: float = 7.0
 ) -> list[tuple[str, float | int | None]]:
-    """The operations to apply, in order, as (name, argument): of `num_ops` draws, those whose coin fell right."""
-    drawn = []
+    """Samples the operations to apply, in order, as (name, argument): each of `num_ops` with probability 0.5."""
+    ops = []
     for op_index in generator.integers(len(RAND_AUGMENT_OPS), size=num_ops):
         if generator.random() >= _APPLY_PROBABILITY:
             continue
         op = RAND_AUGMENT_OPS[op_index]
         level = float(np.clip(generator.normal(magnitude, _MAGNITUDE_STD), 0.0, _MAX_LEVEL))
-        drawn.append((op, op_argument(op, level, negated=generator.random() < 0.5)))
-    return drawn
+        ops.append((op, op_argument(op, level, negated=generator.random() < 0.5)))
+    return ops
 
 
 def op_argument(op: str, level: float, negated: bool = False) -> float | int | None:
-    """What operation `op` is called with at `level`, 0 to 10.
+    """The argument of operation `op` at `level`, 0 to 10.
 
-    Geometric operations and enhancers go one way or, `negated`, the other: around 0 and around the factor 1. For the
-    remaining operations `negated` means nothing, and those that have no strength get None.
+    `negated` reverses the direction of geometric operations (around 0) and of enhancers (around the factor 1). The
+    remaining operations ignore it; for those without a magnitude the argument is None.
     """
     strength = level / _MAX_LEVEL
     sign = -1 if negated else 1
@@ -96,16 +96,16 @@ def op_argument(op: str, level: float, negated: bool = False) -> float | int | N
     if op in _ENHANCERS:
         return 1.0 + sign * strength * 0.9
     if op == "PosterizeIncreasing":
-        return 4 - int(strength * 4)  # bits that stay
+        return 4 - int(strength * 4)  # number of bits kept
     if op == "SolarizeIncreasing":
-        return 256 - int(strength * 256)  # grey level from which on pixels are inverted
+        return 256 - int(strength * 256)  # grey level from which pixels are inverted
     if op == "SolarizeAdd":
         return int(strength * 110)  # added to every grey level below 128
     return None
 
 
 def apply_op(image: Image.Image, op: str, argument: float | int | None) -> Image.Image:
-    """One operation on one RGB image; geometric ones resample bicubically and fill with grey.
+    """Applies one operation to one RGB image; geometric ones resample bicubically and fill with grey.
 
     Raises:
         ValueError: `op` is not one of `RAND_AUGMENT_OPS`.
@@ -138,12 +138,12 @@ def apply_op(image: Image.Image, op: str, argument: float | int | None) -> Image
 
 
 def _map_levels(image: Image.Image, table: list[int]) -> Image.Image:
-    """Every channel's grey levels through one table of 256."""
+    """Maps the grey levels of every channel by one table of 256 values."""
     return image.point(table * 3)
 
 
 def _affine(image: Image.Image, inverse: tuple[float, ...]) -> Image.Image:
-    """`inverse`: rows of the 2x3 matrix from the new image's pixels to the old one's."""
+    """Affine transform; `inverse` is the 2x3 matrix, row by row, from output pixels to input pixels."""
     return image.transform(
         image.size, Image.Transform.AFFINE, inverse, resample=Image.Resampling.BICUBIC, fillcolor=_FILL
     )

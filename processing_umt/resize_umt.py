@@ -1,14 +1,16 @@
-"""Frames from one size to another: the ecosystem's kernel and the two that the official UMT code evaluates with.
+"""Resizing of frames: torchvision's antialiased kernel and the two kernels of the official UMT evaluation.
 
 UMT (arXiv 2303.16058, section 4) is evaluated on frames resized by OpenCV (classification) and by an old torchvision
-(retrieval, question answering). Neither filters before it shrinks, so their pixels differ visibly from those of an
-antialiased resize. Both are reproduced here as tensor functions that need no OpenCV and run on any device:
+(retrieval, question answering). Neither applies a low-pass filter before downscaling, so their pixels differ visibly
+from those of an antialiased resize. Both are reproduced here as tensor functions that do not need OpenCV and run on
+any device:
 
-* `resize_opencv_bilinear`: `cv2.INTER_LINEAR` on uint8, bit for bit, including its fixed-point weights, its treatment
-  of the borders and its switch to averaging at a factor of exactly two;
+* `resize_opencv_bilinear`: `cv2.INTER_LINEAR` on uint8, bit for bit, including its fixed-point weights, its border
+  handling and its switch to averaging at a factor of exactly two;
 * `resize_bicubic_no_antialias`: torchvision 0.13's bicubic resize of a uint8 tensor, rounded and clamped.
 
-The third official kernel, the Pillow bilinear of the stage-1 training crops, is within one grey level of "antialias".
+The third official kernel, Pillow's bilinear resize of the stage-1 training crops, is within one grey level of
+"antialias".
 """
 
 import torch
@@ -29,10 +31,10 @@ def resize_frames(
     """Resizes frames `(..., channels, H, W)` to `(..., channels, height, width)`, keeping their dtype.
 
     Args:
-        frames: uint8, or floating point with "antialias" only.
+        frames: uint8; with "antialias" also floating point.
         height, width: the new size in pixels.
         kernel: "antialias" (torchvision), "opencv_bilinear" or "bicubic_no_antialias".
-        interpolation: the filter of "antialias"; the other two kernels name theirs.
+        interpolation: the filter of "antialias"; ignored by the other two kernels.
 
     Raises:
         ValueError: unknown kernel, or an official kernel on frames that are not uint8.
@@ -45,7 +47,7 @@ def resize_frames(
         return tvF.resize(frames, [height, width], interpolation=interpolation, antialias=True)
     if frames.dtype != torch.uint8:
         raise ValueError(
-            f"resize_kernel {kernel!r} is defined on uint8 frames, these are {frames.dtype}. Give uint8 frames with "
+            f"resize_kernel {kernel!r} is defined on uint8 frames, these are {frames.dtype}. Pass uint8 frames with "
             "values from 0 to 255, or use resize_kernel='antialias'."
         )
     if kernel == "opencv_bilinear":
@@ -54,11 +56,11 @@ def resize_frames(
 
 
 def resize_opencv_bilinear(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """uint8 `(..., H, W)` to uint8 `(..., height, width)`, bit for bit what `cv2.resize` does with `INTER_LINEAR`.
+    """Resizes uint8 `(..., H, W)` to uint8 `(..., height, width)`, bit for bit as `cv2.resize` with `INTER_LINEAR`.
 
     OpenCV interpolates along the rows in units of 1/2048, drops four bits of the sum, interpolates along the columns,
-    drops sixteen, and rounds off the last two. Rows and columns treat the border differently: beyond the outermost
-    pixel centre a row keeps that pixel alone, while a column interpolates between the pixel and itself.
+    drops sixteen bits, and rounds off the last two. Rows and columns treat the border differently: beyond the
+    outermost pixel centre a row uses that pixel only, while a column interpolates between the pixel and itself.
     """
     source_height, source_width = frames.shape[-2:]
     if (source_height, source_width) == (2 * height, 2 * width):
@@ -85,8 +87,8 @@ def resize_opencv_bilinear(frames: torch.Tensor, height: int, width: int) -> tor
 
 
 def resize_bicubic_no_antialias(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """uint8 `(..., channels, H, W)` to uint8 `(..., channels, height, width)`: bicubic on four pixels, half-pixel
-    centres, clamped to 0..255, rounded half to even; what torchvision 0.13 did to a uint8 tensor."""
+    """Resizes uint8 `(..., channels, H, W)` to uint8 `(..., channels, height, width)` as torchvision 0.13 did: bicubic
+    over four pixels, half-pixel centres, clamped to 0..255, rounded half to even."""
     flat = frames.reshape(-1, *frames.shape[-3:]).float()
     resized = F.interpolate(flat, size=(height, width), mode="bicubic", align_corners=False)
     resized = resized.clamp(0, 255).round().to(torch.uint8)
@@ -94,8 +96,9 @@ def resize_bicubic_no_antialias(frames: torch.Tensor, height: int, width: int) -
 
 
 def _sample_positions(source: int, target: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of every target pixel centre: the source pixel at or before it, int64 `(target,)` from -1 on, and how far beyond
-    it lies, float32 `(target,)`. The inverse is taken twice and the result rounded to float32, as OpenCV does."""
+    """For every target pixel centre: the index of the source pixel at or before it, int64 `(target,)`, at least -1,
+    and the distance from it, float32 `(target,)`. As in OpenCV, the scale is the inverse of an inverse and the
+    position is rounded to float32."""
     scale = 1.0 / (target / source)
     centres = torch.arange(target, dtype=torch.float64, device=device) + 0.5
     positions = (centres * scale - 0.5).float()
@@ -104,12 +107,12 @@ def _sample_positions(source: int, target: int, device: torch.device) -> tuple[t
 
 
 def _fixed_point_weights(fraction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int32 weights, in units of 1/2048, of the pixel before and the pixel after."""
+    """Weights of the pixel before and the pixel after, int32, in units of 1/2048."""
     return ((1 - fraction) * 2048).round().to(torch.int32), (fraction * 2048).round().to(torch.int32)
 
 
 def _mean_of_squares(frames: torch.Tensor) -> torch.Tensor:
-    """uint8 `(..., 2h, 2w)` to `(..., h, w)`: OpenCV averages squares of four pixels where both factors are two."""
+    """Halves uint8 `(..., 2h, 2w)` to `(..., h, w)`: OpenCV averages four pixels if both factors are two."""
     frames = frames.to(torch.int32)
     upper, lower = frames[..., 0::2, :], frames[..., 1::2, :]
     total = upper[..., 0::2] + upper[..., 1::2] + lower[..., 0::2] + lower[..., 1::2]

@@ -1,14 +1,15 @@
-"""Exactly the frames asked for, out of a video file or stream, with PyAV (input of UMT, arXiv 2303.16058).
+"""Exact random access to the frames of a video file or stream with PyAV.
 
-A video is opened, its packets are scanned once without decoding for presentation times and keyframes, and `read`
-decodes as little as it can: it starts at the last keyframe from which a wanted frame can be reached, jumps only where
-a later keyframe is nearer, leaves out non-reference frames that nobody asked for, and drains the decoder instead of
-feeding it more packets. The frames are those that decoding the whole file in order shows, bit for bit.
+A video is opened and its packets are scanned once, without decoding, for presentation times and keyframes. `read` then
+decodes as little as possible: it starts at the last keyframe from which a requested frame can be decoded, seeks only
+if a later keyframe is nearer, skips non-reference frames that were not requested, and drains the decoder instead of
+feeding it more packets. The frames are bit for bit those of decoding the complete file in order.
 
-What surprises: frames are counted in presentation order; packets that an edit list hides are decoded but have no
-index; leading pictures of an open group need the keyframe before theirs; and where a container stores no usable
+Unusual: frames are counted in presentation order; packets hidden by an edit list are decoded but have no index;
+leading pictures of an open GOP need the keyframe before theirs; and where a container does not store usable
 presentation times (AVI with reordered frames, raw streams, field-coded pictures …) the frames are counted by decoding
-once, for nothing else tells how many there are. One FFmpeg thread: data loaders run many readers side by side.
+them once, since nothing else gives their number. Decoding uses one FFmpeg thread, because data loaders run many
+readers in parallel.
 """
 
 import functools
@@ -25,25 +26,26 @@ from .video_source_umt import VideoDecodeError, VideoSource
 if is_av_available():
     import av
 
-_KEPT_BYTES = 32 << 20  # packets of smaller videos stay in memory between scan and decoding
-_MAX_EMPTY_VOP = 19  # MPEG-4 part 2: a packet up to this size may stand for a frame that is not shown
-_NEAR = 64  # packets: reading on over so many is cheaper than a seek
-_MAX_REORDERED = 16  # no codec holds more frames back than this
+_KEPT_BYTES = 32 << 20  # packets of smaller videos are kept in memory between scan and decoding
+_MAX_EMPTY_VOP = 19  # MPEG-4 part 2: a packet up to this size may represent a frame that is not shown
+_NEAR = 64  # packets: reading over this many is cheaper than a seek
+_MAX_REORDERED = 16  # the largest reordering delay of any codec, in frames
 
 
 class VideoReader:
-    """Random access to the frames of one video. A context manager; not to be shared between threads.
+    """Random access to the frames of one video. A context manager; not thread-safe.
 
     Args:
         video: path (`str` or `Path`), http(s) URL, `bytes`, or a seekable binary file object.
 
     Attributes:
-        num_frames (`int`): number of frames that decoding in order shows; for a truncated file, the number it had.
-        fps (`float`): average frame rate, per second.
-        duration (`float`): `num_frames / fps`, seconds.
+        num_frames (`int`): number of frames that decoding in order yields; for a truncated file, that of the complete
+            video.
+        fps (`float`): average frame rate in frames per second.
+        duration (`float`): `num_frames / fps`, in seconds.
         timestamps (`np.ndarray`): float64 `(num_frames,)`, presentation time of each frame in seconds, as stored (the
-            first need not be 0); NaN for the frames that a truncated file has lost.
-        height, width (`int`): size of a frame in pixels as displayed, that is after rotation.
+            first may differ from 0); NaN for the frames missing from a truncated file.
+        height, width (`int`): size of a displayed frame in pixels, that is after rotation.
 
     Raises:
         VideoDecodeError: if the video can't be opened or has no frames; also raised by `read`.
@@ -79,32 +81,32 @@ class VideoReader:
         """The frames at `indices`, in the order given.
 
         Args:
-            indices: frame numbers in `[0, num_frames)`, in any order, repeats allowed.
+            indices: frame indices in `[0, num_frames)`, in any order, repeats allowed.
 
         Returns:
-            uint8 `(len(indices), height, width, 3)`, RGB, rotated as the file asks for.
+            uint8 `(len(indices), height, width, 3)`, RGB, rotated as the file specifies.
 
         Raises:
             ValueError: for an index outside the video.
-            VideoDecodeError: "truncated" or "decode", if a wanted frame is not readable.
+            VideoDecodeError: "truncated" or "decode", if a requested frame is not readable.
         """
         indices = np.asarray(indices, dtype=np.int64).reshape(-1)
         if indices.size and (indices.min() < 0 or indices.max() >= self.num_frames):
             raise ValueError(
-                f"{self._source.name}: frames {indices.min()} to {indices.max()} are asked for, but the video has "
+                f"{self._source.name}: frames {indices.min()} to {indices.max()} were requested, but the video has "
                 f"frames 0 to {self.num_frames - 1}."
             )
-        wanted = np.unique(indices)
-        lost = wanted[wanted >= self._num_readable]
+        requested = np.unique(indices)
+        lost = requested[requested >= self._num_readable]
         if lost.size:
             raise VideoDecodeError(
                 self._source.name,
                 "truncated",
-                f"frames from {lost[0]} on are wanted, {self._num_readable} are readable",
+                f"frame {lost[0]} was requested, the first {self._num_readable} frames are readable",
             )
-        slots = {int(index): np.flatnonzero(indices == index) for index in wanted}
+        slots = {int(index): np.flatnonzero(indices == index) for index in requested}
         frames = None
-        for index, frame in self._decode(wanted):
+        for index, frame in self._decode(requested):
             image = self._to_rgb(frame)
             if frames is None:
                 frames = np.empty((len(indices), *image.shape), dtype=np.uint8)
@@ -131,23 +133,24 @@ class VideoReader:
         if self._container is not None:
             self._container.close()
         self._container = self._source.open_container()
-        pictures = av.stream.Disposition.attached_pic  # cover art is no video
-        streams = [stream for stream in self._container.streams.video if not stream.disposition & pictures]
+        cover_art = av.stream.Disposition.attached_pic
+        streams = [stream for stream in self._container.streams.video if not stream.disposition & cover_art]
         if not streams:
-            raise VideoDecodeError(self._source.name, "truncated" if self._source.is_cut() else "no_video_stream")
+            reason = "truncated" if self._source.is_truncated() else "no_video_stream"
+            raise VideoDecodeError(self._source.name, reason)
         self._stream = streams[0]
         for stream in self._container.streams:
             if stream is not self._stream:
                 stream.discard = av.stream.Discard.all
         self._codec = self._stream.codec_context
         if self._codec is None:
-            raise VideoDecodeError(self._source.name, "decode", "there is no decoder for its codec")
+            raise VideoDecodeError(self._source.name, "decode", "its codec has no decoder")
         self._codec.thread_count = 1
         self._size = self._codec.height, self._codec.width
         self._demuxer, self._position = self._container.demux(self._stream), 0
 
     def _scan(self) -> None:
-        """Reads all packets once and lays out the table of frames."""
+        """Reads all packets once and builds the table of frames."""
         packets, pts, dts, keys, hidden = [], [], [], [], []
         kept_bytes, smallest, is_corrupt, has_one_setup = 0, 1 << 62, False, True
         try:
@@ -166,27 +169,27 @@ class VideoReader:
                 if kept_bytes <= _KEPT_BYTES:
                     packets.append(packet)
         except av.error.FFmpegError:
-            pass  # the rest of the file can't be read: as if it ended here
-        # the file ends in the middle of this packet (in a transport stream, it may just have been received badly)
+            pass  # the rest can't be read: treated as the end of the file
+        # the file ends within this packet (in a transport stream, it may be a transmission error)
         ends_corrupt = is_corrupt and self._container.format.name != "mpegts"
         if ends_corrupt:
             for column in (pts, dts, keys, hidden):
                 column.pop()
-        is_cut = ends_corrupt or self._source.is_cut()
+        is_truncated = ends_corrupt or self._source.is_truncated()
         if not pts:
-            raise VideoDecodeError(self._source.name, "truncated" if is_cut else "no_frames")
+            raise VideoDecodeError(self._source.name, "truncated" if is_truncated else "no_frames")
         self._num_packets = self._position = len(pts)
-        # a decoder that has seen a second set-up must be made anew, which reading from the file again does
+        # a decoder that has seen new parameter sets must be created again, which reading from the file does
         self._packets = packets[: len(pts)] if kept_bytes <= _KEPT_BYTES and has_one_setup else None
         self._can_skip = _non_reference_frames_can_be_skipped(self._codec)
-        num_lost = self._num_lost(is_cut)
+        num_lost = self._num_lost(is_truncated)
 
         shown = np.flatnonzero(~np.array(hidden))
         if self._times_are_reliable(pts, dts, keys, shown, smallest):
-            # a new set-up of the decoder must not be jumped over
+            # new parameter sets must not be skipped
             self._keys = np.flatnonzero(keys) if has_one_setup else np.array([0])
             self._pts, self._dts = np.array(pts), dts
-            self._order = shown[np.argsort(self._pts[shown])]  # index of a frame -> number of its packet
+            self._order = shown[np.argsort(self._pts[shown])]  # frame index -> packet index
             times = self._pts[self._order]
         else:
             self._order = None
@@ -195,41 +198,41 @@ class VideoReader:
             raise VideoDecodeError(self._source.name, "no_frames")
         self.num_frames, self._num_readable = len(times) + num_lost, len(times)
         if num_lost and self._order is not None and dts[-1] is not None:
-            # the frame of a lost packet is shown after the decoding time of the last packet there is
+            # the frame of a lost packet is shown after the decoding time of the last packet present
             self._num_readable = int((times <= dts[-1]).sum())
         elif num_lost and self._codec.has_b_frames:
             self._num_readable = max(len(times) - _MAX_REORDERED, 0)
         self._set_clock(times)
 
-    def _num_lost(self, is_cut: bool) -> int:
-        """Number of frames that a truncated file has lost: known for MP4 and AVI, else estimated from the duration."""
+    def _num_lost(self, is_truncated: bool) -> int:
+        """Number of frames missing from a truncated file: known for MP4 and AVI, else estimated from the duration."""
         if self._container.format.name.startswith("mov"):
             entries = self._stream.index_entries
             is_complete = len(entries) <= self._num_packets
             return 0 if is_complete else max(sum(entry.size > 0 for entry in entries) - self._num_packets, 0)
-        if not is_cut:
+        if not is_truncated:
             return 0
         seconds = (self._container.duration or 0) / av.time_base
         expected = self._stream.frames or round(seconds * (self._stream.average_rate or 0))
         return max(expected - self._num_packets, 1)
 
     def _times_are_reliable(self, pts: list, dts: list, keys: list, shown: np.ndarray, smallest: int) -> bool:
-        """Whether every packet that is not hidden is one frame, and their presentation times are its order."""
+        """Whether every packet that is not hidden is one frame, and presentation times give the order of frames."""
         codec, reorders = self._codec.name, self._codec.has_b_frames
         if None in pts or len(set(pts)) < len(pts):
             return False  # AVI with reordered frames, raw streams
         if reorders and all(earlier < later for earlier, later in itertools.pairwise(pts)):
-            return False  # a careless muxer stored the order of decoding, unless nothing is reordered after all
+            return False  # the muxer stored decoding times, unless nothing is reordered after all
         known = [time for time in dts if time is not None]
         if any(later < earlier for earlier, later in itertools.pairwise(known)):
             return False  # joined recordings
         if not keys[0] or any(pts[packet] < pts[0] for packet in shown):
-            return False  # begins in the middle of a group: the decoder shows what it can
+            return False  # starts within a GOP: the first frames may not be decodable
         if codec in ("h264", "hevc") and self._codec.field_order > 1:
             return False  # a packet may be a single field
         if codec == "mpeg4":
             return smallest > _MAX_EMPTY_VOP
-        return codec != "vp8"  # which has packets of frames that are never shown
+        return codec != "vp8"  # VP8 has packets of frames that are never shown
 
     def _set_clock(self, times: Sequence[int | None]) -> None:
         """Sets `fps`, `duration` and `timestamps` from presentation times in units of the stream's time base."""
@@ -246,9 +249,9 @@ class VideoReader:
         self.timestamps = np.full(self.num_frames, np.nan)
         self.timestamps[: len(times)] = seconds
 
-    def _decode(self, wanted: np.ndarray) -> Iterator[tuple[int, "av.VideoFrame"]]:
-        """The frames at the ascending indices `wanted`, in any order."""
-        missing = {int(index) for index in wanted}
+    def _decode(self, indices: np.ndarray) -> Iterator[tuple[int, "av.VideoFrame"]]:
+        """Pairs of index and frame for the ascending `indices`, in any order."""
+        missing = {int(index) for index in indices}
         if self._order is None:
             for index, frame in enumerate(self._all_frames() if missing else ()):
                 if index in missing:
@@ -264,23 +267,23 @@ class VideoReader:
                 for index, frame in self._decode_group(entry, group, self._can_skip):
                     missing.remove(index)
                     yield index, frame
-            if missing:  # a keyframe that is none (gradual refresh): from the beginning and with every frame
+            if missing:  # a false keyframe (gradual refresh): decode every frame from the beginning
                 for index, frame in self._decode_group(0, sorted(missing), False):
                     missing.remove(index)
                     yield index, frame
         if missing:
-            raise VideoDecodeError(self._source.name, "decode", f"no picture comes out for frame {min(missing)}")
+            raise VideoDecodeError(self._source.name, "decode", f"the decoder returned no frame {min(missing)}")
 
     def _entry(self, index: int) -> int:
-        """Number of the last keyframe packet from which the frame can be decoded: not after it in decoding order, and
-        not shown after it either, for a leading picture of an open group needs the group before."""
+        """Index of the last keyframe packet from which the frame can be decoded. It is neither decoded nor shown after
+        the frame: a leading picture of an open GOP needs the previous GOP."""
         packet = self._order[index]
         keys = self._keys[: np.searchsorted(self._keys, packet, side="right")]
         return int(keys[self._pts[keys] <= self._pts[packet]][-1])
 
     def _decode_group(self, entry: int, indices: list[int], skip: bool) -> Iterator[tuple[int, "av.VideoFrame"]]:
-        """Decodes from packet `entry` to the last packet that `indices` need. With `skip`, non-reference frames are
-        decoded only if they are wanted."""
+        """Decodes from packet `entry` to the last packet needed for `indices`. With `skip`, non-reference frames are
+        decoded only if requested."""
         indices_by_time = {int(self._pts[self._order[index]]): index for index in indices}
         last = int(self._order[indices].max())
         self._codec.flush_buffers()
@@ -309,10 +312,10 @@ class VideoReader:
         try:
             return self._codec.decode(packet)
         except av.error.FFmpegError:
-            return []  # damaged: what is missing in the end is reported by frame
+            return []  # damaged: `_decode` reports a missing frame
 
     def _packets_from(self, start: int) -> Iterator[tuple[int, "av.Packet"]]:
-        """Numbers and packets from number `start` on: from memory, or else from the file."""
+        """Pairs of index and packet from packet `start` on, read from memory or from the file."""
         if self._packets is not None:
             yield from enumerate(itertools.islice(self._packets, start, None), start)
             return
@@ -328,9 +331,9 @@ class VideoReader:
                 yield number, packet
 
     def _seek(self, start: int) -> None:
-        """Moves the demuxer to packet `start` or before; to the beginning where the container can't do better."""
+        """Moves the demuxer to packet `start` or an earlier one; to the beginning if the container can't seek."""
         if start > 0:
-            # MPEG streams have no index: FFmpeg searches them by decoding time
+            # MPEG streams have no index; FFmpeg searches them by decoding time
             by_decoding = self._container.format.name.startswith("mpeg") and self._dts[start] is not None
             time = self._dts[start] if by_decoding else self._pts[start]
             try:
@@ -346,7 +349,7 @@ class VideoReader:
         self._open()
 
     def _to_rgb(self, frame: "av.VideoFrame") -> np.ndarray:
-        """uint8 (height, width, 3), upright. A frame of another size than the stream's is scaled to it."""
+        """The upright frame, uint8 `(height, width, 3)`, scaled to the size of the stream if it differs."""
         height, width = self._size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
         plane = rgb.planes[0]
@@ -358,8 +361,8 @@ class VideoReader:
 
 
 def _turn_upright(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Applies the mirroring and the multiples of 90 degrees of a display matrix, nine fixed-point numbers that map
-    (x, y) to (a x + c y, b x + d y): `image` is (height, width, 3) and so is the result."""
+    """Applies the mirroring and the rotation by multiples of 90 degrees of a display matrix to `image (height, width,
+    3)`. The matrix consists of nine fixed-point numbers and maps (x, y) to (a x + c y, b x + d y)."""
     a, b, _, c, d = matrix[:5].tolist()
     if abs(a) >= abs(b):
         columns, rows = a, d
@@ -369,9 +372,9 @@ def _turn_upright(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _non_reference_frames_can_be_skipped(codec: "av.VideoCodecContext") -> bool:
-    """Whether the decoder can tell frames that no other frame needs, and leave them out packet by packet."""
+    """Whether the decoder recognises non-reference frames and can skip them packet by packet."""
     if codec.name == "hevc":
-        # such frames may serve higher temporal layers, so there must be one layer: five bits into byte 21 of hvcC
+        # higher temporal layers may reference such frames, so there must be one layer: bits 3 to 5 of byte 21 of hvcC
         extradata = codec.extradata or b""
         return len(extradata) > 22 and extradata[0] == 1 and extradata[21] >> 3 & 7 == 1
     return codec.name in ("h264", "mpeg4", "mpeg2video")

@@ -1,8 +1,4 @@
-"""What the video processor returns beside pixels: which frames a view shows, and which videos could not be read.
-
-Not of the paper. Unusual: the report on broken videos rides on the `BatchFeature` as attributes, because its entries
-are handed to the model as they are.
-"""
+"""Outputs of the video processor besides pixels: metadata of views, and the report on unreadable videos."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +9,10 @@ from transformers.video_utils import VideoMetadata
 
 @dataclass
 class UMTVideoMetadata(VideoMetadata):
-    """Transformers' `VideoMetadata` of one view: `frames_indices` are the frames it shows.
+    """Transformers' `VideoMetadata` of one view; `frames_indices` are the frames of the view.
 
-    `timestamps` are those of the stream, in seconds, where there is one (they are not index / fps in a video of
-    variable frame rate). `video_index` is the place of the video among those given, `clip` and `crop` those of the
-    view.
+    `timestamps` are those of the video stream in seconds, if there is one (with a variable frame rate they differ from
+    index / fps). `video_index` is the index of the video in the input, `clip` and `crop` the indices of the view.
     """
 
     frame_timestamps: list[float] | None = None
@@ -31,12 +26,12 @@ class UMTVideoMetadata(VideoMetadata):
 
 
 class UMTVideoFeatures(BatchFeature):
-    """A `BatchFeature` that also tells which videos are in it; the two lists are attributes, not entries, so that
+    """A `BatchFeature` with a report on which videos it contains. The two lists are attributes, not entries, so that
     `model(**features)` does not receive them.
 
     Attributes:
-        video_indices (`list[int]`): the videos that were read, by their place among those given.
-        errors (`list[tuple[int, str]]`): the videos that were left out (`on_error="skip"`): place and reason.
+        video_indices (`list[int]`): indices, in the input, of the videos that were read.
+        errors (`list[tuple[int, str]]`): index and reason of each skipped video (`on_error="skip"`).
     """
 
     def __init__(
@@ -60,7 +55,7 @@ class UMTVideoFeatures(BatchFeature):
 def view_metadata(
     metadata: UMTVideoMetadata, video_index: int, num_clips: int, num_crops: int
 ) -> list[UMTVideoMetadata]:
-    """From the metadata of all frames of a video, those of its views, clip-major."""
+    """Splits the metadata of all frames of a video into those of its views, clip-major."""
     num_frames = len(metadata.frames_indices) // num_clips
     views = []
     for clip in range(num_clips):

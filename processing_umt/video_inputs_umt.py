@@ -1,7 +1,7 @@
-"""What a caller may hand over as a video, told apart once: files on one side, frames in memory on the other.
+"""Input formats of a video: files to decode, and frames in memory.
 
-Not of the paper. Unusual: nothing is inferred for a batch as a whole. Every video may be of another kind, another size
-and another layout than its neighbours, and of a list of images only the frames that were picked are read.
+Nothing is inferred for a batch: each video may have its own format, size and layout. Of a list of images only the
+sampled frames are read.
 """
 
 import os
@@ -22,15 +22,15 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".we
 
 
 def list_videos(videos: Any) -> list[Any]:
-    """One video, or videos nested in lists to any depth, as a flat list of videos.
+    """Flattens one video, or videos nested in lists to any depth, to a list of videos.
 
-    A video is a file (path, `Path`, URL, bytes, file object, or a dict with `bytes` and `path` as `datasets` gives it
-    for `Video(decode=False)`), an array or tensor `(T, H, W, C)` or `(T, C, H, W)`, or a list of its frames (images,
-    arrays of three dimensions, or names of image files). An array of five dimensions is a batch; a lone image is a
-    video of one frame.
+    A video is a file (path, `Path`, URL, bytes, file object, or a dict with `bytes` and `path` as `datasets` returns
+    it for `Video(decode=False)`), an array or tensor `(T, H, W, C)` or `(T, C, H, W)`, or a list of its frames
+    (images, arrays of three dimensions, or names of image files). An array of five dimensions is a batch; a single
+    image is a video of one frame.
 
     Raises:
-        ValueError: an empty list, or something that is none of these.
+        ValueError: an empty list, or an unsupported type or shape.
     """
     if isinstance(videos, dict) and {"bytes", "path"} & videos.keys():
         content = videos.get("bytes")
@@ -42,8 +42,8 @@ def list_videos(videos: Any) -> list[Any]:
     if isinstance(videos, (np.ndarray, torch.Tensor)):
         if videos.ndim not in (4, 5):
             raise ValueError(
-                f"An array given as video has the shape {tuple(videos.shape)}; expected (frames, height, width, "
-                "channels), (frames, channels, height, width), or either with a batch dimension in front."
+                f"A video given as an array has the shape {tuple(videos.shape)}; expected (frames, height, width, "
+                "channels) or (frames, channels, height, width), optionally with a leading batch dimension."
             )
         return [videos] if videos.ndim == 4 else list(videos)
     if isinstance(videos, (list, tuple)):
@@ -59,7 +59,7 @@ def list_videos(videos: Any) -> list[Any]:
 
 
 def is_file(video: Any) -> bool:
-    """Whether the video has to be decoded: a path or URL that does not name an image, bytes, or a file object."""
+    """Whether the video must be decoded: a path or URL other than that of an image, bytes, or a file object."""
     if isinstance(video, (str, os.PathLike)):
         return not _is_image_name(video)
     return isinstance(video, bytes) or hasattr(video, "read")
@@ -68,11 +68,11 @@ def is_file(video: Any) -> bool:
 def read_frames(
     video: np.ndarray | torch.Tensor | Sequence[Any], indices: np.ndarray, input_data_format: str | None = None
 ) -> torch.Tensor:
-    """The frames `indices` of a video that is in memory or a list of image files, as `(len(indices), C, H, W)`.
+    """The frames at `indices` of a video in memory or of a list of image files, `(len(indices), C, H, W)`.
 
     Args:
         video: array or tensor of four dimensions, or a list of frames.
-        indices: int `(n,)`, each in `[0, len(video))`; repetitions are fine.
+        indices: int `(n,)`, each in `[0, len(video))`, repeats allowed.
         input_data_format: "channels_first" or "channels_last"; inferred from the shape if None.
 
     Returns:
@@ -85,16 +85,16 @@ def read_frames(
     if isinstance(video, torch.Tensor):
         frames = video[torch.from_numpy(indices).to(video.device)]
     elif isinstance(video, np.ndarray):
-        frames = torch.from_numpy(video[indices])  # indexing copies, so the tensor is writable and shares nothing
+        frames = torch.from_numpy(video[indices])  # indexing copies: the tensor is writable and shares no memory
     else:
         unique, inverse = np.unique(indices, return_inverse=True)
         pictures = [_read_frame(video[index]) for index in unique]
         shapes = {tuple(picture.shape) for picture in pictures}
         if len(shapes) > 1:
-            raise ValueError(f"The frames of a video must have one size; these have the shapes {sorted(shapes)}.")
+            raise ValueError(f"The frames of a video must have one size; got the shapes {sorted(shapes)}.")
         frames = torch.stack(pictures)[torch.from_numpy(inverse)]
         if not isinstance(video[0], (np.ndarray, torch.Tensor)):
-            input_data_format = "channels_last"  # of images, however few rows they have
+            input_data_format = "channels_last"  # images, even those of 1, 3 or 4 rows
     if not _is_channels_first(tuple(frames.shape), input_data_format):
         frames = frames.permute(0, 3, 1, 2)
     if frames.dtype == torch.uint8 or frames.is_floating_point():
@@ -108,7 +108,7 @@ def read_frames(
 
 
 def _read_frame(frame: Any) -> torch.Tensor:
-    """An image, image file or array as a tensor of three dimensions; images become RGB, channels last."""
+    """Converts an image, image file or array to a tensor of three dimensions; images become RGB, channels last."""
     if isinstance(frame, torch.Tensor):
         return frame
     if isinstance(frame, np.ndarray):
@@ -137,7 +137,7 @@ def _is_image_name(frame: Any) -> bool:
 
 
 def _is_channels_first(shape: tuple[int, ...], input_data_format: str | None) -> bool:
-    """Whether `(T, a, b, c)` is `(T, C, H, W)`: three channels are looked for first, then one or four."""
+    """Whether a shape is `(T, C, H, W)` rather than `(T, H, W, C)`; first assumes three channels, then one or four."""
     if input_data_format is not None:
         return input_data_format == "channels_first"
     for channels in ((3,), (1, 4)):
@@ -147,6 +147,6 @@ def _is_channels_first(shape: tuple[int, ...], input_data_format: str | None) ->
         if first and last:
             break
     raise ValueError(
-        f"Cannot tell the channels of a video of shape {shape}; expected 1, 3 or 4 of them in the second place or in "
-        "the last, not in both. Say which with input_data_format='channels_first' or 'channels_last'."
+        f"Cannot infer the channel dimension of a video of shape {shape}; expected 1, 3 or 4 channels in either the "
+        "second or the last dimension. Pass input_data_format='channels_first' or 'channels_last'."
     )

@@ -1,13 +1,12 @@
-"""From videos to `pixel_values_videos`: the test-time transform of UMT (arXiv 2303.16058, section 4) as a video
-processor of Transformers.
+"""The test-time transform of UMT (arXiv 2303.16058, section 4) as a video processor of Transformers.
 
-The way of one video: which frames (`frame_sampling_umt`), those frames out of the file in one read
-(`video_decoding_umt`), resize (`resize_umt`), crops (`crop_positions_umt`), scale and normalise. The next video starts
-when the last one is done, so only one is held at its full size.
+The steps for each video: sample frame indices (`frame_sampling_umt`), decode these frames in one read
+(`video_decoding_umt`), resize (`resize_umt`), crop (`crop_positions_umt`), rescale and normalise. Videos are processed
+one after another, so only one is held at its full size.
 
-Unusual for Transformers: a video may become several *views* (clips in time x crops in space), which lie along the
-batch axis and are folded back by `fold_views`; every video of a batch is looked at for itself, so that files and
-arrays, layouts and sizes may be mixed; and a broken video may be left out and reported instead of ending the batch.
+Unusual for Transformers: a video may become several *views* (clips in time x crops in space), which are stacked along
+the batch dimension and averaged by `fold_views`; every video of a batch is processed separately, so that files and
+arrays, layouts and sizes may be mixed; and a broken video may be skipped and reported instead of failing the batch.
 """
 
 import warnings
@@ -40,7 +39,7 @@ from .video_source_umt import VideoDecodeError
 
 
 class UMTVideosKwargs(VideosKwargs, total=False):
-    """The options of [`UMTVideoProcessor`] beside Transformers' own; see there."""
+    """Options that [`UMTVideoProcessor`] adds to those of Transformers; documented there."""
 
     sampling: str | None
     frame_stride: int | None
@@ -51,24 +50,25 @@ class UMTVideosKwargs(VideosKwargs, total=False):
 
 
 class UMTVideoProcessor(BaseVideoProcessor):
-    r"""Turns videos into the `pixel_values_videos` of the UMT models.
+    r"""Converts videos to the `pixel_values_videos` of the UMT models.
 
-    Options of its own; each is saved, and can be overridden in a call:
-        num_frames (`int`, defaults to 8): Frames of a clip.
-        sampling (`str`, defaults to `"sparse"`): Which frames: `"sparse"` (Kinetics, Moments in Time), `"segments"`
-            (Something-Something), `"middle"` (retrieval, question answering) or `"dense"`; see `sample_clips`.
+    Options in addition to those of Transformers; each is saved, and can be overridden in a call:
+        num_frames (`int`, defaults to 8): Number of frames of a clip.
+        sampling (`str`, defaults to `"sparse"`): Frame sampling rule: `"sparse"` (Kinetics, Moments in Time),
+            `"segments"` (Something-Something), `"middle"` (retrieval, question answering) or `"dense"`; see
+            `sample_clips`.
         frame_stride (`int`, defaults to 1): Distance between the frames of a dense clip.
-        num_clips (`int`, defaults to 1): Clips taken from a video.
-        num_crops (`int`, defaults to 1): Crops taken from a clip, spread along the longer side.
-        resize_kernel (`str`, defaults to `"antialias"`): `"antialias"` filters with `resample`; the official numbers
+        num_clips (`int`, defaults to 1): Number of clips sampled from a video.
+        num_crops (`int`, defaults to 1): Number of crops of a clip, spaced evenly along the longer side.
+        resize_kernel (`str`, defaults to `"antialias"`): `"antialias"` filters with `resample`; the official results
             were measured with `"opencv_bilinear"` (classification) and `"bicubic_no_antialias"` (stage 2).
-        on_error (`str`, defaults to `"raise"`): What to do about a video that cannot be read: `"raise"`, or `"skip"`
-            it and report it in `errors` of the output.
+        on_error (`str`, defaults to `"raise"`): Handling of a video that cannot be read: `"raise"`, or `"skip"` to
+            leave it out and report it in `errors` of the output.
 
-    `size` is `{"shortest_edge": 224}`, or `{"height", "width"}` to squash (the transform of stage 2). With a single
-    view the crop is the official validation crop, with several they are the official test crops.
+    `size` is `{"shortest_edge": 224}`, or `{"height", "width"}` to resize without keeping the aspect ratio (the
+    transform of stage 2). A single view uses the official validation crop, several views the official test crops.
 
-    Transformers' `fps` is refused: clips have a fixed number of frames. `do_sample_frames=False` takes all frames.
+    Transformers' `fps` is rejected: clips have a fixed number of frames. `do_sample_frames=False` uses all frames.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -99,8 +99,8 @@ class UMTVideoProcessor(BaseVideoProcessor):
 
     @classmethod
     def for_config(cls, config: PreTrainedConfig) -> "UMTVideoProcessor":
-        """The processor for clips of `config.num_frames` frames of `config.image_size` pixels (a side, or height and
-        width); other options keep their defaults."""
+        """The processor for clips of `config.num_frames` frames of `config.image_size` pixels (side length, or height
+        and width); other options keep their defaults."""
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         return cls(
@@ -119,12 +119,12 @@ class UMTVideoProcessor(BaseVideoProcessor):
         Args:
             videos: one video or a list of videos: path, `Path`, URL, bytes, file object, array or tensor
                 `(T, H, W, C)` or `(T, C, H, W)`, list of frames (images, arrays, names of image files). Files and
-                frames in memory may be mixed. Frames in memory that are exactly `num_frames` are taken as they are;
-                with several clips asked for, each shows them again, so that every video has equally many views.
+                frames in memory may be mixed. Exactly `num_frames` frames in memory are not resampled; with
+                `num_clips` above 1 every clip contains the same frames, so that all videos have equally many views.
             video_metadata: `VideoMetadata` or dict, one per video: `fps` of frames in memory, for their timestamps.
             return_tensors: `"pt"` or `"np"`; if None, `pixel_values_videos` is a list of views.
             return_metadata: adds `video_metadata`, one [`UMTVideoMetadata`] per view.
-            device: where the frames are resized and normalised.
+            device: device on which the frames are resized and normalised.
             kwargs: any option of the class.
 
         Returns:
@@ -132,8 +132,8 @@ class UMTVideoProcessor(BaseVideoProcessor):
             crop; `video_indices` and `errors` as attributes.
 
         Raises:
-            ValueError: options or inputs that make no sense, frames smaller than the crop, views of unequal sizes.
-            VideoDecodeError: a video that cannot be read, or with `on_error="skip"` not a single one that can.
+            ValueError: invalid options or inputs, frames smaller than the crop, views of unequal sizes.
+            VideoDecodeError: a video cannot be read, or, with `on_error="skip"`, none of the videos.
         """
         own = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__}
         options = own | {name: value for name, value in kwargs.items() if value is not None}
@@ -143,7 +143,7 @@ class UMTVideoProcessor(BaseVideoProcessor):
         self._validate_preprocess_kwargs(**options)
 
         videos = list_videos(videos)
-        given_metadata = _one_for_each(options["video_metadata"], len(videos))
+        given_metadata = _metadata_per_video(options["video_metadata"], len(videos))
         pixel_values, metadata, video_indices, errors, first_error = [], [], [], [], None
         for index, video in enumerate(videos):
             try:
@@ -180,8 +180,8 @@ class UMTVideoProcessor(BaseVideoProcessor):
         frame_stride: int | None = None,
         **kwargs,
     ) -> np.ndarray:
-        """Frame indices of all clips of a video of `metadata.total_num_frames` frames, one clip after the other:
-        int64 `(num_clips * num_frames,)`. What is not given is the processor's own; other keywords are ignored."""
+        """Frame indices of all clips of a video of `metadata.total_num_frames` frames, clip after clip: int64
+        `(num_clips * num_frames,)`. Arguments default to the processor's options; other keywords are ignored."""
         return sample_clips(
             metadata.total_num_frames,
             num_frames or self.num_frames,
@@ -193,11 +193,11 @@ class UMTVideoProcessor(BaseVideoProcessor):
     def fetch_videos(
         self, video_url_or_urls: Any, sample_indices_fn: Callable[..., np.ndarray] | None = None
     ) -> tuple[Any, Any]:
-        """Decodes a video file with PyAV, or a list of them.
+        """Decodes a video file, or a list of video files, with PyAV.
 
         Args:
             video_url_or_urls: path, URL, bytes or file object, or a list of these.
-            sample_indices_fn: `metadata -> frame indices`, called with the keyword `metadata`; None takes all frames.
+            sample_indices_fn: `metadata -> frame indices`, called with the keyword `metadata`; None: all frames.
 
         Returns:
             frames uint8 `(n, H, W, 3)` and their [`UMTVideoMetadata`]; for a list, a list of each.
@@ -216,7 +216,7 @@ class UMTVideoProcessor(BaseVideoProcessor):
                 indices = np.arange(reader.num_frames)
             else:
                 indices = np.asarray(sample_indices_fn(metadata=metadata))
-            frames = reader.read(indices)  # all clips in one pass; a frame that several show is decoded once
+            frames = reader.read(indices)  # all clips in one read; a frame of several clips is decoded once
             metadata.height, metadata.width = frames.shape[1:3]
             metadata.frames_indices = indices.tolist()
             metadata.frame_timestamps = reader.timestamps[indices].tolist()
@@ -225,14 +225,14 @@ class UMTVideoProcessor(BaseVideoProcessor):
     def _read_clips(
         self, video: Any, given_metadata: Mapping[str, Any], options: dict[str, Any]
     ) -> tuple[torch.Tensor, UMTVideoMetadata]:
-        """The frames of all clips of one video, `(clips * frames, channels, H, W)`, and which they are."""
+        """The frames of all clips of one video, `(clips * frames, channels, H, W)`, and their metadata."""
         sample = partial(self.sample_frames, **options) if options["do_sample_frames"] else None
         if is_file(video):
             frames, metadata = self.fetch_videos(video, sample)
             frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
         else:
             if len(video) == 0:
-                raise ValueError("A video of zero frames was given; expected at least one.")
+                raise ValueError("A video has zero frames; expected at least one.")
             fps = given_metadata.get("fps")
             duration = len(video) / fps if fps else None
             metadata = UMTVideoMetadata(total_num_frames=len(video), fps=fps, duration=duration)
@@ -252,17 +252,18 @@ class UMTVideoProcessor(BaseVideoProcessor):
         return frames, metadata
 
     def convert_to_rgb(self, video: torch.Tensor) -> torch.Tensor:
-        """`(T, 1, 3 or 4, H, W)` to `(T, 3, H, W)`: grey is repeated, transparency dropped, as Pillow does."""
+        """Converts `(T, 1, 3 or 4, H, W)` to `(T, 3, H, W)` as Pillow does: repeats grey, drops an alpha channel."""
         return video.expand(-1, 3, -1, -1) if video.shape[1] == 1 else video[:, :3]
 
     def _make_views(self, frames: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
-        """`(clips * frames, channels, H, W)` to normalised `(clips * crops, frames, channels, height, width)`."""
+        """Resizes, crops and normalises `(clips * frames, channels, H, W)` to `(clips * crops, frames, channels,
+        height, width)`."""
         if frames.is_floating_point():
             frames = frames.float()
             if options["do_rescale"] and frames.max() <= 1:
                 warnings.warn(
-                    "Frames with values from 0 to 1 are rescaled again: the processor takes 0 to 255. Give those, or "
-                    "pass do_rescale=False.",
+                    "Frames with values from 0 to 1 are rescaled again: the processor expects values from 0 to 255. "
+                    "Pass such values, or do_rescale=False.",
                     stacklevel=4,  # the caller of the processor
                 )
         if options["do_resize"]:
@@ -286,14 +287,14 @@ def fold_views(logits: torch.Tensor, num_views: int) -> torch.Tensor:
     """Averages the class probabilities of the views of each video, as the official evaluation does.
 
     Args:
-        logits: `(videos * num_views, classes)`, video-major as the processor lays the views out.
+        logits: `(videos * num_views, classes)`, video-major as returned for the views of the processor.
         num_views: `num_clips * num_crops` of the processor.
 
     Returns:
-        probabilities `(videos, classes)`, in float32 or better.
+        probabilities `(videos, classes)`, at least float32.
 
     Raises:
-        ValueError: a number of rows that `num_views` does not divide.
+        ValueError: the number of rows is not a multiple of `num_views`.
     """
     if logits.ndim != 2 or num_views < 1 or len(logits) % num_views:
         raise ValueError(
@@ -306,38 +307,38 @@ def fold_views(logits: torch.Tensor, num_views: int) -> torch.Tensor:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Refuses options that no video could be processed with."""
+    """Raises a ValueError for invalid options and combinations."""
     for name, choices in (("resize_kernel", RESIZE_KERNELS), ("on_error", ("raise", "skip"))):
         if options[name] not in choices:
             raise ValueError(f"{name} is {options[name]!r}; choose one of {', '.join(map(repr, choices))}.")
     for name in ("num_frames", "num_clips", "num_crops", "frame_stride"):
         if not isinstance(options[name], int) or options[name] < 1:
-            raise ValueError(f"{name} is {options[name]!r}; expected a whole number of at least 1.")
+            raise ValueError(f"{name} is {options[name]!r}; expected an integer of at least 1.")
     if options["fps"] is not None:
         raise ValueError(
             f"fps is {options['fps']!r}, but a clip has num_frames frames; for a fixed distance between them use "
             'sampling="dense" with frame_stride.'
         )
-    # one frame is enough for the rule to refuse an unknown name, or a number of clips that it does not have
+    # a video of one frame is enough for the check of the rule's name and its number of clips
     sample_clips(1, 1, sampling=options["sampling"], num_clips=options["num_clips"])
     if options["num_clips"] > 1 and not options["do_sample_frames"]:
-        raise ValueError(f"num_clips is {options['num_clips']}, but do_sample_frames=False takes every frame once.")
+        raise ValueError(f"num_clips is {options['num_clips']}, but do_sample_frames=False uses every frame once.")
     if options["num_crops"] > 1 and not options["do_center_crop"]:
-        raise ValueError(f"num_crops is {options['num_crops']}, but do_center_crop=False leaves the frames uncut.")
+        raise ValueError(f"num_crops is {options['num_crops']}, but do_center_crop=False does not crop.")
 
 
-def _one_for_each(metadata: Any, num_videos: int) -> list[Mapping[str, Any]]:
-    """The caller's metadata as one mapping per video, empty if there are none."""
+def _metadata_per_video(metadata: Any, num_videos: int) -> list[Mapping[str, Any]]:
+    """The caller's metadata as one mapping per video, empty without metadata."""
     if metadata is None:
         return [{}] * num_videos
     entries = metadata if isinstance(metadata, list) else [metadata]
     if len(entries) != num_videos:
-        raise ValueError(f"{len(entries)} video_metadata were given for {num_videos} videos; expected one for each.")
+        raise ValueError(f"{len(entries)} video_metadata were given for {num_videos} videos; expected one per video.")
     return entries
 
 
 def _target_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
-    """(height, width) that a frame is resized to."""
+    """(height, width) of the resized frame."""
     keys = set(dict(size))
     if keys == {"shortest_edge"}:
         return resized_size(height, width, size.shortest_edge)
@@ -349,18 +350,18 @@ def _target_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
 def _crop_corners(
     frame_size: tuple[int, int], crop_size: tuple[int, int], num_crops: int, num_views: int
 ) -> list[tuple[int, int]]:
-    """(top, left) of the crops of a frame, all sizes being (height, width).
+    """(top, left) of the crops of a frame; all sizes are (height, width).
 
-    A single view is the official validation view, whose margin is rounded half to even; several are the official test
-    views, whose margin is cut off, even where there is one crop. Along the shorter side a test crop is centred, which
-    the official code leaves open: its crops are as large as that side.
+    A single view is the official validation view, whose margin is rounded half to even; several views are the official
+    test views, whose margin is rounded down, also with a single crop. Test crops are centred along the shorter side,
+    which the official code does not define: its crops are as large as that side.
     """
     height, width = frame_size
     crop_height, crop_width = crop_size
     if crop_height > height or crop_width > width:
         raise ValueError(
             f"A crop of {crop_height}x{crop_width} does not fit frames of {height}x{width}; resize them first "
-            "(do_resize, size) or crop less (crop_size)."
+            "(do_resize, size) or use a smaller crop (crop_size)."
         )
     centre = (center_crop(height, height, crop_height)[0], center_crop(width, width, crop_width)[0])
     if num_views == 1:
@@ -372,12 +373,12 @@ def _crop_corners(
 
 
 def _concatenate(pixel_values: list[torch.Tensor], video_indices: list[int]) -> torch.Tensor:
-    """Views `(views, frames, channels, height, width)` of several videos as one tensor."""
+    """Concatenates the views `(views, frames, channels, height, width)` of several videos to one tensor."""
     shapes = {tuple(views.shape[1:]): index for views, index in zip(pixel_values, video_indices, strict=True)}
     if len(shapes) > 1:
         listed = ", ".join(f"{shape} (such as video {index})" for shape, index in shapes.items())
         raise ValueError(
-            f"Views of unequal sizes cannot be one tensor: {listed}. Resize and crop (do_resize, do_center_crop), "
+            f"Views of unequal sizes cannot be concatenated: {listed}. Resize and crop (do_resize, do_center_crop), "
             "sample frames (do_sample_frames), process the videos one by one, or pass return_tensors=None for a list."
         )
     return torch.cat(pixel_values)

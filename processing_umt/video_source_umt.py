@@ -1,9 +1,8 @@
-"""From a path, URL, bytes or file object to an open FFmpeg container, and the one error that all broken videos raise.
+"""Opens a path, URL, bytes or file object as an FFmpeg container, and defines the error raised for broken videos.
 
-FFmpeg never opens anything here: local files and downloads are opened by Python and handed over as file objects,
-every protocol is forbidden, and only formats that keep the whole video in one file are allowed. So a playlist, a
-concat script or a QuickTime reference movie can't make FFmpeg read another file or address. No part of the UMT paper
-(arXiv 2303.16058); its code reads with decord.
+FFmpeg never opens a file or address itself: local files and downloads are opened by Python and passed as file objects,
+all protocols are disabled, and only formats that store a complete video in one file are allowed. Thus a playlist, a
+concat script or a QuickTime reference movie can't make FFmpeg read another file or address.
 """
 
 import io
@@ -20,29 +19,29 @@ from transformers.utils import is_av_available
 if is_av_available():
     import av
 
-# Formats that hold a whole video in one file. The last three have no pictures: they are recognised in order to say so.
+# Formats that store a complete video in one file. The last three are audio formats, listed so that the error says so.
 _FORMATS = "mov,matroska,webm,mpegts,mpeg,flv,asf,ogg,nut,ivf,mxf,gif,avi,rm,h264,hevc,m4v,mpegvideo,obu,wav,flac,mp3"
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: file and body identifiers
 
 _EXPLANATIONS = {
-    "missing": ("there is no such file", "Check the path; only http and https URLs are fetched"),
-    "unreadable": ("it can't be opened", "Check that it is a file and that you may read it"),
+    "missing": ("the file does not exist", "Check the path; only http and https URLs are downloaded"),
+    "unreadable": ("it can't be opened", "Check that it is a file and that you have read permission"),
     "network": ("it can't be downloaded", "Check the URL, or download it yourself and pass the file"),
-    "empty": ("it holds no bytes", "Export or download it again, or leave it out"),
+    "empty": ("the file is empty", "Export or download it again, or leave it out"),
     "not_a_video": (
-        "it is not in a video format that is read here",
+        "it is not in a supported video format",
         "Playlists, scripts, images and text are not videos: pass the video file itself",
     ),
-    "no_video_stream": ("it has no video stream (is it audio only?)", "Pass a file with pictures, or leave it out"),
-    "no_frames": ("its video stream holds no frame that can be decoded", "Export it again, or leave it out"),
+    "no_video_stream": ("it has no video stream (is it audio only?)", "Pass a file with video, or leave it out"),
+    "no_frames": ("its video stream contains no decodable frame", "Export it again, or leave it out"),
     "truncated": ("it ends too early", "Download or copy it again, or leave it out"),
     "decode": ("it can't be decoded", "The file is damaged or uses an unknown codec: re-encode it, or leave it out"),
 }
 
 
 class VideoDecodeError(ValueError):
-    """A video that can't be read. One class for every reason, so that a batch can skip and report.
+    """A video can't be read. One class for all reasons, so that a batch can skip and report.
 
     Attributes:
         video (`str`): name of the file or URL, or a description of the bytes or file object.
@@ -55,26 +54,26 @@ class VideoDecodeError(ValueError):
         super().__init__(f"{video}: {what}{f' ({detail})' if detail else ''}. {advice}.")
         self.video, self.reason, self.detail = video, reason, detail
 
-    def __reduce__(self):  # pickled by its arguments: it has to travel from data-loading workers
+    def __reduce__(self):  # pickled by its arguments, to be sent from data loader workers
         return type(self), (self.video, self.reason, self.detail)
 
 
 class VideoSource:
-    """A video as a seekable binary file with a name: `open_container` makes FFmpeg containers from it.
+    """A video as a seekable binary file with a name; `open_container` opens it as an FFmpeg container.
 
     Args:
         video: `str` or `Path` of a local file, http(s) URL (downloaded first, with time limits), `bytes`, or a binary
-            file object, which is read from its beginning and left open.
+            file object, which is read from its beginning and not closed.
 
     Raises:
         VideoDecodeError: "missing", "unreadable", "network" or "empty".
         ValueError: for any other type.
-        ImportError: without a recent PyAV.
+        ImportError: PyAV is missing or older than 17.1.
     """
 
     def __init__(self, video: str | os.PathLike | bytes | BinaryIO):
         if not is_av_available() or tuple(map(int, av.__version__.split(".")[:2])) < (17, 1):
-            raise ImportError("Video files are read with PyAV 17.1 or newer: pip install --upgrade av")
+            raise ImportError("Reading video files requires PyAV 17.1 or newer: pip install --upgrade av")
         self._owned = True
         if isinstance(video, (bytes, bytearray, memoryview)):
             self.name = f"<{len(video)} bytes>"
@@ -91,7 +90,7 @@ class VideoSource:
             self.file = io.BytesIO(video.read()) if self._owned else video
         else:
             raise ValueError(
-                f"A video is given as {type(video).__name__}; pass a path, an http(s) URL, bytes or a binary file."
+                f"A video was given as {type(video).__name__}; pass a path, an http(s) URL, bytes or a binary file."
             )
         self.size = self.file.seek(0, io.SEEK_END)
         if self.size == 0:
@@ -99,7 +98,7 @@ class VideoSource:
             raise VideoDecodeError(self.name, "empty")
 
     def open_container(self) -> "av.container.InputContainer":
-        """A freshly opened container that starts at the beginning of the file. One at a time: they share the file."""
+        """Opens a container at the beginning of the file. Only one may be in use, as containers share the file."""
         self.file.seek(0)
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
         try:
@@ -108,7 +107,7 @@ class VideoSource:
             if self.read_at(4, 4) in (b"ftyp", b"mdat", b"wide", b"free", b"skip"):
                 raise VideoDecodeError(self.name, "truncated", "it has no index (moov)") from error
             raise VideoDecodeError(self.name, "not_a_video") from error
-        # FFmpeg would invent missing presentation times by looking ahead
+        # FFmpeg would generate missing presentation times
         container.flags &= ~av.container.Flags.gen_pts.value
         return container
 
@@ -116,7 +115,7 @@ class VideoSource:
         self.file.seek(offset)
         return self.file.read(count)
 
-    def is_cut(self) -> bool:
+    def is_truncated(self) -> bool:
         """Whether an AVI or Matroska file ends before the size that its header states."""
         head = self.read_at(0, 1024)
         if head[:4] == b"RIFF":
@@ -125,7 +124,7 @@ class VideoSource:
         if head[:4] != _EBML or segment < 0:
             return False
         begin = segment + len(_SEGMENT)
-        length = 9 - head[begin].bit_length()  # of the size field: the leading zeros of its first byte tell
+        length = 9 - head[begin].bit_length()  # of the size field: one more than the leading zeros of its first byte
         size = int.from_bytes(head[begin : begin + length], "big") & ((1 << 7 * length) - 1)
         unknown = (1 << 7 * length) - 1  # written by live recorders
         return size != unknown and begin + length + size > self.size
@@ -137,7 +136,7 @@ class VideoSource:
 
 def _open_file(path: str) -> BinaryIO:
     try:
-        # a pipe without a writer would block for ever, a device never end
+        # a pipe without a writer would block forever, a device might never end
         is_regular = stat.S_ISREG(os.stat(path).st_mode)
         file = open(path, "rb", buffering=0) if is_regular else None  # noqa: SIM115 (closed by its owner)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
@@ -149,12 +148,12 @@ def _open_file(path: str) -> BinaryIO:
     return file
 
 
-_PATIENCE = 10.0  # seconds: for a connection, for an answer, and for the next _PROGRESS bytes
-_PROGRESS = 1 << 16
+_TIMEOUT = 10.0  # seconds: for a connection, for a response, and for the next _CHUNK_SIZE bytes
+_CHUNK_SIZE = 1 << 16
 
 
 def _download(url: str) -> BinaryIO:
-    """The resource as an anonymous temporary file, in memory up to 64 MiB."""
+    """Downloads a URL to an anonymous temporary file, kept in memory up to 64 MiB."""
     opener = urllib.request.OpenerDirector()  # http and https only, also after a redirect
     for handler in (
         urllib.request.ProxyHandler,
@@ -168,16 +167,16 @@ def _download(url: str) -> BinaryIO:
         opener.add_handler(handler())
     file = tempfile.SpooledTemporaryFile(max_size=64 << 20)  # noqa: SIM115 (closed by its owner)
     try:
-        with opener.open(urllib.request.Request(url, headers={"User-Agent": "umt"}), timeout=_PATIENCE) as response:
+        with opener.open(urllib.request.Request(url, headers={"User-Agent": "umt"}), timeout=_TIMEOUT) as response:
             expected = response.headers.get("Content-Length")
-            since, arrived = time.monotonic(), 0
-            while chunk := response.read1(_PROGRESS):
+            since, received = time.monotonic(), 0
+            while chunk := response.read1(_CHUNK_SIZE):
                 file.write(chunk)
-                arrived += len(chunk)
-                if arrived >= _PROGRESS:
-                    since, arrived = time.monotonic(), 0
-                elif time.monotonic() - since > _PATIENCE:
-                    raise TimeoutError(f"less than {_PROGRESS} bytes arrived in {_PATIENCE:g} s")
+                received += len(chunk)
+                if received >= _CHUNK_SIZE:
+                    since, received = time.monotonic(), 0
+                elif time.monotonic() - since > _TIMEOUT:
+                    raise TimeoutError(f"fewer than {_CHUNK_SIZE} bytes were received in {_TIMEOUT:g} s")
         if expected is not None and file.tell() < int(expected):
             raise OSError(f"the connection broke after {file.tell()} of {expected} bytes")
     except (OSError, ValueError, urllib.error.URLError) as error:

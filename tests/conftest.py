@@ -1,13 +1,13 @@
-"""Fixtures of all tests; they run offline, and a deprecated call of this repository is an error."""
+"""Fixtures of all tests. Tests run offline, and a deprecated call of this repository is an error."""
 
 import os
 
 import own_warnings
 
-own_warnings.install()  # before any import that may keep `warnings.warn`
+own_warnings.install()  # before any import that may store a reference to `warnings.warn`
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# tiny tensors gain nothing from more threads, and two test processes share two cores
+# more threads do not help with tiny tensors, and two test processes run on two cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
@@ -28,13 +28,13 @@ def shared_video():
 
 @pytest.fixture
 def sharded_trainers(monkeypatch):
-    """Trainers that take themselves to run under FSDP."""
+    """Makes trainers assume that they run under FSDP."""
     from umt_training.trainers.base_trainer import UMTTrainer
 
-    made = UMTTrainer.__init__
+    init = UMTTrainer.__init__
 
-    def make_sharded(self, *args, **kwargs):
-        made(self, *args, **kwargs)
+    def init_sharded(self, *args, **kwargs):
+        init(self, *args, **kwargs)
         self.is_fsdp_enabled = True
 
-    monkeypatch.setattr(UMTTrainer, "__init__", make_sharded)
+    monkeypatch.setattr(UMTTrainer, "__init__", init_sharded)

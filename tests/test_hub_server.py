@@ -1,4 +1,4 @@
-"""The loopback Hub against the real `huggingface_hub` client, and the isolation of `run_clean`."""
+"""The loopback Hub with the real `huggingface_hub` client, and the isolation of `run_clean`."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from hub_server import TOKEN, USER, LoopbackHub, Request
 from subprocess_tools import PACKAGES, REPOSITORY, complaints, run_clean
 
 REPO = f"{USER}/thing"
-WEIGHTS = bytes(range(256)) * 1000  # goes by LFS for its name
+WEIGHTS = bytes(range(256)) * 1000  # uploaded by LFS because of its file name
 FILES = {
     "config.json": b"{}\n",
     "README.md": b"# a thing\n",
@@ -25,7 +25,7 @@ def hub():
 
 
 def run(hub: LoopbackHub, code: str, cwd, **kwargs) -> dict:
-    """Run `code`, which prints one JSON object as its last line, as a client of `hub`."""
+    """Runs `code`, whose last line of output is a JSON object, as a client of `hub`."""
     result = run_clean(code, cwd=cwd, env=hub.env(), **kwargs)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1]) | {"complaints": complaints(result.stderr)}
@@ -161,7 +161,7 @@ def test_upload_and_download_again(hub, tmp_path):
 
 
 def test_injected_failures(hub, tmp_path):
-    large = bytes(range(256)) * 100_000  # more than two of the client's 10 MB chunks: it resumes after whole ones
+    large = bytes(range(256)) * 100_000  # more than two of the client's 10 MB chunks: it resumes after complete ones
     hub.create_repo(REPO, {**FILES, "large.bin": large})
     hub.create_repo(f"{USER}/broken", FILES)
     hub.inject("PUT", "/lfs-storage/", "drop", nth=2)
@@ -209,14 +209,14 @@ def test_injected_failures(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "asked, status, expected",
+    "range_header, status, expected",
     [("bytes=10-19", 206, WEIGHTS[10:20]), ("bytes=255990-", 206, WEIGHTS[-10:]), ("bytes=-3", 206, WEIGHTS[-3:])],
 )
-def test_ranges_and_log(hub, asked, status, expected):
+def test_ranges_and_log(hub, range_header, status, expected):
     hub.create_repo(REPO, FILES)
     path = f"/{REPO}/resolve/main/weights.safetensors"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(hub.endpoint + path, headers={"Range": asked})) as answer:
+    with opener.open(urllib.request.Request(hub.endpoint + path, headers={"Range": range_header})) as answer:
         assert (answer.status, answer.read()) == (status, expected)
         assert answer.headers["Content-Range"].endswith(f"/{len(WEIGHTS)}")
     assert hub.requests == [Request("GET", path, status)]
@@ -262,7 +262,7 @@ def test_clean_run_with_the_packages(tmp_path):
 
 
 def test_transformers_and_datasets(hub, tmp_path):
-    """A stock model pushed by one machine is loaded by its id on another; so is a table."""
+    """A stock model pushed by one machine is loaded by its id on another, and so is a table."""
     table = {"README.md": b"---\nlicense: mit\n---\n", "train.csv": b"a,b\n1,x\n2,y\n"}
     hub.create_repo(f"{USER}/table", table, repo_type="dataset")
     pushed = run(

@@ -1,4 +1,4 @@
-"""Deprecated calls of ours are errors; those between other packages, and other warnings, are not."""
+"""Deprecated calls of this repository are errors; those between other packages, and other warnings, are not."""
 
 import logging
 import warnings
@@ -10,7 +10,7 @@ from subprocess_tools import complaints, run_clean
 
 
 def library_function(code: str, file: str = transformers.trainer_pt_utils.__file__):
-    """`function(argument)` as if it were defined in the file of a dependency."""
+    """Defines `function(argument)` as if in the file of a dependency."""
     names = {"warnings": warnings, "logger": logging.getLogger("transformers.anything")}
     exec(compile(code, file, "exec"), names)
     return names["function"]
@@ -40,14 +40,14 @@ def test_a_decorator_in_the_same_file_is_not_the_caller():
 
 
 @pytest.mark.filterwarnings("default")
-def test_what_dependencies_say_of_each_other_is_not_an_error(recwarn):
+def test_deprecated_calls_between_dependencies_are_not_errors(recwarn):
     deprecated = library_function(DEPRECATED.format("warnings.warn('old', FutureWarning)"), file=pytest.__file__)
     caller = library_function("def function(deprecated):\n    deprecated(None)")
     caller(deprecated)
     library_function(DEPRECATED.format("warnings.warn('careful')"))(None)
     library_function(DEPRECATED.format("logger.warning('slow')"))(None)
     assert [str(warning.message) for warning in recwarn] == ["old", "careful"]
-    assert recwarn.list[0].filename == pytest.__file__  # the stack level is the one that was asked for
+    assert recwarn.list[0].filename == pytest.__file__  # the stack level is the requested one
 
 
 def test_our_own_warnings_are_not_deprecated_calls():

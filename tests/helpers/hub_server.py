@@ -1,11 +1,11 @@
-"""A Hugging Face Hub on 127.0.0.1 for the tests, driven through the real `huggingface_hub` client by `HF_ENDPOINT`.
+"""A local Hugging Face Hub server on 127.0.0.1 for tests with the real `huggingface_hub` client (`HF_ENDPOINT`).
 
-It speaks the part of the Hub's HTTP protocol that downloading, `push_to_hub`, `upload_folder` and `create_commit` use,
-for model and dataset repositories: repository info, trees, `resolve` with ETag and ranges, pre-upload, Git LFS in its
-basic transfer, NDJSON commits, branches and tags. Repositories live in memory as a list of commits, whose blobs have
-the ids that git gives them. Large files travel by LFS: the client's other way, xet, is a protocol of its own and is
-switched off in `LoopbackHub.env`. `LoopbackHub.inject` breaks chosen requests: a dropped connection, an HTTP error, or
-a file whose bytes are not what was stored.
+It implements the part of the Hub's HTTP protocol used by downloads, `push_to_hub`, `upload_folder` and `create_commit`
+for model and dataset repositories: repository info, trees, `resolve` with ETag and ranges, pre-upload, Git LFS with
+basic transfers, NDJSON commits, branches and tags. Repositories are kept in memory as a list of commits, and blobs
+have git's ids. Large files are transferred by LFS; the client's alternative protocol, xet, is disabled in
+`LoopbackHub.env`. `LoopbackHub.inject` makes selected requests fail: a dropped connection, an HTTP error, or a file
+with wrong bytes.
 """
 
 import base64
@@ -31,7 +31,7 @@ DATE = "2026-01-01T00:00:00.000Z"
 
 
 class Request(NamedTuple):
-    """One line of the log: `status` is what was answered, 0 where the connection was dropped instead."""
+    """One entry of the log; `status` is the HTTP status of the response, 0 for a dropped connection."""
 
     method: str
     path: str
@@ -60,9 +60,9 @@ def _json(payload: object, status: int = 200, headers: dict[str, str] | None = N
 
 
 class LoopbackHub:
-    """The server, to be used as a context manager; see the module's docstring.
+    """The server, a context manager; see the module's docstring.
 
-    `endpoint` is its address, `requests` the log of everything that was asked, in order of completion.
+    `endpoint` is its address, `requests` the log of all requests in order of completion.
     """
 
     def __init__(self):
@@ -88,9 +88,9 @@ class LoopbackHub:
         self._folder.cleanup()
 
     def env(self) -> dict[str, str]:
-        """Environment of a subprocess that talks to this Hub: logged in, online, every cache empty and its own.
+        """Environment variables of a subprocess that uses this Hub: logged in, online, with its own empty caches.
 
-        Each call is another machine; pass the same dictionary twice to keep what was downloaded.
+        Each call simulates a new machine; pass the same dictionary twice to keep the caches.
         """
         home = Path(tempfile.mkdtemp(dir=self._folder.name))
         return {
@@ -106,13 +106,13 @@ class LoopbackHub:
         }
 
     def create_repo(self, repo_id: str, files: dict[str, bytes], *, repo_type: str = "model") -> str:
-        """Make the repository if it is new, put exactly `files` on its main branch, and return the commit's hash."""
+        """Creates the repository if it is new, commits exactly `files` to its main branch, and returns the hash."""
         with self.lock:
             repository = self._repositories.setdefault((f"{repo_type}s", repo_id), Repository())
             return repository.commit("main", "files of the test", files).oid
 
     def files(self, repo_id: str, revision: str = "main", *, repo_type: str = "model") -> dict[str, bytes]:
-        """Content of every file at a branch, tag or commit, by its path."""
+        """Content of every file at a branch, tag or commit, by path."""
         with self.lock:
             return dict(self._repositories[(f"{repo_type}s", repo_id)].at(revision).files)
 
@@ -122,12 +122,12 @@ class LoopbackHub:
             return list(self._repositories[(f"{repo_type}s", repo_id)].commits.values())
 
     def inject(self, method: str, path: str, action: str | int, *, nth: int = 1, times: int = 1) -> None:
-        """Break the `nth` to `nth + times - 1`-th of the coming requests whose path matches the regular expression.
+        """Makes requests `nth` to `nth + times - 1`, of those whose path matches the regular expression, fail.
 
-        action: an HTTP status to answer; "drop": the connection is reset after half of the uploaded body was read, or
-        half of the answer sent; "corrupt": the second half of the answer's bytes is inverted, under its true headers.
-        The client repeats most requests after a connection error or a 5xx, waiting 1, 2, 4, 8 and 8 s; it repeats no
-        other 4xx than 408 and 429, and not the POST of a commit.
+        action: an HTTP status; "drop": the connection is reset after half of the request body was read or half of the
+        response sent; "corrupt": the second half of the response body is inverted, with the original headers. The
+        client repeats most requests after a connection error or a 5xx, waiting 1, 2, 4, 8 and 8 s; of the 4xx it
+        repeats only 408 and 429, and it does not repeat the POST of a commit.
         """
         with self.lock:
             self._faults.append(Fault(method, re.compile(path), action, nth, times))
@@ -141,7 +141,7 @@ class LoopbackHub:
                         return fault.action
         return None
 
-    # The routes. Each takes the request's named parts (percent-decoded), its query, headers and body.
+    # Routes. The arguments are the named parts of the path (percent-decoded), the query, headers and body.
 
     def _repository(self, parts: dict[str, str]) -> Repository:
         repository = self._repositories.get((parts["kind"], parts["repo"]))
@@ -219,31 +219,32 @@ class LoopbackHub:
             raise HubError(404, "Entry not found", "EntryNotFound", commit.oid)
         data = commit.files[parts["path"]]
         entry = file_entry(parts["path"], data)
-        answer = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes", "ETag": f'"{entry["oid"]}"'}
+        response_headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes", "ETag": f'"{entry["oid"]}"'}
         if "lfs" in entry:
-            answer |= {"ETag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(len(data))}
-            answer["X-Linked-ETag"] = answer["ETag"]
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", headers.get("Range", ""))
-        if asked is None or asked.group(1, 2) == ("", ""):
-            return Response(data, 200, answer)
-        if asked[1] == "":  # the last n bytes
-            start, stop = max(len(data) - int(asked[2]), 0), len(data)
+            response_headers |= {"ETag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(len(data))}
+            response_headers["X-Linked-ETag"] = response_headers["ETag"]
+        bounds = re.fullmatch(r"bytes=(\d*)-(\d*)", headers.get("Range", ""))
+        if bounds is None or bounds.group(1, 2) == ("", ""):
+            return Response(data, 200, response_headers)
+        if bounds[1] == "":  # the last n bytes
+            start, stop = max(len(data) - int(bounds[2]), 0), len(data)
         else:
-            start, stop = int(asked[1]), min(int(asked[2]) + 1, len(data)) if asked[2] else len(data)
+            start, stop = int(bounds[1]), min(int(bounds[2]) + 1, len(data)) if bounds[2] else len(data)
         if start >= stop:
             return Response(b"", 416, {"Content-Range": f"bytes */{len(data)}"})
-        return Response(data[start:stop], 206, answer | {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
+        content_range = {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
+        return Response(data[start:stop], 206, response_headers | content_range)
 
     def preupload(self, parts, query, headers, body) -> Response:
         commit = self._repository(parts).at(parts["revision"])
         modes = []
         for file in json.loads(body)["files"]:
             mode = "lfs" if is_lfs(file["path"], file["size"]) else "regular"
-            answer = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+            info = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
             if file["path"] in commit.files:
                 entry = file_entry(file["path"], commit.files[file["path"]])
-                answer["oid"] = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
-            modes.append(answer)
+                info["oid"] = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
+            modes.append(info)
         return _json({"files": modes, "commitOid": commit.oid})
 
     def lfs_batch(self, parts, query, headers, body) -> Response:
@@ -258,7 +259,7 @@ class LoopbackHub:
 
     def lfs_put(self, parts, query, headers, body) -> Response:
         if hashlib.sha256(body).hexdigest() != parts["oid"]:
-            raise HubError(400, f"the uploaded content is not that of {parts['oid']}")
+            raise HubError(400, f"the uploaded content does not match {parts['oid']}")
         self._repository(parts).lfs[parts["oid"]] = body
         return Response(b"")
 
@@ -269,7 +270,7 @@ class LoopbackHub:
 
     def commit(self, parts, query, headers, body) -> Response:
         if query.get("create_pr"):
-            raise HubError(501, "the loopback Hub has no pull requests")
+            raise HubError(501, "the loopback Hub does not support pull requests")
         repository = self._repository(parts)
         parent = repository.at(parts["revision"])
         files, title = dict(parent.files), ""
@@ -338,12 +339,12 @@ ROUTES = [
         ("POST", rf"{_API}/tag/{_REVISION}", LoopbackHub.tag),
     ]
 ]
-# Writing needs the token, except to the storage, whose addresses are handed out to who has it.
+# Routes without authentication: reading, and the storage, whose addresses are returned to authenticated clients only.
 _OPEN = (LoopbackHub.info, LoopbackHub.tree, LoopbackHub.paths_info, LoopbackHub.resolve, LoopbackHub.lfs_put)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """HTTP/1.1 with keep-alive; one write per answer."""
+    """HTTP/1.1 with keep-alive; one write per response."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -363,7 +364,7 @@ class _Handler(BaseHTTPRequestHandler):
             response = self._answer(hub, split.path, parse_qs(split.query), body, action)
         except HubError as error:
             response = _json({"error": str(error)}, error.status, error.headers)
-        except Exception as error:  # a request that this server does not understand: say so, or the client asks again
+        except Exception as error:  # an unsupported request: 400, as the client would repeat it after a 5xx
             response = _json({"error": f"the loopback Hub failed: {error!r}"}, 400)
         if action == "corrupt":
             middle = len(response.body) // 2
@@ -383,8 +384,8 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(action, int):
             raise HubError(action, "failure injected by the test")
         method = "GET" if self.command == "HEAD" else self.command
-        for wanted, pattern, route in ROUTES:
-            if wanted == method and (match := pattern.fullmatch(raw_path)):
+        for route_method, pattern, route in ROUTES:
+            if route_method == method and (match := pattern.fullmatch(raw_path)):
                 if route not in _OPEN and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                     raise HubError(401, "Invalid username or password.")
                 parts = {name: unquote(value) if value else "" for name, value in match.groupdict().items()}
@@ -394,7 +395,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise HubError(404, f"the loopback Hub has no route {self.command} {raw_path}")
 
     def _read_body(self, half: bool) -> bytes:
-        """The request's body; with `half`, only so much of it that the sender is still at it."""
+        """The request body; with `half` only its first half or chunk, so that the client is still sending."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             length = int(self.headers.get("Content-Length", 0))
             return self.rfile.read((length + 1) // 2 if half else length)
@@ -408,9 +409,9 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def _drop(self, path: str, sent: bytes) -> None:
-        """Send `sent` and reset the connection."""
+        """Sends `sent` and resets the connection."""
         self.server.hub.requests.append(Request(self.command, path, 0))
         self.wfile.write(sent)
-        if not sent:  # SO_LINGER of zero seconds: closing sends RST. It would also discard what was sent.
+        if not sent:  # SO_LINGER of zero seconds: closing sends RST, which would also discard sent data
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True

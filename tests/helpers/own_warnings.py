@@ -1,8 +1,8 @@
-"""Deprecated calls that this repository makes itself, told apart from those inside its dependencies.
+"""Detects deprecated calls made by the code of this repository.
 
-A new release may warn about anything; only a deprecated function or argument that our own code uses is ours to mend.
-`install` makes such a call an error, or reports it, whatever stack level the warning names and whether it is a Python
-warning or a log record. Standard library only: `subprocess_tools` runs this file in interpreters of its own.
+Only deprecated functions and arguments used by our own code can be fixed here; warnings about calls inside
+dependencies are ignored. `install` raises an error for such a call, or reports it, for any stack level and for Python
+warnings as well as log records. Standard library only: `subprocess_tools` runs this file in child interpreters.
 """
 
 import logging
@@ -19,19 +19,18 @@ DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 
 
 class DeprecatedCallError(AssertionError):
-    """Code of this repository calls something deprecated."""
+    """Code of this repository calls a deprecated function or uses a deprecated argument."""
 
 
 def is_ours(file: str) -> bool:
-    """Whether a source file belongs to this repository, or is our code loaded from a model repository."""
+    """Whether a source file belongs to this repository or is its code loaded from a model repository."""
     return file.startswith(OURS) or f"{os.sep}transformers_modules{os.sep}" in file
 
 
 def calling_line(frame: FrameType | None) -> str | None:
-    """`file:line` of the call that made `frame`'s code emit a warning if that call is ours, else None.
+    """`file:line` of the call that caused the code of `frame` to emit a warning, or None if the call is not ours.
 
-    The emitting code may go through helpers in its own file, and through generated code such as the `__init__` of a
-    dataclass.
+    Helpers in the file of the emitting code, and generated code such as the `__init__` of a dataclass, are skipped.
     """
     emitter = frame.f_code.co_filename if frame else ""
     if is_ours(emitter):
@@ -48,7 +47,7 @@ def raise_error(report: str) -> None:
 
 
 def install(report: Callable[[str], None] = raise_error) -> None:
-    """Call `report` with one line for every deprecated call of ours from here on; everything else goes its way."""
+    """From now on, calls `report` with one line for every deprecated call of ours; other warnings are unchanged."""
     emit_warning, make_record = warnings.warn, logging.getLogRecordFactory()
 
     def warn(message, category=None, stacklevel=1, source=None, **options):

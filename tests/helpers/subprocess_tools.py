@@ -1,7 +1,7 @@
-"""Python code run in a fresh interpreter, with or without the packages of this repository.
+"""Runs Python code in a new interpreter, with or without the packages of this repository.
 
-What remote code needs is only visible where `modeling_umt` cannot be imported, and the test environment usually has it
-installed (editable or not). So the child hides the three packages from every finder, rather than trusting its path.
+Missing files of remote code are only detected if `modeling_umt` cannot be imported, and the test environment usually
+has it installed (editable or not). Therefore the child process hides the three packages from every import finder.
 """
 
 import json
@@ -15,17 +15,17 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("modeling_umt", "processing_umt", "umt_training")
 
-# What a clean run must not say: deprecated calls of ours, records of our own loggers, warnings raised in our files,
-# anything logged as an error, tracebacks, and Transformers' list of weights that a file lacks or has in excess. Other
-# warnings of dependencies are not ours to mend.
+# Output that a clean run must not contain: deprecated calls of ours, records of our own loggers, warnings raised in
+# our files, errors in the log, tracebacks, and Transformers' report of missing and unexpected weights. Other warnings
+# of dependencies are ignored.
 COMPLAINT = re.compile(
     r"^\[OURS\]|^\[WARNING\] (modeling_umt|processing_umt|umt_training|transformers_modules)\b"
     r"|(/(modeling_umt|processing_umt|training)/|_umt\.py).*Warning:"
     r"|^\[(ERROR|CRITICAL)\]|Error:|^Traceback|LOAD REPORT"
 )
 
-# Run before the code. Libraries print a log record of level WARNING as its bare message, so that nothing in the text
-# tells it from a progress line: such records are written out once more, marked.
+# Runs before the code. Libraries print a log record of level WARNING as its bare message, which looks like any other
+# output; such records are printed again with a prefix.
 PRELUDE = """
 import importlib.util, logging, runpy, sys
 
@@ -33,7 +33,7 @@ own_warnings = runpy.run_path(OWN_WARNINGS)
 own_warnings["install"](lambda report: print(f"[OURS] {report}", file=sys.stderr, flush=True))
 
 class Hiding:
-    # A finder as it was, except that it does not know some packages; importlib.metadata asks for its other attributes.
+    # Wraps a finder and hides some packages; importlib.metadata reads its other attributes.
     def __init__(self, finder):
         self.finder = finder
 
@@ -53,13 +53,13 @@ else:
     sys.path.insert(0, root)
 
 make_record = logging.getLogRecordFactory()
-def marking(*args, **kwargs):
+def prefixed(*args, **kwargs):
     record = make_record(*args, **kwargs)
     if record.levelno >= logging.WARNING:
         message = record.getMessage().replace(chr(10), " ")
         print(f"[{record.levelname}] {record.name}: {message}", file=sys.stderr, flush=True)
     return record
-logging.setLogRecordFactory(marking)
+logging.setLogRecordFactory(prefixed)
 runpy.run_path(script, run_name="__main__")
 """
 
@@ -67,13 +67,13 @@ runpy.run_path(script, run_name="__main__")
 def run_clean(
     code: str, *, cwd: Path, env: dict[str, str] | None = None, allow_umt: bool = False, timeout: float = 180
 ) -> subprocess.CompletedProcess:
-    """Run `code` (dedented) by an isolated interpreter (`python -I`) in `cwd` and return what it printed, as text.
+    """Runs `code` (dedented) in an isolated interpreter (`python -I`) in `cwd` and returns its output as text.
 
     `modeling_umt`, `processing_umt` and `umt_training` cannot be imported, or with `allow_umt=True` are those of this
-    checkout. The child gets nothing of this process's environment but PATH, temporary folder, locale and CUDA
-    settings; it is offline with empty caches under `cwd`, unless `env` says otherwise (`LoopbackHub.env()`). Records
-    logged as WARNING or worse appear in `stderr` as lines `[WARNING] logger: message`; see `complaints`. A failing
-    exit is returned, not raised.
+    checkout. The child process inherits only PATH, temporary folder, locale and CUDA settings of the environment; it
+    is offline with empty caches under `cwd`, unless `env` differs (`LoopbackHub.env()`). Records of level WARNING or
+    above appear in `stderr` as lines `[WARNING] logger: message`; see `complaints`. A non-zero exit code is returned
+    and raises no error.
     """
     cwd = Path(cwd)
     script = cwd / "clean_run.py"

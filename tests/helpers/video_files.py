@@ -1,4 +1,4 @@
-"""Tiny videos made by PyAV, whole and broken in ten ways, for the tests of data and decoding."""
+"""Tiny videos, intact or broken in ten ways, written with PyAV."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def write_video(path: Path, num_frames: int = 12, height: int = 48, width: int = 64, colour: int = 0) -> Path:
-    """Frame t is grey 16 t (mod 256) with a square of grey `colour` in the middle; MPEG-4 in a container by suffix."""
+    """Frame t is grey 16 t (mod 256) with a centred square of grey `colour`; MPEG-4, container by extension."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 400_000
@@ -30,7 +30,7 @@ def video_bytes(tmp_path: Path, **kwargs) -> bytes:
 
 
 def write_noise(path: Path, seed: int, num_frames: int = 20, rate: int = 10) -> Path:
-    """A video of 48 x 64 pixels whose frames are noise in squares of 16 pixels; makes its folder."""
+    """A video of 48 x 64 pixels whose frames are noise in squares of 16 pixels; creates its folder."""
     generator = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -44,7 +44,7 @@ def write_noise(path: Path, seed: int, num_frames: int = 20, rate: int = 10) -> 
 
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """A tar file of (name, content)."""
+    """Writes a tar file of pairs (name, content)."""
     with tarfile.open(path, "w") as tar:
         for name, content in files:
             info = tarfile.TarInfo(name)
@@ -53,9 +53,9 @@ def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def write_broken_videos(folder: Path) -> dict[str, str]:
-    """Ten files that are no videos, each broken in its own way: path → the reason that reading them gives."""
-    whole = write_video(folder / "whole.mp4").read_bytes()
-    (folder / "whole.mp4").unlink()
+    """Writes ten broken videos, each with a different fault: path → reason of the error."""
+    intact = write_video(folder / "intact.mp4").read_bytes()
+    (folder / "intact.mp4").unlink()
     with wave.open(str(folder / "audio_only.avi"), "wb") as sound:
         sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(8000)
         sound.writeframes(bytes(1600))
@@ -74,7 +74,7 @@ def write_broken_videos(folder: Path) -> dict[str, str]:
     Image.new("RGB", (64, 48)).save(picture, "PNG")
     contents = {
         "empty.mp4": b"",
-        "no_index.mp4": whole[: len(whole) // 2],
+        "no_index.mp4": intact[: len(intact) // 2],
         "text.mp4": b"this is no video\n" * 50,
         "playlist.mp4": b"#EXTM3U\n#EXTINF:10,\nsegment.ts\n",
         "random.mp4": np.random.default_rng(0).bytes(5000),

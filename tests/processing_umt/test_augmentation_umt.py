@@ -1,4 +1,4 @@
-"""Clip transforms and batch mixing: recorded numbers of the official code, geometry for any frame, distributions."""
+"""Clip transforms and batch mixing: recorded values of the official code, geometry for any frame, distributions."""
 
 import inspect
 import math
@@ -44,14 +44,14 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def natural_frames(frames: int = 3, height: int = 60, width: int = 84) -> np.ndarray:
-    """uint8 `(frames, height, width, 3)`: smooth colours under some noise, every frame different."""
+    """uint8 `(frames, height, width, 3)`: smooth colours with some noise, every frame different."""
     generator = np.random.default_rng(5)
     t, y, x = np.meshgrid(np.arange(frames), np.arange(height), np.arange(width), indexing="ij")
     waves = [np.sin(x / 9 + t), np.cos(y / 7 - t), np.sin((x + y) / 11 + 2 * t)]
     return np.clip(128 + 90 * np.stack(waves, -1) + generator.normal(0, 12, (*t.shape, 3)), 0, 255).astype(np.uint8)
 
 
-# generator of a sample
+# random generator of a sample
 
 
 def test_sample_generator_is_a_function_of_its_arguments():
@@ -63,19 +63,19 @@ def test_sample_generator_is_a_function_of_its_arguments():
 
 
 def test_sample_generator_streams_are_uncorrelated():
-    draws = np.array([sample_generator(0, 0, index).random(2) for index in range(4000)])
-    assert abs(draws.mean() - 0.5) < 0.01
-    assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.05  # neighbouring samples
-    assert abs(np.corrcoef(draws[:, 0], draws[:, 1])[0, 1]) < 0.05
+    values = np.array([sample_generator(0, 0, index).random(2) for index in range(4000)])
+    assert abs(values.mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(values[:-1, 0], values[1:, 0])[0, 1]) < 0.05  # neighbouring samples
+    assert abs(np.corrcoef(values[:, 0], values[:, 1])[0, 1]) < 0.05
 
 
 @pytest.mark.parametrize("triple", [(-1, 0, 0), (0, -1, 0), (0, 0, -1), (2**32, 0, 0)])
-def test_sample_generator_refuses_numbers_out_of_range(triple):
+def test_sample_generator_rejects_values_out_of_range(triple):
     with pytest.raises(ValueError, match=r"2\^32"):
         sample_generator(*triple)
 
 
-# what every clip transform owes
+# properties of every clip transform
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -94,7 +94,7 @@ def test_shape_dtype_and_both_layouts(name, num_frames):
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_generator_decides_everything_and_global_state_nothing(name):
+def test_the_result_depends_on_the_generator_and_not_on_global_state(name):
     frames = natural_frames(2, 40, 52)
     results = []
     for global_seed in (0, 1):
@@ -105,11 +105,11 @@ def test_generator_decides_everything_and_global_state_nothing(name):
         assert np.array_equal(state[0], np.random.get_state()[1])
         assert torch.equal(state[1], torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    assert len({tuple(clip.flatten().tolist()) for clip in results[0]}) == 12, "different samples came out the same"
+    assert len({tuple(clip.flatten().tolist()) for clip in results[0]}) == 12, "different samples gave the same clip"
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_one_draw_serves_all_frames(name):
+def test_all_frames_get_the_same_transform(name):
     frames = np.repeat(natural_frames(1, 40, 52), 4, axis=0)
     options = {"erasing_probability": 0.0} if name == "finetuning" else {}
     for index in range(60):
@@ -118,7 +118,7 @@ def test_one_draw_serves_all_frames(name):
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_frame_is_transformed_as_it_would_be_alone(name):
+def test_a_frame_is_transformed_as_if_it_were_alone(name):
     frames = natural_frames(3, 40, 52)
     options = {"erasing_probability": 0.0} if name == "finetuning" else {}
     for index in range(25):
@@ -137,7 +137,7 @@ def test_frames_of_any_size(name, height, width, seed):
     if name == "finetuning":
         assert clip.isfinite().all()
     else:
-        assert (clip == 77).all(), "something from outside the frame came in"
+        assert (clip == 77).all(), "the crop contains pixels from outside the frame"
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -153,17 +153,17 @@ def test_frames_of_any_size(name, height, width, seed):
     ],
     ids=["float array", "array channels first", "one frame", "no frame", "tensor channels last", "float tensor"],
 )
-def test_wrong_frames_are_refused(name, frames):
+def test_invalid_frames_are_rejected(name, frames):
     with pytest.raises(ValueError, match=r"must be a uint8 (array|tensor) \(frames"):
         TRANSFORMS[name](frames, sample_generator(0, 0, 0))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_flip_rate(name, monkeypatch):
-    """A frame whose left half is dark and right half bright: which half is dark afterwards tells."""
+    """The left half of a frame is dark and the right half bright; after a flip it is the other way round."""
     frames = np.zeros((1, 16, 16, 3), dtype=np.uint8)
     frames[:, :, 8:] = 255
-    # the whole frame as the window, or the window may miss one half
+    # the crop is the complete frame, as another crop might miss one half
     monkeypatch.setattr(augmentation, "draw_multi_scale_box", lambda generator, *args, **kwargs: (0, 0, 16, 16))
     monkeypatch.setattr(augmentation, "draw_resized_crop_box", lambda generator, *args, **kwargs: (0, 0, 16, 16))
     options = {"erasing_probability": 0.0, "num_ops": 0} if name == "finetuning" else {}
@@ -198,11 +198,11 @@ def test_multi_scale_boxes_are_the_recorded_candidates(recorded):
             for size, offsets in case["offsets_wh"].items()
             for left, top in offsets
         }
-        drawn = {
+        sampled = {
             draw_multi_scale_box(sample_generator(0, 0, index), height, width, case["input_size"])
             for index in range(3000)
         }
-        assert drawn == candidates
+        assert sampled == candidates
 
 
 @settings(max_examples=300, deadline=None)
@@ -213,7 +213,7 @@ def test_multi_scale_box_lies_in_the_frame(height, width, seed, size):
         top, left, box_height, box_width = draw_multi_scale_box(generator, height, width, size)
         assert 0 <= top <= top + box_height <= height and box_height >= 1
         assert 0 <= left <= left + box_width <= width and box_width >= 1
-        # less than a pixel is lost in truncating, up to two are moved in meeting `size`
+        # truncation loses less than a pixel, snapping to `size` moves a side by up to two
         assert max(box_height, box_width) <= min(height, width) + 2
         assert min(box_height, box_width) >= max(1, int(0.66 * min(height, width)) - 2)
 
@@ -232,7 +232,7 @@ def test_multi_scale_sizes_and_positions_are_uniform():
 
 @pytest.mark.parametrize("shape", [(60, 84), (300, 500), (230, 226)])
 def test_pretraining_is_the_crop_resized_as_pillow_does(shape):
-    """But for a grey level at a few values in a hundred: torchvision's weights have fewer bits than Pillow's."""
+    """Up to one grey level in a few percent of the values: torchvision's weights have fewer bits than Pillow's."""
     frames = natural_frames(2, *shape)
     for index in range(8):
         clip = augment_for_pretraining(frames, sample_generator(0, 0, index), size=64, flip=False)
@@ -260,7 +260,7 @@ def test_resized_crop_box_lies_in_the_frame(height, width, seed, smallest):
 
 
 def test_resized_crop_box_distribution():
-    """On a frame that every window fits into, area and log aspect are uniform, and corners cover what is left."""
+    """In a frame that every crop fits, area and log aspect ratio are uniform, and positions cover the margin."""
     generator = np.random.default_rng(0)
     boxes = np.array([draw_resized_crop_box(generator, 1000, 1000, (0.08, 0.5)) for _ in range(8000)])
     areas = np.sort(boxes[:, 2] * boxes[:, 3] / 1e6)
@@ -278,7 +278,7 @@ def test_resized_crop_box_distribution():
     [((10, 100), (0, 43, 10, 13)), ((100, 10), (43, 0, 13, 10)), ((1, 1), (0, 0, 1, 1))],
 )
 def test_resized_crop_fallback_is_the_largest_centred_window(frame, box):
-    """Ten windows of nine tenths of a frame ten times as wide as high never fit."""
+    """In a frame with an aspect ratio of 10, none of ten crops with 0.9 of its area fits."""
     assert draw_resized_crop_box(np.random.default_rng(0), *frame, scale=(0.9, 0.9)) == box
 
 
@@ -299,7 +299,7 @@ def test_video_text_crop_is_the_recorded_kernel():
 
 
 def test_finetuning_follows_the_official_order():
-    """Normalise the whole frame, then crop, then interpolate, as the official code does: the same to rounding."""
+    """Normalising the complete frame before cropping and interpolating, as officially, differs by rounding only."""
     frames = natural_frames(2, 50, 70)
     for index in range(12):
         clip = augment_for_finetuning(frames, sample_generator(0, 0, index), size=24, erasing_probability=0.0)
@@ -353,36 +353,36 @@ def test_op_pixels(recorded, op):
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 5.2, 9.99, 10.0])
 @pytest.mark.parametrize("op", RAND_AUGMENT_OPS)
-def test_every_op_takes_every_level(op, level):
+def test_every_op_accepts_every_level(op, level):
     image = Image.fromarray(natural_frames(1, 9, 5)[0])
     for negated in (False, True):
         result = apply_op(image, op, op_argument(op, level, negated))
         assert result.size == (5, 9) and result.mode == "RGB"
 
 
-def test_unknown_op_is_refused():
+def test_unknown_op_is_rejected():
     with pytest.raises(ValueError, match=r"'Blur'.*'AutoContrast'"):
         apply_op(Image.new("RGB", (2, 2)), "Blur", None)
 
 
 def test_rand_augment_distribution():
     num_clips = 4000
-    drawn = [op for index in range(num_clips) for op in draw_rand_augment(sample_generator(0, 0, index))]
+    ops = [op for index in range(num_clips) for op in draw_rand_augment(sample_generator(0, 0, index))]
     deviation = math.sqrt(0.25 / (4 * num_clips))
-    assert abs(len(drawn) / (4 * num_clips) - 0.5) < 4 * deviation
+    assert abs(len(ops) / (4 * num_clips) - 0.5) < 4 * deviation
     for op in RAND_AUGMENT_OPS:
-        share = sum(name == op for name, _ in drawn) / len(drawn)
-        assert abs(share - 1 / 15) < 4 * math.sqrt(1 / 15 * 14 / 15 / len(drawn))
-    angles = np.array([argument for name, argument in drawn if name == "Rotate"])
+        fraction = sum(name == op for name, _ in ops) / len(ops)
+        assert abs(fraction - 1 / 15) < 4 * math.sqrt(1 / 15 * 14 / 15 / len(ops))
+    angles = np.array([argument for name, argument in ops if name == "Rotate"])
     assert abs((angles > 0).mean() - 0.5) < 4 * math.sqrt(0.25 / len(angles))
     levels = np.abs(angles) / 30 * 10
     assert abs(levels.mean() - 7) < 4 * 0.5 / math.sqrt(len(levels))
     assert abs(levels.std() - 0.5) < 0.06
-    factors = np.array([argument for name, argument in drawn if name == "BrightnessIncreasing"])
+    factors = np.array([argument for name, argument in ops if name == "BrightnessIncreasing"])
     assert abs((factors > 1).mean() - 0.5) < 4 * math.sqrt(0.25 / len(factors))
 
 
-def test_magnitude_is_clipped_and_number_of_ops_kept():
+def test_magnitude_is_clipped_and_number_of_ops_respected():
     generator = np.random.default_rng(0)
     for _ in range(200):
         assert all(abs(a) <= 30 for op, a in draw_rand_augment(generator, 8, magnitude=10.0) if op == "Rotate")
@@ -390,7 +390,7 @@ def test_magnitude_is_clipped_and_number_of_ops_kept():
     assert draw_rand_augment(generator, num_ops=0) == []
 
 
-def test_rand_augment_applies_the_drawn_ops_in_order():
+def test_rand_augment_applies_the_sampled_ops_in_order():
     frames = natural_frames(2, 20, 24)
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
     for index in range(20):
@@ -420,9 +420,9 @@ def test_erasing_defaults(recorded):
     assert inspect.signature(augment_for_finetuning).parameters["erasing_probability"].default == 0.25
     assert defaults["probability"] == 0.25
     boxes = np.array([draw_erasing_box(sample_generator(0, 0, index), 2000, 2000) for index in range(3000)])
-    shares, log_aspects = boxes[:, 2] * boxes[:, 3] / 4e6, np.log(boxes[:, 2] / boxes[:, 3])
-    assert defaults["min_area"] - 1e-3 < shares.min() < defaults["min_area"] + 3e-3
-    assert defaults["max_area"] - 3e-3 < shares.max() < defaults["max_area"] + 1e-3
+    fractions, log_aspects = boxes[:, 2] * boxes[:, 3] / 4e6, np.log(boxes[:, 2] / boxes[:, 3])
+    assert defaults["min_area"] - 1e-3 < fractions.min() < defaults["min_area"] + 3e-3
+    assert defaults["max_area"] - 3e-3 < fractions.max() < defaults["max_area"] + 1e-3
     assert abs(log_aspects).max() == pytest.approx(math.log(1 / 0.3), abs=0.01)
 
 
@@ -437,7 +437,7 @@ def test_erasing_box_lies_in_the_frame(height, width, seed):
 
 
 def test_erasing_rate_and_noise():
-    """One rectangle at the same place of all frames, fresh noise of mean 0 and deviation 1 in each."""
+    """One rectangle at the same position in all frames, with independent standard normal noise in each."""
     clip = torch.full((3, 3, 24, 24), 100.0)
     erased_clips, values = 0, []
     for index in range(1500):
@@ -459,7 +459,7 @@ def test_erasing_rate_and_noise():
     assert (clip == 100).all()
 
 
-def test_finetuning_erases_at_the_rate_given():
+def test_finetuning_erases_with_the_given_probability():
     frames = np.full((2, 20, 20, 3), 90, dtype=np.uint8)
 
     def is_erased(index, **options):
@@ -503,7 +503,7 @@ def test_recorded_mixes(recorded, key):
     if case["mode"] == "batch":
         mix = mix_of(case["lam"], case["use_cutmix"])
         mixed, targets = mix_batch(clips, labels, num_labels, mix, case["label_smoothing"])
-    else:  # a mix of its own for every element: no recipe uses it, but it is made of the same parts
+    else:  # different parameters for every sample, which no recipe uses, but the same functions compute
         parts = []
         for i in range(len(clips)):
             mix = mix_of(case["lam"][i], case["use_cutmix"][i])
@@ -520,8 +520,8 @@ def test_recorded_mixes(recorded, key):
     assert torch.equal(clips, kept)
 
 
-def test_losses_are_pytorchs_own(recorded):
-    """Soft-target and label-smoothing cross-entropy of the official code need no function of ours."""
+def test_losses_are_those_of_pytorch(recorded):
+    """`F.cross_entropy` computes the official soft-target and label-smoothing losses."""
     description, tensors = recorded("mixup")
     logits, labels = tensors["input/logits"], tensors["input/target"]
     targets = tensors["expected/batch1_target"]
@@ -543,7 +543,7 @@ def test_cutmix_box_lies_in_the_frame(height, width, seed, lam):
     assert 0 <= top <= top + box_height <= height
     assert 0 <= left <= left + box_width <= width
     assert mix.lam == 1 - box_height * box_width / (height * width)
-    assert mix.lam >= lam - 1e-9, "a box is never larger than asked for"
+    assert mix.lam >= lam - 1e-9, "a box is never larger than requested"
 
 
 def test_draw_mix_distribution():
@@ -559,7 +559,7 @@ def test_draw_mix_distribution():
     assert all(0 <= mix.lam <= 1 for mix in mixes)
 
 
-def test_draw_mix_with_one_or_both_switched_off():
+def test_draw_mix_with_one_or_both_disabled():
     for index in range(50):
         generator = sample_generator(0, 0, index)
         assert draw_mix(generator, 8, 8, mixup_alpha=0.8, cutmix_alpha=0).box is None
@@ -571,7 +571,7 @@ def test_draw_mix_with_one_or_both_switched_off():
 
 @pytest.mark.parametrize("mix", [Mix(0.3), cutmix_box(6, 8, 0.4, 3, 3)], ids=["mixup", "cutmix"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_mix_batch_keeps_shape_and_dtype_and_leaves_an_odd_middle_alone(mix, dtype):
+def test_mix_batch_keeps_shape_and_dtype_and_does_not_change_an_odd_middle(mix, dtype):
     clips = torch.randn(3, 2, 3, 6, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     mixed, targets = mix_batch(clips, torch.tensor([0, 4, 2]), 5, mix)
     assert mixed.shape == clips.shape and mixed.dtype == dtype
@@ -581,18 +581,18 @@ def test_mix_batch_keeps_shape_and_dtype_and_leaves_an_odd_middle_alone(mix, dty
     assert targets[1].argmax() == 4
 
 
-def test_mixing_integers_is_refused():
+def test_mixing_integers_is_rejected():
     clips = torch.zeros(2, 1, 3, 4, 4, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"torch\.uint8"):
         mix_clips(clips, clips, Mix(0.5))
 
 
-def test_labels_out_of_range_are_refused():
+def test_labels_out_of_range_are_rejected():
     with pytest.raises(RuntimeError):
         smooth_targets(torch.tensor([0, 5]), 5)
 
 
-def test_mixup_defaults_are_the_recipes():
+def test_mixup_defaults_are_those_of_the_recipes():
     defaults = inspect.signature(mixup.draw_mix).parameters
     assert (defaults["mixup_alpha"].default, defaults["cutmix_alpha"].default) == (0.8, 1.0)
     assert inspect.signature(mixup.mix_batch).parameters["label_smoothing"].default == 0.1

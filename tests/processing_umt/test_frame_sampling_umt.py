@@ -1,4 +1,4 @@
-"""Frame indices and crop positions: every recorded table of the official code, and properties for any length."""
+"""Frame indices and crop positions: all recorded tables of the official code, and properties for any length."""
 
 import math
 
@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from processing_umt import crop_positions_umt as crops
 from processing_umt.frame_sampling_umt import sample_clips, sample_training_clip, trimmed_length
 
-# Recorded modes of the official readers that no published recipe uses and that this package leaves out.
+# Recorded modes of the official readers that no published recipe uses and that are not implemented here.
 LEFT_OUT = {
     ("kinetics_dense", "validation"): "ends where it should start and wraps around",
-    ("kinetics_dense", "test, one segment"): "divides by zero; here it is the centred window",
+    ("kinetics_dense", "test, one segment"): "divides by zero; here the centred window",
     ("ssv2_rawframe", "any"): "the reader of raw frames",
     ("stage1_pretrain", "num_segments 1"): "one segment with a stride",
     ("multi", "fix_start"): "may run past the end of the video",
@@ -26,8 +26,8 @@ strides = st.integers(1, 9)
 FAMILIES = ("sparse", "segments", "middle", "dense")
 
 
-def test_left_out_modes_are_all_that_is_not_checked(recorded):
-    """The recorded files hold nothing beyond what the tests below check and what `LEFT_OUT` names."""
+def test_only_the_left_out_modes_are_not_checked(recorded):
+    """The recorded files contain only what the tests below check and what `LEFT_OUT` lists."""
     single, multi = recorded("frame_indices_single")[0], recorded("frame_indices_multi")[0]
     assert set(single["samplers"]) == {
         "kinetics_sparse", "kinetics_dense", "ssv2_video", "ssv2_rawframe", "stage1_pretrain",
@@ -47,7 +47,7 @@ def test_recorded_test_views(recorded):
         for row in tables[name]:
             if row["mode"] == "train" or (name, row["mode"]) in LEFT_OUT:
                 continue
-            views = row.get("test_num_segment", 1)  # the validation clip is the only view of one
+            views = row.get("test_num_segment", 1)  # the validation clip is a single view
             clips = sample_clips(row["length"], row["frames"], family, views, row.get("sampling_rate", 1))
             assert clips.shape == (views, row["frames"])
             assert clips[row.get("chunk", 0)].tolist() == row["index"], row
@@ -73,7 +73,7 @@ def training_tables(recorded):
 
 
 class Extreme:
-    """Stands for a generator whose every draw is the lowest or the highest that the rule allows."""
+    """A generator that always returns the lowest or the highest possible value."""
 
     def __init__(self, highest: bool):
         self.highest = highest
@@ -81,7 +81,7 @@ class Extreme:
     def integers(self, low, high=None, size=None, endpoint=False):
         low, high = (0, low) if high is None else (low, high)
         low, high = np.asarray(low), np.asarray(high) - (not endpoint)
-        assert (low <= high).all(), "nothing to draw from"
+        assert (low <= high).all(), "empty range"
         return np.broadcast_to(high if self.highest else low, size or np.broadcast_shapes(low.shape, high.shape))
 
     def permutation(self, count):
@@ -89,7 +89,7 @@ class Extreme:
 
 
 def test_recorded_bounds_of_training_clips(recorded):
-    """The lowest and highest draws are the recorded ones, so draws stay in bounds and the bounds are reached."""
+    """The lowest and highest samples equal the recorded ones: samples stay within bounds and reach them."""
     checked = 0
     for family, rows in training_tables(recorded):
         for row in rows:
@@ -103,7 +103,7 @@ def test_recorded_bounds_of_training_clips(recorded):
 
 
 def test_training_clips_reach_their_bounds_with_a_real_generator(recorded):
-    """Hundreds of draws of a seeded generator stay within the recorded bounds and meet both of them."""
+    """Hundreds of samples of a seeded generator stay within the recorded bounds and reach both."""
     generator = np.random.default_rng(0)
     for family, rows in training_tables(recorded):
         for row in rows:
@@ -113,7 +113,7 @@ def test_training_clips_reach_their_bounds_with_a_real_generator(recorded):
             clips = np.stack([sample_training_clip(row["length"], 8, family, generator, stride) for _ in range(400)])
             low, high = clips.min(0), clips.max(0)
             assert (low >= row["min"]).all() and (high <= row["max"]).all(), (family, row)
-            if not row.get("fallback"):  # of a sorted subset the extremes are rare
+            if not row.get("fallback"):  # the extremes of a sorted subset are rare
                 assert low.tolist() == row["min"] and high.tolist() == row["max"], (family, row)
 
 
@@ -161,13 +161,13 @@ def test_one_dense_view_is_centred():
         (10, 8, "dense", 1, 0),
     ],
 )
-def test_impossible_views_are_refused(arguments):
+def test_invalid_views_are_rejected(arguments):
     with pytest.raises(ValueError, match=r"num_|sampling|frame"):
         sample_clips(*arguments)
 
 
 @pytest.mark.parametrize("arguments", [(0, 8, "sparse"), (10, 0, "sparse"), (10, 8, "uniform"), (10, 8, "dense", 0)])
-def test_impossible_training_clips_are_refused(arguments):
+def test_invalid_training_clips_are_rejected(arguments):
     length, frames, family, *stride = arguments
     with pytest.raises(ValueError, match=r"num_|sampling|frame"):
         sample_training_clip(length, frames, family, np.random.default_rng(0), *stride)
@@ -255,6 +255,6 @@ def test_multi_scale_crops_lie_in_the_frame(height, width, seed):
         lambda: crops.multi_scale_crop_sizes(0, 10),
     ],
 )
-def test_impossible_crops_are_refused(call):
+def test_invalid_crops_are_rejected(call):
     with pytest.raises(ValueError, match=r"crop|expected"):
         call()

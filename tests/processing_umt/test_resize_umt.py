@@ -1,4 +1,4 @@
-"""The official resize kernels against the libraries they stand for."""
+"""The official resize kernels against the libraries that they reproduce."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_opencv_bilinear_is_bit_exact(source, target, seed):
 
 @settings(max_examples=100, deadline=None)
 @given(half=st.tuples(side, side), factor=st.sampled_from([(2, 2), (2, 1), (1, 2), (4, 2), (2, 4), (4, 4), (3, 3)]))
-def test_opencv_bilinear_is_bit_exact_at_whole_factors(half, factor):
+def test_opencv_bilinear_is_bit_exact_at_integer_factors(half, factor):
     frame = noise(0, 3, half[0] * factor[0], half[1] * factor[1])
     assert torch.equal(resize_opencv_bilinear(frame, *half), opencv(frame, *half))
 
@@ -54,7 +54,7 @@ def test_opencv_bilinear_is_bit_exact_at_video_sizes(source, target):
 
 
 @pytest.mark.parametrize("kernel", RESIZE_KERNELS)
-def test_a_batch_is_resized_frame_by_frame_whatever_its_memory_layout(kernel):
+def test_a_batch_is_resized_frame_by_frame_in_any_memory_layout(kernel):
     clip = noise(2, 2, 5, 3, 40, 61)
     together = resize_frames(clip, 24, 37, kernel)
     assert together.shape == (2, 5, 3, 24, 37) and together.dtype == torch.uint8
@@ -66,13 +66,13 @@ def test_a_batch_is_resized_frame_by_frame_whatever_its_memory_layout(kernel):
 
 
 @pytest.mark.parametrize("kernel", RESIZE_KERNELS)
-def test_a_frame_of_the_right_size_is_returned_as_it_is(kernel):
+def test_a_frame_of_the_target_size_is_returned_unchanged(kernel):
     frame = noise(3, 3, 20, 30)
     assert resize_frames(frame, 20, 30, kernel) is frame
 
 
 def cubic_weight(distance: float) -> float:
-    """Keys' kernel with a = -0.75, the one torch and OpenCV use."""
+    """Keys' kernel with a = -0.75, as in torch and OpenCV."""
     distance = abs(distance)
     if distance <= 1:
         return 1.25 * distance**3 - 2.25 * distance**2 + 1
@@ -96,7 +96,7 @@ def test_bicubic_without_antialias_is_the_four_tap_sum(target):
 
     exact = matrix(20, target[0]) @ frame[0].double().numpy() @ matrix(30, target[1]).T
     resized = resize_bicubic_no_antialias(frame, *target)[0].double().numpy()
-    assert np.abs(resized - exact.clip(0, 255)).max() <= 0.501  # nothing but the rounding
+    assert np.abs(resized - exact.clip(0, 255)).max() <= 0.501  # rounding only
 
 
 def test_bicubic_without_antialias_clamps_before_it_rounds_half_to_even():
@@ -130,7 +130,7 @@ def test_antialias_keeps_floating_point_frames():
     assert resized.dtype == torch.float32 and resized.min() >= 0 and resized.max() <= 1
 
 
-def test_errors_name_what_was_given_and_what_is_expected():
+def test_errors_name_the_given_and_the_expected_value():
     with pytest.raises(ValueError, match="'lanczos'; choose one of 'antialias', 'opencv_bilinear', 'bicubic_no_ant"):
         resize_frames(noise(8, 3, 8, 8), 4, 4, "lanczos")
     for kernel in RESIZE_KERNELS[1:]:

@@ -1,5 +1,5 @@
-"""The reader against a plain sequential decode, frame by frame and bit for bit, on clips of every kind; then files
-that are broken, and files that would like FFmpeg to read other files."""
+"""The reader against plain sequential decoding, frame by frame and bit for bit, on clips of many formats; broken
+files; files that refer FFmpeg to other files."""
 
 import io
 import itertools
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def picture(number: int, height: int, width: int) -> np.ndarray:
-    """Frame `number` of a test clip: a texture that drifts, a square that jumps, and a little grain. (H, W, 3)"""
+    """Frame `number` of a test clip, `(height, width, 3)`: a moving texture, a jumping square and slight noise."""
     rng = np.random.default_rng(7)
     texture = rng.integers(0, 256, (height // 4 + 2, width // 4 + 40, 3)).repeat(4, 0).repeat(4, 1)
     image = texture[:height, 2 * (number % 60) : 2 * (number % 60) + width].astype(np.int16)
@@ -51,8 +51,8 @@ def write_clip(
     shift: int = 0,
     file_format: str | None = None,
 ):
-    """Encodes a clip at 25 frames per second. `times`: presentation times in ms instead; `shift`: added to all packet
-    times, in frames; `mux`: options of the container."""
+    """Encodes a clip at 25 frames per second. `times`: presentation times in ms instead; `shift`: offset of all packet
+    times in frames; `mux`: options of the container."""
     if codec not in av.codecs_available:
         pytest.skip(f"this build of PyAV has no encoder {codec}")
     with av.open(path, "w", format=file_format, options=mux or {}) as container:
@@ -77,11 +77,11 @@ def write_clip(
 
 
 def decode_in_order(video) -> list[np.ndarray]:
-    """The plain sequential decode: every frame that FFmpeg shows, RGB, turned as its rotation says."""
+    """Plain sequential decoding: every frame that FFmpeg returns, RGB, rotated as specified."""
     frames = []
     with av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video)) as container:
         for frame in container.decode(video=0):
-            # one scaling thread: the default starts a pool for every frame
+            # one scaling thread: by default every frame starts a thread pool
             image = frame.reformat(format="rgb24", threads=1).to_ndarray()
             frames.append(np.rot90(image, frame.rotation // 90))
     return frames
@@ -143,34 +143,34 @@ REAL = ("arm_wrestling.mp4", "nasa_13013.mp4", "h265_video.mp4", "test.avi")
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """Function `name -> (path, frames of the sequential decode)` of a generated clip."""
-    folder, made = tmp_path_factory.mktemp("clips"), {}
+    """Function `name -> (path, sequentially decoded frames)` of a generated clip."""
+    folder, cache = tmp_path_factory.mktemp("clips"), {}
 
     def make(name: str):
-        if name not in made:
+        if name not in cache:
             path = str(folder / name)
             write_clip(path, **CLIPS[name])
-            made[name] = path, decode_in_order(path)
-        return made[name]
+            cache[name] = path, decode_in_order(path)
+        return cache[name]
 
     return make
 
 
 @pytest.fixture(params=["packets in memory", "packets from the file"])
 def storage(request, monkeypatch):
-    """Small videos keep their packets in memory; long ones are read again and seek. Both have to agree."""
+    """Packets of small videos stay in memory; long videos are read again with seeks. The frames must be equal."""
     if request.param == "packets from the file":
         monkeypatch.setattr(video_decoding_umt, "_KEPT_BYTES", 0)
 
 
 def check_indices(reader: VideoReader, reference: list[np.ndarray], indices, first_try: bool = True) -> None:
-    """The frames are the reference's, and none had to be decoded again from the beginning of the file."""
+    """The frames equal the reference, and none was decoded again from the beginning of the file."""
     entries, decode_group = [], type(reader)._decode_group
     reader._decode_group = lambda entry, *rest: entries.append(entry) or decode_group(reader, entry, *rest)
     frames = reader.read(indices)
     del reader._decode_group
     if first_try and reader._order is not None:
-        assert len(entries) == len({reader._entry(index) for index in indices}), "a second try was needed"
+        assert len(entries) == len({reader._entry(index) for index in indices}), "a second attempt was needed"
     assert frames.dtype == np.uint8
     assert frames.shape == (len(indices), reader.height, reader.width, 3)
     for index, frame in zip(indices, frames, strict=True):
@@ -182,11 +182,11 @@ def test_frames_equal_a_sequential_decode(name, clip, storage):
     path, reference = clip(name)
     hidden = 10 if "cut" in name else 0
     assert len(reference) == 40 - hidden
-    assert len({frame.tobytes() for frame in reference}) == len(reference), "frames must differ for the test to see"
+    assert len({frame.tobytes() for frame in reference}) == len(reference), "the test needs distinct frames"
     with VideoReader(path) as reader:
         assert reader.num_frames == len(reference)
         assert (reader.height, reader.width) == reference[0].shape[:2]
-        sure = "refresh" not in name  # pictures that refresh bit by bit are marked as keyframes and are none
+        sure = "refresh" not in name  # gradual refresh marks pictures as keyframes that are not
         for index in range(reader.num_frames):
             check_indices(reader, reference, [index], sure)
         check_indices(reader, reference, list(range(reader.num_frames)), sure)
@@ -210,8 +210,8 @@ def test_real_clips_equal_a_sequential_decode(name, shared_video, storage):
         check_indices(reader, reference, list(range(len(reference) - 1, -1, -3)))
 
 
-def test_most_clips_are_read_by_their_times(clip):
-    """Counting by decoding is for the few clips without usable times: the fast way has to be the usual one."""
+def test_most_clips_are_read_by_presentation_times(clip):
+    """Frames are counted by decoding only in the few clips without usable presentation times."""
     counted = set()
     for name in CLIPS:
         with VideoReader(clip(name)[0]) as reader:
@@ -223,7 +223,7 @@ def test_most_clips_are_read_by_their_times(clip):
 
 
 class Recorder:
-    """Stands in front of a reader's decoder and notes in which mode each packet is decoded."""
+    """Wraps the decoder of a reader and records the mode in which each packet is decoded."""
 
     def __init__(self, reader: VideoReader):
         self.codec, self.modes = reader._codec, []
@@ -246,9 +246,9 @@ class Recorder:
         return self.codec.decode(packet)
 
 
-def test_little_is_decoded(clip):
-    """A keyframe alone costs one packet, a far frame is reached from its own keyframe, and where frames exist that no
-    other frame needs, only the wanted ones are decoded."""
+def test_only_the_necessary_packets_are_decoded(clip):
+    """A keyframe alone needs one packet, a distant frame is decoded from its own keyframe, and non-reference frames
+    are decoded only if requested."""
     with VideoReader(clip("h264-no-b.mp4")[0]) as reader:
         recorder = Recorder(reader)
         reader.read([12])
@@ -259,14 +259,14 @@ def test_little_is_decoded(clip):
         recorder = Recorder(reader)
         reader.read([10])
         assert 1 < len(recorder.modes) <= 12 and recorder.modes.count("DEFAULT") == 1
-    with VideoReader(clip("hevc-layers.mp4")[0]) as reader:  # here such frames may serve other layers
+    with VideoReader(clip("hevc-layers.mp4")[0]) as reader:  # other temporal layers may reference such frames
         recorder = Recorder(reader)
         reader.read([10])
         assert set(recorder.modes) == {"DEFAULT"}
 
 
-def test_seeks_are_seeks(clip, monkeypatch):
-    """From the file, a far frame is reached without reading the file from its beginning again."""
+def test_distant_frames_are_found_by_seeking(clip, monkeypatch):
+    """If packets are not in memory, a distant frame is read without opening the file again."""
     monkeypatch.setattr(video_decoding_umt, "_KEPT_BYTES", 0)
     for name in ("h264.mp4", "h264.mkv", "h264.ts", "h264-open.ts", "hevc-open.mov", "vp9.webm", "mpeg4.mp4"):
         path, reference = clip(name)
@@ -277,7 +277,7 @@ def test_seeks_are_seeks(clip, monkeypatch):
             check_indices(reader, reference, [len(reference) - 1])
 
 
-def test_clock(clip):
+def test_frame_rate_duration_and_timestamps(clip):
     with VideoReader(clip("h264.mp4")[0]) as reader:
         assert (reader.fps, reader.duration) == (25.0, 1.6)
         assert np.allclose(reader.timestamps, np.arange(40) / 25)
@@ -298,7 +298,7 @@ def test_inputs_of_all_kinds(clip, tmp_path):
     path, reference = clip("h264.mp4")
     data = Path(path).read_bytes()
 
-    class Pipe(io.RawIOBase):  # binary, but can't seek
+    class Pipe(io.RawIOBase):  # binary, not seekable
         def __init__(self):
             self.inner = io.BytesIO(data)
 
@@ -309,7 +309,7 @@ def test_inputs_of_all_kinds(clip, tmp_path):
             return self.inner.readinto(buffer)
 
     with open(path, "rb") as opened:
-        opened.seek(100)  # it is read from the beginning all the same
+        opened.seek(100)  # still read from the beginning
         for video in (path, Path(path), data, bytearray(data), io.BytesIO(data), opened, Pipe()):
             with VideoReader(video) as reader:
                 check_indices(reader, reference, [39, 0, 17])
@@ -324,12 +324,12 @@ def test_inputs_of_all_kinds(clip, tmp_path):
             VideoReader(video)
 
 
-# --- files made by hand
+# --- handmade files
 
 
 def edit_box(data: bytes, path: list[bytes], change) -> bytes:
-    """An MP4 file whose box at `path` has the contents `change(contents)`; the sizes around it follow. The index
-    comes after the pictures in these files, so that no offset moves."""
+    """Replaces the contents of the box at `path` of an MP4 file by `change(contents)` and updates the sizes of its
+    parents. The index follows the media data in these files, so no offset changes."""
     out, at = b"", 0
     while at < len(data):
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
@@ -348,7 +348,7 @@ def find_box(data: bytes, path: list[bytes]) -> bytes:
 
 
 TABLE = [b"moov", b"trak", b"mdia", b"minf", b"stbl"]
-EDITS = {  # (duration, start) of each part in ms; start None: nothing is shown
+EDITS = {  # (duration, start) of each part in ms; start None: an empty edit
     "middle": [(600, 500)],
     "tail hidden": [(1000, 0)],
     "two parts": [(400, 0), (400, 800)],
@@ -381,7 +381,7 @@ def test_edit_lists(name, clip, storage):
 @pytest.mark.parametrize("flip", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_display_matrices(flip, transposed, clip):
-    """All eight ways to turn and mirror a picture, pixel by pixel from the definition of the matrix."""
+    """All eight rotations and reflections, pixel by pixel from the definition of the matrix."""
     path, reference = clip("h264.mp4")
     first, second = flip
     a, b, c, d = (0, second, first, 0) if transposed else (first, 0, 0, second)
@@ -397,9 +397,9 @@ def test_display_matrices(flip, transposed, clip):
         assert np.array_equal(reader.read([3])[0], expected)
 
 
-def test_a_new_decoder_setup_is_not_jumped_over(tmp_path, storage):
-    """Two recordings in one MP4, each with its own sample description: the second one's set-up travels with one
-    packet only."""
+def test_new_parameter_sets_are_not_skipped(tmp_path, storage):
+    """Two recordings in one MP4, each with its own sample description: only one packet carries the parameter sets of
+    the second one."""
     parts = []
     for number, parameters in enumerate((["cabac=1"], ["cabac=0", "8x8dct=0", "ref=2"])):
         path = write_clip(str(tmp_path / f"{number}.mp4"), **x264(*parameters, bf=0))
@@ -444,7 +444,7 @@ def test_a_new_decoder_setup_is_not_jumped_over(tmp_path, storage):
 
 
 def test_joined_recordings(tmp_path):
-    """The second recording's times fall between those of the first: in order of times the two would alternate."""
+    """The times of the second recording overlap with those of the first: sorted by time the two would alternate."""
     times = [[start + 40 * number for number in range(40)] for start in (0, 430)]
     paths = [write_clip(str(tmp_path / f"{number}.ts"), **x264(times=times[number])) for number in range(2)]
     joined = b"".join(Path(path).read_bytes() for path in paths)
@@ -456,7 +456,7 @@ def test_joined_recordings(tmp_path):
 
 
 def test_a_change_of_size(tmp_path):
-    """Frames come in the size in which the video starts; where it changes, they are scaled to it."""
+    """Frames after a change of size are scaled to the size at the start of the video."""
     sizes = (HEIGHT, WIDTH), (HEIGHT + 16, WIDTH + 32)
     times = [[start + 40 * number for number in range(40)] for start in (0, 1600)]
     paths = [
@@ -474,8 +474,8 @@ def test_a_change_of_size(tmp_path):
             check_indices(reader, reference, indices)
 
 
-def test_empty_samples_are_no_loss(clip):
-    """A sample without bytes stands for a dropped frame: there is one frame less, and nothing is truncated."""
+def test_empty_samples_are_not_lost_frames(clip):
+    """A sample without bytes is a dropped frame: the video has one frame less and is not truncated."""
     data = Path(clip("h264-no-b.mp4")[0]).read_bytes()
     dropped = edit_box(data, [*TABLE, b"stsz"], lambda payload: payload[:-4] + bytes(4))
     reference = clip("h264-no-b.mp4")[1][:39]
@@ -485,7 +485,7 @@ def test_empty_samples_are_no_loss(clip):
 
 
 def test_equal_times(tmp_path):
-    """Two packets of one time (in Matroska: a frame rate above 1000) are still two frames."""
+    """Two packets with equal times (in Matroska: a frame rate above 1000) are still two frames."""
     path = str(tmp_path / "equal.mkv")
     with av.open(write_clip(str(tmp_path / "source.mkv"), **x264(bf=0))) as source, av.open(path, "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -501,7 +501,7 @@ def test_equal_times(tmp_path):
 
 @pytest.mark.parametrize("extension", ["avi", "mkv"])
 def test_pictures_that_are_not_coded(extension, tmp_path):
-    """MPEG-4 has packets that only say that nothing changes; decoders show no frame for them."""
+    """MPEG-4 has packets for unchanged pictures; decoders return no frame for them."""
     path = str(tmp_path / f"still.{extension}")
     source_path = write_clip(str(tmp_path / "source.mkv"), codec="mpeg4", options={"g": "12"})
     nothing = b"\x00\x00\x01\xb6" + bytes([0b01_0_1_0000, 0b0_1_0_01111])  # a P picture with vop_coded = 0
@@ -520,8 +520,8 @@ def test_pictures_that_are_not_coded(extension, tmp_path):
             check_indices(reader, reference, [index])
 
 
-def test_careless_times_are_not_believed(tmp_path):
-    """A muxer that stores the decoding times as presentation times: order and count are those of the decoder."""
+def test_incorrect_presentation_times_are_not_used(tmp_path):
+    """If a muxer stores decoding times as presentation times, order and count are those of the decoder."""
     path = str(tmp_path / "careless.mkv")
     with av.open(write_clip(str(tmp_path / "careful.mkv"), **x264())) as source, av.open(path, "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -549,7 +549,7 @@ def reason_of(video) -> str:
     return caught.value.reason
 
 
-def test_broken_files_name_file_and_reason(clip, tmp_path):
+def test_errors_of_broken_files_name_file_and_reason(clip, tmp_path):
     data = Path(clip("h264.mp4")[0]).read_bytes()
 
     def file(name: str, contents: bytes) -> Path:
@@ -576,7 +576,7 @@ def test_a_pipe_does_not_hang(tmp_path):
     assert reason_of(tmp_path / "pipe.mp4") == "unreadable"
 
 
-def test_audio_and_cover_art_are_no_video(tmp_path):
+def test_audio_and_cover_art_are_not_videos(tmp_path):
     path = str(tmp_path / "sound.mp4")
     for with_cover in (False, True):
         with av.open(path, "w") as container:
@@ -623,9 +623,9 @@ def test_no_frames(clip):
     ],
 )
 @pytest.mark.parametrize("part", [0.6, 0.75, 0.95])
-def test_truncated_files_give_what_is_readable(name, part, clip, tmp_path, storage):
-    """Every frame that comes out of a truncated file is the frame of that number in the whole file; the others are
-    refused, and so is a clip over the whole length."""
+def test_readable_frames_of_truncated_files_are_returned(name, part, clip, tmp_path, storage):
+    """Every frame read from a truncated file equals the frame with this index in the complete file; the other frames
+    raise an error, and so does a clip over the full length."""
     if "faststart" in name:
         path = write_clip(str(tmp_path / name), **x264(bf=3 * ("no-b" not in name), mux={"movflags": "faststart"}))
         reference = decode_in_order(path)
@@ -646,12 +646,12 @@ def test_truncated_files_give_what_is_readable(name, part, clip, tmp_path, stora
         with pytest.raises(VideoDecodeError, match="ends too early"):
             reader.read([0, reader.num_frames - 1])
     assert given == list(range(len(given)))
-    if part > 0.5 and not name.endswith(".avi"):  # in AVI the order of the last 16 is not certain
+    if part > 0.5 and not name.endswith(".avi"):  # the order of the last 16 frames of an AVI file is uncertain
         assert len(given) >= 40 * part - 12
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "h264.ts", "mpeg4.avi", "vp9.webm", "hevc-open.mov"])
-def test_damage_gives_frames_or_the_one_error(name, clip, storage):
+def test_damaged_files_give_frames_or_a_video_decode_error(name, clip, storage):
     data = Path(clip(name)[0]).read_bytes()
     rng = np.random.default_rng(len(name))
     for number in range(16):
@@ -678,7 +678,7 @@ def test_damage_gives_frames_or_the_one_error(name, clip, storage):
             assert time.monotonic() - started < 5
 
 
-def test_the_error_travels_between_processes():
+def test_the_error_can_be_pickled():
     error = VideoDecodeError("clip.mp4", "truncated", "half of it")
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is VideoDecodeError
@@ -686,7 +686,7 @@ def test_the_error_travels_between_processes():
     assert str(error).startswith("clip.mp4: it ends too early (half of it).")
 
 
-# --- files that name other files
+# --- files that refer to other files
 
 
 def playlists(target: str) -> dict[str, str]:
@@ -726,13 +726,13 @@ def test_playlists_are_not_followed(clip, tmp_path):
                 followed += sum(1 for _ in container.decode(video=0)) == 40
         except (av.error.FFmpegError, IndexError):  # IndexError: opened, but nothing in it
             continue
-    assert followed >= 2, "FFmpeg, left alone, does follow playlists: otherwise this test shows nothing"
+    assert followed >= 2, "FFmpeg follows playlists by default; otherwise this test would be meaningless"
     for name in (f"concat:{target}|{target}", f"subfile,,start,0,end,0,,:{target}", f"file:{target}", "pipe:0"):
         assert reason_of(name) == "missing"
 
 
 def test_reference_movies_are_not_followed(clip, tmp_path):
-    """A QuickTime movie whose pictures lie in another file (`dref`)."""
+    """A QuickTime movie with its media data in another file (`dref`)."""
     path = clip("h264.mp4")[0]
     data = Path(path).read_bytes()
     name = path.encode() + b"\0" * (len(path) % 2)
@@ -741,11 +741,11 @@ def test_reference_movies_are_not_followed(clip, tmp_path):
     contents = bytes(4) + struct.pack(">II", 1, len(alias) + 12) + b"alis" + bytes(4) + alias
     movie = edit_box(data, [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"], lambda _: contents)
     start, index = movie.index(b"mdat") + 4, movie.rindex(b"moov") - 4
-    movie = movie[:start] + bytes(index - start) + movie[index:]  # no pictures of its own
+    movie = movie[:start] + bytes(index - start) + movie[index:]  # remove its own media data
     (tmp_path / "movie.mov").write_bytes(movie)
     allowed = {"enable_drefs": "1", "use_absolute_path": "1"}
     with av.open(str(tmp_path / "movie.mov"), options=allowed) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 40  # FFmpeg would follow it if it were allowed to
+        assert sum(1 for _ in container.decode(video=0)) == 40  # FFmpeg follows it if allowed
     assert reason_of(tmp_path / "movie.mov") == "no_frames"
 
 
@@ -754,7 +754,7 @@ def test_reference_movies_are_not_followed(clip, tmp_path):
 
 @pytest.fixture
 def server(clip, monkeypatch):
-    monkeypatch.setattr(video_source_umt, "_PATIENCE", 0.4)
+    monkeypatch.setattr(video_source_umt, "_TIMEOUT", 0.4)
     monkeypatch.setenv("no_proxy", "*")
     path, _ = clip("h264.mp4")
     data = Path(path).read_bytes()
@@ -806,7 +806,7 @@ def test_downloads(server, clip):
 
 
 def test_nothing_is_logged(clip, tmp_path):
-    """FFmpeg keeps quiet about a healthy, a damaged and an unreadable file."""
+    """FFmpeg prints nothing for an intact, a damaged and an unreadable file."""
     data = bytearray(Path(clip("h264.mp4")[0]).read_bytes())
     data[300:900] = bytes(600)
     (tmp_path / "damaged.mp4").write_bytes(data)
@@ -814,7 +814,7 @@ def test_nothing_is_logged(clip, tmp_path):
     program = """
 import sys
 from processing_umt.video_decoding_umt import VideoDecodeError, VideoReader
-print("begin", file=sys.stderr, flush=True)  # what imports print is not the reader's
+print("begin", file=sys.stderr, flush=True)  # output of imports is ignored
 for path in sys.argv[1:]:
     try:
         with VideoReader(path) as reader:

@@ -8,7 +8,8 @@ import argparse
 import json
 import sys
 
-from ..data.video_files import batches, list_video_files
+from ..data.batching import batches
+from ..data.video_files import list_video_files
 from .arguments import add_model_arguments, load_model, load_processor
 
 HELP = "say what happens in videos: the most likely labels of each"

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.video_files import batches, list_video_files
+from ..data.batching import batches
+from ..data.video_files import list_video_files
 from .arguments import add_model_arguments, load_model, load_processor
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""From folders, lists, tables, Hub datasets and tar shards of videos to the batches of a run."""
+"""Training data: videos in folders, lists, tables, Hub data sets and tar shards as batches of clips."""

@@ -1,8 +1,8 @@
-"""Bookkeeping of videos that could not be read in training: counted by reason, listed at an epoch's end, limited.
+"""Log of videos that could not be read in training: counted by reason, listed at the end of an epoch, limited.
 
-Unusual: the limit is a share of all attempts to read a video. With a fifth of the files broken, a fifth of attempts
-fail, though every sample of the epoch is there: broken ones are replaced. A wrong mount or path thus ends a run within
-its first attempts, while a few bad files in a web data set do not.
+The limit is a fraction of all attempts to read a video. If a fifth of the files is broken, a fifth of the attempts
+fails, although the epoch is complete because broken videos are replaced. Thus a wrong mount or path stops a run after
+its first attempts, while a few broken files in a web data set do not.
 """
 
 import collections
@@ -16,7 +16,7 @@ import torch.distributed
 
 from ..atomic_files import atomic_write
 
-_MIN_ATTEMPTS = 200  # before them a share says little; at an epoch's end all count
+_MIN_ATTEMPTS = 200  # with fewer attempts, the fraction is checked at the end of an epoch only
 _MAX_NAMES = 10_000
 
 
@@ -24,12 +24,12 @@ class BrokenVideoLog:
     """Counts the broken videos of an epoch.
 
     Args:
-        max_broken_share: the share of failed attempts to read a video above which a run stops; default 0.1. An epoch
-            over data of which a fifth is broken needs a limit well above 0.2, for the share varies by chance.
+        max_broken_share: fraction of failed attempts to read a video above which a run stops; default 0.1. If a fifth
+            of the data is broken, set a limit well above 0.2, because the fraction varies randomly.
 
     Attributes:
-        num_clips (`int`): samples of this process since the epoch began.
-        counts (`Counter`): (name, reason) → number of attempts; of at most 10,000 names.
+        num_clips (`int`): number of samples of this process since the start of the epoch.
+        counts (`Counter`): (name, reason) → number of attempts, for at most 10,000 names.
         reasons (`Counter`): reason → number of attempts.
 
     Raises:
@@ -38,7 +38,7 @@ class BrokenVideoLog:
 
     def __init__(self, max_broken_share: float = 0.1):
         if not 0 <= max_broken_share <= 1:
-            raise ValueError(f"max_broken_share is {max_broken_share}; it is a share, from 0 to 1.")
+            raise ValueError(f"max_broken_share is {max_broken_share}; expected a fraction from 0 to 1.")
         self.max_broken_share = max_broken_share
         self._reset()
 
@@ -51,18 +51,18 @@ class BrokenVideoLog:
         """Counts a batch: its `broken` list and its number of videos.
 
         Raises:
-            TooManyBrokenVideosError: the limit is exceeded in this process, once it made 200 attempts. The launcher
-                then ends the other processes.
+            TooManyBrokenVideosError: the limit is exceeded in this process, after at least 200 attempts. The launcher
+                then stops the other processes.
         """
         self.num_clips += num_clips
         counts = collections.Counter((name, reason) for name, reason in broken)
         for (_, reason), number in counts.items():
             self.reasons[reason] += number
-        self._remember(counts)
+        self._add_counts(counts)
         if self.num_clips + self.reasons.total() >= _MIN_ATTEMPTS:
             self._check()
 
-    def _remember(self, counts: "collections.Counter[tuple[str, str]]") -> None:
+    def _add_counts(self, counts: "collections.Counter[tuple[str, str]]") -> None:
         for video, number in counts.items():
             if video in self.counts or len(self.counts) < _MAX_NAMES:
                 self.counts[video] += number
@@ -82,17 +82,17 @@ class BrokenVideoLog:
         return ", ".join(f"{reason} {number}" for reason, number in self.reasons.most_common())
 
     def end_epoch(self, epoch: int, folder: str | os.PathLike) -> dict[str, Any]:
-        """Joins the counts of all processes, writes the list of broken videos, and begins anew.
+        """Sums the counts of all processes, writes the list of broken videos, and resets the counts.
 
-        Every process must call it. The main one writes `folder/epoch-<epoch>.jsonl` if anything was broken, a line
-        `{"video", "reason", "attempts"}` for each video, the most frequent first.
+        Every process must call it. If a video was broken, the main process writes `folder/epoch-<epoch>.jsonl` with
+        one line `{"video", "reason", "attempts"}` per video, most frequent first.
 
         Returns:
-            `num_clips`, `num_broken`, `reasons` (reason → attempts), and `report` (the file's path or None), the same
-            on all processes.
+            `num_clips`, `num_broken`, `reasons` (reason → attempts), and `report` (path of the file or None), equal on
+            all processes.
 
         Raises:
-            TooManyBrokenVideosError: the limit is exceeded; on all processes, with the list written.
+            TooManyBrokenVideosError: the limit is exceeded; raised on all processes after the list is written.
         """
         is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if is_distributed:
@@ -102,7 +102,7 @@ class BrokenVideoLog:
             for num_clips, counts, reasons in parts:
                 self.num_clips += num_clips
                 self.reasons += reasons
-                self._remember(counts)
+                self._add_counts(counts)
         report = None
         if self.reasons:
             report = Path(folder) / f"epoch-{epoch}.jsonl"

@@ -1,13 +1,13 @@
-"""Captioned videos or images from one or several corpora (UMT, arXiv 2303.16058, section 4.3): the data of stage 2.
+"""Captioned videos or images from one or several corpora: the data of stage 2 (UMT, arXiv 2303.16058, section 4.3).
 
-A corpus is any source that `load_video_records` reads, with a column of captions: the official annotation files, JSON
-lists of `{"video" or "image": path, "caption": text}`, are one. A video with several captions makes several pairs.
-What belongs together is told by `match_id`: pairs of equal number are positives of each other in the contrastive loss,
-and never drawn as negatives in matching.
+A corpus is any source that `load_video_records` reads, with a column of captions, such as the official annotation
+files, JSON lists of `{"video" or "image": path, "caption": text}`. A video with several captions gives several pairs.
+Pairs with equal `match_id` are positives of each other in the contrastive loss, and are never sampled as negatives in
+matching.
 
-Unusual: the number is a hash of the video's name or of the caption, so that streams, which can't number what they
-have not seen, and all processes agree on it. Officially stage 2 counts rows within each corpus, so that pairs of two
-corpora may share a number by accident; here they do not.
+Unusual: except for positives by row, `match_id` is a hash of the video's name or of the caption, so that all processes
+agree on it, also in a stream, which can't enumerate its records. The official stage 2 counts rows within each corpus,
+so that unrelated pairs of two corpora may have the same number; here rows are counted over all corpora.
 """
 
 import hashlib
@@ -30,17 +30,16 @@ _ROWS_AT_ONCE = 100_000
 
 
 class CaptionedRecords(Sequence):
-    """Pairs of a video and a caption, of several tables one after the other: `{"video", "caption", "match_id"}`.
+    """Concatenated pairs of a video and a caption from several tables: `{"video", "caption", "match_id"}`.
 
     Args:
-        tables: what `load_video_records` returns, not streamed, each with a column `caption` of texts or lists of
-            texts.
-        positives: pairs that belong together: `"row"`, those of one row of a table (stage 2); `"video"`, those of one
-            path (retrieval); `"caption"`, those of one caption (retrieval in Something-Something, where a caption has
-            several videos).
+        tables: results of `load_video_records`, not streamed, each with a column `caption` of texts or lists of texts.
+        positives: which pairs are positives of each other: `"row"`, pairs of the same row of a table (stage 2);
+            `"video"`, pairs with the same path (retrieval); `"caption"`, pairs with the same caption (retrieval on
+            Something-Something, where a caption has several videos).
 
     Raises:
-        ValueError: unknown `positives`, a table without captions, or a row without one.
+        ValueError: unknown `positives`, a table without captions, or a row without a caption.
     """
 
     def __init__(self, tables: Sequence[Dataset], positives: str = "row"):
@@ -49,7 +48,7 @@ class CaptionedRecords(Sequence):
         self.positives = positives
         self.tables = [_with_captions(table) for table in tables]
         self.first_rows = np.cumsum([0, *(len(table) for table in self.tables)])
-        # where a table has lists of captions: of each pair its row and its place in the row's list
+        # for a table with lists of captions: the row of each pair, and the index of its caption in the list
         self.pairs = [_pairs_of(table) for table in self.tables]
         lengths = [
             len(table) if pair is None else len(pair[0]) for table, pair in zip(self.tables, self.pairs, strict=True)
@@ -64,12 +63,12 @@ class CaptionedRecords(Sequence):
             raise IndexError(index)
         table = int(np.searchsorted(self.first_pairs, index, side="right")) - 1
         row = index - int(self.first_pairs[table])
-        place = None
+        caption_index = None
         if self.pairs[table] is not None:
-            row, place = (int(numbers[row]) for numbers in self.pairs[table])
+            row, caption_index = (int(indices[row]) for indices in self.pairs[table])
         record = self.tables[table][row]
         video, caption = record["video"], record["caption"]
-        caption = caption if place is None else caption[place]
+        caption = caption if caption_index is None else caption[caption_index]
         match_id = int(self.first_rows[table]) + row
         if self.positives != "row":
             match_id = name_id(caption if self.positives == "caption" else video)
@@ -83,22 +82,22 @@ def load_captioned_records(
     positives: str = "row",
     streaming: bool = False,
 ) -> CaptionedRecords | IterableDataset:
-    """The captioned videos of one or several corpora.
+    """Loads the captioned videos of one or several corpora.
 
     Args:
-        sources: as `load_video_records` takes them; several may not be streams.
-        roots: a folder for the relative paths of each source, or one for all. Default: each list's own folder.
-        positives: see `CaptionedRecords`. In a stream a row is known by its video.
-        streaming: read a data set of the Hub while training rather than download it first.
+        sources: sources of `load_video_records`; a stream must be the only source.
+        roots: folders of the relative paths, one per source or one for all. Default: the folder of each list file.
+        positives: see `CaptionedRecords`. In a stream, a row is identified by its video.
+        streaming: read a Hub data set during training instead of downloading it first.
 
     Raises:
-        ValueError: there is no source, roots that are neither one nor as many as the sources, several sources of
-            which one is a stream, no captions, and what `load_video_records` raises.
+        ValueError: no source, a number of roots that is neither one nor that of the sources, several sources with a
+            stream among them, no captions; and the errors of `load_video_records`.
     """
     if not sources:
         raise ValueError("No captioned videos or images were given.")
     if len(roots) not in (0, 1, len(sources)):
-        raise ValueError(f"{len(roots)} roots are given for {len(sources)} lists; give one for each, or one for all.")
+        raise ValueError(f"{len(roots)} roots were given for {len(sources)} lists; pass one per list, or one for all.")
     roots = list(roots) * len(sources) if len(roots) == 1 else list(roots) or [None] * len(sources)
     tables = [
         load_video_records(source, root=root, streaming=streaming) for source, root in zip(sources, roots, strict=True)
@@ -111,16 +110,16 @@ def load_captioned_records(
 
 
 def name_id(name: Any) -> int:
-    """A number, 0 to 2^63 - 1, that stands for a text or for a record's `video` (its name, or its bytes)."""
+    """Hash, 0 to 2^63 - 1, of a text or of a record's `video` (its name, or its bytes)."""
     text = name if isinstance(name, str) else video_name(name)
     content = text.encode() if text or not isinstance(name, dict) else name.get("bytes") or b""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
 
 def _stream_pairs(rows: dict[str, list[Any]], positives: str) -> dict[str, list[Any]]:
-    """The pairs of one streamed record, each with its number."""
+    """The pairs of one streamed record, with their `match_id`."""
     video, captions = rows["video"][0], rows.get("caption", [None])[0]
-    if isinstance(video, VideoDecodeError):  # of a broken shard; whoever opens the video counts it
+    if isinstance(video, VideoDecodeError):  # of a broken shard; counted when the video is opened
         captions = ""
     captions = captions if isinstance(captions, list) else [captions]
     if not captions or not all(isinstance(caption, str) for caption in captions):
@@ -135,22 +134,20 @@ def _stream_pairs(rows: dict[str, list[Any]], positives: str) -> dict[str, list[
 def _with_captions(table: Dataset) -> Dataset:
     if "caption" not in table.column_names:
         raise ValueError(
-            f"A table of videos has no column of captions; its columns are {', '.join(table.column_names)}. Name one "
-            "of them caption."
+            f"A table of videos has no column of captions; its columns are {', '.join(table.column_names)}. Rename "
+            "one of them to caption."
         )
     return table.select_columns(["video", "caption"])
 
 
 def _pairs_of(table: Dataset) -> tuple[np.ndarray, np.ndarray] | None:
-    """Row and place in its list of every caption of a table, int64 `(pairs,)` each; None if rows hold one text."""
+    """Row and index in its list of every caption of a table, int64 `(pairs,)` each; None if captions are texts."""
     counts, rows_done = [], 0
     for batch in table.select_columns(["caption"]).with_format("arrow").iter(_ROWS_AT_ONCE):
         column = batch["caption"]
         is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
         if not is_list and not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-            raise ValueError(
-                f"The captions of a table are of the type {column.type}; expected texts or lists of them."
-            )
+            raise ValueError(f"The captions of a table have the type {column.type}; expected texts or lists of texts.")
         lengths = pa.compute.list_value_length(column) if is_list else pa.compute.is_valid(column).cast(pa.int32())
         lengths = lengths.fill_null(0).to_numpy()
         if not lengths.all():

@@ -1,11 +1,11 @@
-"""Questions about videos, with their answers: the data of question answering (UMT, arXiv 2303.16058, section 4.3).
+"""Questions about videos with their answers: the data of question answering (UMT, arXiv 2303.16058, section 4.3).
 
 The official files are JSON lists of `{"video", "question", "answer", "question_id"}`, where `answer` may be a list in
-training, and a JSON list of all answers to choose from. Any table that `load_video_records` reads will do, with such
-columns.
+training, and a JSON list of candidate answers. Any table that `load_video_records` reads and that has such columns can
+be used.
 
-Unusual: neither questions nor answers are changed here. Questions are cleaned when they are tokenised, answers never
-are, and a prediction counts only if it is the very text of the annotation, as in the official code.
+Questions and answers are not changed here. Questions are cleaned when they are tokenised, answers never are, and a
+prediction is correct only if it equals the text of the annotation, as in the official code.
 """
 
 import collections
@@ -19,7 +19,7 @@ from datasets import Dataset
 
 from .video_records import load_video_records
 
-# ActivityNet-QA's numbers of question types; those from "yes/no" on are about anything, told apart by their answer
+# The question types of ActivityNet-QA by number; those from "yes/no" on are defined by the type of answer.
 ACTIVITYNET_TYPES = (
     "motion", "spatial relationship", "temporal relationship", "yes/no", "colour", "object", "location", "number",
     "other",
@@ -29,23 +29,23 @@ ACTIVITYNET_TYPES = (
 def load_question_records(
     source: Any, *, root: str | os.PathLike | None = None, split: str | None = None, answered: bool = True
 ) -> Dataset:
-    """A table of questions: `video`, `question`, `answer` (a text, or a list of texts), `question_id`, and `type`
-    where the source has one.
+    """Loads a table of questions: `video`, `question`, `answer` (a text, or a list of texts), `question_id`, and
+    `type` if the source has one.
 
     Args:
         source, root, split: see `load_video_records`.
-        answered: every question has an answer.
+        answered: require an answer to every question.
 
     Returns:
-        The table; without `question_id` in the source, questions are numbered.
+        The table. If the source has no `question_id`, questions are numbered from 0.
 
     Raises:
-        ValueError: a stream, no columns of questions or answers, a question or answer that is no text, a
-            `question_id` that occurs twice, and what `load_video_records` raises.
+        ValueError: a stream, a missing column of questions or answers, a question or answer that is not a text, a
+            repeated `question_id`; and the errors of `load_video_records`.
     """
     records = load_video_records(source, root=root, split=split)
     if not isinstance(records, Dataset):
-        raise ValueError("Questions are read from a table; unpack the shards, or give a list file or a data set.")
+        raise ValueError("Questions can't be streamed; unpack the shards, or pass a list file or a data set.")
     needed = ["question", "answer"] if answered else ["question"]
     if missing := [name for name in needed if name not in records.column_names]:
         raise ValueError(
@@ -61,17 +61,17 @@ def load_question_records(
     repeated = [name for name, count in collections.Counter(records["question_id"]).items() if count > 1]
     if repeated:
         raise ValueError(
-            f"{len(repeated)} values of question_id occur twice, first {repeated[0]!r}; a prediction is known by it."
+            f"{len(repeated)} values of question_id are repeated, first {repeated[0]!r}; they must be unique."
         )
     columns = ["video", "question", "answer", "question_id", "type"]
     return records.select_columns([name for name in columns if name in records.column_names])
 
 
 def weigh_answers(answers: str | Sequence[str]) -> tuple[list[str], list[float]]:
-    """The distinct answers to a question, in the order of their first appearance, and the share of each.
+    """The distinct answers to a question, in order of first occurrence, and the relative frequency of each.
 
     Args:
-        answers: a text, or those of several people.
+        answers: a text, or the texts of several annotators.
 
     Returns:
         Texts, and weights that sum to 1.
@@ -82,14 +82,14 @@ def weigh_answers(answers: str | Sequence[str]) -> tuple[list[str], list[float]]
 
 
 def read_answers(path: str | os.PathLike) -> list[str]:
-    """The answers to choose from: a JSON list of texts, or a text file with one in each line.
+    """Reads the candidate answers, without duplicates, from a JSON list of texts or a text file with one per line.
 
     Raises:
-        ValueError: there is no such file, or it is no list of different texts.
+        ValueError: the file does not exist, or is not such a list.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no list of answers {path}; check the path.")
+        raise ValueError(f"The list of answers {path} does not exist; check the path.")
     text = path.read_text(encoding="utf-8-sig")
     try:
         answers = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.split("\n")]
@@ -98,20 +98,20 @@ def read_answers(path: str | os.PathLike) -> list[str]:
     if path.suffix != ".json":
         answers = [answer for answer in answers if answer]
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"{path} must be a JSON list of texts, or a text file with an answer in each line.")
+        raise ValueError(f"{path} must be a JSON list of texts, or a text file with one answer per line.")
     return list(dict.fromkeys(answers))
 
 
 def read_question_types(path: str | os.PathLike) -> dict[Any, int | str]:
-    """The type of each question, by its id: of a JSON list of `{"question_id", "type"}`, such as ActivityNet-QA's
-    `test_a.json`.
+    """Reads the type of each question, by question id, from a JSON list of `{"question_id", "type"}` such as
+    `test_a.json` of ActivityNet-QA.
 
     Raises:
-        ValueError: there is no such file, or a row lacks one of the two.
+        ValueError: the file does not exist, or a row lacks one of the two fields.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no list of question types {path}; check the path.")
+        raise ValueError(f"The list of question types {path} does not exist; check the path.")
     rows = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and {"question_id", "type"} <= {*row} for row in rows
@@ -121,7 +121,7 @@ def read_question_types(path: str | os.PathLike) -> dict[Any, int | str]:
 
 
 def type_name(kind: int | str) -> str:
-    """A question type as text; a number is one of ActivityNet-QA's."""
+    """Name of a question type; an integer is a type of ActivityNet-QA."""
     if isinstance(kind, int) and 0 <= kind < len(ACTIVITYNET_TYPES):
         return ACTIVITYNET_TYPES[kind]
     return str(kind)

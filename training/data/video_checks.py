@@ -1,10 +1,9 @@
-"""Can the videos of a table be read? Behind `umt check-videos`; no part of the paper.
+"""Checks that the videos of a table can be read, for `umt check-videos`.
 
-Unusual: `torch`'s `DataLoader` shares the work out, so that videos are opened by the same code, in the same kind of
-process, as in training, and a decoder that crashes is told as a worker's death.
+The videos are read by the workers of a `DataLoader`, so that they are opened by the same code and in the same kind of
+process as in training; a decoder crash is reported as a dead worker.
 """
 
-import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,14 +16,15 @@ from processing_umt.video_decoding_umt import VideoReader
 from processing_umt.video_inputs_umt import IMAGE_SUFFIXES, read_frames
 from processing_umt.video_source_umt import VideoDecodeError
 
+from .batching import identity_collate
 from .video_dataset import open_image, open_video, video_name
 
 _NUM_SAMPLED = 8
-_CHUNK_BYTES = 256 << 20  # of decoded frames held at once
+_CHUNK_BYTES = 256 << 20  # of decoded frames in memory
 
 
 class VideoCheck(NamedTuple):
-    """What was found out about a video; `reason` (see `VideoDecodeError`) and `message` are empty if it is fine."""
+    """Result for a video; `reason` (see `VideoDecodeError`) and `message` are empty if it can be read."""
 
     video: str
     reason: str = ""
@@ -37,13 +37,14 @@ def check_videos(
     """Reads every video of a table once.
 
     Args:
-        records: what `load_video_records` returns; a path that comes up several times is read once.
-        full: decode every frame; by default the first, the last and six between, after a scan of all packets.
-        num_workers: processes; 0 reads in this one.
+        records: result of `load_video_records`; a path that occurs several times is read once.
+        full: decode every frame; by default all packets are scanned, and the first frame, the last and six in between
+            decoded.
+        num_workers: number of worker processes; 0 reads in this process.
 
     Returns:
-        The checks as they are made, in the order of the table, or of the workers for a stream; and how many there will
-        be, None for a stream.
+        An iterator over the results, in the order of the table (for a stream, in that of the workers), and their
+        number, None for a stream.
     """
     if isinstance(records, datasets.IterableDataset):
         checker: Any = _StreamChecker(records, full)
@@ -53,11 +54,11 @@ def check_videos(
         if isinstance(records.features["video"], datasets.Value) and records.features["video"].dtype == "string":
             videos = [{"video": path} for path in dict.fromkeys(records["video"])]
         checker, num_videos = _Checker(videos, full), len(videos)
-    return iter(DataLoader(checker, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)), num_videos
+    return iter(DataLoader(checker, batch_size=None, num_workers=num_workers, collate_fn=identity_collate)), num_videos
 
 
 def check_video(video: Any, name: str, full: bool = False) -> VideoCheck:
-    """Tries to read one video as training would; `name` is for videos that have none."""
+    """Reads one video as in training; `name` is used for a video without a name."""
     try:
         if video_name(video).lower().endswith(IMAGE_SUFFIXES):
             read_frames([open_image(video)], np.zeros(1, dtype=np.int64))
@@ -95,9 +96,5 @@ class _StreamChecker(torch.utils.data.IterableDataset):
         self.records, self.full = records, full
 
     def __iter__(self) -> Iterator[VideoCheck]:
-        for number, record in zip(itertools.count(), self.records):
-            yield check_video(record["video"], f"record {number}", self.full)
-
-
-def _as_it_is(check: VideoCheck) -> VideoCheck:
-    return check
+        for index, record in enumerate(self.records):
+            yield check_video(record["video"], f"record {index}", self.full)

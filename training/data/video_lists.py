@@ -1,8 +1,8 @@
 """Lists of videos in text files: the official list files of UMT (arXiv 2303.16058), CSV with a header, JSON, JSONL.
 
-The official lists have no header: a path, an integer label, and columns that are ignored, with a comma between them
-for Kinetics and a space for all others. Unusual: the delimiter is not asked for but read off the whole file, so that
-paths which contain the other one stay whole. Something-Something names a video by its id and a class by its template.
+The official lists have no header: a path, an integer label, and further columns, which are ignored. The delimiter is a
+comma for Kinetics and a space for all other data sets. It is inferred from the complete file, so that paths may
+contain the other delimiter. Something-Something identifies a video by its id and a class by its template.
 """
 
 import csv
@@ -16,29 +16,29 @@ LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".json", ".jsonl")
 
 
 def read_list(path: Path) -> list[dict[str, Any]]:
-    """The rows of a list of videos, each with at least `video`, the path as it stands in the list.
+    """Reads a list of videos; each row contains at least `video`, the path as written in the list.
 
     Args:
-        path: a file that ends in one of `LIST_SUFFIXES`. JSON is a list of objects.
+        path: a file with one of the extensions `LIST_SUFFIXES`. JSON is a list of objects.
 
     Returns:
-        Rows that all have the same keys. `label` is an int in every row, or a class name in every row.
+        The rows. `label`, if present, is an int in every row, or as written in every row.
 
     Raises:
-        ValueError: the file does not exist, holds no videos, has no column of videos, or has a malformed line.
+        ValueError: the file does not exist, lists no videos, has no column of videos, or has a malformed line.
     """
     if not path.is_file():
-        raise ValueError(f"There is no list of videos {path}; check the path.")
+        raise ValueError(f"The list of videos {path} does not exist; check the path.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error}. Lists of videos are text.") from error
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}. Pass a list of videos as text.") from error
     if path.suffix == ".json":
         rows = _read_json(text, path)
     elif path.suffix == ".jsonl":
         rows = _read_json_lines(text, path)
     else:
-        # not `splitlines`, which breaks captions at marks that are no ends of lines, such as U+2028
+        # not `splitlines`, which also splits at U+2028 and other characters that may occur in captions
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         delimiter = _header_delimiter(lines[0][1]) if lines else None
         rows = _read_official(lines, path) if delimiter is None else _read_with_header(text, delimiter, path)
@@ -48,7 +48,7 @@ def read_list(path: Path) -> list[dict[str, Any]]:
 
 
 def _header_delimiter(line: str) -> str | None:
-    """What separates the columns of a header that names one of `VIDEO_COLUMNS`, or None if the line is no header."""
+    """The delimiter of a header, a line that contains one of `VIDEO_COLUMNS`; None for any other line."""
     for delimiter in (",", "\t", ";", " "):
         if set(VIDEO_COLUMNS) & {cell.strip().strip('"') for cell in line.split(delimiter)}:
             return delimiter
@@ -63,14 +63,14 @@ def _read_with_header(text: str, delimiter: str, path: Path) -> list[dict[str, A
         if None in row or None in row.values():
             raise ValueError(
                 f"{path}, line {reader.line_num}: the header has {len(reader.fieldnames)} columns, this line has "
-                "another number. Put values that contain the delimiter in quotes."
+                "a different number. Quote values that contain the delimiter."
             )
         rows.append(row)
     return [_name_video(row, path, number) for number, row in enumerate(rows, 1)]
 
 
 def _read_official(lines: list[tuple[int, str]], path: Path) -> list[dict[str, Any]]:
-    """Rows of a list without header. All lines have a label, or none has: then each line is a path."""
+    """Rows of a list without header. Either all lines have a label, or none has; then each line is a path."""
     rows, unlabelled = [], []
     for delimiter in (",", " ", "\t"):
         labelled = [(number, _split_official(line, delimiter)) for number, line in lines]
@@ -81,17 +81,17 @@ def _read_official(lines: list[tuple[int, str]], path: Path) -> list[dict[str, A
     if rows and unlabelled:
         number = unlabelled[0]
         raise ValueError(
-            f"{path}, line {number}: {dict(lines)[number]!r} has no integer label after its path, as other lines "
-            "have. A list without header has a path and a label in each line, or a path alone in all of them; "
-            f"with other columns, give it a header that names one of {', '.join(VIDEO_COLUMNS)}."
+            f"{path}, line {number}: {dict(lines)[number]!r} has no integer label after its path, unlike other lines. "
+            "A list without header contains a path and a label in every line, or only a path in every line; for other "
+            f"columns, add a header with one of {', '.join(VIDEO_COLUMNS)}."
         )
     rows = rows or [{"video": line.strip()} for _, line in lines]
     return [{**row, "video": _with_suffix(row["video"])} for row in rows]
 
 
 def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
-    """Path and label of a line, or None if it has no label. The path ends before the first field that is an integer:
-    official lists have no spaces in paths, lists of one's own may."""
+    """Path and label of a line, or None without a label. The path ends before the first field that is an integer: it
+    may contain the delimiter in custom lists, though not in official ones."""
     cells = next(csv.reader([line.strip()], delimiter=delimiter))
     for position, cell in enumerate(cells[1:], 1):
         if re.fullmatch(r"\s*-?\d+\s*", cell):
@@ -110,12 +110,12 @@ def _read_json(text: str, path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(rows, list):
         found = f"an object with the keys {list(rows)[:8]}" if isinstance(rows, dict) else f"a {type(rows).__name__}"
-        raise ValueError(f"{path} holds {found}; expected a list of objects such as [{{'video': …, 'caption': …}}].")
-    return [_name_video(row, path, number) for number, listed in enumerate(rows, 1) for row in _one_video_each(listed)]
+        raise ValueError(f"{path} contains {found}; expected a list of objects like [{{'video': …, 'caption': …}}].")
+    return [_name_video(row, path, number) for number, listed in enumerate(rows, 1) for row in _split_videos(listed)]
 
 
-def _one_video_each(row: Any) -> list[Any]:
-    """A row for each video of one that names several, as the retrieval lists of Something-Something do."""
+def _split_videos(row: Any) -> list[Any]:
+    """One row per video of a row with a list of videos, as in the retrieval lists of Something-Something."""
     column = next((name for name in VIDEO_COLUMNS if isinstance(row, dict) and isinstance(row.get(name), list)), None)
     return [row] if column is None else [row | {column: video} for video in row[column]]
 
@@ -132,9 +132,9 @@ def _read_json_lines(text: str, path: Path) -> list[dict[str, Any]]:
 
 
 def _name_video(row: Any, path: Path, number: int) -> dict[str, Any]:
-    """The row with its path under `video`; what Something-Something calls otherwise under `label` and `caption`."""
+    """The row with its path under `video`, and the label and caption of Something-Something under standard names."""
     if not isinstance(row, dict):
-        raise ValueError(f"{path}, row {number} is a {type(row).__name__}; expected an object with a video in it.")
+        raise ValueError(f"{path}, row {number} is a {type(row).__name__}; expected an object with a video.")
     column = next((column for column in VIDEO_COLUMNS if column in row), None)
     if column is not None:
         row = {"video": row.pop(column), **row}
@@ -146,7 +146,7 @@ def _name_video(row: Any, path: Path, number: int) -> dict[str, Any]:
     else:
         raise ValueError(
             f"{path}, row {number} has no column of videos; its columns are {', '.join(map(str, row))}. "
-            f"Name one of them {' or '.join(VIDEO_COLUMNS)}."
+            f"Rename one of them to {' or '.join(VIDEO_COLUMNS)}."
         )
     if not isinstance(row["video"], str) or not row["video"]:
         raise ValueError(f"{path}, row {number}: the video is {row['video']!r}; expected its path.")
@@ -154,7 +154,7 @@ def _name_video(row: Any, path: Path, number: int) -> dict[str, Any]:
 
 
 def _integer_labels(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Labels that are all written as integers become integers."""
+    """Converts labels to integers if all of them are written as integers."""
     labels = [row.get("label") for row in rows]
     if all(isinstance(label, str) and re.fullmatch(r"\s*-?\d+\s*", label) for label in labels):
         return [{**row, "label": int(label)} for row, label in zip(rows, labels, strict=True)]

@@ -1,14 +1,14 @@
-"""Any source of videos as one table: the data of every trainer (UMT, arXiv 2303.16058, section 4) and of the commands.
+"""Loads any source of videos as one table: the data of all trainers and commands.
 
 `load_video_records` reads a folder, a list file, parquet, a `datasets` object, a data set on the Hub, or tar shards.
-The result is a `datasets.Dataset`, or an `IterableDataset` where it is streamed, with the columns
+The result is a `datasets.Dataset`, or an `IterableDataset` for a stream, with the columns
 
 * `video`: a path or URL, bytes, or a record `{"path", "bytes"}`;
-* `label`, where there is one: an integer, of the type `ClassLabel` where classes have names;
-* `caption`, where there is one, and whatever other columns the source has.
+* `label`, if present: an integer, of type `ClassLabel` if the classes have names;
+* `caption`, if present, and all other columns of the source.
 
-Unusual: `datasets.Video` columns are never decoded by `datasets`, which needs torchcodec; the reader of this project
-takes path or bytes. No video is opened here: broken ones are found when they are read, or by `umt check-videos`.
+`datasets.Video` columns are never decoded by `datasets`, which needs torchcodec; the reader of this project accepts a
+path or bytes. Videos are not opened here: broken ones are found when they are read, or by `umt check-videos`.
 """
 
 import os
@@ -36,7 +36,7 @@ from .video_lists import LIST_SUFFIXES, VIDEO_COLUMNS, read_list
 from .video_shards import SHARD_SUFFIXES, expand_shards, stream_shards
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
-_NUM_PROBED = 20  # videos of a list that are looked for before a run
+_NUM_PROBED = 20  # number of videos of a list whose existence is checked
 
 
 def load_video_records(
@@ -48,33 +48,33 @@ def load_video_records(
     class_names: Sequence[str] | None = None,
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
-    """One table of videos from any source.
+    """Loads a table of videos from any source.
 
     Args:
         source: one of
-            - a folder, searched for video files at any depth. If all of them lie in sub-folders, the first level of
-              these are the classes, in alphabetical order, empty ones included. A folder of `.tar` files is taken for
-              shards, one of parquet files or written by `save_to_disk` for a data set;
+            - a folder, searched for video files at any depth. If all of them are in sub-folders, the sub-folders of
+              the first level are the classes, in alphabetical order, including empty ones. A folder of `.tar` files is
+              read as shards, a folder of parquet files or written by `save_to_disk` as a data set;
             - a list of videos: an official list file without header (path, integer label; `.mp4` is added to paths
-              without suffix), CSV with a header, JSON list, JSONL, or parquet. The column of videos is called `video`,
-              `path` or `image`. Something-Something's JSON (`id`, `template`) is understood too;
+              without extension), CSV with a header, JSON list, JSONL, or parquet. The column of videos is `video`,
+              `path` or `image`. Something-Something's JSON (`id`, `template`) is supported too;
             - a video file, or tar shards (`shards-{000..005}.tar`, `*.tar`, also as URLs);
             - a `datasets` object, or the id of a data set on the Hub.
-        root: folder that the relative paths of a list are joined to, and that they may not leave. Default: the folder
-            of the list file. Paths in a `datasets` object are left as they are without it.
-        split: of a data set with splits, or of a folder that holds `<split>/` or `<split>.csv` (`.txt`, `.json` …).
-        columns: columns of other names, as `{"video": "clip_path", "caption": "text"}`.
-        class_names: class names in the order of their numbers, to which named labels are mapped; for a second split,
-            the first one's `records.features["label"].names`. Default: the names that occur, in alphabetical order.
-        streaming: read a data set of the Hub while training rather than download it first. Shards are always streamed.
+        root: folder to which the relative paths of a list are joined; no path may be outside it. Default: the folder
+            of the list file. Without it, paths in a `datasets` object are unchanged.
+        split: split of a data set, or of a folder that contains `<split>/` or `<split>.csv` (`.txt`, `.json` …).
+        columns: names of columns in the source, such as `{"video": "clip_path", "caption": "text"}`.
+        class_names: class names in the order of their indices, to which named labels are mapped; for a second split,
+            `records.features["label"].names` of the first one. Default: all names that occur, in alphabetical order.
+        streaming: read a Hub data set during training instead of downloading it first. Shards are always streamed.
 
     Returns:
         The table described above.
 
     Raises:
-        ValueError: the source does not exist, holds no videos, has no column of videos, several splits and none
-            chosen, labels that are missing or not among `class_names`, paths outside `root`, or none of twenty files
-            that are looked for exists.
+        ValueError: the source does not exist, contains no videos, has no column of videos, or has several splits and
+            none is chosen; a label is missing or not among `class_names`; a path is outside `root`; or none of twenty
+            files checked exists.
     """
     if isinstance(source, (str, os.PathLike)):
         records, default_root = _load(os.fspath(source), split, streaming)
@@ -87,11 +87,11 @@ def load_video_records(
         records = records.rename_column(found, name)
     records = _with_video_column(records, source)
     records = _join_root(records, root, default_root, source)
-    return _number_labels(records, class_names, source)
+    return _encode_labels(records, class_names, source)
 
 
 def _load(source: str, split: str | None, streaming: bool) -> tuple[Dataset | IterableDataset, Path | None]:
-    """The table that a path or Hub id stands for, and the folder that its relative paths are joined to, if any."""
+    """The table of a path or Hub id, and the folder to which its relative paths are joined, if any."""
     path = Path(source).expanduser()
     if source.endswith(SHARD_SUFFIXES):
         return stream_shards(expand_shards(os.path.expanduser(source))), None
@@ -108,27 +108,27 @@ def _load(source: str, split: str | None, streaming: bool) -> tuple[Dataset | It
         return _table(read_list(path)), path.parent
     if path.is_file():
         raise ValueError(
-            f"{source} is no list of videos that is read here, which end in {', '.join(LIST_SUFFIXES)} or .parquet, "
-            f"and no video, which end in {', '.join(VIDEO_SUFFIXES)}."
+            f"{source} is neither a supported list of videos ({', '.join(LIST_SUFFIXES)} or .parquet) nor a video "
+            f"({', '.join(VIDEO_SUFFIXES)})."
         )
     if path.is_absolute() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
-        raise ValueError(f"There is no file or folder {source}; check the path.")
+        raise ValueError(f"The file or folder {source} does not exist; check the path.")
     return _load_data_set(source, split, streaming), None
 
 
 def _split_in_folder(folder: Path, split: str) -> Path:
-    """The sub-folder or list file of a split, or the folder itself where a data set is kept that knows its splits."""
+    """The sub-folder or list file of a split, or the folder itself if it contains a data set, which has splits."""
     for name in (split, *(split + suffix for suffix in (*LIST_SUFFIXES, ".parquet"))):
         if (folder / name).exists():
             return folder / name
     if _is_data_set(folder):
         return folder
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:20])
-    raise ValueError(f"{folder} has no split {split!r}, as a folder or list file of that name; it holds {found}.")
+    raise ValueError(f"{folder} has no split {split!r}: no folder or list file of this name; it contains {found}.")
 
 
 def _is_data_set(folder: Path) -> bool:
-    """Whether a folder was written by `save_to_disk` or holds the parquet files of a data set."""
+    """Whether a folder was written by `save_to_disk` or contains the parquet files of a data set."""
     return any((folder / name).exists() for name in ("state.json", "dataset_dict.json")) or any(
         folder.rglob("*.parquet")
     )
@@ -143,7 +143,7 @@ def _load_folder(folder: Path, split: str | None) -> Dataset | IterableDataset:
         return stream_shards(shards)
     if not _is_data_set(folder):
         raise ValueError(
-            f"{folder} holds no video files (they end in {', '.join(VIDEO_SUFFIXES)}), no .tar shards and no data set."
+            f"{folder} contains no video files ({', '.join(VIDEO_SUFFIXES)}), no .tar shards and no data set."
         )
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return _choose_split(load_from_disk(str(folder)), split)
@@ -151,19 +151,20 @@ def _load_folder(folder: Path, split: str | None) -> Dataset | IterableDataset:
 
 
 def _walk(folder: Path) -> Iterable[tuple[str, ...]]:
-    """The videos in a folder, in a fixed order, as parts of their relative paths. Whatever has the name of a video is
-    one, so that a folder or dangling link of such a name is reported when it is read. Links are followed, once."""
+    """The relative paths of the videos in a folder, as tuples of names in a fixed order. Everything with the name of a
+    video is included, so that a folder or dangling link with such a name is reported when it is read. Links are
+    followed once."""
     visited = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = os.path.realpath(place)
-        if here in visited:
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        resolved = os.path.realpath(parent)
+        if resolved in visited:
             folders.clear()
             continue
-        visited.add(here)
+        visited.add(resolved)
         names = [name for name in (*folders, *files) if name.lower().endswith(VIDEO_SUFFIXES)]
         folders[:] = sorted(name for name in folders if name not in names and not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
-            yield (*Path(place).relative_to(folder).parts, name)
+            yield (*Path(parent).relative_to(folder).parts, name)
 
 
 def _class_folders(folder: Path, files: list[tuple[str, ...]]) -> Dataset:
@@ -172,7 +173,7 @@ def _class_folders(folder: Path, files: list[tuple[str, ...]]) -> Dataset:
         return Dataset.from_dict({"video": videos})
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(names) > 1 and set(names) <= _SPLIT_NAMES:
-        raise ValueError(f"The sub-folders of {folder} look like splits, not classes: {names}. Choose a split.")
+        raise ValueError(f"The sub-folders of {folder} are named like splits, not classes: {names}. Choose a split.")
     features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"video": videos, "label": [parts[0] for parts in files]}, features=features)
 
@@ -180,9 +181,9 @@ def _class_folders(folder: Path, files: list[tuple[str, ...]]) -> Dataset:
 def _load_data_set(name: str, split: str | None, streaming: bool) -> Dataset | IterableDataset:
     try:
         found = load_dataset(name, split=split, streaming=streaming)
-    except (OSError, ValueError) as error:  # offline, no such data set, no access, no data files
+    except (OSError, ValueError) as error:  # offline, unknown data set, no access, no data files
         raise ValueError(
-            f"{name} is no file or folder here, and it can't be loaded as a data set of the Hub either: {error}"
+            f"{name} is not a local file or folder, and can't be loaded as a data set of the Hub: {error}"
         ) from error
     return _choose_split(found, split)
 
@@ -192,7 +193,8 @@ def _choose_split(found: Any, split: str | None) -> Dataset | IterableDataset:
         return found
     if not isinstance(found, (DatasetDict, IterableDatasetDict)):
         raise ValueError(
-            f"Videos are given as {type(found).__name__}; expected a path, a data set's id, or a datasets.Dataset."
+            f"Videos were given as {type(found).__name__}; expected a path, the id of a data set, or a "
+            "datasets.Dataset."
         )
     if split is None and len(found) == 1:
         return next(iter(found.values()))
@@ -211,7 +213,7 @@ def _table(rows: list[dict[str, Any]]) -> Dataset:
 
 
 def _column_names(records: Dataset | IterableDataset, source: Any) -> list[str]:
-    """The columns, looked up in the first record where a stream does not tell."""
+    """The names of the columns; read from the first record if a stream does not provide them."""
     if records.column_names is not None:
         return records.column_names
     return list(_first_record(records, source))
@@ -220,11 +222,11 @@ def _column_names(records: Dataset | IterableDataset, source: Any) -> list[str]:
 def _first_record(records: Dataset | IterableDataset, source: Any) -> dict[str, Any]:
     for record in records:
         return record
-    raise ValueError(f"{_describe(source)} holds no videos.")
+    raise ValueError(f"{_describe(source)} contains no videos.")
 
 
 def _with_video_column(records: Dataset | IterableDataset, source: Any) -> Dataset | IterableDataset:
-    """The records with their videos, not to be decoded, in the column `video`."""
+    """The records with their videos in the column `video`, not decoded."""
     features = records.features or {}
     for name, feature in features.items():
         if isinstance(feature, (Video, Image)):
@@ -236,7 +238,7 @@ def _with_video_column(records: Dataset | IterableDataset, source: Any) -> Datas
         if len(of_type) != 1:
             raise ValueError(
                 f"{_describe(source)} has no column of videos; its columns are {', '.join(names)}. "
-                f"Name one of them {' or '.join(VIDEO_COLUMNS)}, or, in Python, say which it is: "
+                f"Rename one of them to {' or '.join(VIDEO_COLUMNS)}, or, in Python, select it with "
                 "load_video_records(…, columns={'video': …})."
             )
         column = of_type[0]
@@ -245,8 +247,8 @@ def _with_video_column(records: Dataset | IterableDataset, source: Any) -> Datas
     video = _first_record(records, source)["video"]
     if not isinstance(video, (str, bytes, dict, Exception)):
         raise ValueError(
-            f"The column {column!r} of {_describe(source)} holds {type(video).__name__}; expected paths, bytes, or "
-            "records of path and bytes, as datasets.Video(decode=False) gives them."
+            f"The column {column!r} of {_describe(source)} contains {type(video).__name__}; expected paths, bytes, or "
+            "records of path and bytes as in datasets.Video(decode=False)."
         )
     return records
 
@@ -254,24 +256,24 @@ def _with_video_column(records: Dataset | IterableDataset, source: Any) -> Datas
 def _join_root(
     records: Dataset | IterableDataset, root: str | os.PathLike | None, default_root: Path | None, source: Any
 ) -> Dataset | IterableDataset:
-    """Relative paths joined to the root. Only an explicit root is a fence: a list may point beside its folder."""
+    """Joins relative paths to the root. Only an explicit root limits them: other lists may refer to other folders."""
     folder = default_root if root is None else Path(root).expanduser()
     if folder is None:
         return records
     if root is not None and not folder.is_dir():
-        raise ValueError(f"There is no folder {root} to look for videos in; check root.")
+        raise ValueError(f"The root folder {root} of the videos does not exist; check root.")
     if isinstance(records, IterableDataset) or not _is_text(records.features["video"]):
         if root is None:
             return records
-        raise ValueError(f"root is given, but the videos of {_describe(source)} are not paths in a table.")
-    fence = None if root is None else os.path.abspath(folder)
-    paths = [_join(path, os.fspath(folder), fence) for path in records["video"]]
+        raise ValueError(f"root was given, but the videos of {_describe(source)} are not paths in a table.")
+    limit = None if root is None else os.path.abspath(folder)
+    paths = [_join(path, os.fspath(folder), limit) for path in records["video"]]
     local = [path for path in paths if "://" not in path]
     probes = local[:: max(1, len(local) // _NUM_PROBED)]
     if probes and not any(os.path.lexists(path) for path in probes):
         raise ValueError(
-            f"None of {len(probes)} videos of {_describe(source)} that were looked for exists, first {probes[0]}. "
-            "Set root to the folder that the paths of the list are relative to."
+            f"None of {len(probes)} checked videos of {_describe(source)} exists, first {probes[0]}. Set root to the "
+            "folder to which the paths of the list are relative."
         )
     others = [name for name in records.column_names if name != "video"]
     return (
@@ -281,23 +283,23 @@ def _join_root(
     )
 
 
-def _join(path: str, folder: str, fence: str | None) -> str:
+def _join(path: str, folder: str, limit: str | None) -> str:
     if "://" in path:
         return path
     joined = os.path.join(folder, path)
-    if fence is not None and os.path.commonpath([fence, os.path.abspath(joined)]) != fence:
-        raise ValueError(f"The video {path} lies outside of the root folder {folder}; correct the list or root.")
+    if limit is not None and os.path.commonpath([limit, os.path.abspath(joined)]) != limit:
+        raise ValueError(f"The video {path} is outside the root folder {folder}; correct the list or root.")
     return joined
 
 
-def _number_labels(
+def _encode_labels(
     records: Dataset | IterableDataset, class_names: Sequence[str] | None, source: Any
 ) -> Dataset | IterableDataset:
-    """The records with the numbers of their classes as labels. Without `class_names` a stream is left as it is."""
+    """Converts labels to class indices. A stream is unchanged without `class_names`."""
     if isinstance(records, IterableDataset):
         if class_names is None:
             return records
-        return records.map(lambda record: {**record, "label": _number(record.get("label"), class_names, source)})
+        return records.map(lambda record: {**record, "label": _class_index(record.get("label"), class_names, source)})
     if "label" not in records.column_names:
         return records
     feature, labels = records.features["label"], records["label"]
@@ -308,19 +310,19 @@ def _number_labels(
     elif class_names is None and not _is_text(feature):
         return records
     names = sorted({*labels} - {None, ""}) if class_names is None else list(class_names)
-    numbers = {label: _number(label, names, source) for label in dict.fromkeys(labels)}
-    records = records.remove_columns("label").add_column("label", [numbers[label] for label in labels])
+    indices = {label: _class_index(label, names, source) for label in dict.fromkeys(labels)}
+    records = records.remove_columns("label").add_column("label", [indices[label] for label in labels])
     return records.cast_column("label", ClassLabel(names=names))
 
 
-def _number(label: Any, names: Sequence[str], source: Any) -> int:
-    """The number of a class that is given by name or number."""
+def _class_index(label: Any, names: Sequence[str], source: Any) -> int:
+    """The index of a class given by name or index."""
     if label in names:
         return names.index(label)
     if isinstance(label, int) and 0 <= label < len(names):
         return label
     raise ValueError(
-        f"{_describe(source)} has a video with the label {label!r}, which is none of the {len(names)} classes: "
+        f"{_describe(source)} has a video with the label {label!r}, which is not one of the {len(names)} classes: "
         f"{', '.join(names[:8])}{' …' if len(names) > 8 else ''}."
     )
 

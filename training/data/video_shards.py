@@ -1,9 +1,11 @@
-"""Videos streamed from tar files in the WebDataset layout, read once from front to back.
+"""Streams videos from tar files in the WebDataset layout, read sequentially.
 
-The files of a sample stand next to each other and share a key, the name up to the first dot of its last part: a video
-or image, and beside it `.txt` (caption), `.cls` (label) or `.json` (an object with any columns). Unusual: what is
-wrong with a shard or sample comes out as a record whose video is the `VideoDecodeError`, raised where the video would
-be decoded: one damaged file among thousands is then counted like a broken video instead of ending the run.
+The files of a sample are adjacent and share a key, the path up to the first dot of the file name: a video or image,
+and optionally `.txt` (caption), `.cls` (label) or `.json` (an object with any columns).
+
+Unusual: an error in a shard or sample is returned as a record whose video is the `VideoDecodeError`, which is raised
+when the video would be decoded. Thus one damaged file among thousands is counted as a broken video and does not stop
+the run.
 """
 
 import glob
@@ -28,23 +30,23 @@ SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 def stream_shards(shards: list[str]) -> IterableDataset:
-    """The records of tar files as a stream that processes and workers split by shard.
+    """Streams the records of tar files; processes and workers split the stream by shard.
 
     Args:
         shards: paths or URLs (any that fsspec opens), see `expand_shards`.
 
     Returns:
-        A stream of records: `video` (`{"path", "bytes"}`), and `label`, `caption` and further columns where present.
+        A stream of records: `video` (`{"path", "bytes"}`), and `label`, `caption` and further columns if present.
     """
     return IterableDataset.from_generator(read_shards, gen_kwargs={"shards": shards})
 
 
 def expand_shards(pattern: str) -> list[str]:
-    """The tar files that a pattern with braces (`shards-{000..005}.tar`, `{train,val}.tar`) or wildcards (`*`, `?`)
-    stands for, in order.
+    """The tar files that match a pattern with braces (`shards-{000..005}.tar`, `{train,val}.tar`) or wildcards (`*`,
+    `?`), in order.
 
     Raises:
-        ValueError: a pattern without match, or local files that do not exist.
+        ValueError: the pattern has no match, or local files do not exist.
     """
     shards = []
     for name in _expand_braces(pattern):
@@ -77,7 +79,7 @@ def _expand_braces(pattern: str) -> list[str]:
 
 
 def read_shards(shards: list[str]) -> Iterator[dict[str, Any]]:
-    """The records of the shards, one after the other; see `stream_shards`."""
+    """The records of all shards in order; see `stream_shards`."""
     for shard in shards:
         files = _read_files(shard)
         for key, group in itertools.groupby(files, lambda file: file[0]):
@@ -85,7 +87,7 @@ def read_shards(shards: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _read_files(shard: str) -> Iterator[tuple[str, str, bytes | VideoDecodeError]]:
-    """(key, extension, content) of each file; an error ends the shard with the error as content."""
+    """(key, extension, content) of each file; an error is the last content of its shard."""
     reason = "unreadable"
     try:
         with fsspec.open(shard, "rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
@@ -115,5 +117,5 @@ def _record(shard: str, key: str, files: list[tuple[str, bytes | VideoDecodeErro
             try:
                 record.update(json.loads(content))
             except (TypeError, ValueError):
-                error = VideoDecodeError(f"{shard}/{key}{extension}", "unreadable", "it is no JSON object")
+                error = VideoDecodeError(f"{shard}/{key}{extension}", "unreadable", "it is not a JSON object")
     return {**record, "video": error or video or VideoDecodeError(f"{shard}/{key}", "missing")}

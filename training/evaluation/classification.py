@@ -29,8 +29,8 @@ from transformers import BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
 
 from processing_umt import VideoDecodeError, fold_views
 
+from ..data.batching import batches
 from ..data.video_dataset import open_video
-from ..data.video_files import batches
 from .metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
 
 _NUM_LISTED = 8

@@ -34,8 +34,8 @@ from processing_umt import UMTProcessor, VideoDecodeError
 from processing_umt.frame_sampling_umt import trimmed_length
 from processing_umt.video_decoding_umt import VideoReader
 
+from ..data.batching import batches
 from ..data.video_dataset import open_video, video_name
-from ..data.video_files import batches
 from .classification import SkippedVideo
 from .metrics import RetrievalRecall
 

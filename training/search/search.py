@@ -21,7 +21,7 @@ from processing_umt import UMTProcessor, VideoDecodeError
 from processing_umt.video_decoding_umt import VideoReader
 
 from ..atomic_files import atomic_write
-from ..data.video_files import batches
+from ..data.batching import batches
 from ..pictures.run_page import Picture, Section, Table, Text, write_page
 from .search_index import SearchIndex
 from .windows import time_windows

@@ -37,7 +37,8 @@ from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
 from processing_umt import VideoDecodeError
 
 from ..atomic_files import atomic_write
-from ..data.video_files import batches, list_video_files
+from ..data.batching import batches
+from ..data.video_files import list_video_files
 from .windows import read_windows
 
 FORMAT = 1

@@ -88,5 +88,5 @@ def test_shards_bytes_and_images(tmp_path, capsys):
 
 
 def test_what_a_user_can_mend_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="holds no video files"):
+    with pytest.raises(ValueError, match="contains no video files"):
         check(tmp_path, "--workers", 0)

@@ -13,7 +13,8 @@ from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification
 from processing_umt import UMTVideoProcessor, fold_views
 from umt_training.cli import classify as cli_classify
 from umt_training.data import video_files, video_records, video_shards
-from umt_training.data.video_files import batches, list_video_files
+from umt_training.data.batching import batches
+from umt_training.data.video_files import list_video_files
 
 av = pytest.importorskip("av")
 
@@ -111,7 +112,7 @@ def test_a_broken_video_is_reported_and_the_rest_is_done(as_json, model, videos,
     arguments = ["--json"] if as_json else []
     assert run(*files, "--model", model, "--batch-size", 3, *arguments) == 1
     output = capsys.readouterr()
-    assert "broken.mp4: it is not in a video format" in output.err and "missing.mp4: there is no such" in output.err
+    assert "broken.mp4: it is not in a supported" in output.err and "missing.mp4: the file does" in output.err
     if as_json:
         answers = json.loads(output.out)
         assert [answer["video"] for answer in answers] == [str(file) for file in files]
@@ -182,7 +183,7 @@ def test_wrong_calls(model, videos, tmp_path):
         run(videos / "b.mp4", "--model", model, "--batch-size", 0)
     with pytest.raises(ValueError, match="num_crops is -1"):
         run(videos / "b.mp4", "--model", model, "--crops", -1)
-    with pytest.raises(ValueError, match=r"holds no videos; looked for files that end in \.3g2"):
+    with pytest.raises(ValueError, match=r"contains no videos; their file names end in \.3g2"):
         run(tmp_path, "--model", model)
     with pytest.raises(OSError, match="nowhere"):
         run(videos / "b.mp4", "--model", tmp_path / "nowhere")

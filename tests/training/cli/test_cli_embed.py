@@ -108,7 +108,7 @@ def test_broken_videos_are_reported_and_the_rest_is_written(model, videos, tmp_p
     assert run(broken, videos, tmp_path / "missing.mp4", "--model", model, "--output", output) == 1
     assert np.load(output).shape == (2, 24)
     errors = capsys.readouterr().err
-    assert "broken.mp4: it is not in a video format" in errors and "missing.mp4: there is no such file" in errors
+    assert "broken.mp4: it is not in a supported" in errors and "missing.mp4: the file does not exist" in errors
 
 
 def test_nothing_is_written_if_nothing_could_be_read(model, tmp_path):

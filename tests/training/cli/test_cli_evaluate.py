@@ -243,7 +243,7 @@ def test_the_command_line_has_it(model, data, tmp_path, capsys):
     assert "evaluate" in cli.COMMANDS
     words = f"evaluate --model {model} --data {data / 'nowhere'} --device cpu".split()
     assert cli.main(words) == 1
-    assert capsys.readouterr().err.startswith("umt evaluate: There is no file or folder")
+    assert capsys.readouterr().err.startswith("umt evaluate: The file or folder")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -113,7 +113,7 @@ def test_refusals(videos, model, tmp_path):
 
 def test_no_videos(tmp_path, model):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no videos"):
+    with pytest.raises(ValueError, match="contains no videos"):
         run("a dog", tmp_path / "empty", "--model", model)
 
 

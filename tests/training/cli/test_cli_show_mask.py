@@ -102,7 +102,7 @@ def test_mistakes_are_told_in_a_line(options, message, show, capsys):
 
 def test_no_such_video(teacher, tmp_path, capsys):
     assert main(["show-mask", str(tmp_path / "no.mp4"), "--teacher", str(teacher)]) == 1
-    assert "no.mp4: there is no such file" in capsys.readouterr().err
+    assert "no.mp4: the file does not exist" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_teacher(video, tmp_path, capsys):

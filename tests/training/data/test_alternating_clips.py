@@ -1,4 +1,4 @@
-"""Images and videos in turn: one kind a batch, all of both in an epoch, the same for every worker and process."""
+"""Alternating images and videos: one kind per batch, all of both in an epoch, equal for all workers and processes."""
 
 import functools
 
@@ -13,7 +13,12 @@ from video_files import write_tar, write_video
 
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
-from umt_training.data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams, draw_turns
+from umt_training.data.alternating_clips import (
+    AlternatingClips,
+    AlternatingSampler,
+    AlternatingStreams,
+    shuffled_parts,
+)
 from umt_training.data.captioned_records import load_captioned_records
 from umt_training.data.video_dataset import VideoClipDataset, collate_clips
 from umt_training.data.video_stream import StreamedClipDataset
@@ -51,7 +56,7 @@ def clips_of(folder, seed=4):
 
 
 def load(dataset, batch=BATCH, num_workers=0, processes=1, process=0):
-    """The loader of one of several processes, as accelerate makes it from a plain one."""
+    """The loader of one of several processes, as accelerate creates it from a plain one."""
     sampler = AlternatingSampler(dataset, batch * processes)
     loader = DataLoader(dataset, batch, sampler=sampler, num_workers=num_workers, collate_fn=collate_clips)
     Accelerator()
@@ -66,7 +71,7 @@ def kinds(batches):
     return [batch["pixel_values_videos"].shape[1] for batch in batches]
 
 
-def test_an_epoch_visits_the_whole_batches_of_both_in_turn(folder):
+def test_an_epoch_visits_the_full_batches_of_both_alternately(folder):
     dataset = clips_of(folder)
     loader = load(dataset)
     epochs = []
@@ -74,8 +79,8 @@ def test_an_epoch_visits_the_whole_batches_of_both_in_turn(folder):
         loader.set_epoch(epoch)
         epochs.append(list(loader))
     for batches in epochs:
-        assert sorted(kinds(batches)) == [1] * 5 + [2] * 3  # 11 images and 7 videos, two a batch
-        for batch in batches:  # never mixed
+        assert sorted(kinds(batches)) == [1] * 5 + [2] * 3  # 11 images and 7 videos, two per batch
+        for batch in batches:  # one kind per batch
             assert len({caption.split()[0] for caption in batch["caption"]}) == 1
         assert len(set(captions(batches))) == 16
         indices = [int(index) for batch in batches for index in batch["video_index"]]
@@ -87,34 +92,34 @@ def test_an_epoch_visits_the_whole_batches_of_both_in_turn(folder):
     assert captions(epochs[0]) != captions(epochs[1])
 
 
-def test_turns_are_a_function_of_seed_and_epoch():
-    turns = draw_turns([50, 30], seed=1, epoch=2)
-    assert turns.tolist() == draw_turns([50, 30], seed=1, epoch=2).tolist()
-    assert (turns == 0).sum() == 50 and (turns == 1).sum() == 30
-    assert turns.tolist() != draw_turns([50, 30], seed=1, epoch=3).tolist()
-    assert turns.tolist() != draw_turns([50, 30], seed=2, epoch=2).tolist()
-    assert 0 < turns[:40].mean() < 1  # shuffled
+def test_the_order_of_parts_is_a_function_of_seed_and_epoch():
+    order = shuffled_parts([50, 30], seed=1, epoch=2)
+    assert order.tolist() == shuffled_parts([50, 30], seed=1, epoch=2).tolist()
+    assert (order == 0).sum() == 50 and (order == 1).sum() == 30
+    assert order.tolist() != shuffled_parts([50, 30], seed=1, epoch=3).tolist()
+    assert order.tolist() != shuffled_parts([50, 30], seed=2, epoch=2).tolist()
+    assert 0 < order[:40].mean() < 1  # shuffled
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_processes_are_in_step_and_share_what_one_would_see(folder, num_workers):
-    """Two processes with a clip each see, step by step, the two clips of one process."""
+def test_processes_are_in_step_and_read_the_clips_of_a_single_process(folder, num_workers):
+    """Two processes with batches of one clip read at each step the two clips of a single process."""
     alone = list(load(clips_of(folder)))
     both = [list(load(clips_of(folder), 1, num_workers, 2, process)) for process in range(2)]
     assert kinds(both[0]) == kinds(both[1]) == kinds(alone)
-    for whole, first, second in zip(alone, *both, strict=True):
-        assert whole["caption"] == first["caption"] + second["caption"]
+    for batch, first, second in zip(alone, *both, strict=True):
+        assert batch["caption"] == first["caption"] + second["caption"]
         for name in ("pixel_values_videos", "sample_seeds", "match_ids"):
-            assert torch.equal(whole[name], torch.cat([first[name], second[name]]))
+            assert torch.equal(batch[name], torch.cat([first[name], second[name]]))
 
 
-def test_a_resumed_epoch_goes_on_where_it_stopped(folder):
-    whole = list(load(clips_of(folder)))
+def test_a_resumed_epoch_continues_where_it_stopped(folder):
+    complete = list(load(clips_of(folder)))
     rest = list(skip_first_batches(load(clips_of(folder)), 3))
-    assert captions(rest) == captions(whole[3:])
+    assert captions(rest) == captions(complete[3:])
 
 
-def test_a_part_smaller_than_a_batch_is_told(folder):
+def test_a_part_smaller_than_a_batch_is_an_error(folder):
     with pytest.raises(ValueError, match="7 videos, fewer than a batch of 8"):
         AlternatingSampler(clips_of(folder), 8)
 
@@ -134,15 +139,15 @@ def test_streams_alternate_in_the_same_order(folder, num_workers):
     dataset = streams_of(folder)
     dataset.set_epoch(1)
     batches = list(DataLoader(dataset, BATCH, num_workers=num_workers, collate_fn=collate_clips))
-    assert kinds(batches) == [frames + 1 for frames in draw_turns([5, 3], 0, 1)]
+    assert kinds(batches) == [part + 1 for part in shuffled_parts([5, 3], 0, 1)]
     assert len(dataset) == 16 == len(captions(batches))
-    if num_workers < 2:  # a worker's last shard may begin again before another's ends
+    if num_workers < 2:  # with two, a worker may start its shard again before the other has finished
         assert len(set(captions(batches))) == 16
 
 
-def test_more_workers_than_shards_are_refused(folder):
+def test_more_workers_than_shards_are_rejected(folder):
     dataset = streams_of(folder)
-    with pytest.raises(ValueError, match=r"3 workers, but one of the two has 2 shards.*`dataloader_num_workers` 2"):
+    with pytest.raises(ValueError, match=r"3 workers, but one of the two has 2 shards.*to at most 2"):
         list(DataLoader(dataset, BATCH, num_workers=3, collate_fn=collate_clips))
 
 
@@ -150,7 +155,7 @@ def test_processes_of_streams_are_in_step(folder):
     both = [
         list(DataLoader(streams_of(folder, 2, process, batch=1), 1, collate_fn=collate_clips)) for process in range(2)
     ]
-    assert kinds(both[0]) == kinds(both[1]) == [frames + 1 for frames in draw_turns([5, 3], 0, 0)]
+    assert kinds(both[0]) == kinds(both[1]) == [part + 1 for part in shuffled_parts([5, 3], 0, 0)]
     assert not set(captions(both[0])) & set(captions(both[1]))
-    with pytest.raises(ValueError, match=r"the sizes \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"the batch sizes \[1, 2\]"):
         AlternatingStreams([streams_of(folder, batch=size).parts[0] for size in (1, 2)])

@@ -1,4 +1,4 @@
-"""Captioned corpora as pairs: annotation files, tables, several captions, what belongs together, streams."""
+"""Captioned corpora as pairs: annotation files, tables, several captions, positives, streams."""
 
 import json
 import tarfile
@@ -31,7 +31,7 @@ def write_json(path, rows):
 
 @pytest.fixture
 def corpora(tmp_path):
-    """Two annotation files in the official form, the second one with several captions a video, each beside a root."""
+    """Two annotation files in the official format with their roots; the second has several captions per video."""
     for folder in ("web", "cooking"):
         (tmp_path / folder).mkdir()
         for number in range(3):
@@ -46,7 +46,7 @@ def ids_of(records):
     return [record["match_id"] for record in records]
 
 
-def test_annotation_files_with_a_root_each(corpora):
+def test_annotation_files_with_one_root_each(corpora):
     lists, roots = corpora
     records = load_captioned_records(lists, roots)
     expected = [(f"{roots[0]}/{number}.mp4", f"web {number}") for number in range(3)]
@@ -58,22 +58,22 @@ def test_annotation_files_with_a_root_each(corpora):
 
 
 @pytest.mark.parametrize(
-    ("positives", "together"),
+    ("positives", "expected"),
     [
         ("row", [{3, 4}]),
         ("video", [{0, 6}, {3, 4}]),
         ("caption", [{1, 4}]),  # across corpora, and not the two captions of a video
     ],
 )
-def test_what_belongs_together(corpora, positives, together):
-    """Row 6 names the video of row 0 again, with another caption."""
+def test_positives_have_equal_match_ids(corpora, positives, expected):
+    """Pair 6 is the video of pair 0 with another caption."""
     lists, roots = corpora
     again = Dataset.from_dict({"video": [f"{roots[0]}/0.mp4"], "caption": ["other words"]})
     records = load_captioned_records([*lists, again], [*roots, None], positives=positives)
     ids = ids_of(records)
-    groups = [{place for place, other in enumerate(ids) if other == number} for number in dict.fromkeys(ids)]
-    assert [group for group in groups if len(group) > 1] == together
-    assert all(0 <= number < 2**63 for number in ids)
+    groups = [{index for index, other in enumerate(ids) if other == match_id} for match_id in dict.fromkeys(ids)]
+    assert [group for group in groups if len(group) > 1] == expected
+    assert all(0 <= match_id < 2**63 for match_id in ids)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "datasets"])
@@ -92,7 +92,7 @@ def test_plain_tables(tmp_path, kind):
 
 
 def test_images_are_clips_of_one_frame(tmp_path):
-    """By name, and as bytes without a name, which only the flag tells from a video."""
+    """Images by name, and as bytes without a name, which only the flag distinguishes from a video."""
     picture = np.full((10, 12, 3), 77, np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     lists = write_json(tmp_path / "cc.json", [{"image": "a.png", "caption": "grey"}])
@@ -104,7 +104,7 @@ def test_images_are_clips_of_one_frame(tmp_path):
         assert (sample["caption"], sample["match_id"]) == ("grey", 0)
 
 
-def test_a_broken_video_is_replaced_with_its_own_caption_and_number(corpora):
+def test_a_broken_video_is_replaced_by_another_with_its_own_caption_and_match_id(corpora):
     lists, roots = corpora
     (roots[0] / "1.mp4").write_bytes(b"no video")
     records = load_captioned_records(lists, roots, positives="video")
@@ -112,14 +112,14 @@ def test_a_broken_video_is_replaced_with_its_own_caption_and_number(corpora):
     samples = [dataset[0, index] for index in range(6)]
     broken = samples[1]
     assert [name for name, _ in broken["broken"]] == [f"{roots[0]}/1.mp4"]
-    stand_in = records[broken["video_index"]]
+    replacement = records[broken["video_index"]]
     assert broken["video_index"] != 1
-    assert (broken["caption"], broken["match_id"]) == (stand_in["caption"], stand_in["match_id"])
+    assert (broken["caption"], broken["match_id"]) == (replacement["caption"], replacement["match_id"])
     assert torch.equal(broken["pixel_values_videos"], dataset[0, broken["video_index"]]["pixel_values_videos"])
     batch = collate_clips(samples)
     assert batch["match_ids"].dtype == torch.int64
     assert batch["match_ids"].tolist() == [sample["match_id"] for sample in samples]
-    assert batch["caption"][1] == stand_in["caption"] and len(batch["broken"]) == 1
+    assert batch["caption"][1] == replacement["caption"] and len(batch["broken"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_a_broken_video_is_replaced_with_its_own_caption_and_number(corpora):
         ([{"video": "0.mp4", "caption": "a"}, {"video": "1.mp4", "caption": None}], [], {}, "1.mp4, row 1.*no capt"),
         ([{"video": "0.mp4", "caption": ["a"]}, {"video": "1.mp4", "caption": []}], [], {}, "1.mp4, row 1.*no capt"),
         ([{"video": "0.mp4", "caption": 5}], [], {}, "expected texts"),
-        ([{"video": "0.mp4", "caption": "a"}], ["a", "b"], {}, "2 roots are given for 1"),
+        ([{"video": "0.mp4", "caption": "a"}], ["a", "b"], {}, "2 roots were given for 1"),
         ([{"video": "0.mp4", "caption": "a"}], [], {"positives": "rows"}, "choose one of row, video, caption"),
     ],
 )
-def test_wrong_corpora_are_told(tmp_path, rows, roots, options, message):
+def test_invalid_corpora_are_reported(tmp_path, rows, roots, options, message):
     (tmp_path / "0.mp4").touch()
     with pytest.raises(ValueError, match=message):
         load_captioned_records([write_json(tmp_path / "list.json", rows)], roots, **options)
@@ -142,7 +142,7 @@ def test_wrong_corpora_are_told(tmp_path, rows, roots, options, message):
 
 
 def test_shards_give_the_same_pairs(tmp_path):
-    """A `.txt` beside a video is its caption, a `.json` may hold several."""
+    """A `.txt` next to a video is its caption, a `.json` may contain several."""
     content = write_video(tmp_path / "v.mp4", 4).read_bytes()
     captions = json.dumps({"caption": ["two", "three"]}).encode()
     write_tar(tmp_path / "s.tar", [("0.mp4", content), ("0.txt", b"one"), ("1.mp4", content), ("1.json", captions)])
@@ -172,8 +172,8 @@ def test_a_damaged_shard_is_a_broken_video_and_not_a_missing_caption(tmp_path):
     assert "s.tar" in str(broken[0]["video"])
 
 
-def test_pictures_that_are_odd_or_too_large(tmp_path, monkeypatch):
-    """Three rows of pixels are not taken for channels, and a picture like a bomb is a broken one that has a name."""
+def test_images_that_are_flat_or_too_large(tmp_path, monkeypatch):
+    """Three rows of pixels are not treated as channels; a decompression bomb is reported as a broken image."""
     Image.fromarray(np.full((3, 12, 3), 77, np.uint8)).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     for video in (str(tmp_path / "a.png"), {"bytes": content, "path": "a.png"}):
@@ -186,8 +186,8 @@ def test_pictures_that_are_odd_or_too_large(tmp_path, monkeypatch):
                 dataset[0]
 
 
-def test_many_rows_cost_little(tmp_path):
-    """Pairs are found by arithmetic, not held."""
+def test_pairs_of_many_rows(tmp_path):
+    """The row and the caption of a pair are computed from its index."""
     table = Dataset.from_dict({"video": ["v"] * 1000, "caption": [["a"] * (row % 3 + 1) for row in range(1000)]})
     records = CaptionedRecords([table, table], "row")
     assert len(records) == 2 * sum(row % 3 + 1 for row in range(1000))

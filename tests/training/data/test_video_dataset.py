@@ -1,4 +1,4 @@
-"""Clips from good and broken videos: the same samples however they are loaded, and every broken file reported."""
+"""Clips from good and broken videos: equal samples with every loader, and a report of every broken file."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ transform = functools.partial(augment_for_pretraining, size=32)
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """A folder of forty good videos, and ten broken ones: a fifth of it."""
+    """A folder of forty good and ten broken videos: a fifth is broken."""
     folder = tmp_path_factory.mktemp("videos")
     expected = write_broken_videos(folder)
     for number in range(40):
@@ -46,7 +46,7 @@ def clips_of(records, **kwargs):
 
 
 def load(dataset, num_workers=0, epochs=1, batch_size=4, **kwargs):
-    """Batches of each epoch, by a plain loader."""
+    """The batches of each epoch of a plain loader."""
     sampler = EpochSampler(dataset)
     loader = DataLoader(
         dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=collate_clips, **kwargs
@@ -98,13 +98,13 @@ def test_mask_seeds_are_distinct_int64():
     assert torch.tensor(sorted(seeds)).dtype == torch.int64
 
 
-def test_frames_are_those_that_the_rule_names(good):
-    """The whole clip without augmentation equals a direct read of the frames that the generator draws."""
-    whole = VideoClipDataset(good, 2, sample_frames, lambda frames, generator: torch.from_numpy(frames), seed=5)
+def test_frames_are_those_of_the_sampling_rule(good):
+    """A clip without augmentation equals a direct read of the sampled frames."""
+    plain = VideoClipDataset(good, 2, sample_frames, lambda frames, generator: torch.from_numpy(frames), seed=5)
     generator = video_dataset.sample_generator(5, 3, 7)
     with video_dataset.VideoReader(good[7]["video"]) as reader:
         expected = reader.read(sample_frames(num_video_frames=9, num_frames=2, generator=generator))
-    assert np.array_equal(whole[3, 7]["pixel_values_videos"].numpy(), expected)
+    assert np.array_equal(plain[3, 7]["pixel_values_videos"].numpy(), expected)
 
 
 def test_repeated_augmentation_decodes_once(good, monkeypatch):
@@ -118,12 +118,12 @@ def test_repeated_augmentation_decodes_once(good, monkeypatch):
     assert batch["labels"].tolist() == [label for label in order for _ in range(2)]
     assert len(set(batch["sample_seeds"].tolist())) == 8
     assert not torch.equal(batch["pixel_values_videos"][0], batch["pixel_values_videos"][1])
-    one_view = clips_of(good[:4])[0, order[0]]  # the first view is that of a run without repetition
+    one_view = clips_of(good[:4])[0, order[0]]  # the first view equals that of a run without repetition
     assert torch.equal(one_view["pixel_values_videos"], batch["pixel_values_videos"][0])
 
 
 @pytest.mark.parametrize("form", ["bytes", "record", "image", "image bytes", "memory://"])
-def test_other_forms_of_video(good, form, tmp_path):
+def test_other_formats_of_videos(good, form, tmp_path):
     from PIL import Image
 
     content = Path(good[0]["video"]).read_bytes()
@@ -147,8 +147,8 @@ def test_other_forms_of_video(good, form, tmp_path):
         assert torch.equal(clip, clips_of(good[:1])[0]["pixel_values_videos"])
 
 
-def test_truncated_tail_that_can_be_read_is_fine(tmp_path):
-    """Transport streams and the like lose their end, not their beginning: what can be read is the video."""
+def test_a_truncated_transport_stream_is_not_broken(tmp_path):
+    """The frames that can be read are the video."""
     path = write_video(tmp_path / "long.ts", num_frames=40)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert clips_of([{"video": str(path)}])[0]["broken"] == []
@@ -168,7 +168,7 @@ class TestBrokenVideos:
         lines = [json.loads(line) for line in Path(summary["report"]).read_text().splitlines()]
         assert {line["video"]: line["reason"] for line in lines} == expected
         assert sum(line["attempts"] for line in lines) == summary["num_broken"] == sum(summary["reasons"].values())
-        # nothing broken got into a batch, and each broken file was the first choice of one sample
+        # no batch contains a broken video, and each broken file was read for at least one sample
         broken = {index for index, row in enumerate(dataset.records) if row["video"] in expected}
         assert not broken & {int(index) for batch in batches for index in batch["video_index"]}
         assert summary["num_broken"] >= 10
@@ -176,7 +176,7 @@ class TestBrokenVideos:
     def test_workers_and_epochs(self, videos):
         folder, _ = videos
         plain = load(clips_of(load_video_records(folder)), epochs=2)
-        # the epoch travels with the index, so workers that live on see it
+        # the epoch is part of the key, so persistent workers see it
         workers = load(clips_of(load_video_records(folder)), num_workers=2, epochs=2, persistent_workers=True)
         for epoch in range(2):
             assert_same(plain[epoch], workers[epoch])
@@ -194,7 +194,7 @@ class TestBrokenVideos:
         reports = [dataset[index]["broken"] for index in range(7)]
         assert [report[:1] for report in reports] == [[(f"/nowhere_{n}.mp4", "missing")] for n in range(6)] + [[]]
         assert max(map(len, reports)) > 2
-        assert all(len(set(report)) == len(report) for report in reports)  # none was tried twice
+        assert all(len(set(report)) == len(report) for report in reports)  # none was read twice
 
     def test_names_of_bytes(self, good):
         assert clips_of([{"video": b"no video"}, good[0]])[0]["broken"] == [("record 0", "not_a_video")]
@@ -207,13 +207,13 @@ class TestBrokenVideos:
         ):
             dataset[0]
 
-    def test_labels_have_to_be_numbers(self, good):
+    def test_labels_must_be_integers(self, good):
         with pytest.raises(ValueError, match="expected an integer"):
             clips_of([{**good[0], "label": "cat"}])[0]
         with pytest.raises(ValueError, match="table of records is empty"):
             clips_of([])
 
-    def test_the_error_travels_from_workers(self):
+    def test_the_error_can_be_pickled(self):
         error = pickle.loads(pickle.dumps(VideoDecodeError("a.mp4", "truncated", "x")))
         assert (error.video, error.reason) == ("a.mp4", "truncated")
 
@@ -225,7 +225,7 @@ def accelerator():
 
 @pytest.mark.usefixtures("accelerator")
 class TestLaunchers:
-    """Through accelerate's loaders, as Trainer makes them, on simulated processes."""
+    """Accelerate's loaders, as Trainer creates them, on simulated processes."""
 
     def prepare(self, dataset, process_index, num_processes, num_workers=0, **kwargs):
         loader = DataLoader(
@@ -237,31 +237,31 @@ class TestLaunchers:
 
     def test_two_processes_share_the_batches_of_one(self, good):
         (plain,) = load(clips_of(good * 2))[-1:]
-        shares = [list(self.prepare(clips_of(good * 2), rank, 2)) for rank in range(2)]
+        parts = [list(self.prepare(clips_of(good * 2), rank, 2)) for rank in range(2)]
         # 5 batches for 2 processes: the sixth repeats the first
-        assert_same([batch for pair in zip(*shares, strict=True) for batch in pair], [*plain, plain[0]])
+        assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], [*plain, plain[0]])
 
     @pytest.mark.parametrize("num_processes", [1, 2])
     @pytest.mark.parametrize("num_workers", [0, 2])
-    def test_resuming_inside_of_a_later_epoch(self, good, num_processes, num_workers):
-        """What Trainer does with a fresh loader: skip, then set the epoch."""
-        whole = self.prepare(clips_of(good * 2), num_processes - 1, num_processes)
-        whole.set_epoch(3)
-        expected = list(whole)[1:]
+    def test_resuming_within_a_later_epoch(self, good, num_processes, num_workers):
+        """As in Trainer: a new loader skips batches, then its epoch is set."""
+        complete = self.prepare(clips_of(good * 2), num_processes - 1, num_processes)
+        complete.set_epoch(3)
+        expected = list(complete)[1:]
         resumed = skip_first_batches(
             self.prepare(clips_of(good * 2), num_processes - 1, num_processes, num_workers), 1
         )
         resumed.set_epoch(3)
         assert_same(list(resumed), expected)
 
-    def test_epochs_pass_on(self, good):
+    def test_the_loader_advances_the_epoch(self, good):
         loader = self.prepare(clips_of(good), 0, 1)
         both = [list(loader), list(loader)]
         for batches, expected in zip(both, load(clips_of(good), epochs=2), strict=True):
             assert_same(batches, expected)
 
     def test_plain_samplers_and_persistent_workers_see_the_epoch(self, good):
-        """Without `EpochSampler`, as with the plain Trainer, `dataset[index]` is of the epoch that was set last."""
+        """Without `EpochSampler`, as with the plain Trainer, `dataset[index]` uses the epoch that was set last."""
         dataset = clips_of(good[:4])
         loader = DataLoader(dataset, 4, num_workers=1, collate_fn=collate_clips, persistent_workers=True)
         for epoch in range(2):
@@ -269,7 +269,7 @@ class TestLaunchers:
             (batch,) = loader
             assert batch["sample_seeds"].tolist() == [mask_seed(5, epoch, index) for index in range(4)]
 
-    def test_broken_lists_of_any_length_pass_through(self, videos):
+    def test_broken_lists_of_any_length_are_kept(self, videos):
         folder, expected = videos
         batches = list(self.prepare(clips_of(load_video_records(folder)), 0, 1))
         assert {name for batch in batches for name, _ in batch["broken"]} == expected.keys()
@@ -282,7 +282,7 @@ class TestLaunchers:
 class TestBrokenVideoLog:
     def test_limit(self, tmp_path):
         log = BrokenVideoLog(0.1)
-        log.add([("a.mp4", "missing")] * 20, 179)  # 199 attempts say nothing yet
+        log.add([("a.mp4", "missing")] * 20, 179)  # 199 attempts: not checked yet
         with pytest.raises(TooManyBrokenVideosError, match=r"21 of 204 .*missing 20, empty 1.*limit of 10%.*a.mp4"):
             log.add([["b.mp4", "empty"]], 4)  # pairs may come as lists from pinned memory
         with pytest.raises(TooManyBrokenVideosError):
@@ -294,7 +294,7 @@ class TestBrokenVideoLog:
         ]
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["epoch-2.jsonl"]
 
-    def test_nothing_broken_writes_nothing(self, tmp_path):
+    def test_no_report_without_broken_videos(self, tmp_path):
         log = BrokenVideoLog(0.0)
         log.add([], 500)
         assert log.end_epoch(0, tmp_path) == {"num_clips": 500, "num_broken": 0, "reasons": {}, "report": None}

@@ -1,4 +1,4 @@
-"""Every form of video data becomes the same table, and what is wrong with it is said."""
+"""All sources of video data give the same table, and errors in them are reported."""
 
 import json
 import tarfile
@@ -17,7 +17,7 @@ from umt_training.data.video_shards import expand_shards
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six files that are only named like videos: tables are made without opening them."""
+    """Files with the names of videos: tables are created without opening them."""
     for name in ("b/one.mp4", "b/two.webm", "a/deep/er/three.mkv", "a/four.AVI", "train/five.mp4", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -41,11 +41,11 @@ class TestFolders:
             ("train/five.mp4", 2),
         ]
 
-    def test_no_labels_where_videos_lie_at_the_top(self, folder):
+    def test_no_labels_with_videos_in_the_top_folder(self, folder):
         (folder / "top.mp4").write_bytes(b"x")
         assert load_video_records(folder).column_names == ["video"]
 
-    def test_class_without_clips_keeps_its_number(self, folder):
+    def test_class_without_clips_keeps_its_index(self, folder):
         (folder / "aa_empty").mkdir()
         assert load_video_records(folder).features["label"].names == ["a", "aa_empty", "b", "train"]
 
@@ -70,7 +70,7 @@ class TestFolders:
         for name in ("train/x.mp4", "val/x.mp4"):
             (tmp_path / name).parent.mkdir()
             (tmp_path / name).write_bytes(b"x")
-        with pytest.raises(ValueError, match="look like splits"):
+        with pytest.raises(ValueError, match="named like splits"):
             load_video_records(tmp_path)
 
     def test_links_in_a_circle(self, folder):
@@ -83,9 +83,9 @@ class TestFolders:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("nowhere/at/all", "no file or folder"),
-            ("/nowhere", "no file or folder"),
-            ("nowhere.csv", "no list of videos"),
+            ("nowhere/at/all", "file or folder .* does not exist"),
+            ("/nowhere", "file or folder .* does not exist"),
+            ("nowhere.csv", "list of videos .* does not exist"),
             ("shards-{0..1}.tar", "2 of the 2 shards"),
             ("*.tar", "No tar file matches"),
         ],
@@ -95,10 +95,10 @@ class TestFolders:
             load_video_records(name)
 
     def test_empty_folder_and_wrong_file(self, tmp_path):
-        with pytest.raises(ValueError, match="holds no video files"):
+        with pytest.raises(ValueError, match="contains no video files"):
             load_video_records(tmp_path)
         (tmp_path / "x.pdf").write_bytes(b"x")
-        with pytest.raises(ValueError, match="no list of videos that is read here"):
+        with pytest.raises(ValueError, match="neither a supported list of videos"):
             load_video_records(tmp_path / "x.pdf")
 
 
@@ -141,7 +141,7 @@ class TestLists:
         (folder / "lists" / "train.csv").write_text("one.mp4,0\n")
         records = load_video_records(folder / "lists" / "train.csv", root=folder / "b")
         assert records["video"][0] == f"{folder}/b/one.mp4"
-        with pytest.raises(ValueError, match=r"None of 1 videos .*Set root"):
+        with pytest.raises(ValueError, match=r"None of 1 checked videos .*Set root"):
             load_video_records(folder / "lists" / "train.csv")
         (folder / "lists" / "train.csv").write_text("../b/one.mp4,0\n")
         assert len(load_video_records(folder / "lists" / "train.csv")) == 1
@@ -149,7 +149,7 @@ class TestLists:
     @pytest.mark.parametrize("name", ["../outside.mp4", "/etc/outside.mp4", "b/../../outside.mp4"])
     def test_paths_outside_of_root(self, folder, name):
         (folder / "train.csv").write_text(f"b/one.mp4,0\n{name},1\n")
-        with pytest.raises(ValueError, match="lies outside of the root"):
+        with pytest.raises(ValueError, match="is outside the root"):
             load_video_records(folder / "train.csv", root=folder)
 
     @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ class TestLists:
         (folder / "train.json").write_text(json.dumps(rows))
         records = load_video_records(folder / "train.json", root=folder)
         assert list(records["caption"]) == [["a cat"], ["a dog", "an owl"]]
-        # marks that Python, but neither JSON nor an editor, takes for the end of a line
+        # characters that `splitlines`, but neither JSON nor an editor, treats as line ends
         rows[0]["caption"] = "a cat\u2028\u0085 on a mat"
         (folder / "train.jsonl").write_text(json.dumps(rows[0], ensure_ascii=False), encoding="utf-8")
         assert rows_of(load_video_records(folder / "train.jsonl")) == [{**rows[0], "video": f"{folder}/b/one.mp4"}]
@@ -198,7 +198,7 @@ class TestLists:
         records = load_video_records(folder / "train.json", class_names=names)
         assert list(records["video"]) == [f"{folder}/1.webm", f"{folder}/2.webm"]
         assert list(records["label"]) == [2, 0] and records["caption"][0] == "putting a cup on a table"
-        with pytest.raises(ValueError, match="'Lifting something', which is none of the 2 classes"):
+        with pytest.raises(ValueError, match="'Lifting something', which is not one of the 2 classes"):
             load_video_records(folder / "train.json", class_names=names[1:])
 
     def test_named_labels(self, folder):
@@ -206,15 +206,15 @@ class TestLists:
         records = load_video_records(folder / "train.csv")
         assert records.features["label"] == ClassLabel(names=["cat", "dog"]) and list(records["label"]) == [1, 0]
         (folder / "train.csv").write_text("video,label\nb/one.mp4,dog\nb/two.webm,\n")
-        with pytest.raises(ValueError, match="label '', which is none of the 1 classes"):
+        with pytest.raises(ValueError, match="label '', which is not one of the 1 classes"):
             load_video_records(folder / "train.csv")
 
-    def test_numbers_beyond_the_classes(self, folder):
+    def test_indices_beyond_the_classes(self, folder):
         (folder / "train.csv").write_text("b/one.mp4,0\nb/two.webm,2\n")
-        with pytest.raises(ValueError, match="the label 2, which is none of the 2 classes"):
+        with pytest.raises(ValueError, match="the label 2, which is not one of the 2 classes"):
             load_video_records(folder / "train.csv", class_names=["a", "b"])
 
-    def test_urls_are_left_alone(self, folder):
+    def test_urls_are_not_joined_to_the_root(self, folder):
         (folder / "train.csv").write_text("video\nhttps://example.com/a.mp4\nb/one.mp4\n")
         records = load_video_records(folder / "train.csv", root=folder)
         assert list(records["video"]) == ["https://example.com/a.mp4", f"{folder}/b/one.mp4"]
@@ -237,7 +237,7 @@ class TestDatasets:
             load_video_records(records)
         with pytest.raises(ValueError, match="no column 'x'"):
             load_video_records(records, columns={"video": "x"})
-        with pytest.raises(ValueError, match="holds int; expected paths"):
+        with pytest.raises(ValueError, match="contains int; expected paths"):
             load_video_records(Dataset.from_dict({"video": [1]}))
 
     def test_class_labels_are_mapped_by_name(self):
@@ -271,9 +271,9 @@ class TestDatasets:
             Dataset.from_dict({"video": [name.encode()]}).to_parquet(tmp_path / f"repo/data/{name}-00000.parquet")
         assert rows_of(load_video_records(tmp_path / "repo", split="test")) == [{"video": b"test"}]
 
-    def test_no_such_data_set(self, monkeypatch):
+    def test_unknown_data_set(self, monkeypatch):
         monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-        with pytest.raises(ValueError, match="no file or folder here, and it can't be loaded"):
+        with pytest.raises(ValueError, match="not a local file or folder, and can't be loaded"):
             load_video_records("nobody/nothing-at-all")
 
     def test_stream(self):
@@ -303,15 +303,15 @@ class TestShards:
         write_tar(tmp_path / "s.tar", [("e.mp4", b"E"), ("e.cls", b"dog")])
         assert [row["label"] for row in load_video_records(tmp_path, class_names=["cat", "dog"])] == [1]
 
-    def test_damaged_shards_are_reported_and_passed_over(self, tmp_path):
+    def test_damaged_shards_are_reported_and_skipped(self, tmp_path):
         write_tar(tmp_path / "s-0.tar", [(f"{name}.mp4", bytes(20_000)) for name in "ab"])
         content = (tmp_path / "s-0.tar").read_bytes()
         (tmp_path / "s-0.tar").write_bytes(content[:30_000])
         (tmp_path / "s-1.tar").write_bytes(b"no tar at all" * 100)
         write_tar(tmp_path / "s-2.tar", [("c.mp4", b"C"), ("d.mp4", b"D"), ("d.json", b"{")])
-        a, b, no_tar, c, d = load_video_records(str(tmp_path / "s-*.tar"))
+        a, b, not_tar, c, d = load_video_records(str(tmp_path / "s-*.tar"))
         assert (a["video"]["bytes"], c["video"]["bytes"]) == (bytes(20_000), b"C")
-        errors = [(record["video"].video.rsplit("/", 1)[-1], record["video"].reason) for record in (b, no_tar, d)]
+        errors = [(record["video"].video.rsplit("/", 1)[-1], record["video"].reason) for record in (b, not_tar, d)]
         assert errors == [("s-0.tar", "truncated"), ("s-1.tar", "unreadable"), ("d.json", "unreadable")]
 
     def test_compressed(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Streamed shards: every video once, without overlap, the same clip whoever reads it."""
+"""Streamed shards: every video once, without overlap, and the same clip for every reader."""
 
 import functools
 
@@ -21,7 +21,7 @@ transform = functools.partial(augment_for_pretraining, size=32)
 
 
 def write_shards(folder, num_shards, broken=()):
-    """24 videos over shards of equal number; those of `broken` hold text."""
+    """24 videos in shards of equal size; those in `broken` are text files."""
     contents = [
         b"no video" if number in broken else write_video(folder / "v.mp4", 6, colour=9 * number).read_bytes()
         for number in range(NUM_VIDEOS)
@@ -54,7 +54,7 @@ def by_label(batches):
     found = {}
     for batch in batches:
         for number, label in enumerate(batch["labels"].tolist()):
-            assert label not in found, "a video came twice"
+            assert label not in found, "a video was read twice"
             found[label] = (
                 batch["pixel_values_videos"][number].numpy().tobytes(),
                 int(batch["sample_seeds"][number]),
@@ -67,17 +67,17 @@ def by_label(batches):
     ("num_processes", "num_workers"), [(1, 0), (1, 2), (1, 6), (2, 0), (2, 2), (4, 0), (3, 0), (3, 2)]
 )
 def test_no_overlap_and_the_same_clips(records, num_processes, num_workers):
-    """Also where four shards can't be shared evenly by three processes, and where six workers are too many."""
+    """Also if three processes share four shards, and with more workers than shards."""
     expected = by_label(load(clips_of(records)))
     assert len(expected) == NUM_VIDEOS
     batches = []
     for rank in range(num_processes):
         dataset = clips_of(records, process_index=rank, num_processes=num_processes)
         loader = load(dataset, num_workers)
-        share = list(loader)
-        assert len(share) == len(loader) == NUM_VIDEOS // 2 // num_processes
-        assert all(len(batch["labels"]) == 2 for batch in share)
-        batches += share
+        part = list(loader)
+        assert len(part) == len(loader) == NUM_VIDEOS // 2 // num_processes
+        assert all(len(batch["labels"]) == 2 for batch in part)
+        batches += part
     assert by_label(batches) == expected
 
 
@@ -95,7 +95,7 @@ def test_epochs_differ_and_repeat(records):
     assert [batch["labels"].tolist() for batch in load(dataset)] == order
 
 
-def test_workers_that_live_on_see_the_epoch(records):
+def test_persistent_workers_see_the_epoch(records):
     dataset, fresh = clips_of(records), clips_of(records)
     loader = load(dataset, 2, persistent_workers=True)
     for epoch in (0, 1, 5):
@@ -104,7 +104,7 @@ def test_workers_that_live_on_see_the_epoch(records):
         assert [b["sample_seeds"].tolist() for b in loader] == [b["sample_seeds"].tolist() for b in load(fresh, 2)]
 
 
-def test_shards_are_begun_again_with_other_clips(records):
+def test_shards_are_read_again_with_other_clips(records):
     samples = list(clips_of(records, samples_per_epoch=2 * NUM_VIDEOS, shuffle_buffer=1))
     assert len(samples) == 2 * NUM_VIDEOS
     first, second = samples[:NUM_VIDEOS], samples[NUM_VIDEOS:]
@@ -112,7 +112,7 @@ def test_shards_are_begun_again_with_other_clips(records):
     assert len({sample["sample_seed"] for sample in samples}) == 2 * NUM_VIDEOS
 
 
-def test_broken_videos_are_left_out_and_reported(tmp_path):
+def test_broken_videos_are_skipped_and_reported(tmp_path):
     records = write_shards(tmp_path, 2, broken=(3, 4, 5, 20))
     batches = list(load(clips_of(records, samples_per_epoch=40)))
     broken = {name.rsplit("/", 1)[-1]: reason for batch in batches for name, reason in batch["broken"]}
@@ -127,7 +127,7 @@ def test_broken_at_the_end_of_a_pass(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2, 3])
-def test_batches_that_workers_cannot_share_evenly(records, num_workers):
+def test_a_number_of_batches_that_is_not_a_multiple_of_the_workers(records, num_workers):
     loader = load(clips_of(records, samples_per_epoch=23), num_workers)
     assert [len(batch["labels"]) for batch in loader] == [2] * 11 and len(loader) == 11
 
@@ -153,13 +153,13 @@ def test_too_few_samples(records):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_under_accelerate(records, num_workers):
-    """The loader of the class's docstring: placed, with epochs, resumed inside of an epoch."""
+    """The loader of the class's docstring: device placement, epochs, resuming within an epoch."""
     Accelerator(cpu=True)
     options = {"device": torch.device("cpu"), "batch_size": 2, "collate_fn": collate_clips, "num_workers": num_workers}
-    whole = DataLoaderShard(clips_of(records), **options)
-    assert len(whole) == 12
-    whole.set_epoch(3)
-    expected = [batch["sample_seeds"].tolist() for batch in whole]
+    complete = DataLoaderShard(clips_of(records), **options)
+    assert len(complete) == 12
+    complete.set_epoch(3)
+    expected = [batch["sample_seeds"].tolist() for batch in complete]
     resumed = skip_first_batches(DataLoaderShard(clips_of(records), **options), 5)
     resumed.set_epoch(3)
     assert [batch["sample_seeds"].tolist() for batch in resumed] == expected[5:]

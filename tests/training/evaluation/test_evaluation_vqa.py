@@ -70,7 +70,7 @@ def test_tables_of_questions(tmp_path, data):
     wrong = {
         "no column question": [{"video": f"{data}/clip0.mp4", "answer": "yes"}],
         "Row 0 of the questions has the answer ''": [rows[0] | {"answer": ""}],
-        "occur twice, first 7": [rows[0] | {"question_id": 7}] * 2,
+        "are repeated, first 7": [rows[0] | {"question_id": 7}] * 2,
     }
     for message, table in wrong.items():
         (tmp_path / "wrong.json").write_text(json.dumps(table))

@@ -231,7 +231,7 @@ def test_shards_of_both_kinds_alternate(parts, tmp_path):
     ("changes", "message"),
     [
         ({"video_data": None, "image_data": None}, "No data given"),
-        ({"image_root": ["a", "b"]}, "2 roots are given for 1"),
+        ({"image_root": ["a", "b"]}, "2 roots were given for 1"),
         ({"model": {"mlm_wait": 1}}, "`model` names mlm_wait"),
         ({"base_learning_rate": 1.0}, "give `learning_rate`"),
         ({"contrastive_gradients": "half"}, "`contrastive_gradients` must be one of global, official"),
