@@ -1,4 +1,4 @@
-"""A BERT vocabulary with the real one's special ids and few words, written to a file."""
+"""A small BERT vocabulary with the special token ids of `bert-base-uncased`."""
 
 import os
 from collections.abc import Iterable
@@ -19,7 +19,8 @@ def bert_words(words: Iterable[str] = WORDS) -> list[str]:
 
 
 def write_vocabulary(folder: Path, words: Iterable[str] = WORDS) -> Path:
-    """`folder/vocab.txt`, as in BERT's repositories; processes of one test may write it at the same time."""
+    """Writes `folder/vocab.txt` in the format of BERT's repositories; processes of one test may write it at the same
+    time."""
     path = folder / "vocab.txt"
     temporary = folder / f"vocab.txt.{os.getpid()}"
     temporary.write_text("\n".join(bert_words(words)) + "\n", encoding="utf-8")

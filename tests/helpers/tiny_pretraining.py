@@ -210,7 +210,7 @@ def step_loss(student: torch.nn.Module, clips: torch.Tensor, seeds: torch.Tensor
 
 def python_environment() -> dict[str, str]:
     """For a child that imports the packages and the test helpers of this checkout."""
-    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 

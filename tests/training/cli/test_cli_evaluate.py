@@ -105,7 +105,7 @@ def test_results(done, model, data):
         },
         "versions": {
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "av")},
-            "umt": cli_evaluate._version("umt"),
+            "unmasked-teacher": cli_evaluate._version("unmasked-teacher"),
         },
     }
 

@@ -333,7 +333,7 @@ def test_two_processes_give_what_one_gives(model, tmp_path):
     script.write_text(textwrap.dedent(TWO_PROCESSES))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")]),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
         "HF_METRICS_CACHE": str(tmp_path / "metrics"),

@@ -1,6 +1,6 @@
 """Stage 1 on two gloo processes is stage 1 on one: DDP through the trainer, FSDP2 by hand, non-finite losses, streams.
 
-One launch trains all cases (`tests/tiny_pretraining.py`), because starting Python costs more than the training.
+One launch trains all cases (`tests/helpers/tiny_pretraining.py`), because starting Python costs more than the training.
 """
 
 import json
@@ -40,7 +40,9 @@ def videos(tmp_path_factory):
 def two_processes(videos, tmp_path_factory):
     """Folder with what two processes made of every case."""
     folder = tmp_path_factory.mktemp("two")
-    done = launch(str(REPOSITORY / "tests" / "tiny_pretraining.py"), str(videos), str(folder), *CASES, "sharded")
+    done = launch(
+        str(REPOSITORY / "tests" / "helpers" / "tiny_pretraining.py"), str(videos), str(folder), *CASES, "sharded"
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     (folder / "stderr.txt").write_text(done.stderr)
     return folder

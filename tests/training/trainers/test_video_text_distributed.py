@@ -1,6 +1,6 @@
 """Stage 2 on two gloo processes is stage 2 on one: contrast and its gradients, alternation, the official scaling.
 
-One launch trains all cases (`tests/tiny_video_text.py`), because starting Python costs more than the training.
+One launch trains all cases (`tests/helpers/tiny_video_text.py`), because starting Python costs more than the training.
 """
 
 import json
@@ -20,7 +20,7 @@ def media(tmp_path_factory):
 def two_processes(media, tmp_path_factory):
     """Folder with what two processes made of every case."""
     folder = tmp_path_factory.mktemp("two")
-    done = launch(str(REPOSITORY / "tests" / "tiny_video_text.py"), str(media), str(folder), *CASES)
+    done = launch(str(REPOSITORY / "tests" / "helpers" / "tiny_video_text.py"), str(media), str(folder), *CASES)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     (folder / "stderr.txt").write_text(done.stderr)
     return folder
