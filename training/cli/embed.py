@@ -1,27 +1,23 @@
-"""`umt embed`: a vector per video, or per window of a long one, for search, clustering and linear probes.
+"""`umt embed`: a vector per video, or per window of time, for search, clustering and linear probes.
 
-The vector is `pooler_output` of the encoder (UMT, arXiv 2303.16058): the mean of its tokens, with the model's last
-norm before or after.
+The vector is `pooler_output` of the video encoder (UMT, arXiv 2303.16058): the mean of its tokens, with the model's
+final norm before or after the mean.
 """
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..atomic_files import atomic_write
 from ..data.batching import batches
 from ..data.video_files import list_video_files
 from .arguments import add_model_arguments, load_model, load_processor
 
-if TYPE_CHECKING:
-    pass
-
-HELP = "turn videos into vectors: one each, or one per window of time"
+HELP = "compute a vector per video, or per window of time"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,23 +26,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         required=True,
-        help="vectors.parquet (columns video, start, end, embedding), or vectors.npy with its rows named in "
-        "vectors.json beside it",
+        help="vectors.parquet (columns video, start, end, embedding), or vectors.npy with a description of its rows "
+        "in vectors.json",
     )
     parser.add_argument(
-        "--window", type=float, metavar="SECONDS", help="length of a window (default: the whole video)"
+        "--window", type=float, metavar="SECONDS", help="length of a window (default: the entire video)"
     )
     parser.add_argument(
-        "--stride", type=float, metavar="SECONDS", help="from one window's start to the next (default: --window)"
+        "--stride", type=float, metavar="SECONDS", help="time between the starts of two windows (default: --window)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the vectors. Returns 1 if a video was broken; its windows before the break are kept."""
+    """Writes the vectors. Returns 1 if a video is broken; its windows before the error are kept."""
     if args.output.suffix not in (".npy", ".parquet"):
-        raise ValueError(f"--output is {args.output}; expected a name that ends in .npy or .parquet.")
+        raise ValueError(f"--output is {args.output}; expected a file name that ends in .npy or .parquet.")
     if args.stride is not None and args.window is None:
-        raise ValueError("--stride was given without --window; say how long a window is.")
+        raise ValueError("--stride was given without --window; add the length of a window.")
     for name in ("window", "stride"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise ValueError(f"--{name} is {getattr(args, name)}; expected more than 0 seconds.")
@@ -86,18 +82,16 @@ def run(args: argparse.Namespace) -> int:
     if not rows:
         raise ValueError(f"None of the {len(files)} videos could be read; nothing was written.")
     write_vectors(args.output, rows, np.concatenate(vectors))
-    print(f"{args.output}: {len(rows)} vectors of {vectors[0].shape[1]} numbers")
+    print(f"{args.output}: {len(rows)} vectors of dimension {vectors[0].shape[1]}")
     return 1 if errors else 0
 
 
 def write_vectors(output: Path, rows: list[dict], vectors: np.ndarray) -> None:
-    """Writes float32 `vectors` `(len(rows), dim)` with their rows; a file appears whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    """Writes float32 `vectors` `(len(rows), dim)` and the description of their rows; files are written atomically."""
     if output.suffix == ".npy":
-        temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, output.with_suffix(".json"))
-        with temporary.open("wb") as file:
+        with atomic_write(output.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+        with atomic_write(output) as temporary, temporary.open("wb") as file:
             np.save(file, vectors)
     else:
         import pyarrow
@@ -106,5 +100,5 @@ def write_vectors(output: Path, rows: list[dict], vectors: np.ndarray) -> None:
         columns = {name: [row[name] for row in rows] for name in ("video", "start", "end")}
         flat = pyarrow.array(vectors.reshape(-1))
         columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-        parquet.write_table(pyarrow.table(columns), temporary)
-    os.replace(temporary, output)
+        with atomic_write(output) as temporary:
+            parquet.write_table(pyarrow.table(columns), temporary)

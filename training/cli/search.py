@@ -1,10 +1,9 @@
-"""`umt search`: finds moments of videos by a text (UMT, arXiv 2303.16058, section 3.3), with a video-text model.
+"""`umt search`: finds moments of videos by a text with a video-text model (UMT, arXiv 2303.16058, section 3.3).
 
-The folder is indexed by the first search and brought up to date by the next ones: only what is new or has changed is
-read again, and an interrupted search goes on where it was. The index is kept in the folder itself, in `.umt-index`.
+The first search indexes the folder. Later searches update the index: only new and changed files are read, and an
+interrupted update is resumed. The index is in the folder itself, in `.umt-index`, unless `--index` is given.
 
-Unusual: videos that can't be read are told when they are met, and no more, until their files change; they do not
-change the exit code.
+Unreadable videos are reported once, and again only if the file changes; they do not change the exit code.
 """
 
 import argparse
@@ -14,31 +13,36 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from .arguments import add_loading_arguments, load_video_text_model
 
 HELP = "find moments of videos by a text"
+DEFAULT_WINDOW = 10.0  # seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("query", metavar="TEXT", help="what to look for, such as 'a dog catches a frisbee'")
+    parser.add_argument("query", metavar="TEXT", help="text to search for, such as 'a dog catches a frisbee'")
     parser.add_argument(
-        "videos", metavar="DIR_OR_INDEX", type=Path, help="folder of videos; or an index, which is searched as it is"
+        "videos", metavar="DIR_OR_INDEX", type=Path, help="folder of videos; or an index, which is not updated"
     )
     parser.add_argument(
-        "--model", help="video-text model: folder, or id on the Hub (default: the one that made the index)"
+        "--model", help="video-text model: folder, or id on the Hub (default: the model of the existing index)"
     )
-    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="moments to show")
+    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="moments to print")
     parser.add_argument(
-        "--rerank", type=int, default=32, metavar="N", help="nearest windows that the cross-encoder puts in order"
+        "--rerank", type=int, default=32, metavar="N", help="nearest windows that the cross-encoder re-ranks"
     )
     parser.add_argument(
-        "--window", type=float, metavar="SECONDS", help="length of the windows of a new index (default: 10)"
+        "--window",
+        type=float,
+        metavar="SECONDS",
+        help=f"length of the windows of a new index (default: {DEFAULT_WINDOW:g})",
     )
-    parser.add_argument("--index", type=Path, metavar="DIR", help="where the index is kept (default: DIR/.umt-index)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures of what was found")
-    parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
-    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="windows that pass the model at once")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index (default: DIR/.umt-index)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page with pictures of the results")
+    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="windows per batch")
     parser.add_argument(
         "--num-workers", type=int, metavar="N", help="decoding processes (default: one per CPU core of the machine)"
     )
@@ -54,44 +58,28 @@ def run(args: argparse.Namespace) -> int:
     if args.window is not None and not args.window > 0:
         raise ValueError(f"--window is {args.window}; expected more than 0 seconds.")
     if not args.query.strip():
-        raise ValueError("The text to look for is empty.")
+        raise ValueError("The text to search for is empty.")
     if not args.videos.is_dir():
-        raise ValueError(f"There is no folder {args.videos}.")
+        raise ValueError(f"The folder {args.videos} does not exist.")
 
     from datasets import disable_progress_bars
 
-    from ..search import search_index
     from ..search.search import clock, search, write_search_page
+    from ..search.search_index import FOLDER, SearchIndex
 
-    disable_progress_bars()  # of parts that are saved; the indexing has its own
-    is_index = search_index.SearchIndex.exists(args.videos)
+    disable_progress_bars()  # those of saving parts; the indexing shows its own
+    is_index = SearchIndex.exists(args.videos)
     if is_index and args.index is not None:
         raise ValueError(f"{args.videos} is an index itself; leave --index out.")
-    folder = args.videos if is_index else args.index or args.videos / search_index.FOLDER
-    index = search_index.SearchIndex(folder) if search_index.SearchIndex.exists(folder) else None
+    folder = args.videos if is_index else args.index or args.videos / FOLDER
+    index = SearchIndex(folder) if SearchIndex.exists(folder) else None
     check_fits(args, index)
     if args.model is None:
         args.model = index.manifest.model.name
     model, processor = load_video_text_model(args, "search")
-    name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
-    identity = search_index.IndexModel(
-        name, getattr(model.config, "_commit_hash", None), search_index.fingerprint(model, processor)
-    )
-    if index is None:
-        index = search_index.SearchIndex.create(folder, args.videos, identity, args.window or 10.0)
-    index.require_model(identity)
+    index = open_index(index, folder, args, model, processor)
     if not is_index:
-        num_done, broken = search_index.update(
-            index,
-            model,
-            processor,
-            batch_size=args.batch_size,
-            num_workers=(os.cpu_count() or 1) if args.num_workers is None else args.num_workers,
-        )
-        for facts in broken.values():
-            print(f"umt search: {facts.message}", file=sys.stderr)
-        if num_done:
-            print(f"indexed {num_done} video{'s' * (num_done > 1)}{told(broken)} in {folder}", file=sys.stderr)
+        update_index(index, args, model, processor)
     moments = search(
         index,
         model,
@@ -114,10 +102,10 @@ def run(args: argparse.Namespace) -> int:
     return 0 if moments else 1
 
 
-def check_fits(args: argparse.Namespace, index) -> None:
-    """Raises a ValueError if there is no index and no model to make one, or the index has other windows."""
+def check_fits(args: argparse.Namespace, index: Any) -> None:
+    """Raises a ValueError if neither an index nor a model is given, or the index has windows of another length."""
     if index is None and args.model is None:
-        raise ValueError(f"{args.videos} has no index yet; say which model is to make it: --model ...")
+        raise ValueError(f"{args.videos} has no index yet; give the model to index it with: --model ...")
     if index is not None and args.window not in (None, index.manifest.window):
         raise ValueError(
             f"The index {index.folder} has windows of {index.manifest.window:g} s, not {args.window:g} s; leave "
@@ -125,9 +113,39 @@ def check_fits(args: argparse.Namespace, index) -> None:
         )
 
 
-def told(broken: dict) -> str:
-    """`, 3 of them broken (no_index 2, empty 1)`; nothing if none is."""
+def open_index(index: Any, folder: Path, args: argparse.Namespace, model: Any, processor: Any) -> Any:
+    """The index, which is created if it does not exist.
+
+    Raises:
+        ValueError: the index was created with another model.
+    """
+    from ..search.indexing import fingerprint
+    from ..search.search_index import IndexModel, SearchIndex
+
+    name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
+    identity = IndexModel(name, getattr(model.config, "_commit_hash", None), fingerprint(model, processor))
+    if index is None:
+        return SearchIndex.create(folder, args.videos, identity, args.window or DEFAULT_WINDOW)
+    index.require_model(identity)
+    return index
+
+
+def update_index(index: Any, args: argparse.Namespace, model: Any, processor: Any) -> None:
+    """Updates the index and reports the files that were read on stderr."""
+    from ..search.indexing import update
+
+    num_workers = (os.cpu_count() or 1) if args.num_workers is None else args.num_workers
+    num_done, broken = update(index, model, processor, batch_size=args.batch_size, num_workers=num_workers)
+    for facts in broken.values():
+        print(f"umt search: {facts.message}", file=sys.stderr)
+    if num_done:
+        videos = f"{num_done} video{'s' * (num_done > 1)}{describe_broken(broken)}"
+        print(f"indexed {videos} in {index.folder}", file=sys.stderr)
+
+
+def describe_broken(broken: dict) -> str:
+    """`, 3 of them broken (no_index 2, empty 1)`; empty if no video is broken."""
     if not broken:
         return ""
     reasons = collections.Counter(facts.reason for facts in broken.values()).most_common()
-    return f", {len(broken)} of them broken ({', '.join(f'{reason} {number}' for reason, number in reasons)})"
+    return f", {len(broken)} of them broken ({', '.join(f'{reason} {count}' for reason, count in reasons)})"

@@ -1,1 +1,1 @@
-"""Moments of a folder of videos by text: the index and the question."""
+"""Search of videos by text: windows of time, the index of their vectors, and queries."""

@@ -1,8 +1,8 @@
-"""Moments of videos that a text describes: the nearest windows of an index, the best of them put in order by the
-cross-encoder (UMT, arXiv 2303.16058, section 3.3), and a page that shows them.
+"""Search of video moments by text (UMT, arXiv 2303.16058, section 3.3): the nearest windows of an index, of which the
+best are re-ranked by the cross-encoder, and an HTML page of the results.
 
-Unusual: windows that are re-ranked are read and encoded again, because the tokens that the cross-encoder looks at are
-thousands of times as large as a window's vector.
+Windows are read and encoded again for re-ranking, because the tokens that the cross-encoder attends to are thousands
+of times as large as a window's vector.
 """
 
 import os
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import BaseVideoProcessor, PreTrainedModel
 from transformers.video_utils import VideoMetadata
 
 from processing_umt import UMTProcessor, VideoDecodeError
@@ -38,7 +38,7 @@ class Moment:
         video: path of the file.
         start, end: seconds.
         similarity: mean over frames of the cosines with the text.
-        match: probability that they belong together, by the cross-encoder; None if it was not re-ranked.
+        match: probability of a match by the cross-encoder; None if the window was not re-ranked.
     """
 
     video: str
@@ -59,17 +59,17 @@ def search(
     num_reranked: int = 32,
     batch_size: int = 4,
 ) -> list[Moment]:
-    """The moments that a text describes best, best first.
+    """The moments that match a text, best first.
 
-    Those re-ranked come first, in the order of the cross-encoder, then the others in that of the dual encoder. A file
-    that is gone or broken since it was indexed is left out, and named on stderr.
+    Re-ranked moments come first, in the order of the cross-encoder, then the others in the order of the dual encoder.
+    A file that was deleted or damaged since it was indexed is left out and reported on stderr.
 
     Args:
-        index, model, processor: the model is the one that made the index, on its device, in evaluation mode.
-        query: what to look for.
-        top_k: moments to return, if there are so many.
-        num_reranked: of the nearest windows, how many the cross-encoder puts in order; 0 for none.
-        batch_size: windows that pass the model at once.
+        index, model, processor: an index and its model, on its device and in evaluation mode.
+        query: the text to search for.
+        top_k: number of moments to return.
+        num_reranked: number of nearest windows for the cross-encoder; 0 for the dual encoder alone.
+        batch_size: windows per batch.
     """
     inputs = processor(text=query, return_tensors="pt").to(model.device)
     text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
@@ -99,24 +99,26 @@ def search(
         for moment, probability in zip(readable, logits.float().softmax(dim=-1)[:, 1].tolist(), strict=True):
             moment.match = probability
             reranked.append(moment)
-    reranked.sort(key=lambda moment: -moment.match)  # stable: equal ones stay in the dual encoder's order
+    reranked.sort(key=lambda moment: -moment.match)  # stable: ties stay in the order of the dual encoder
     return (reranked + rest)[:top_k]
 
 
-def read_moment(moment: Moment, video_processor, window: float, num_frames: int | None = None) -> np.ndarray:
-    """The frames of a moment, uint8 `(frames, height, width, 3)`: those that its vector was made of, or `num_frames`.
+def read_moment(
+    moment: Moment, video_processor: BaseVideoProcessor, window: float, num_frames: int | None = None
+) -> np.ndarray:
+    """Frames of a moment, uint8 `(frames, height, width, 3)`: those of its vector, or `num_frames` frames.
 
     Raises:
-        VideoDecodeError: the file is gone or broken, or has no such window any more.
+        VideoDecodeError: the file is missing or broken, or no longer has this window.
     """
     with VideoReader(moment.video) as reader:
         windows = time_windows(reader.timestamps, reader.duration, window, window)
         frames = next((frames for start, _, frames in windows if start == moment.start), None)
         if frames is None:
-            raise VideoDecodeError(moment.video, "missing", f"it has no frames at {moment.start:g} s any more")
+            raise VideoDecodeError(moment.video, "missing", f"it no longer has frames at {moment.start:g} s")
         options = {} if num_frames is None else {"num_frames": num_frames}
-        places = video_processor.sample_frames(VideoMetadata(total_num_frames=len(frames)), num_clips=1, **options)
-        return reader.read(frames[places])
+        sampled = video_processor.sample_frames(VideoMetadata(total_num_frames=len(frames)), num_clips=1, **options)
+        return reader.read(frames[sampled])
 
 
 def clock(seconds: float) -> str:
@@ -130,7 +132,7 @@ def clock(seconds: float) -> str:
 def write_search_page(
     path: Path, query: str, moments: list[Moment], index: SearchIndex, processor: UMTProcessor
 ) -> None:
-    """An HTML page of what was found, with a strip of frames of each moment; the strips go into a folder beside it."""
+    """Writes an HTML page of the results with a strip of frames per moment; the strips are in a folder beside it."""
     folder = path.with_name(f"{path.stem}_pictures")
     folder.mkdir(parents=True, exist_ok=True)
     rows, pictures = [], []
@@ -149,10 +151,10 @@ def write_search_page(
             strip.save(temporary, "JPEG", quality=85)
         pictures.append(Picture(picture, f"{number}. {name}, {span}"))
     model = index.manifest.model
-    found = Text(f"Found in {index.videos} by {model.name}{f' ({model.revision})' if model.revision else ''}.")
+    source = Text(f"Videos of {index.videos}, model {model.name}{f' ({model.revision})' if model.revision else ''}.")
     header = ("", "video", "from", "to", "match", "similarity")
     table = Table(header, rows, "Match: probability by the cross-encoder. Similarity: mean of cosines.")
-    write_page(path, f"“{query}”", [Section("Moments", [*pictures]), Section("Scores", [found, table])])
+    write_page(path, f"“{query}”", [Section("Moments", [*pictures]), Section("Scores", [source, table])])
 
 
 def frame_strip(frames: np.ndarray) -> Image.Image:
@@ -161,6 +163,6 @@ def frame_strip(frames: np.ndarray) -> Image.Image:
     size = (max(1, round(width * STRIP_HEIGHT / height)), STRIP_HEIGHT)
     step = size[0] + STRIP_GAP
     strip = Image.new("RGB", (step * len(frames) - STRIP_GAP, STRIP_HEIGHT), "white")
-    for place, frame in enumerate(frames):
-        strip.paste(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), (place * step, 0))
+    for position, frame in enumerate(frames):
+        strip.paste(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), (position * step, 0))
     return strip

@@ -1,4 +1,4 @@
-"""`umt embed` from videos on disk to the files it writes, with a tiny model; windows as arithmetic."""
+"""`umt embed` from videos on disk to the files it writes, with a tiny model."""
 
 import argparse
 import json
@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from video_files import write_noise
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
 from processing_umt import UMTVideoProcessor
 from umt_training.cli import embed as cli_embed
-from umt_training.search.windows import time_windows
 
 av = pytest.importorskip("av")
 
@@ -61,10 +58,10 @@ def expected_vector(model: Path, video) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_one_vector_a_video(batch_size, model, videos, tmp_path, capsys):
+def test_one_vector_per_video(batch_size, model, videos, tmp_path, capsys):
     output = tmp_path / "new" / "vectors.npy"
     assert run(videos, "--model", model, "--output", output, "--batch-size", batch_size) == 0
-    assert "vectors.npy: 2 vectors of 24 numbers" in capsys.readouterr().out
+    assert "vectors.npy: 2 vectors of dimension 24" in capsys.readouterr().out
     vectors, rows = np.load(output), json.loads(output.with_suffix(".json").read_text())
     assert vectors.dtype == np.float32
     assert rows == [
@@ -90,7 +87,7 @@ def test_windows_over_time(model, videos, tmp_path):
     for (name, start, end), vector in zip(spans, table["embedding"].to_pylist(), strict=True):
         rate = {"a": 10, "b": 5}[name]
         frames = decode(videos / f"{name}.mp4")[round(start * rate) : round(end * rate)]
-        # the window as a video of its own
+        # the window as a separate video
         np.testing.assert_allclose(vector, expected_vector(model, frames), rtol=1e-4, atol=1e-5)
 
 
@@ -122,7 +119,7 @@ def test_nothing_is_written_if_nothing_could_be_read(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--output", "vectors.csv"], r"--output is vectors.csv; expected a name that ends in .npy or .parquet"),
+        (["--output", "vectors.csv"], r"--output is vectors.csv; expected a file name that ends in .npy or .parquet"),
         (["--output", "v.npy", "--stride", 1], "--stride was given without --window"),
         (["--output", "v.npy", "--window", 0], "--window is 0.0; expected more than 0 seconds"),
         (["--output", "v.npy", "--window", "nan"], "--window is nan"),
@@ -132,34 +129,3 @@ def test_nothing_is_written_if_nothing_could_be_read(model, tmp_path):
 def test_wrong_calls(options, message, videos):
     with pytest.raises(ValueError, match=message):
         run(videos, "--model", "unused", *options)
-
-
-@given(
-    num_frames=st.integers(1, 200),
-    rate=st.sampled_from([1.0, 10.0, 24.0, 30000 / 1001]),
-    offset=st.sampled_from([0.0, 1.4]),
-    window=st.floats(0.05, 20),
-    ratio=st.floats(0.1, 1),
-)
-def test_windows_cover_the_video_and_hold_their_frames(num_frames, rate, offset, window, ratio):
-    times = np.arange(num_frames) / rate
-    windows = list(time_windows(times + offset, num_frames / rate, window, window * ratio))
-    assert windows[0][0] == 0 and windows[-1][1] <= num_frames / rate
-    assert set(np.concatenate([frames for _, _, frames in windows])) == set(range(num_frames))  # none is left out
-    for start, end, frames in windows:
-        assert len(frames) and (np.diff(frames) == 1).all()
-        assert end - start <= window + 1e-9
-        assert start - 1e-6 <= times[frames[0]] and times[frames[-1]] <= end + 1e-6
-        # no frame of the window is missing
-        assert frames[0] == 0 or times[frames[0] - 1] < start + 1e-6
-        assert frames[-1] == num_frames - 1 or times[frames[-1] + 1] >= end - 1e-6
-    starts = [start for start, _, _ in windows]
-    assert starts == sorted(set(starts))
-
-
-def test_windows_of_uneven_frames():
-    times = np.array([0.0, 0.1, 0.2, 5.0, 5.1, np.nan])
-    found = [(start, end, frames.tolist()) for start, end, frames in time_windows(times, 6.0, 2.0, 2.0)]
-    assert found == [(0.0, 2.0, [0, 1, 2]), (4.0, 6.0, [3, 4])]
-    beyond = [(start, frames.tolist()) for start, _, frames in time_windows(np.arange(10) / 1.0, 10.0, 2.0, 7.0)]
-    assert beyond == [(0.0, [0, 1]), (7.0, [7, 8])]

@@ -1,4 +1,4 @@
-"""`umt search` from a folder of videos to answers and a page, with a tiny model."""
+"""`umt search` from a folder of videos to results and a page, with a tiny model."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def videos(tmp_path) -> Path:
-    """Two files, of one and of two windows, and a broken one."""
+    """Two files, with one and two windows, and a broken one."""
     folder = tmp_path / "clips & more"
     save_noise(folder / "short.mp4", 0, num_frames=8, height=32, width=48)
     save_noise(folder / "below" / "<long>.mp4", 1, num_frames=15, height=32, width=48)
@@ -48,18 +48,17 @@ def test_index_then_search(videos, model, capsys):
     }
     assert "text.mp4" in output.err and "indexed 3 videos, 1 of them broken (not_a_video 1)" in output.err
 
-    # the model is remembered, nothing is read again, and the broken one is told once
+    # the model is that of the index, nothing is read again, and the broken file is not reported again
     assert run("a dog runs", videos) == 0
     output = capsys.readouterr()
     assert output.out.splitlines() == lines and "text.mp4" not in output.err and "indexed" not in output.err
-    # the index by itself, as JSON
+    # the index is given instead of the folder
     assert run("a dog runs", videos / search_index.FOLDER, "--json", "--top-k", 1) == 0
     [moment] = json.loads(capsys.readouterr().out)
     assert moment["video"] == lines[0].split(maxsplit=4)[4] and 0 < moment["match"] < 1
 
 
-def test_an_index_as_it_is(videos, model, capsys):
-    """Searched by itself an index does not follow its folder."""
+def test_an_index_that_is_given_is_not_updated(videos, model, capsys):
     run("a dog", videos, "--model", model)
     save_noise(videos / "new.mp4", 5, num_frames=8, height=32, width=48)
     capsys.readouterr()
@@ -81,7 +80,7 @@ def test_page(videos, model, tmp_path):
         assert Image.open(picture).size == (4 * 240 + 3 * 4, 160)
 
 
-def test_another_place_for_the_index(videos, model, tmp_path, capsys):
+def test_an_index_in_another_folder(videos, model, tmp_path, capsys):
     assert run("a dog", videos, "--model", model, "--index", tmp_path / "kept") == 0
     assert not (videos / search_index.FOLDER).exists()
     assert run("a dog", tmp_path / "kept") == 0
@@ -91,7 +90,7 @@ def test_another_place_for_the_index(videos, model, tmp_path, capsys):
 def test_refusals(videos, model, tmp_path):
     with pytest.raises(ValueError, match="no index yet"):
         run("a dog", videos)
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="nowhere does not exist"):
         run("a dog", tmp_path / "nowhere", "--model", model)
     with pytest.raises(ValueError, match="--top-k is 0"):
         run("a dog", videos, "--model", model, "--top-k", 0)
@@ -105,7 +104,7 @@ def test_refusals(videos, model, tmp_path):
     with pytest.raises(ValueError, match="windows of 1 s, not 2 s"):
         run("a dog", videos, "--window", 2)
     other = save_tiny_retrieval_model(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match="was made by"):
+    with pytest.raises(ValueError, match="was created with"):
         run("a dog", videos, "--model", other)
     with pytest.raises(ValueError, match="an index itself"):
         run("a dog", videos / search_index.FOLDER, "--index", tmp_path / "kept")
@@ -122,4 +121,4 @@ def test_command_line(videos, model, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     shutil.rmtree(videos / search_index.FOLDER)
     assert cli.main(["search", "a dog", str(videos)]) == 1
-    assert "say which model" in capsys.readouterr().err
+    assert "give the model" in capsys.readouterr().err

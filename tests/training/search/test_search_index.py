@@ -1,4 +1,4 @@
-"""The index of `umt search`: what is in it, how it follows its folder, what a kill leaves, and who may use it."""
+"""The index of `umt search`: its content, updates, interruptions, and the models that may use it."""
 
 import json
 import os
@@ -18,9 +18,10 @@ from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_
 
 from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
 from processing_umt import UMTProcessor
-from umt_training.search import search_index
+from umt_training.search import indexing, search_index
+from umt_training.search.indexing import fingerprint, update
 from umt_training.search.search import clock, search
-from umt_training.search.search_index import IndexModel, SearchIndex, fingerprint, update
+from umt_training.search.search_index import IndexModel, SearchIndex
 from umt_training.search.windows import read_windows
 
 
@@ -46,7 +47,7 @@ def noise(path: Path, seed: int, num_frames: int = 12) -> Path:
 
 @pytest.fixture
 def videos(tmp_path) -> Path:
-    """Five files, one in a sub-folder, one of 25 frames, two broken."""
+    """Five files: one in a sub-folder, one with 25 frames, two broken."""
     folder = tmp_path / "videos"
     for number in range(2):
         noise(folder / f"clip{number}.mp4", number)
@@ -84,7 +85,7 @@ def test_windows_and_vectors(videos, model, processor):
     for row in load_from_disk(str(index.folder / "part-000001")):
         path = videos / row["video"]
         assert (row["size"], row["modified"]) == (path.stat().st_size, path.stat().st_mtime_ns)
-        windows = read_windows(str(path), processor.video_processor, 1.0, 1.0, lambda count: None)
+        windows = read_windows(str(path), processor.video_processor, 1.0, 1.0)
         clip = next(clip for window, clip in windows if window["start"] == row["start"])
         with torch.no_grad():
             expected = mean_of_unit_vectors(model.get_video_features(clip).pooler_output)[0]
@@ -104,14 +105,14 @@ def test_workers_change_nothing(videos, model, processor, tmp_path):
         assert row == expected
 
 
-def test_follows_its_folder(videos, model, processor, monkeypatch):
-    """Only what is new or has changed is read; a broken file only when it changes."""
+def test_updates_follow_the_folder(videos, model, processor, monkeypatch):
+    """Only new and changed files are read; a broken file only if it changes."""
     index = make_index(videos, model, processor)
     update(index, model, processor)
     read = []
-    stream = search_index.WindowStream.__init__
+    stream = indexing.WindowStream.__init__
     monkeypatch.setattr(
-        search_index.WindowStream,
+        indexing.WindowStream,
         "__init__",
         lambda self, folder, files, *rest: read.extend(files) or stream(self, folder, files, *rest),
     )
@@ -150,11 +151,11 @@ def test_a_truncated_file_keeps_its_windows(videos, model, processor):
 
 
 @pytest.mark.parametrize("stop", ["save", "manifest", "drop", "compact"])
-def test_a_kill_at_any_moment(videos, model, processor, monkeypatch, stop):
-    """Whatever was being written, the index is whole, and the next update makes it complete."""
+def test_interruption_at_any_moment(videos, model, processor, monkeypatch, stop):
+    """Whatever was being written, the index is consistent, and the next update completes it."""
     index = make_index(videos, model, processor)
-    monkeypatch.setattr(search_index, "_COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(search_index, "_COMMIT_SHARE", 0.0)
+    monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(indexing, "_COMMIT_SHARE", 0.0)
 
     class Killed(BaseException):
         pass
@@ -199,10 +200,10 @@ def test_two_updates_at_once(videos, model, processor):
         update(index, model, processor)
 
 
-def test_only_its_model(videos, model, processor, model_folder):
+def test_only_the_model_of_the_index_is_accepted(videos, model, processor, model_folder):
     index = make_index(videos, model, processor)
     index.require_model(IndexModel("elsewhere", None, fingerprint(tiny_retrieval_model(), processor)))
-    with pytest.raises(ValueError, match="was made by tiny"):
+    with pytest.raises(ValueError, match="was created with tiny"):
         index.require_model(IndexModel("tiny", None, fingerprint(tiny_retrieval_model(seed=1), processor)))
     other = UMTProcessor.from_pretrained(model_folder)
     other.video_processor.num_frames = 3
@@ -213,8 +214,8 @@ def test_only_its_model(videos, model, processor, model_folder):
     assert fingerprint(loaded, processor) == fingerprint(model, processor)
 
 
-def test_refuses_what_is_no_index(tmp_path):
-    with pytest.raises(ValueError, match="no index of"):
+def test_folders_that_are_not_an_index_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="not an index of"):
         SearchIndex(tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(ValueError, match="format 99"):
@@ -229,7 +230,7 @@ def plain_scores(query: str, videos: Path, model, processor) -> dict[tuple[str, 
     scores = {}
     inputs = processor(text=query, return_tensors="pt")
     for name in ("below/long.mp4", "clip0.mp4", "clip1.mp4"):
-        for window, clip in read_windows(str(videos / name), processor.video_processor, 1.0, 1.0, lambda count: None):
+        for window, clip in read_windows(str(videos / name), processor.video_processor, 1.0, 1.0):
             with torch.no_grad():
                 output = model(pixel_values_videos=clip, **inputs)
                 tokens = model.get_video_features(clip).last_hidden_state
@@ -246,8 +247,8 @@ def test_search(videos, model, processor, num_reranked):
     update(index, model, processor)
     moments = search(index, model, processor, "a dog runs", top_k=6, num_reranked=num_reranked, batch_size=2)
     scores = plain_scores("a dog runs", videos, model, processor)
-    nearest = sorted(scores, key=lambda place: -scores[place][0])
-    best = sorted(nearest[:num_reranked], key=lambda place: -scores[place][1])
+    nearest = sorted(scores, key=lambda window: -scores[window][0])
+    best = sorted(nearest[:num_reranked], key=lambda window: -scores[window][1])
     assert [(moment.video, moment.start) for moment in moments] == (best + nearest[num_reranked:])[:6]
     for number, moment in enumerate(moments):
         similarity, match = scores[moment.video, moment.start]
@@ -255,7 +256,7 @@ def test_search(videos, model, processor, num_reranked):
         assert moment.match == (pytest.approx(match, abs=1e-5) if number < num_reranked else None)
 
 
-def test_search_leaves_out_what_is_gone(videos, model, processor, capsys):
+def test_search_leaves_out_deleted_files(videos, model, processor, capsys):
     index = make_index(videos, model, processor)
     update(index, model, processor)
     (videos / "clip0.mp4").unlink()
@@ -268,7 +269,7 @@ def test_index_and_videos_move_together(videos, model, processor):
     update(make_index(videos, model, processor), model, processor)
     moved = videos.rename(videos.parent / "moved")
     index = SearchIndex(moved / search_index.FOLDER)
-    assert update(index, model, processor)[0] <= 1  # the link, which now dangles elsewhere
+    assert update(index, model, processor)[0] <= 1  # the dangling link, whose target has moved
     assert all(moment.video.startswith(str(moved)) for moment in search(index, model, processor, "a cat"))
 
 
@@ -279,7 +280,7 @@ def test_faiss_finds_what_the_matrix_finds(videos, model, processor, monkeypatch
     query = np.random.default_rng(0).normal(size=16).astype(np.float32)
     expected = index.nearest(query, 7)
     monkeypatch.setattr(search_index, "MATRIX_ROWS", 3)
-    for _ in range(2):  # made, then read
+    for _ in range(2):  # created, then loaded
         found = index.nearest(query, 7)
         assert found
         for row in found:
@@ -301,15 +302,16 @@ import sys, torch
 from pathlib import Path
 from tiny_video_text_retrieval import tiny_retrieval_model
 from processing_umt import UMTProcessor
-from umt_training.search import search_index
-search_index._COMMIT_SECONDS = search_index._COMMIT_SHARE = 0.0
-update = search_index.SearchIndex.add
+from umt_training.search import indexing
+from umt_training.search.search_index import SearchIndex
+indexing._COMMIT_SECONDS = indexing._COMMIT_SHARE = 0.0
+original_add = SearchIndex.add
 def add(self, *args):
-    update(self, *args)
+    original_add(self, *args)
     print("added", flush=True)
-search_index.SearchIndex.add = add
-search_index.update(
-    search_index.SearchIndex(Path(sys.argv[1])), tiny_retrieval_model(),
+SearchIndex.add = add
+indexing.update(
+    SearchIndex(Path(sys.argv[1])), tiny_retrieval_model(),
     UMTProcessor.from_pretrained(sys.argv[2]), num_workers=1, batch_size=1,
 )
 """
