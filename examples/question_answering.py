@@ -28,7 +28,7 @@ from umt_training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrai
 from umt_training.data.question_records import load_question_records
 from umt_training.data.video_dataset import VideoClipDataset
 from umt_training.demo.motion_clips import roll_and_jitter
-from umt_training.evaluation.vqa import QuestionScores, evaluate_questions
+from umt_training.evaluation.question_answering import QuestionScores, evaluate_questions
 
 CAPTION = re.compile(r"A (?P<colour>\w+) (?P<shape>\w+) moves (?P<way>[\w ]+), \w+ (?P<background>\w+) background\.")
 QUESTIONS = {

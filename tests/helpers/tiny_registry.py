@@ -33,7 +33,7 @@ STAND_INS = {
     "classification": "b16_ptk710_ftk710_ftk400_f8_res224",
     "stage-2": "b16_25m",
     "retrieval": "ret_msrvtt_b16_25m",
-    "vqa": "qa_msvd_b16_25m",
+    "question_answering": "qa_msvd_b16_25m",
 }
 
 

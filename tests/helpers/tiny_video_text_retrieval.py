@@ -10,7 +10,7 @@ from processing_umt import UMTProcessor
 
 
 def tiny_retrieval_model(seed: int = 0) -> UMTVideoTextModel:
-    """With scores that differ from pair to pair."""
+    """A seeded model whose scores differ from pair to pair."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     model = UMTVideoTextModel(
@@ -27,7 +27,7 @@ def tiny_retrieval_model(seed: int = 0) -> UMTVideoTextModel:
 
 
 def recorded_retrieval_model(description: dict, tensors: dict[str, torch.Tensor]) -> UMTVideoTextModel:
-    """The model of a recording of the official code, e.g. `retrieval_rerank`, converted."""
+    """The converted model of a recording of the official code such as `retrieval_rerank`."""
     vision, bert = (description["config"][name] for name in ("vision_encoder", "text_encoder"))
     fields = UMTTextConfig().to_dict().keys() - {"architectures", "model_type"}
     config = UMTVideoTextConfig(

@@ -21,7 +21,7 @@ from processing_umt import UMTProcessor, UMTVideoProcessor
 
 from .card_template import CARDS_FOLDER
 
-VIDEO_TEXT_KINDS = ("stage-2", "retrieval", "vqa")
+VIDEO_TEXT_KINDS = ("stage-2", "retrieval", "question_answering")
 # BERT's special words at the ids that they have in its vocabulary do not matter for a processor's settings.
 PLACEHOLDER_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a")
 
@@ -86,7 +86,7 @@ class CheckpointRow:
     @property
     def stage2(self) -> str | None:
         """The stage-2 model that a video-text row is or was fine-tuned from."""
-        return {"stage-2": self.name, "retrieval": self.start, "vqa": self.start}.get(self.kind)
+        return {"stage-2": self.name, "retrieval": self.start, "question_answering": self.start}.get(self.kind)
 
     @property
     def has_model(self) -> bool:
@@ -147,7 +147,7 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
         text = size["text"] | fields.pop("text_config", {})
         config = UMTVideoTextConfig(vision_config=vision, text_config=text, **fields)
         config.vision_config.dtype = config.text_config.dtype = torch.float32
-        config.is_encoder_decoder = row.kind == "vqa"
+        config.is_encoder_decoder = row.kind == "question_answering"
     else:
         fields = {"num_frames": row.frames, "image_size": row.resolution} | size["vision"]
         if row.kind == "stage-1":

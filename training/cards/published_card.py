@@ -83,7 +83,7 @@ SNIPPETS = {
     "classification": CLASSIFY,
     "stage-2": SEARCH,
     "retrieval": SEARCH,
-    "vqa": ASK,
+    "question_answering": ASK,
 }
 
 
@@ -125,6 +125,7 @@ def published_card(row: CheckpointRow, repo_id: str | None = None, origin: str |
     """The card of a published checkpoint."""
     repo_id = repo_id or f"{PLACEHOLDER_OWNER}/{row.name}"
     source = read_registry()["source"]
+    kind = row.kind.replace("_", " ")
     data = ModelCardData(
         model_name=row.name,
         language="en" if row.kind in VIDEO_TEXT_KINDS else None,
@@ -138,7 +139,7 @@ def published_card(row: CheckpointRow, repo_id: str | None = None, origin: str |
     )
     return render_card(
         data,
-        title=f"UMT-{row.size}, {row.kind}: {row.name}" if row.kind != "teacher" else f"UMT teacher: {row.name}",
+        title=f"UMT teacher: {row.name}" if row.kind == "teacher" else f"UMT-{row.size}, {kind}: {row.name}",
         summary=row.shared["summary"],
         use=code_block(SNIPPETS[row.kind].format(model=repo_id)) if row.has_model else None,
         purpose=describe_purpose(row),
@@ -296,7 +297,8 @@ def video_text_table(row: CheckpointRow) -> str:
     for protocol, dataset, direction, values in video_text_results(row):
         measure = "accuracy, %" if direction is None else f"{DIRECTIONS[direction][1]}, R@1 / R@5 / R@10, %"
         rows.append((datasets[dataset]["name"], protocol, measure, " / ".join(f"{value:.1f}" for value in values)))
-    re_ranked = "" if row.kind == "vqa" else ", after re-ranking the 128 best candidates with the fusion layers"
+    is_answers = row.kind == "question_answering"
+    re_ranked = "" if is_answers else ", after re-ranking the 128 best candidates with the fusion layers"
     return (
         f"Published by the authors ([model zoo]({zoo_url(row)})){re_ranked}:\n\n"
         f"{table(('data', 'protocol', 'measure', 'value'), rows)}"
@@ -306,7 +308,7 @@ def video_text_table(row: CheckpointRow) -> str:
 def video_text_results(row: CheckpointRow) -> list[tuple[str, str, str | None, list[float]]]:
     """(protocol, data set, "t2v", "v2t" or None, R@1, R@5 and R@10 or the accuracy) of everything published."""
     results = read_registry()["results"]
-    if row.kind == "vqa":
+    if row.kind == "question_answering":
         values = results["question_answering"][row.data[-1]]
         return [(f"fine-tuned, {row.frames} frames", row.data[-1], None, [values[row.stage2]])]
     if row.kind == "stage-2":

@@ -193,7 +193,7 @@ def retrieval_command(row: CheckpointRow, dataset: str, protocol: str) -> str:
 def question_command(row: CheckpointRow, dataset: str) -> str:
     described = read_registry()["results"]["protocols"][dataset]
     return (
-        f"umt evaluate --task vqa --model {row.name} --data {described['list']} --root videos "
+        f"umt evaluate --task question_answering --model {row.name} --data {described['list']} --root videos "
         f"--answers {described['answers']}"
     )
 

@@ -1,52 +1,41 @@
-"""Action recognition scored to the protocol of UMT (arXiv 2303.16058, section 4): every video once, from many views.
+"""Action recognition by the protocol of UMT (arXiv 2303.16058, section 4): each video once, in several views.
 
-Softmax of every view's logits and their mean over the views of a video, in float64; then top-1, top-5, accuracy by
-class and the confusion matrix over videos. Each video is decoded once for all its views, by data-loading workers, and
-travels as uint8 until it is on the model's device; views of several videos share a batch, so that batches are full.
+The scores of a video are the mean over its views of the softmax of the logits, in float64. The metrics are top-1,
+top-5, per-class accuracy and the confusion matrix over videos. Each video is decoded once for all its views, and views
+of several videos share a batch, so that batches are full.
 
-What is unusual: videos, not views, are dealt out to the processes, and no process waits for another before the end, so
-nothing has to be filled up with repeated samples. Scores are written down as they come and found again after a crash,
-also by another number of processes. A video that cannot be read has no score and is not counted, as in the official
-evaluation, but it is named here. Two videos of equal base name stay two, which the official merging takes for one.
+Unusual: videos, not views, are sharded across processes, and processes synchronise only at the end, so no samples are
+repeated for padding. Scores are saved as they are computed, and an interrupted evaluation resumes from them, also with
+another number of processes. A video that can't be read has no score and is not counted, as in the official
+evaluation, but it is reported. Two videos with the same base name stay separate; the official merging confuses them.
 """
 
 import collections
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import BaseVideoProcessor, PreTrainedModel
 
-from processing_umt import VideoDecodeError, fold_views
+from processing_umt import fold_views
 
 from ..data.batching import batches
-from ..data.video_dataset import open_video
-from .metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
-
-_NUM_LISTED = 8
-
-
-class SkippedVideo(NamedTuple):
-    """A video that could not be read: its name, the reason (see `VideoDecodeError`), and the whole message."""
-
-    video: str
-    reason: str
-    message: str
+from .classification_metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
+from .clips import SkippedVideo, VideoViewDataset, no_readable_video, normalize_clips, read_clips, view_shape
+from .computation import autocast, dtype_name, evaluation_mode
+from .label_matching import match_labels
+from .partial_scores import PartialScores, fingerprint, score_dtype
 
 
 @dataclass
 class ClassificationScores:
-    """What `evaluate_classifier` returns, the same in every process. Accuracies are percent of the scored videos."""
+    """Results of `evaluate_classifier`, the same in every process. Accuracies are percentages of the scored videos."""
 
     top1: float
     top5: float
@@ -55,20 +44,20 @@ class ClassificationScores:
     per_class_accuracy: list[float | None]
     """`(classes,)`; None for a class without videos."""
     confusion_matrix: np.ndarray
-    """int64 `(classes, classes)`: videos of the row's class that were taken for the column's."""
+    """int64 `(classes, classes)`: number of videos of the row's class that were predicted as the column's."""
     videos: list[str]
     """Names of the scored videos, in the order of the table."""
     labels: np.ndarray
-    """int64 `(videos,)`, in the numbers of the model."""
+    """int64 `(videos,)`, class indices of the model."""
     probabilities: np.ndarray
     """float64 `(videos, classes)`, mean softmax over the views."""
     skipped: list[SkippedVideo]
     num_resumed: int
-    """How many of the scored videos an earlier, interrupted start had done."""
+    """Number of scored videos whose scores come from an earlier, interrupted evaluation."""
     protocol: dict[str, Any]
-    """How it was measured: frames, clips, crops, sampling, frame_stride, resize_kernel, size, resolution, dtype."""
+    """Settings: frames, clips, crops, sampling, frame_stride, resize_kernel, size, resolution, dtype."""
     partial_folder: Path | None
-    """Where the scores were written down; to be removed once the results are safe."""
+    """Folder of the saved scores; to be removed once the results are written."""
 
 
 def evaluate_classifier(
@@ -87,33 +76,33 @@ def evaluate_classifier(
 ) -> ClassificationScores:
     """Scores a classifier on labelled videos. Under `accelerate launch` or `torchrun` every process must call it.
 
-    Processes that are done wait for the slowest one at the end; a process group with a short timeout ends that wait.
-    A process holds the clips of `num_workers` times two videos, a batch, and at the end all scores: 8 bytes times
-    videos times classes.
+    Processes that finish early wait for the slowest one; the timeout of the process group must allow for that.
+    A process holds the views of `2 * num_workers` videos, one batch, and finally all scores, 8 bytes per video and
+    class.
 
     Args:
-        model: a classifier of one label per video, on its device; its mode is restored.
-        processor: a `UMTVideoProcessor`; its saved options hold where none is given here.
-        records: what `load_video_records` returns, a table with `video` and `label`; see `match_labels`.
-        num_clips, num_crops: views of a video, in time and in space.
-        sampling: which frames; default: the processor's. "segments", for Something-Something, has at most two clips.
-        resize_kernel: "opencv_bilinear" as in the official evaluation, or "antialias", "bicubic_no_antialias".
-        batch_size: views that pass the model at once, in each process.
-        num_workers: processes that decode, for each process of the evaluation; 0 decodes in between.
-        autocast_dtype: the official evaluation uses float16; default: the model's own type, without autocast.
-        partial_folder: where scores are written down as they come, in a sub-folder named by what they depend on:
-            weights, processor, protocol and the videos' names. A later call that agrees in all of these takes them
-            from there. What could not be read is tried again. Default: scores are in memory only.
+        model: a classifier with one label per video, on its device; its mode is restored.
+        processor: a `UMTVideoProcessor`; its saved options apply unless given here.
+        records: the table that `load_video_records` returns, with `video` and `label`; see `match_labels`.
+        num_clips, num_crops: temporal and spatial views of a video.
+        sampling: frame sampling; default: the processor's. "segments", for Something-Something, has at most two clips.
+        resize_kernel: "opencv_bilinear" as in the official evaluation, "antialias" or "bicubic_no_antialias".
+        batch_size: views per batch, in each process.
+        num_workers: decoding processes for each process of the evaluation; 0 decodes in the evaluating process.
+        autocast_dtype: the official evaluation uses float16; default: the model's own data type, without autocast.
+        partial_folder: scores are saved here as they are computed, in a sub-folder named by a hash of weights,
+            processor, protocol and names of the videos. A later call with the same hash resumes from them and retries
+            the videos that could not be read. Default: scores are in memory only.
 
     Raises:
-        ValueError: before anything is decoded, for labels that do not fit (`match_labels`), options that do not go
-            together, a model of several labels per video or an empty table; later, for logits that are not finite,
-            views of unequal sizes, or when not a single video can be read.
+        ValueError: before decoding, for labels that do not match the model's classes (`match_labels`), options that do
+            not go together, a multi-label model or an empty table; later, for logits that are not finite, views of
+            different sizes, or if none of the videos can be read.
     """
     if batch_size < 1 or num_workers < 0:
         raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; expected at least 1 and 0.")
     if model.config.problem_type == "multi_label_classification":
-        raise ValueError("The model gives several labels to a video; accuracy is defined for one label per video.")
+        raise ValueError("The model predicts several labels per video; accuracy is defined for one label per video.")
     labels = match_labels(records, model.config)
     names = _video_names(records)
     options = {
@@ -122,55 +111,52 @@ def evaluate_classifier(
         "sampling": sampling or processor.sampling,
         "resize_kernel": resize_kernel,
     }
-    view_shape = _view_shape(processor, options)  # (views, frames, channels, height, width)
+    shape = view_shape(processor, options)  # (views, frames, channels, height, width)
     protocol = {
-        "frames": view_shape[1],
+        "frames": shape[1],
         "clips": num_clips,
         "crops": num_crops,
         "sampling": options["sampling"],
         "frame_stride": processor.frame_stride,
         "resize_kernel": resize_kernel,
         "size": {name: side for name, side in dict(processor.size).items() if side is not None},
-        "resolution": list(view_shape[-2:]),
-        "dtype": str(autocast_dtype or model.dtype).removeprefix("torch."),
+        "resolution": list(shape[-2:]),
+        "dtype": dtype_name(model, autocast_dtype),
     }
 
     state = PartialState(cpu=model.device.type == "cpu")
-    partial, earlier = None, np.empty(0, _score_dtype(model.config.num_labels))
+    partial, earlier = None, np.empty(0, score_dtype(model.config.num_labels))
     if partial_folder is not None:
-        partial = _PartialScores(Path(partial_folder), _fingerprint(model, processor, protocol, names))
+        partial = PartialScores(Path(partial_folder), fingerprint(model, processor, protocol, names))
         if state.is_local_main_process:
             earlier = partial.read(earlier.dtype)
-    # A folder may be shared between machines or not. No process writes before all have read.
+    # The folder may be shared between machines. No process writes before all have read.
     done = np.unique(np.concatenate(gather_object([earlier["index"]])))
-    mine = np.setdiff1d(np.arange(len(names)), done)[state.process_index :: state.num_processes]
+    rows = np.setdiff1d(np.arange(len(names)), done)[state.process_index :: state.num_processes]
 
-    dataset = _VideoViews(records.select_columns("video"), mine, names, processor, options, view_shape)
+    dataset = VideoViewDataset(records.select_columns("video"), rows, names, processor, options, shape)
     file = partial.open(state.process_index) if partial else None
-    was_training = model.training
-    model.eval()
     try:
-        scores, broken = _score_share(model, dataset, batch_size, num_workers, autocast_dtype, file)
+        with evaluation_mode(model):
+            scores, broken = _score_videos(model, dataset, batch_size, num_workers, autocast_dtype, file)
     finally:
-        model.train(was_training)
         if file is not None:
             file.close()
 
     parts = gather_object([(np.concatenate([earlier, scores]), broken)])
     merged = np.concatenate([part for part, _ in parts])
-    scored, rows = np.unique(merged["index"], return_index=True)
-    skipped = sorted((index, error) for _, errors in parts for index, error in errors)
-    skipped = [SkippedVideo(names[index], *error) for index, error in skipped]
+    scored, first = np.unique(merged["index"], return_index=True)
+    skipped = sorted((row, error) for _, errors in parts for row, error in errors)
+    skipped = [SkippedVideo(names[row], *error) for row, error in skipped]
     if len(scored) == 0:
-        listed = ", ".join(f"{video} ({reason})" for video, reason, _ in skipped[:_NUM_LISTED])
-        raise ValueError(f"None of the {len(names)} videos can be read: {listed}. Check path and root of the data.")
-    probabilities, labels = merged["probabilities"][rows], labels[scored]
+        raise no_readable_video(skipped)
+    probabilities, labels = merged["probabilities"][first], labels[scored]
     results: dict[str, Any] = {}
     for metric in (TopKAccuracy, PerClassAccuracy, ConfusionMatrix):
         results |= metric().compute(predictions=probabilities, references=labels)
     return ClassificationScores(
         **results,
-        videos=[names[index] for index in scored],
+        videos=[names[row] for row in scored],
         labels=labels,
         probabilities=probabilities,
         skipped=skipped,
@@ -180,69 +166,8 @@ def evaluate_classifier(
     )
 
 
-def match_labels(records: datasets.Dataset, config: PreTrainedConfig) -> np.ndarray:
-    """The labels of a table in the numbers of a model.
-
-    Class names are looked up in `config.label2id`, so that the order of the classes in the data does not matter;
-    integers without names are taken for the model's own numbers.
-
-    Args:
-        records: a table whose column `label` holds integers, `ClassLabel`s or class names.
-        config: of a classifier.
-
-    Returns:
-        int64 `(videos,)`.
-
-    Raises:
-        ValueError: a stream, an empty table, no labels, names that the model does not know, or numbers that it has
-            no class for.
-    """
-    if not isinstance(records, datasets.Dataset):
-        raise ValueError(
-            f"Videos to evaluate are given as {type(records).__name__}; expected a table (datasets.Dataset). Unpack "
-            "tar shards, and load a data set of the Hub without streaming."
-        )
-    if len(records) == 0 or "label" not in records.column_names:
-        raise ValueError(
-            f"Evaluation needs videos with labels; the table has {len(records)} rows and the columns "
-            f"{', '.join(records.column_names)}. Use class folders, a list with labels, or a column `label`."
-        )
-    feature, labels = records.features["label"], list(records["label"])
-    if isinstance(feature, datasets.ClassLabel):
-        # classes that were only counted are called "0", "1", ...
-        counted = feature.names == [str(number) for number in range(feature.num_classes)]
-        if not counted or set(feature.names) <= config.label2id.keys():
-            names = dict(enumerate(feature.names))
-            labels = [names.get(label) for label in labels]  # -1 stands for no label
-    absent = [row for row, label in enumerate(labels) if label is None]
-    if absent:
-        raise ValueError(f"{len(absent)} of {len(labels)} videos have no label, first that of row {absent[0]}.")
-
-    unknown = sorted({label for label in labels if isinstance(label, str)} - config.label2id.keys())
-    if unknown:
-        raise ValueError(
-            f"The data has {len(unknown)} class names that are none of the model's {config.num_labels}: "
-            f"{_listed(unknown)}. The model knows {_listed(config.label2id)}. Rename the classes of the data, or give "
-            "the labels as the model's numbers."
-        )
-    labels = [config.label2id[label] if isinstance(label, str) else label for label in labels]
-    outside = sorted({label for label in labels if not 0 <= label < config.num_labels})
-    if outside:
-        row = next(row for row, label in enumerate(labels) if label in outside)
-        raise ValueError(
-            f"The data has {len(outside)} labels that are not from 0 to {config.num_labels - 1}, the model's classes: "
-            f"{_listed(outside)}; first that of row {row}. Do model and data agree on the classes?"
-        )
-    return np.array(labels, dtype=np.int64)
-
-
-def _listed(values: Iterable[Any]) -> str:
-    values = list(values)
-    return ", ".join(map(repr, values[:_NUM_LISTED])) + (" …" if len(values) > _NUM_LISTED else "")
-
-
 def _video_names(records: datasets.Dataset) -> list[str]:
-    """Paths of the videos, or the numbers of the rows where there are none. Bytes are not read for it."""
+    """Paths of the videos, or "record" and the row where a video has no path. Bytes are not loaded."""
     videos = records.select_columns("video").flatten()
     column = next((name for name in ("video", "video.path") if name in videos.column_names), None)
     paths = [None] * len(records)
@@ -251,79 +176,21 @@ def _video_names(records: datasets.Dataset) -> list[str]:
     return [path or f"record {row}" for row, path in enumerate(paths)]
 
 
-def _view_shape(processor: BaseVideoProcessor, options: dict[str, Any]) -> tuple[int, ...]:
-    """`(views, frames, channels, height, width)` of a video, from a black one: it also shows that options fit."""
-    if not hasattr(processor, "num_clips"):
-        raise ValueError(
-            f"{type(processor).__name__} makes no views of a video; evaluation needs a UMTVideoProcessor."
-        )
-    frames = (processor.num_frames, processor.crop_size.height, processor.crop_size.width, 3)
-    views = processor(np.zeros(frames, dtype=np.uint8), return_tensors="pt", **options)
-    return tuple(views["pixel_values_videos"].shape)
-
-
-class _VideoViews(torch.utils.data.Dataset):
-    """Item `i`: the row of the `i`-th of `rows`, and its views, uint8 `(views, frames, channels, height, width)`, or
-    the reason and message if it cannot be read."""
-
-    def __init__(
-        self,
-        videos: datasets.Dataset,
-        rows: np.ndarray,
-        names: list[str],
-        processor: BaseVideoProcessor,
-        options: dict[str, Any],
-        view_shape: tuple[int, ...],
-    ):
-        self.videos, self.rows, self.names, self.view_shape = videos, rows, names, view_shape
-        self.processor = processor
-        self.options = {**options, "on_error": "raise", "do_rescale": False, "do_normalize": False}
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> tuple[int, torch.Tensor | tuple[str, str]]:
-        row = int(self.rows[position])
-        try:
-            video = open_video(self.videos[row]["video"])
-            views = self.processor(video, return_tensors="pt", **self.options)["pixel_values_videos"]
-        except VideoDecodeError as error:
-            return row, (error.reason, str(error))
-        if tuple(views.shape) != self.view_shape:
-            raise ValueError(
-                f"{self.names[row]} has views of shape {tuple(views.shape)}, others {self.view_shape}. Give the "
-                "processor do_center_crop=True or a size of fixed height and width, and do_sample_frames=True."
-            )
-        return row, views
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def _score_share(
+def _score_videos(
     model: PreTrainedModel,
-    dataset: _VideoViews,
+    dataset: VideoViewDataset,
     batch_size: int,
     num_workers: int,
     autocast_dtype: torch.dtype | None,
     file: BinaryIO | None,
 ) -> tuple[np.ndarray, list[tuple[int, tuple[str, str]]]]:
-    """Scores this process's videos, writing each to `file` at once.
+    """Scores the videos of this process and writes each score to `file` at once.
 
     Returns:
-        records of row and probabilities, `(scored videos,)`; row, reason and message of what could not be read.
+        records of `score_dtype`, `(scored videos,)`; row, reason and message of each video that can't be read.
     """
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # of the workers' seeds, which would come from the global state
-    )
-    hidden = None if PartialState().is_main_process else True  # None: hidden where stderr is no terminal
-    scores, broken, num_scored = np.empty(len(dataset), _score_dtype(model.config.num_labels)), [], 0
-    with tqdm(loader, desc="evaluate", unit=" videos", delay=1, leave=False, disable=hidden) as videos:
+    scores, broken, num_scored = np.empty(len(dataset), score_dtype(model.config.num_labels)), [], 0
+    with read_clips(dataset, num_workers, "evaluate") as videos:
         views = _readable(videos, broken)
         for row, probabilities in _score_views(model, dataset, views, batch_size, autocast_dtype):
             if not np.isfinite(probabilities).all():
@@ -342,7 +209,7 @@ def _score_share(
 def _readable(
     videos: Iterable[tuple[int, torch.Tensor | tuple[str, str]]], broken: list[tuple[int, tuple[str, str]]]
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """The views one by one, each with the row of its video; what could not be read goes to `broken`."""
+    """Single views with the row of their video; videos that can't be read are appended to `broken`."""
     for row, views in videos:
         if isinstance(views, torch.Tensor):
             for view in views:
@@ -353,60 +220,20 @@ def _readable(
 
 def _score_views(
     model: PreTrainedModel,
-    dataset: _VideoViews,
+    dataset: VideoViewDataset,
     views: Iterator[tuple[int, torch.Tensor]],
     batch_size: int,
     autocast_dtype: torch.dtype | None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(row, probabilities float64 `(classes,)`) of each video as soon as its last view has passed the model."""
-    num_views = dataset.view_shape[0]
-    normalization = {
-        name: getattr(dataset.processor, name)
-        for name in ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-    }
+    """(row, probabilities float64 `(classes,)`) of each video as soon as all its views are computed."""
+    num_views = dataset.shape[0]
     logits_of = collections.defaultdict(list)
     for batch in batches(views, batch_size):
         pixels = torch.stack([view for _, view in batch]).to(model.device)
-        pixels = dataset.processor.rescale_and_normalize(pixels, **normalization)
-        with torch.no_grad(), torch.autocast(model.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+        pixels = normalize_clips(dataset.processor, pixels)
+        with torch.no_grad(), autocast(model, autocast_dtype):
             logits = model(pixel_values_videos=pixels.to(model.dtype)).logits
         for (row, _), view_logits in zip(batch, logits.double().cpu(), strict=True):
             logits_of[row].append(view_logits)
             if len(logits_of[row]) == num_views:
                 yield row, fold_views(torch.stack(logits_of.pop(row)), num_views)[0].numpy()
-
-
-class _PartialScores:
-    """Scores of finished videos on disk: files of records of fixed length, a new one for each start of a process, so
-    that what was written once is never touched again."""
-
-    def __init__(self, folder: Path, fingerprint: str):
-        self.folder = folder / fingerprint
-
-    def read(self, dtype: np.dtype) -> np.ndarray:
-        """All records. A last one that was cut off is left out, and so is what a machine's crash left unwritten."""
-        parts = [np.fromfile(path, dtype) for path in sorted(self.folder.glob("*.scores"))]
-        records = np.concatenate([np.empty(0, dtype), *parts])
-        return records[np.abs(records["probabilities"].sum(axis=1) - 1) < 1e-6]
-
-    def open(self, process_index: int) -> BinaryIO:
-        """A new file of this process."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(self.folder.glob(f"process{process_index}-*.scores")))
-        return (self.folder / f"process{process_index}-{number}.scores").open("xb")
-
-
-def _score_dtype(num_classes: int) -> np.dtype:
-    return np.dtype([("index", "<i8"), ("probabilities", "<f8", (num_classes,))])
-
-
-def _fingerprint(
-    model: PreTrainedModel, processor: BaseVideoProcessor, protocol: dict[str, Any], names: list[str]
-) -> str:
-    """A hash of all that scores depend on, weights too, so that no two evaluations mix: seconds for a large model."""
-    settings = [model.config.to_dict(), processor.to_dict(), protocol, names]
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

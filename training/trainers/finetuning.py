@@ -17,7 +17,7 @@ from processing_umt.augmentation_umt import sample_generator
 from processing_umt.mixup_umt import draw_mix, mix_batch, smooth_targets
 
 from ..data.video_dataset import VideoClipDataset
-from ..evaluation.metrics import TopKAccuracy
+from ..evaluation.classification_metrics import TopKAccuracy
 from .activation_checkpointing import checkpoint_first_blocks
 from .base_trainer import UMTTrainer, UMTTrainingArguments
 from .ema import WeightAverage

@@ -2,7 +2,7 @@
 
 A question may have several answers, each weighing as much as the share of people who gave it. Evaluation ranks a list
 of answers, as the evaluation of the published models does, but by single views drawn as in the Trainer's other
-objectives: a broken video is replaced, and told. `umt evaluate --task vqa` is the strict one.
+objectives: a broken video is replaced, and told. `umt evaluate --task question_answering` is the strict one.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..cards.video_text_card import video_text_card
 from ..data.video_dataset import collate_clips, mask_seed
-from ..evaluation.retrieval_metrics import retrieval_recalls
+from ..evaluation.retrieval_metrics import retrieval_metrics
 from .absolute_learning_rate import AbsoluteLearningRateArguments, AbsoluteLearningRateMixin
 from .activation_checkpointing import checkpoint_first_blocks
 from .contrastive_gather import CONTRASTIVE_GRADIENTS
@@ -209,10 +209,13 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
 
 
 def recall_both_ways(prediction: EvalPrediction) -> dict[str, float]:
-    """Recall by cosines, see `retrieval_recalls`, from the embeddings of pairs `(pairs, E)` each and the pairs'
-    `match_ids`. Pairs of one number are taken for one video with several captions, and the video counts once."""
+    """Recall by cosines, see `retrieval_metrics`, from the embeddings of pairs `(pairs, E)` each and the pairs'
+    `match_ids`, and `chance_r1`, the recall at rank 1 of a random ranking; in percent, rounded to two decimals as in
+    the official code. Pairs with the same id are one video with several captions, and the video counts once."""
     video_embeds, text_embeds = prediction.predictions
     _, first = np.unique(prediction.label_ids, return_index=True)
     scores = video_embeds[first] @ text_embeds.T  # (videos, texts)
     match = prediction.label_ids[first][:, None] == prediction.label_ids[None, :]
-    return retrieval_recalls(scores, scores.T, match)
+    metrics = retrieval_metrics(scores.T, scores, match)
+    recalls = {name: value for name, value in metrics.items() if not name.endswith("_rank")}
+    return {name: round(value, 2) for name, value in (recalls | {"chance_r1": 100 * float(match.mean())}).items()}

@@ -44,7 +44,7 @@ def official_parameters(row) -> int:
         return backbone + 2 * width + row.classes * (width + 1)
     if row.kind == "stage-2":
         return STAGE2[row.size] - TEACHERS[row.teacher]
-    return {"stage-1": STAGE1, "retrieval": RETRIEVAL, "vqa": VQA}[row.kind][row.size]
+    return {"stage-1": STAGE1, "retrieval": RETRIEVAL, "question_answering": VQA}[row.kind][row.size]
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
@@ -54,7 +54,8 @@ def test_every_checkpoint_of_the_zoos_has_a_row():
     kinds = [checkpoint_row(name).kind for name in row_names()]
     counts = {kind: kinds.count(kind) for kind in kinds}
     assert counts == {
-        "teacher": 3, "stage-1": 2, "classification": 17, "detection": 2, "stage-2": 6, "retrieval": 14, "vqa": 6,
+        "teacher": 3, "stage-1": 2, "classification": 17, "detection": 2, "stage-2": 6, "retrieval": 14,
+        "question_answering": 6,
     }  # fmt: skip
     names = set(row_names()) - set(TEACHERS)
     sizes = ("b16", "l16")

@@ -38,7 +38,7 @@ AUTO_CLASSES = {
     "classification": ["AutoModelForVideoClassification", "AutoModel"],
     "stage-2": ["AutoModelForPreTraining", "AutoModel"],
     "retrieval": ["AutoModel"],
-    "vqa": ["AutoModelForVisualQuestionAnswering"],
+    "question_answering": ["AutoModelForVisualQuestionAnswering"],
 }
 PUBLISH = """
 from pathlib import Path
@@ -103,7 +103,7 @@ def world(tmp_path_factory):
                 continue
             official[name] = official_state(name)
             buffer = io.BytesIO()
-            torch.save({"model": official[name]} if kind == "vqa" else official[name], buffer)
+            torch.save({"model": official[name]} if kind == "question_answering" else official[name], buffer)
             files[checkpoint_row(name).official_file] = buffer.getvalue()
     read_registry.cache_clear()
     with LoopbackHub() as hub:
@@ -136,7 +136,7 @@ def test_a_repository_is_whole_and_made_in_one_commit(world, kind):
     if kind != "teacher":
         sha256 = re.search(r"with the SHA-256 `(\w{64})`", card)[1]
         assert f"SHA-256 {sha256} (the registry has none to compare with)" in world.told.stdout
-    if kind in ("stage-2", "retrieval", "vqa"):
+    if kind in ("stage-2", "retrieval", "question_answering"):
         assert {"tokenizer.json", "processor_config.json", "processing_umt.py"} <= files.keys()
 
 
@@ -225,7 +225,7 @@ def puts(hub: LoopbackHub, repo_id: str) -> list[tuple[str, int]]:
 
 def test_an_interrupted_upload_goes_on_where_it_was(world, tmp_path):
     """The third shard is refused and the process ends; the second run sends only what is missing, in one commit."""
-    repo_id, name = f"{USER}/interrupted", STAND_INS["vqa"]
+    repo_id, name = f"{USER}/interrupted", STAND_INS["question_answering"]
     world.hub.inject("PUT", "/lfs-storage/.*interrupted", 403, nth=3)
     command = [[name, "--repo-id", repo_id]]
     broken = publish(world.hub, world.folder, tmp_path / "first", command, shards="8KB")

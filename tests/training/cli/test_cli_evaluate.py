@@ -18,8 +18,10 @@ from tiny_classifier import CLASSES, save_class_folders, save_tiny_classifier, t
 from modeling_umt import UMTForPreTraining
 from umt_training import cli
 from umt_training.cli import evaluate as cli_evaluate
+from umt_training.cli import evaluate_classification, evaluate_common
 from umt_training.data.video_records import load_video_records
-from umt_training.evaluation import classification as evaluation
+from umt_training.evaluation import clips
+from umt_training.evaluation.classification import evaluate_classifier
 from umt_training.pictures.confusion_plot import draw_confusion_matrix
 
 FILES = ["confusion.csv", "confusion.png", "per_class.csv", "results.json", "videos.csv"]
@@ -27,7 +29,7 @@ FILES = ["confusion.csv", "confusion.png", "per_class.csv", "results.json", "vid
 
 @pytest.fixture(autouse=True)
 def evaluate_cache(tmp_path, monkeypatch):
-    """`evaluate` makes a folder for every metric: in a folder of the test's own."""
+    """`evaluate` creates a folder for every metric: here in the test's temporary folder."""
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
 
 
@@ -62,9 +64,7 @@ def done(model, data, tmp_path_factory):
     output = tmp_path_factory.mktemp("output") / "of" / "two"
     assert run("--model", model, "--data", data, "--clips", 2, "--crops", 3, "--output", output) == 0
     options = {"num_clips": 2, "num_crops": 3, "num_workers": 0}
-    return output, evaluation.evaluate_classifier(
-        tiny_classifier(), tiny_processor(), load_video_records(data), **options
-    )
+    return output, evaluate_classifier(tiny_classifier(), tiny_processor(), load_video_records(data), **options)
 
 
 def test_results(done, model, data):
@@ -105,7 +105,7 @@ def test_results(done, model, data):
         },
         "versions": {
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "av")},
-            "unmasked-teacher": cli_evaluate._version("unmasked-teacher"),
+            "unmasked-teacher": evaluate_common._version("unmasked-teacher"),
         },
     }
 
@@ -138,7 +138,7 @@ def test_tables(done):
 def test_the_picture_shows_the_matrix(done):
     output, expected = done
     picture = np.asarray(Image.open(output / "confusion.png").convert("RGB")).astype(int)
-    # the frame of the matrix is the first line of dark pixels as long as seven cells of 48 pixels
+    # the border of the matrix is the first line of dark pixels as long as seven cells of 48 pixels
     ink = (picture == 40).all(2)
     top = int(np.flatnonzero(ink.sum(1) >= 7 * 48)[0]) + 1
     left = int(np.flatnonzero(ink[top - 1])[0]) + 1
@@ -204,10 +204,12 @@ def test_a_list_with_root_and_the_default_folder(model, data, tmp_path, monkeypa
     assert [row[1] for row in rows(Path("evaluation/tiny-val-1x3/videos.csv"))[1:]] == [CLASSES[n] for n in (5, 4, 3)]
 
 
-def test_an_interrupted_command_goes_on_and_cleans_up(model, data, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_command_resumes_and_cleans_up(model, data, tmp_path, monkeypatch, capsys):
     arguments = ("--model", model, "--data", data, "--clips", 1, "--crops", 1, "--output", tmp_path)
     with monkeypatch.context() as broken_disk:
-        broken_disk.setattr(cli_evaluate, "write_results", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        broken_disk.setattr(
+            evaluate_classification, "write_tables", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+        )
         with pytest.raises(OSError, match="disk full"):
             run(*arguments)
     assert len(list(tmp_path.glob("partial/*/*.scores"))) == 1
@@ -218,11 +220,11 @@ def test_an_interrupted_command_goes_on_and_cleans_up(model, data, tmp_path, mon
     assert list(tmp_path.glob("partial/*")) == [other]
 
 
-def test_labels_that_do_not_fit_are_told_before_a_video_is_opened(model, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "open_video", lambda video: pytest.fail(f"{video} was opened"))
+def test_labels_that_do_not_match_are_an_error_before_a_video_is_opened(model, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "open_video", lambda video: pytest.fail(f"{video} was opened"))
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "marching").rename(tmp_path / "data" / "tango")
-    with pytest.raises(ValueError, match=r"1 class names that are none of the model's 7: 'tango'"):
+    with pytest.raises(ValueError, match=r"1 class names that are not among the model's 7: 'tango'"):
         run("--model", model, "--data", tmp_path / "data", "--output", tmp_path / "out")
     (data / "list.csv").write_text("marching/clip4.mp4,7\nmarching/clip5.mp4,6\n")
     with pytest.raises(ValueError, match=r"1 labels that are not from 0 to 6, the model's classes: 7"):
@@ -233,7 +235,7 @@ def test_labels_that_do_not_fit_are_told_before_a_video_is_opened(model, data, t
     assert not (tmp_path / "out").exists()
 
 
-def test_models_that_are_no_classifiers(data, tmp_path):
+def test_models_that_are_not_classifiers_are_refused(data, tmp_path):
     UMTForPreTraining(tiny_classifier().config).save_pretrained(tmp_path / "pretrained")
     with pytest.raises(ValueError, match=r"pretrained cannot be evaluated: it was saved without"):
         run("--model", tmp_path / "pretrained", "--data", data)
@@ -246,13 +248,20 @@ def test_the_command_line_has_it(model, data, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("umt evaluate: The file or folder")
 
 
+@pytest.mark.parametrize("task", ["vqa", "multiple-choice"])
+def test_unknown_tasks_are_refused(task, capsys):
+    with pytest.raises(SystemExit) as error:
+        run("--task", task, "--model", "unused", "--data", "unused")
+    assert error.value.code == 2 and f"invalid choice: '{task}'" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_what_the_cpu_gives(done, data):
     _, expected = done
     options = {"num_clips": 2, "num_crops": 3, "num_workers": 2}
     model = tiny_classifier().cuda()
-    exact = evaluation.evaluate_classifier(model, tiny_processor(), load_video_records(data), **options)
+    exact = evaluate_classifier(model, tiny_processor(), load_video_records(data), **options)
     np.testing.assert_allclose(exact.probabilities, expected.probabilities, atol=1e-5)
     options["autocast_dtype"] = torch.float16
-    half = evaluation.evaluate_classifier(model, tiny_processor(), load_video_records(data), **options)
+    half = evaluate_classifier(model, tiny_processor(), load_video_records(data), **options)
     np.testing.assert_allclose(half.probabilities, expected.probabilities, atol=0.05)

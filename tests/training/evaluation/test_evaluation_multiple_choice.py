@@ -1,4 +1,4 @@
-"""Multiple choice: recorded scores, every row against plain scoring, broken videos, the command, processes."""
+"""Multiple choice: recorded scores, every row against plain scoring, broken videos, the command, two processes."""
 
 import argparse
 import json
@@ -49,17 +49,17 @@ def test_scores_are_the_recorded_ones():
     )
     torch.testing.assert_close(scores, recorded["expected/scores"], rtol=0, atol=1e-5)
     assert scores.argmax(dim=1).tolist() == description["predicted"]
-    right = scores.argmax(dim=1) == recorded["input/answer"]
-    assert round(100 * right.float().mean().item(), 2) == description["accuracy"]
+    correct = scores.argmax(dim=1) == recorded["input/answer"]
+    assert round(100 * correct.float().mean().item(), 2) == description["accuracy"]
 
 
-def test_the_two_scores_weigh_seven_to_three():
+def test_the_two_scores_are_weighted_seven_to_three():
     logits, similarity = torch.tensor([[[0.0, 2.0], [1.0, 1.0]]]), torch.tensor([[0.2, 0.1]])
     expected = 0.7 * torch.tensor([[2.0, 0.0]]).sigmoid() + 0.3 * torch.tensor([[2.0, 1.0]]).softmax(-1)
     torch.testing.assert_close(multiple_choice_scores(logits, similarity, 0.1), expected)
 
 
-def test_every_row_is_scored_as_alone(data, model):
+def test_every_row_is_scored_as_if_alone(data, model):
     processor, records = UMTProcessor.from_pretrained(model), load_video_records(data)
     scores = evaluate_multiple_choice(tiny_retrieval_model(), processor, records, num_workers=0)
     expected = []
@@ -71,14 +71,14 @@ def test_every_row_is_scored_as_alone(data, model):
         expected.append(score_options(tiny_retrieval_model(), **inputs)[0].argmax().item())
     assert scores.choices == expected and len(set(expected)) > 2
     assert [Path(video.video).name for video in scores.skipped] == ["clip3.mp4"]
-    right = sum(choice == answer for choice, answer in zip(expected, records["answer"], strict=True))
-    assert scores.accuracy == round(100 * right / 5, 2)
+    num_correct = sum(choice == answer for choice, answer in zip(expected, records["answer"], strict=True))
+    assert scores.accuracy == round(100 * num_correct / 5, 2)
 
 
 def test_command_and_wrong_tables(data, model, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     cli_evaluate.add_arguments(parser)
-    options = ["--task", "multiple-choice", "--model", model, "--device", "cpu", "--num-workers", 0]
+    options = ["--task", "multiple_choice", "--model", model, "--device", "cpu", "--num-workers", 0]
     args = parser.parse_args([str(word) for word in (*options, "--data", data, "--output", tmp_path / "out")])
     assert cli_evaluate.run(args) == 0
     processor = UMTProcessor.from_pretrained(model)
@@ -91,7 +91,7 @@ def test_command_and_wrong_tables(data, model, tmp_path, capsys):
     assert printed[-2] == "  counted as wrong: 1 videos that can't be read (not_a_video 1)"
     assert printed[-1] == f"written to {tmp_path / 'out'}"
     rows = json.loads(data.read_text())
-    for wrong, message in ({"answer": 5}, "no place"), ({"caption": "a man"}, "no place"):
+    for wrong, message in ({"answer": 5}, "not an index"), ({"caption": "a man"}, "not an index"):
         path = data.with_name("wrong.json")
         path.write_text(json.dumps([rows[0] | wrong]))
         with pytest.raises(ValueError, match=message):

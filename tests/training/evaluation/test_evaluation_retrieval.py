@@ -1,11 +1,10 @@
-"""Retrieval: recorded metrics and scores, grouped against plain re-ranking, protocols, broken videos, processes."""
+"""Retrieval: recorded scores, grouped against plain re-ranking, protocols, broken videos, two processes."""
 
 import argparse
 import json
 from pathlib import Path
 
 import datasets
-import evaluate
 import numpy as np
 import pytest
 import torch
@@ -17,25 +16,13 @@ from tiny_video_text_retrieval import recorded_retrieval_model, save_tiny_retrie
 from processing_umt import UMTProcessor, UMTVideoProcessor
 from processing_umt.video_decoding_umt import VideoReader
 from umt_training.cli import evaluate as cli_evaluate
+from umt_training.cli import evaluate_common
 from umt_training.data.video_records import load_video_records
 from umt_training.evaluation import retrieval as evaluation_retrieval
-from umt_training.evaluation.metrics import RetrievalRecall
-from umt_training.evaluation.retrieval import (
-    ClipsOfVideos,
-    RetrievalSet,
-    best_candidates,
-    evaluate_retrieval,
-    recall,
-    retrieval_set,
-)
+from umt_training.evaluation.clips import EvaluationClipDataset
+from umt_training.evaluation.retrieval import RetrievalSet, best_candidates, evaluate_retrieval, retrieval_set
 
 WORDS = ("a", "man", "dog", "cat", "run", "fast", "the", "person", "two", "bike", "ride", "car")
-
-
-@pytest.fixture(autouse=True)
-def evaluate_cache(tmp_path, monkeypatch):
-    """`evaluate` makes a folder for every metric: in a folder of the test's own."""
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
 
 
 @pytest.fixture(scope="module")
@@ -78,44 +65,22 @@ def score(data: Path, processor: UMTProcessor, model=None, **options):
 # recorded
 
 
-def test_recorded_metrics():
-    problems = load_recorded("retrieval_metrics")[0]["problems"]
-    assert problems
-    for problem in problems:
-        video_to_text, text_to_video = np.array(problem["scores_i2t"]), np.array(problem["scores_t2i"])
-        match = np.zeros(video_to_text.shape, dtype=bool)
-        for video, texts in problem["img2txt"].items():
-            match[int(video), texts] = True
-        expected = problem["metrics"]
-        for name, scores, right in (("txt", video_to_text, match), ("img", text_to_video, match.T)):
-            results = RetrievalRecall().compute(
-                predictions=scores, references=[np.flatnonzero(row).tolist() for row in right]
-            )
-            for rank in (1, 5, 10):
-                assert round(results[f"r{rank}"], 2) == expected[f"{name}_r{rank}"]
-        both = recall(text_to_video, video_to_text, match)
-        assert both["mean_recall"] == pytest.approx(expected["r_mean"], abs=0.011)
+class RecordedClips(EvaluationClipDataset):
+    """Clips that are recorded tensors."""
 
-
-class RecordedClips(ClipsOfVideos):
-    """Clips that are tensors already."""
-
-    def __getitem__(self, index):
-        return self.videos[index]
-
-    def normalize(self, clips):
-        return clips
+    def __getitem__(self, position):
+        return self.videos[position]
 
 
 def test_recorded_reranking(monkeypatch):
-    """Six videos and forty texts, 35 of which are re-ranked."""
+    """Six videos and forty texts, of which 35 are re-ranked."""
     description, tensors = load_recorded("retrieval_rerank")
     match = np.zeros((6, 40), dtype=bool)
     for video, texts in description["img2txt"].items():
         match[int(video), texts] = True
 
     class RecordedTexts:
-        """Texts are row numbers."""
+        """Texts are row indices."""
 
         max_text_length = tensors["input/input_ids"].shape[1]
         video_processor = UMTVideoProcessor(num_frames=3, size={"height": 32, "width": 32}, crop_size=32)
@@ -123,7 +88,8 @@ def test_recorded_reranking(monkeypatch):
         def __call__(self, text, **options):
             return {name: tensors[f"input/{name}"][list(map(int, text))] for name in ("input_ids", "attention_mask")}
 
-    monkeypatch.setattr(evaluation_retrieval, "ClipsOfVideos", RecordedClips)
+    monkeypatch.setattr(evaluation_retrieval, "EvaluationClipDataset", RecordedClips)
+    monkeypatch.setattr(evaluation_retrieval, "normalize_clips", lambda processor, clips: clips)
     data = RetrievalSet(list(tensors["input/video"]), list(map(str, range(6))), list(map(str, range(40))), match)
     scores = evaluate_retrieval(
         recorded_retrieval_model(description, tensors),
@@ -156,7 +122,7 @@ def test_recorded_reranking(monkeypatch):
 
 
 def test_grouped_pairs_equal_the_plain_loop(data, processor):
-    """Scores of pairs that are grouped by video, against one pair at a time."""
+    """Scores of pairs that are grouped by video against one pair at a time."""
     model = tiny_retrieval_model().eval()
     scores = score(data, processor, model)
     assert len(scores.data.videos) == 6 and [video.reason for video in scores.skipped] == ["not_a_video"]
@@ -187,7 +153,7 @@ def test_grouped_pairs_equal_the_plain_loop(data, processor):
 
 
 def test_a_video_is_matched_once(data, processor, monkeypatch):
-    """One call for a video and all its texts of both directions, and no pair twice."""
+    """One call per video for its texts of both directions, and no pair twice."""
     model, calls = tiny_retrieval_model(), []
     match = model.match
     monkeypatch.setattr(
@@ -202,28 +168,16 @@ def test_a_video_is_matched_once(data, processor, monkeypatch):
     assert sorted(calls) == sorted((int(number), 1) for number in pairs.sum(axis=1) if number)
 
 
-def test_ties():
+def test_of_equal_candidates_the_first_are_chosen():
     assert best_candidates(np.array([[1.0, 2.0, 2.0, 2.0]]), 2).tolist() == [[False, True, True, False]]
-    results = RetrievalRecall(config_name="text_to_video").compute(predictions=[[0.0] * 4], references=[[2]])
-    assert results == {
-        "text_to_video_r1": 0.0,
-        "text_to_video_r5": 100.0,
-        "text_to_video_r10": 100.0,
-        "text_to_video_mean_rank": 2.5,
-        "text_to_video_median_rank": 2.5,
-    }
-    with pytest.raises(ValueError, match="not finite"):
-        RetrievalRecall().compute(predictions=[[np.nan, 1.0]], references=[[0]])
-    with pytest.raises(ValueError, match="right candidates"):
-        RetrievalRecall().compute(predictions=[[0.0, 1.0]], references=[[2]])
 
 
 @pytest.mark.parametrize(
     ("rows", "options", "texts", "match"),
     [
-        # MSRVTT: one text a video, also where two read the same
+        # MSRVTT: one text per video, also where two texts are the same
         ([("a", "x"), ("b", "x")], {}, ["x", "x"], [[1, 0], [0, 1]]),
-        # MSVD: several, in a list or in rows
+        # MSVD: several texts per video, in a list or in rows
         ([("a", ["x", "y"]), ("b", ["z"])], {}, ["x", "y", "z"], [[1, 1, 0], [0, 0, 1]]),
         ([("a", "x"), ("a", "y"), ("b", "z")], {}, ["x", "y", "z"], [[1, 1, 0], [0, 0, 1]]),
         # ActivityNet
@@ -244,7 +198,7 @@ def test_protocols(rows, options, texts, match):
 
 
 def test_lists_with_several_videos(data, tmp_path):
-    """Something-Something's lists name several videos of a text in one row."""
+    """A row of Something-Something's lists names all videos of a text."""
     rows = [{"video": ["clip0.mp4", "clip2.mp4"], "caption": "x"}, {"video": "clip1.mp4", "caption": "y"}]
     path = tmp_path / "list.json"
     path.write_text(json.dumps(rows))
@@ -255,12 +209,12 @@ def test_lists_with_several_videos(data, tmp_path):
 
 def test_trimmed_videos(tmp_path, processor):
     path = save_noise(tmp_path / "long.mp4", 0, num_frames=40, height=32, width=32)  # 10 frames a second
-    [(_, whole)] = [ClipsOfVideos([(0, str(path))], processor.video_processor, 2)[0]]
-    [(_, trimmed)] = [ClipsOfVideos([(0, str(path))], processor.video_processor, 2, trim_seconds=2.0)[0]]
+    [(_, entire)] = [EvaluationClipDataset([(0, str(path))], processor.video_processor, 2)[0]]
+    [(_, trimmed)] = [EvaluationClipDataset([(0, str(path))], processor.video_processor, 2, trim_seconds=2.0)[0]]
     with VideoReader(path) as reader:
         frames = reader.read([9, 29, 4, 14])  # the middles of two intervals of 40 frames, and of 20
-    expected = ClipsOfVideos([], processor.video_processor, 4).process(frames)
-    assert torch.equal(torch.cat([whole, trimmed]), expected)
+    expected = EvaluationClipDataset([], processor.video_processor, 4).process(frames)
+    assert torch.equal(torch.cat([entire, trimmed]), expected)
 
 
 # the command
@@ -285,7 +239,7 @@ def test_report(data, model_folder, processor, tmp_path, capsys):
     assert (dataset["num_videos"], dataset["num_scored"], dataset["num_skipped"]) == (7, 6, 1)
     assert (dataset["num_texts"], dataset["num_scored_texts"]) == (13, 11)
     assert dataset["skipped"][0]["video"].endswith("clip4.mp4") and dataset["skipped"][0]["reason"] == "not_a_video"
-    assert set(report["versions"]) == set(cli_evaluate.PACKAGES)
+    assert set(report["versions"]) == set(evaluate_common.PACKAGES)
     with pytest.raises(ValueError, match="--clips is an option of --task classification"):
         run(*common, "--clips", 2)
     with pytest.raises(ValueError, match="--paragraph is an option of --task retrieval"):
@@ -312,7 +266,7 @@ numpy.savez(f"{output}/{rank}.npz", t2v=scores.text_to_video, v2t=scores.video_t
 
 
 def test_two_processes_equal_one(data, model_folder, processor, tmp_path):
-    """Seven videos, of which one is broken, on two processes."""
+    """Seven videos on two processes; one of them is broken."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = launch(str(script), str(data), str(model_folder), str(tmp_path))

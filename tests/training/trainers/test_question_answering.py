@@ -19,7 +19,7 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 from umt_training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer, cli
 from umt_training.data.question_records import load_question_records
 from umt_training.data.video_dataset import VideoClipDataset
-from umt_training.evaluation.vqa import evaluate_questions
+from umt_training.evaluation.question_answering import evaluate_questions
 from umt_training.runs.run_clips import evaluation_clips
 from umt_training.trainers.question_answering import QuestionCollator, accuracy
 

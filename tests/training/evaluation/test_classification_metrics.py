@@ -1,4 +1,4 @@
-"""Metrics and the merging of views: recorded numbers of the official code, plain recounts, no network and no files."""
+"""Classification metrics and the merging of views: recorded values of the official code, plain recounts, no files."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing_umt.video_processing_umt import fold_views
-from umt_training.evaluation.metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
+from umt_training.evaluation.classification_metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
 
 METRICS = [TopKAccuracy, PerClassAccuracy, ConfusionMatrix]
 SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]])
@@ -26,7 +26,7 @@ EXPECTED = {
 
 @pytest.fixture(autouse=True)
 def evaluate_cache(tmp_path, monkeypatch):
-    """`evaluate` makes a folder for every metric: in a folder of the test's own."""
+    """`evaluate` creates a folder for every metric: here in the test's temporary folder."""
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
     return tmp_path / "metrics"
 
@@ -46,9 +46,9 @@ def test_recorded_merge(recorded):
     description, _ = recorded("multiview_merge")
     rows = [row for rank in description["rank_files"] for row in rank]
     views: dict[str, dict] = {}
-    for row in rows:  # samplers fill up the last round with repeated views, which count once
+    for row in rows:  # samplers pad the last round with repeated views, which count once
         views.setdefault(row["id"], {}).setdefault((row["chunk"], row["split"]), row["logits"])
-    assert sum(map(len, views.values())) < len(rows), "the recording has a repeated view"
+    assert sum(map(len, views.values())) < len(rows), "the recording has no repeated view"
     expected, label_of = description["expected"], {row["id"]: row["label"] for row in rows}
     scores = {}
     for video, logits in views.items():
@@ -74,7 +74,7 @@ def test_known_results(metric):
 @settings(max_examples=60, deadline=None)
 @given(num_videos=st.integers(1, 30), num_labels=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
 def test_plain_recount(num_videos, num_labels, seed):
-    """Against a count with sorted lists; few different scores, so that ties are frequent."""
+    """Against sorted lists; few different scores, so that ties are frequent."""
     generator = np.random.default_rng(seed)
     scores = generator.integers(0, 4, size=(num_videos, num_labels)).astype(float)
     labels = generator.integers(0, num_labels, size=num_videos)
@@ -97,8 +97,8 @@ def test_plain_recount(num_videos, num_labels, seed):
     assert confusion.sum(axis=0).tolist() == np.bincount([r[0] for r in ranked], minlength=num_labels).tolist()
 
 
-def test_constant_scores_are_no_hits():
-    """A model that says the same of everything is right for one class in ten, and has one in two among five of ten."""
+def test_constant_scores_reach_chance_level():
+    """A model with the same scores for all ten classes has a top-1 of 10 % and a top-5 of 50 %."""
     result = TopKAccuracy().compute(predictions=np.zeros((10, 10)), references=np.arange(10))
     assert result == {"top1": 10.0, "top5": 50.0}
 
@@ -111,7 +111,7 @@ def test_batches_add_up_without_files_or_warnings(metric, as_input, evaluate_cac
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         instance = metric()
-        for _ in range(2):  # a second round starts from nothing
+        for _ in range(2):  # the second round starts empty
             instance.add_batch(predictions=as_input(SCORES[:2]), references=as_input(LABELS[:2]))
             instance.add_batch(predictions=as_input(SCORES[2:4]), references=as_input(LABELS[2:4]))
             instance.add(prediction=as_input(SCORES[4]), reference=int(LABELS[4]))
@@ -137,7 +137,7 @@ def test_scores_keep_double_precision():
     [
         ([[0.1, 0.9], [np.nan, 0.0]], [0, 1], "Scores of 1 videos are not finite"),
         ([[0.1, 0.9]], [2], r"2 classes \(0 to 1\)"),
-        ([[0.1, 0.9]], [-1], "Labels go from -1"),
+        ([[0.1, 0.9]], [-1], "Labels are from -1"),
     ],
 )
 def test_bad_scores_and_labels_are_refused(metric, scores, labels, message):
@@ -146,8 +146,8 @@ def test_bad_scores_and_labels_are_refused(metric, scores, labels, message):
 
 
 def test_two_participants_give_the_result_of_one(tmp_path):
-    """`evaluate`'s own way of sharing a metric, through locked files: nothing but the empty locks stays. The locks
-    are per open file, so threads stand in for processes (which would spend half a minute on importing `evaluate`)."""
+    """`evaluate` shares a metric through locked files: only empty lock files remain. Locks are per open file, so
+    threads can replace processes here (which would spend half a minute on importing `evaluate`)."""
 
     def take_part(process_id, batches):
         metric = TopKAccuracy(num_process=2, process_id=process_id, cache_dir=str(tmp_path), experiment_id="two")

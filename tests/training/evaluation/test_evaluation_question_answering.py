@@ -1,4 +1,4 @@
-"""Question answering scored: official rules, every question against plain ranking, types, broken videos, processes."""
+"""Evaluation of question answering: official rules, plain ranking, question types, broken videos, two processes."""
 
 import argparse
 import csv
@@ -19,7 +19,8 @@ from umt_training.data.question_records import (
     type_name,
     weigh_answers,
 )
-from umt_training.evaluation.vqa import evaluate_questions, exact_match
+from umt_training.evaluation import clips
+from umt_training.evaluation.question_answering import evaluate_questions, exact_match
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +112,17 @@ def test_every_question_is_answered_as_by_ranking_it_alone(data, processor):
         expected.append(ANSWERS[indices[0, 0]])
     assert scores.predictions == expected and len(set(expected)) > 2
     assert [(Path(video.video).name, video.reason) for video in scores.skipped] == [("clip1.mp4", "not_a_video")]
-    right = [prediction == row["answer"] for prediction, row in zip(expected, rows, strict=True)]
-    assert scores.accuracy == round(100 * sum(right) / 9, 2)
+    correct = [prediction == row["answer"] for prediction, row in zip(expected, rows, strict=True)]
+    assert scores.accuracy == round(100 * sum(correct) / 9, 2)
     assert scores.accuracy_by_type == {
-        "motion": round(100 * sum(right[::2]) / 5, 2),
-        "yes/no": round(100 * sum(right[1::2]) / 4, 2),
+        "motion": round(100 * sum(correct[::2]) / 5, 2),
+        "yes/no": round(100 * sum(correct[1::2]) / 4, 2),
     }
     protocol = {"frames": 2, "sampling": "middle", "resolution": [32, 32], "candidates": 5, "k": 4, "dtype": "float32"}
     assert scores.protocol == protocol | {"possible_accuracy": 100.0}
 
 
-def test_types_come_from_a_list_of_their_own(data, processor):
+def test_types_from_a_separate_list(data, processor):
     types = {f"q{index}": "first" if index == 0 else "rest" for index in range(9)}
     assert evaluate(data, processor, types=types).types == ["first"] + 8 * ["rest"]
     with pytest.raises(ValueError, match="8 questions have no type, first that with the id 'q1'"):
@@ -135,7 +136,7 @@ def test_what_cannot_be_evaluated(data, processor, tmp_path):
     with pytest.raises(ValueError, match=r"None of the 1 videos can be read: .*broken.mp4 \(not_a_video\)"):
         evaluate(tmp_path, processor)
     (tmp_path / "questions.json").write_text(json.dumps([row | {"answer": ["yes", "no"]}]))
-    with pytest.raises(ValueError, match="one to each question"):
+    with pytest.raises(ValueError, match="one answer per question"):
         evaluate(tmp_path, processor)
 
 
@@ -147,7 +148,16 @@ def command(*argv) -> int:
 
 
 def test_command(model, data, processor, tmp_path, capsys):
-    arguments = ["--task", "vqa", "--model", model, "--data", data / "questions.json", "--output", tmp_path / "out"]
+    arguments = [
+        "--task",
+        "question_answering",
+        "--model",
+        model,
+        "--data",
+        data / "questions.json",
+        "--output",
+        tmp_path / "out",
+    ]
     assert command(*arguments, "--answers", data / "answers.json", "--scored", 4) == 0
     expected = evaluate(data, processor, k=4)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -169,7 +179,7 @@ from accelerate import PartialState
 PartialState(cpu=True)
 from tiny_question_answering import ANSWERS, tiny_answerer
 from processing_umt import UMTProcessor
-from umt_training.evaluation.vqa import evaluate_questions
+from umt_training.evaluation.question_answering import evaluate_questions
 from umt_training.data.question_records import load_question_records
 data, model, output = sys.argv[1:]
 records = load_question_records(f"{data}/questions.json")
@@ -183,7 +193,7 @@ with open(f"{output}/{rank}.json", "w") as file:
 
 
 def test_two_processes_equal_one(data, model, processor, tmp_path):
-    """Five videos on two processes, of which one is broken."""
+    """Five videos on two processes; one of them is broken."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = launch(str(script), str(data), str(model), str(tmp_path))
@@ -196,9 +206,7 @@ def test_two_processes_equal_one(data, model, processor, tmp_path):
 
 
 def test_questions_of_a_clip_are_decoded_once(data, processor, monkeypatch):
-    from umt_training.evaluation import retrieval as evaluation_retrieval
-
-    opened, reader = [], evaluation_retrieval.VideoReader
-    monkeypatch.setattr(evaluation_retrieval, "VideoReader", lambda video: opened.append(video) or reader(video))
+    opened, reader = [], clips.VideoReader
+    monkeypatch.setattr(clips, "VideoReader", lambda video: opened.append(video) or reader(video))
     evaluate(data, processor)
     assert len(opened) == 5 == len(set(opened))

@@ -1,4 +1,4 @@
-"""Evaluation of a tiny classifier against a plain loop: in one process and in two, interrupted or not."""
+"""Classification of a tiny model against a plain loop: in one process and in two, interrupted or not."""
 
 import itertools
 import json
@@ -29,15 +29,15 @@ from video_files import write_broken_videos
 
 from processing_umt.video_decoding_umt import VideoReader
 from umt_training.data.video_records import load_video_records
-from umt_training.evaluation import classification as evaluation
-from umt_training.evaluation.classification import evaluate_classifier, match_labels
+from umt_training.evaluation import clips as evaluation_clips
+from umt_training.evaluation.classification import evaluate_classifier
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
 def evaluate_cache(tmp_path, monkeypatch):
-    """`evaluate` makes a folder for every metric: in a folder of the test's own."""
+    """`evaluate` creates a folder for every metric: here in the test's temporary folder."""
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
 
 
@@ -89,7 +89,7 @@ def test_a_plain_loop_over_videos_gives_the_same(clips, crops, options, model, r
         name: value for name, value in options.items() if name in ("sampling", "resize_kernel")
     }
     expected = plain_probabilities(model, records, num_clips=clips, num_crops=crops, **plain)
-    labels = (expected.argmax(1) + np.array([0, 1, 0, 0, 2, 0, 1])) % 7  # four of seven are right
+    labels = (expected.argmax(1) + np.array([0, 1, 0, 0, 2, 0, 1])) % 7  # four of seven are correct
     records = records.remove_columns("label").add_column("label", labels)
     result = score(model, records, num_clips=clips, num_crops=crops, **options)
     np.testing.assert_allclose(result.probabilities, expected, rtol=0, atol=1e-6)
@@ -108,7 +108,7 @@ def test_a_plain_loop_over_videos_gives_the_same(clips, crops, options, model, r
     assert result.skipped == [] and result.num_resumed == 0 and result.partial_folder is None
 
 
-def test_the_protocol_is_told(model, records):
+def test_the_protocol_is_reported(model, records):
     protocol = score(model, records.select([0]), num_clips=2, num_crops=3, autocast_dtype=torch.bfloat16).protocol
     assert protocol == {
         "frames": 4,
@@ -124,13 +124,13 @@ def test_the_protocol_is_told(model, records):
 
 
 def test_views_merge_as_recorded(recorded):
-    """The official scores of the recorded logits: pixel 0 of a view says which logits the model returns for it."""
+    """The official scores of the recorded logits: pixel 0 of a view is the index of its logits."""
     description, _ = recorded("multiview_merge")
     views = {}
     for row in (row for rank in description["rank_files"] for row in rank):
         views.setdefault((row["id"], row["chunk"], row["split"]), row)
     videos = sorted({video for video, _, _ in views})
-    num_clips, num_crops = (1 + max(view[place] for view in views) for place in (1, 2))
+    num_clips, num_crops = (1 + max(view[axis] for view in views) for axis in (1, 2))
     assert len(views) == len(videos) * num_clips * num_crops
     table = torch.tensor([views[view]["logits"] for view in sorted(views)])
 
@@ -177,7 +177,7 @@ def test_a_video_is_decoded_once_for_all_views(model, records, monkeypatch):
     assert opened == [record["video"] for record in records]
 
 
-def test_nothing_is_left_changed(model, records):
+def test_mode_and_random_state_are_restored(model, records):
     model.train()
     state = torch.get_rng_state()
     score(model, records.select([0]), num_workers=1)
@@ -204,7 +204,7 @@ def test_a_model_in_half_precision(records):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_broken_videos_are_named_and_not_counted(num_workers, model, records, tmp_path):
+def test_broken_videos_are_reported_and_not_counted(num_workers, model, records, tmp_path):
     broken = write_broken_videos(tmp_path)
     good = [record["video"] for record in records]
     mixed = [video for pair in zip([*good, good[0], good[1], good[0]], broken, strict=True) for video in pair]
@@ -217,28 +217,28 @@ def test_broken_videos_are_named_and_not_counted(num_workers, model, records, tm
     np.testing.assert_allclose(result.probabilities[:7], score(model, records).probabilities, atol=1e-6)
 
 
-def test_nothing_but_broken_videos(model, tmp_path):
+def test_all_videos_broken(model, tmp_path):
     broken = list(write_broken_videos(tmp_path))
     table = datasets.Dataset.from_dict({"video": broken, "label": [0] * len(broken)})
     with pytest.raises(ValueError, match=r"None of the 10 videos can be read: .*audio_only\.mkv \(no_video_stream\)"):
         score(model, table)
 
 
-# where it goes on after an interruption
+# resuming after an interruption
 
 
-def test_scores_are_found_again(model, records, tmp_path):
-    """What is there is taken; a cut-off or unwritten record, another protocol or other weights are not."""
-    whole = score(model, records, partial_folder=tmp_path)
-    [file] = whole.partial_folder.glob("*")
+def test_evaluation_resumes_from_saved_scores(model, records, tmp_path):
+    """Complete records are used; cut-off or unwritten records, another protocol or other weights are not."""
+    complete = score(model, records, partial_folder=tmp_path)
+    [file] = complete.partial_folder.glob("*")
     size = file.stat().st_size // 7
     content = file.read_bytes()
     file.write_bytes(content[: 3 * size] + bytes(size) + content[4 * size : 5 * size + size // 2])
     again = score(model, records, partial_folder=tmp_path)
-    assert again.num_resumed == 4 and again.partial_folder == whole.partial_folder
-    np.testing.assert_allclose(again.probabilities, whole.probabilities, rtol=0, atol=1e-6)
-    assert (again.top1, again.videos) == (whole.top1, whole.videos)
-    assert len(list(whole.partial_folder.glob("*"))) == 2
+    assert again.num_resumed == 4 and again.partial_folder == complete.partial_folder
+    np.testing.assert_allclose(again.probabilities, complete.probabilities, rtol=0, atol=1e-6)
+    assert (again.top1, again.videos) == (complete.top1, complete.videos)
+    assert len(list(complete.partial_folder.glob("*"))) == 2
     assert score(model, records, partial_folder=tmp_path).num_resumed == 7
 
     assert score(model, records, partial_folder=tmp_path, num_crops=2).num_resumed == 0
@@ -248,7 +248,7 @@ def test_scores_are_found_again(model, records, tmp_path):
     assert score(other, records, partial_folder=tmp_path).num_resumed == 0
 
 
-def test_what_was_broken_is_tried_again(model, tmp_path):
+def test_broken_videos_are_retried(model, tmp_path):
     videos = [str(save_noise(tmp_path / f"{name}.mp4", seed)) for seed, name in enumerate("abc")]
     table = datasets.Dataset.from_dict({"video": videos, "label": [0, 1, 2]})
     content = Path(videos[1]).read_bytes()
@@ -270,12 +270,12 @@ def evaluate_until_killed(records, partial_folder):
             os.kill(os.getpid(), signal.SIGKILL)
         return video
 
-    evaluation.open_video = open_video  # of the child
+    evaluation_clips.open_video = open_video  # in the child process only
     score(tiny_classifier(), records, partial_folder=partial_folder)
 
 
-def test_a_killed_evaluation_goes_on(model, records, tmp_path):
-    """SIGKILL at the sixth video: the five before it are not lost, and not decoded again."""
+def test_a_killed_evaluation_is_resumed(model, records, tmp_path):
+    """SIGKILL at the sixth video: the scores of the first five are kept, and these videos are not decoded again."""
     child = multiprocessing.get_context("fork").Process(target=evaluate_until_killed, args=(records, tmp_path))
     child.start()
     child.join()
@@ -309,8 +309,8 @@ TWO_PROCESSES = """
             tiny_classifier(), tiny_processor(), table, partial_folder=out / "partial", **options
         )
         np.savez(out / f"{name}{state.process_index}.npz", probabilities=result.probabilities, labels=result.labels)
-        told = [result.top1, result.top5, result.videos, [video.video for video in result.skipped]]
-        (out / f"{name}{state.process_index}.json").write_text(json.dumps(told))
+        summary = [result.top1, result.top5, result.videos, [video.video for video in result.skipped]]
+        (out / f"{name}{state.process_index}.json").write_text(json.dumps(summary))
     if state.is_main_process:
         counts = [file.stat().st_size for file in sorted(out.glob("partial/*/*.scores"))]
         (out / "counts.json").write_text(json.dumps([state.num_processes, counts]))
@@ -324,7 +324,7 @@ TWO_PROCESSES = """
 
 
 def test_two_processes_give_what_one_gives(model, tmp_path):
-    """Seven videos, one of them broken, so that neither videos nor views are dealt out evenly."""
+    """Seven videos, one of them broken: neither videos nor views can be sharded evenly."""
     folder = save_class_folders(tmp_path / "data", 7)
     broken = folder / "marching" / "clip4.mp4"  # the sixth of the table
     broken.write_bytes(b"no video")
@@ -347,9 +347,9 @@ def test_two_processes_give_what_one_gives(model, tmp_path):
         arrays = np.load(tmp_path / f"all{rank}.npz")
         np.testing.assert_allclose(arrays["probabilities"], alone.probabilities, rtol=0, atol=1e-6)
         assert arrays["labels"].tolist() == alone.labels.tolist()
-        told = json.loads((tmp_path / f"all{rank}.json").read_text())
-        assert told == [alone.top1, alone.top5, alone.videos, [str(broken)]]
-        # a video fewer than processes
+        summary = json.loads((tmp_path / f"all{rank}.json").read_text())
+        assert summary == [alone.top1, alone.top5, alone.videos, [str(broken)]]
+        # fewer videos than processes
         np.testing.assert_allclose(
             np.load(tmp_path / f"one{rank}.npz")["probabilities"], alone.probabilities[:1], atol=1e-6
         )
@@ -357,7 +357,7 @@ def test_two_processes_give_what_one_gives(model, tmp_path):
     num_processes, sizes = json.loads((tmp_path / "counts.json").read_text())
     assert num_processes == 2 and sorted(size // record_bytes for size in sizes) == [0, 1, 2, 4]
 
-    # what two processes began, one may finish
+    # one process resumes what two processes began
     again = score(model, load_video_records(folder), num_clips=2, num_crops=3, partial_folder=tmp_path / "partial")
     assert again.num_resumed == 6 and [video.reason for video in again.skipped] == ["not_a_video"]
 
@@ -367,52 +367,7 @@ def test_two_processes_give_what_one_gives(model, tmp_path):
     assert not (tmp_path / "command" / "partial").exists()
 
 
-# labels
-
-
-def table(labels, feature=None) -> datasets.Dataset:
-    columns = {"video": datasets.Value("string"), "label": feature or datasets.Value("int64")}
-    rows = {"video": [f"{row}.mp4" for row in range(len(labels))], "label": labels}
-    return datasets.Dataset.from_dict(rows, features=datasets.Features(columns))
-
-
-def test_names_win_over_numbers(model):
-    names = sorted(CLASSES)
-    labels = match_labels(table(names, datasets.ClassLabel(names=names)), model.config)
-    assert labels.tolist() == [CLASSES.index(name) for name in names]
-    assert match_labels(table(names, datasets.Value("string")), model.config).tolist() == labels.tolist()
-    assert match_labels(table([6, 0, 3]), model.config).tolist() == [6, 0, 3]
-    assert match_labels(table([6, 0, 3], datasets.ClassLabel(num_classes=7)), model.config).tolist() == [6, 0, 3]
-    # a class of the data without videos may be unknown
-    labels = match_labels(table(["zumba"], datasets.ClassLabel(names=["yodelling", "zumba"])), model.config)
-    assert labels.tolist() == [2]
-
-
-def test_names_that_are_numbers():
-    config = tiny_classifier(id2label={0: "1", 1: "0"}, label2id={"1": 0, "0": 1}).config
-    assert match_labels(table(["0", "1"], datasets.ClassLabel(names=["0", "1"])), config).tolist() == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("records", "message"),
-    [
-        (
-            table(["zumba", "yodelling", "tango"], datasets.Value("string")),
-            r"2 class names .*: 'tango', 'yodelling'\.",
-        ),
-        (table([0, 1], datasets.ClassLabel(names=["a", "b"])), r"2 class names .*'juggling', 'archery'.*Rename"),
-        (table([0, 7, -1, 7]), r"2 labels that are not from 0 to 6.*: -1, 7; first that of row 1"),
-        (table([0, -1], datasets.ClassLabel(names=["zumba", "archery"])), "1 of 2 videos have no label.*row 1"),
-        (table([None, 0]), "1 of 2 videos have no label, first that of row 0"),
-        (table([]), "0 rows"),
-        (table([0]).remove_columns("label"), "1 rows and the columns video"),
-        (table([0]).to_iterable_dataset(), "given as IterableDataset; expected a table"),
-    ],
-)
-def test_labels_that_do_not_fit(records, message, model):
-    """The error comes before a video is looked for: those of the tables do not exist."""
-    with pytest.raises(ValueError, match=message):
-        score(model, records)
+# records
 
 
 def test_bytes_and_records_of_bytes(model, records, folder):
@@ -428,7 +383,7 @@ def test_bytes_and_records_of_bytes(model, records, folder):
         np.testing.assert_allclose(result.probabilities, expected, atol=1e-6)
 
 
-# what can't be evaluated
+# errors
 
 
 def test_wrong_calls(model, records):

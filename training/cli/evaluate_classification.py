@@ -1,0 +1,126 @@
+"""`umt evaluate --task classification`: top-1, top-5 and per-class accuracy (UMT, arXiv 2303.16058, section 4).
+
+The same command after an interruption resumes from the scores that are already computed.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from .arguments import load_model, load_processor
+from .evaluate_common import computation_options, default_output, report_results, write_csv, write_file
+
+
+def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
+    return [
+        group.add_argument("--clips", type=int, default=4, metavar="N", help="clips per video"),
+        group.add_argument("--crops", type=int, default=3, metavar="N", help="crops per clip"),
+        group.add_argument(
+            "--sampling",
+            choices=("sparse", "segments", "middle", "dense"),
+            help="frame sampling (default: the processor's; segments, for Something-Something, has at most 2 clips)",
+        ),
+        group.add_argument(
+            "--resize-kernel",
+            choices=("opencv_bilinear", "antialias", "bicubic_no_antialias"),
+            default="opencv_bilinear",
+            help="how frames are resized; published results were measured with OpenCV's kernel",
+        ),
+    ]
+
+
+def evaluate(args: argparse.Namespace, state: Any) -> Path:
+    """Prints a table and writes `confusion.csv`, `confusion.png`, `per_class.csv`, `videos.csv` and finally
+    `results.json` into the output folder, which it returns. Files are written atomically."""
+    from transformers import AutoModelForVideoClassification
+
+    import modeling_umt  # noqa: F401 (registers the models)
+
+    from ..data.video_records import load_video_records
+    from ..evaluation.classification import evaluate_classifier
+
+    records = load_video_records(args.data, root=args.root, split=args.split)
+    model = load_model(AutoModelForVideoClassification, args, "be evaluated")
+    processor = load_processor(model.config, args)
+    output = args.output or default_output(args, f"{args.clips}x{args.crops}")
+    scores = evaluate_classifier(
+        model,
+        processor,
+        records,
+        num_clips=args.clips,
+        num_crops=args.crops,
+        sampling=args.sampling,
+        resize_kernel=args.resize_kernel,
+        batch_size=args.batch_size,
+        partial_folder=output / "partial",
+        **computation_options(args, model.device),
+    )
+    if state.is_main_process:
+        if scores.num_resumed:
+            print(f"{scores.num_resumed} videos were scored before an interruption", file=sys.stderr)
+        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        title = f"{Path(args.model).name} on {Path(args.data).name}: top-1 {scores.top1:.2f} % of {len(scores.videos)}"
+        write_tables(output, scores, names, title)
+        metrics = {name: getattr(scores, name) for name in ("top1", "top5", "mean_class_accuracy")}
+        report_results(
+            output,
+            args,
+            task="video-classification",
+            config=model.config,
+            model={"num_labels": model.config.num_labels},
+            protocol=scores.protocol,
+            dataset={"num_videos": len(scores.videos) + len(scores.skipped), "num_scored": len(scores.videos)},
+            metrics=metrics,
+            skipped=scores.skipped,
+            table=table(scores, metrics),
+            effect="not counted:",
+        )
+    state.wait_for_everyone()  # partial scores are removed only after the results are written
+    if state.is_local_main_process:
+        shutil.rmtree(scores.partial_folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty if it has scores of another, unfinished evaluation
+            scores.partial_folder.parent.rmdir()
+    return output
+
+
+def table(scores: Any, metrics: dict[str, float]) -> list[str]:
+    protocol = scores.protocol
+    height, width = protocol["resolution"]
+    return [
+        f"{len(scores.videos)} videos, {protocol['clips']} clips x {protocol['crops']} crops of {protocol['frames']} "
+        f"frames at {width}x{height} ({protocol['sampling']}, {protocol['resize_kernel']}, {protocol['dtype']})",
+        *(f"  {name.replace('_', ' '):<20}{value:6.2f} %" for name, value in metrics.items()),
+    ]
+
+
+def write_tables(output: Path, scores: Any, names: list[str], title: str) -> None:
+    """The confusion matrix as a table and as a picture, the accuracy of each class, and the prediction of each video.
+
+    Args:
+        scores: `ClassificationScores`.
+        names: class names in the order of the model.
+        title: title of the picture.
+    """
+    from ..pictures.confusion_plot import draw_confusion_matrix
+
+    matrix = scores.confusion_matrix
+    write_csv(output / "confusion.csv", ["true \\ predicted", *names], zip(names, *matrix.T.tolist(), strict=True))
+    picture = io.BytesIO()
+    draw_confusion_matrix(matrix, names, title).save(picture, "PNG")
+    write_file(output / "confusion.png", picture.getvalue())
+    columns = (range(len(names)), names, matrix.sum(1).tolist(), matrix.diagonal().tolist(), scores.per_class_accuracy)
+    header = ["label", "class", "videos", "correct", "accuracy"]
+    write_csv(output / "per_class.csv", header, zip(*columns, strict=True))
+    predictions = scores.probabilities.argmax(axis=1)
+    rows = (
+        (video, names[label], names[prediction], float(row[prediction]), float(row[label]))
+        for video, label, prediction, row in zip(
+            scores.videos, scores.labels, predictions, scores.probabilities, strict=True
+        )
+    )
+    header = ["video", "class", "prediction", "probability", "probability of the class"]
+    write_csv(output / "videos.csv", header, rows)

@@ -1,0 +1,126 @@
+"""Shared code of the tasks of `umt evaluate`: processes, settings of the computation, and the report."""
+
+import argparse
+import collections
+import csv
+import datetime
+import importlib.metadata
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..atomic_files import atomic_write
+
+PACKAGES = ("unmasked-teacher", "torch", "transformers", "av")
+
+
+def join_processes(args: argparse.Namespace) -> Any:
+    """The `PartialState` of this process among the processes of a launcher.
+
+    Raises:
+        ValueError: several processes and a numbered device.
+    """
+    from accelerate import PartialState
+    from transformers.utils import logging
+
+    # the first process to finish waits for the last one, longer than the default timeout of some minutes
+    state = PartialState(cpu=args.device == "cpu", timeout=datetime.timedelta(days=1))
+    if state.num_processes > 1 and args.device is not None and ":" in args.device:
+        raise ValueError(
+            f"--device is {args.device}, but each of the {state.num_processes} processes needs a device of its own; "
+            "leave it out."
+        )
+    if not state.is_main_process:
+        logging.disable_progress_bar()
+    return state
+
+
+def computation_options(args: argparse.Namespace, device: Any) -> dict[str, Any]:
+    """`num_workers` and `autocast_dtype` (None for float32) of an evaluation, with their defaults for the device."""
+    import torch
+
+    dtype = args.autocast or ("float32" if device.type == "cpu" else "float16")
+    num_workers = args.num_workers
+    if num_workers is None:
+        num_workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return {"num_workers": num_workers, "autocast_dtype": None if dtype == "float32" else getattr(torch, dtype)}
+
+
+def default_output(args: argparse.Namespace, protocol: str) -> Path:
+    """`evaluation/MODEL-DATA[-SPLIT]-PROTOCOL`, so that an interrupted command finds its partial scores again."""
+    names = [Path(args.model).resolve().name, Path(args.data).resolve().stem, args.split]
+    return Path("evaluation", "-".join([*filter(None, names), protocol]))
+
+
+def report_results(
+    output: Path,
+    args: argparse.Namespace,
+    *,
+    task: str,
+    config: Any,
+    model: dict[str, Any],
+    protocol: dict[str, Any],
+    dataset: dict[str, Any],
+    metrics: dict[str, Any],
+    skipped: list[Any],
+    table: list[str],
+    effect: str,
+) -> None:
+    """Writes `results.json` and prints a table.
+
+    Args:
+        output: folder of the results.
+        task: its name on the Hub.
+        config: configuration of the model.
+        model, dataset: task-specific entries of `model` and `dataset` in `results.json`.
+        protocol, metrics: entries of `results.json`.
+        skipped: `SkippedVideo`s.
+        table: lines to print.
+        effect: effect of skipped videos on the metrics, such as "not counted:".
+    """
+    results = {
+        "task": task,
+        "model": {"id": args.model, "revision": getattr(config, "_commit_hash", None), **model},
+        "protocol": protocol,
+        "dataset": {
+            "source": args.data,
+            "root": args.root,
+            "split": args.split,
+            **dataset,
+            "num_skipped": len(skipped),
+            "skipped": [video._asdict() for video in skipped],
+        },
+        "metrics": metrics,
+        "versions": {package: _version(package) for package in PACKAGES},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    write_file(output / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+    print("\n".join(table))
+    if skipped:
+        reasons = collections.Counter(video.reason for video in skipped).most_common()
+        listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
+        print(f"  {effect} {len(skipped)} videos that can't be read ({listed})")
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _version(package: str) -> str | None:
+    """The installed version; None for this package if it is run from a checkout without being installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,88 @@
+"""`umt evaluate --task question_answering`: accuracy of answers that are chosen from a list (UMT, arXiv 2303.16058,
+section 4.3).
+
+With the question types of ActivityNet-QA the accuracy is also reported per question type.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .arguments import load_model
+from .evaluate_common import computation_options, default_output, report_results, write_csv
+
+
+def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
+    return [
+        group.add_argument(
+            "--answers", metavar="FILE", help="the answers to choose from: a JSON list, or a text file, one per line"
+        ),
+        group.add_argument(
+            "--scored", type=int, default=128, metavar="K", help="candidates per question whose answers are scored"
+        ),
+        group.add_argument(
+            "--question-types",
+            metavar="FILE",
+            help="JSON list of question_id and type, such as ActivityNet-QA's test_a.json (default: the data's own)",
+        ),
+    ]
+
+
+def evaluate(args: argparse.Namespace, state: Any) -> Path:
+    """Prints a table and writes `results.json` and `answers.csv` into the output folder, which it returns. Files are
+    written atomically."""
+    from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
+
+    import modeling_umt  # noqa: F401 (registers the models)
+
+    from ..data.question_records import load_question_records, read_answers, read_question_types
+    from ..evaluation.question_answering import evaluate_questions
+
+    if args.answers is None:
+        raise ValueError("Answers are chosen from a list; give the list of the data set by --answers FILE.")
+    candidates = read_answers(args.answers)
+    types = None if args.question_types is None else read_question_types(args.question_types)
+    records = load_question_records(args.data, root=args.root, split=args.split)
+    model = load_model(AutoModelForVisualQuestionAnswering, args, "answer questions")
+    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    scores = evaluate_questions(
+        model,
+        processor,
+        records,
+        candidates,
+        k=args.scored,
+        types=types,
+        **computation_options(args, model.device),
+    )
+    output = args.output or default_output(args, f"question_answering-{scores.protocol['frames']}frames")
+    if state.is_main_process:
+        num_unread = scores.predictions.count(None)
+        rows = zip(scores.question_ids, scores.questions, scores.answers, scores.predictions, strict=True)
+        write_csv(output / "answers.csv", ["question_id", "question", "answer", "prediction"], rows)
+        report_results(
+            output,
+            args,
+            task="visual-question-answering",
+            config=model.config,
+            model={"architecture": type(model).__name__},
+            protocol=scores.protocol | {"answers": args.answers},
+            dataset={"num_questions": len(scores.questions), "num_unread_questions": num_unread},
+            metrics={"accuracy": scores.accuracy, "accuracy_by_type": scores.accuracy_by_type},
+            skipped=scores.skipped,
+            table=table(scores),
+            effect=f"counted as wrong: {num_unread} questions about",
+        )
+    return output
+
+
+def table(scores: Any) -> list[str]:
+    protocol = scores.protocol
+    return [
+        f"{len(scores.questions)} questions, {protocol['frames']} frames, {protocol['candidates']} candidate answers, "
+        f"which include {protocol['possible_accuracy']:.2f} % of the correct answers ({protocol['dtype']})",
+        f"  {'accuracy':<22}{scores.accuracy:6.2f} %",
+        *(
+            f"    {kind:<20}{accuracy:6.2f} %  of {scores.types.count(kind)}"
+            for kind, accuracy in scores.accuracy_by_type.items()
+        ),
+    ]
