@@ -1,4 +1,4 @@
-"""`python -m umt_training.cli`, the command `umt` where it is not installed."""
+"""`python -m umt_training.cli`: the command `umt` for environments without the entry point."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`umt check-videos`: which videos of a data set can't be read, and why, before a run finds out."""
+"""`umt check-videos`: lists the videos of a data set that can't be read, and why, before a run fails on them."""
 
 import argparse
 import collections
@@ -13,15 +13,20 @@ HELP = "list the videos of a data set that can't be read, with the reason"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="video, folder, list file, tar shards, or the id of a data set on the Hub")
-    parser.add_argument("--root", help="folder that the paths of a list are relative to; default: the list's own")
+    parser.add_argument("source", help="video, folder, list file, tar shards, or a data set's id on the Hub")
+    parser.add_argument("--root", help="folder that the paths of a list are relative to (default: the list's own)")
     parser.add_argument("--split", help="split of the data set")
-    parser.add_argument("--full", action="store_true", help="decode every frame rather than eight of each video")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read; 0: this one")
-    parser.add_argument("--output", type=Path, help="CSV file for the broken videos: video, reason, message")
+    parser.add_argument("--full", action="store_true", help="decode every frame instead of eight per video")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="decoding processes; 0 decodes in the main process"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="CSV file of the broken videos, with columns video, reason, message"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Prints the broken videos and a summary. Returns 1 if there are broken videos."""
     from tqdm import tqdm
 
     from ..data.video_checks import check_videos
@@ -38,15 +43,15 @@ def run(args: argparse.Namespace) -> int:
                 progress.set_postfix(broken=len(broken))
                 progress.write(f"{check.reason}\t{check.message}", file=sys.stdout)
     if args.output is not None:
-        write_csv(broken, args.output)
+        write_csv(args.output, broken)
     reasons = collections.Counter(check.reason for check in broken)
-    details = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
+    details = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
     print(f"{num_checked} videos checked, {len(broken)} can't be read{f': {details}' if broken else ''}")
     return 1 if broken else 0
 
 
-def write_csv(broken: list[tuple[str, str, str]], path: Path) -> None:
-    """Writes (video, reason, message) under a header; the file appears when it is complete."""
+def write_csv(path: Path, broken: list[tuple[str, str, str]]) -> None:
+    """Writes (video, reason, message) of broken videos, atomically."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("video", "reason", "message"))

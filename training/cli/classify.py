@@ -1,31 +1,32 @@
 """`umt classify`: the most likely labels of videos.
 
-Several views of a video are folded as in the official evaluation of UMT (arXiv 2303.16058, section 4): the mean of
-their probabilities. Unusual: results are printed as they come, broken videos go to stderr and decide the exit code.
+The probabilities of a video are the mean over its views, as in the official evaluation of UMT (arXiv 2303.16058,
+section 4). Results are printed as they are computed. Broken videos are reported on stderr, with exit code 1.
 """
 
 import argparse
 import json
 import sys
+from typing import Any
 
 from ..data.batching import batches
 from ..data.video_files import list_video_files
 from .arguments import add_model_arguments, load_model, load_processor
 
-HELP = "say what happens in videos: the most likely labels of each"
+HELP = "classify videos: the most likely labels of each"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="labels to print")
-    parser.add_argument("--clips", type=int, metavar="N", help="clips per video (default: the processor's, mostly 1)")
-    parser.add_argument("--crops", type=int, metavar="N", help="crops per clip (default: the processor's, mostly 1)")
-    parser.add_argument("--json", action="store_true", help="print one JSON list instead of tables")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per video")
+    parser.add_argument("--clips", type=int, metavar="N", help="clips per video (default: the processor's, usually 1)")
+    parser.add_argument("--crops", type=int, metavar="N", help="crops per clip (default: the processor's, usually 1)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table per video, or with `--json` one list of `{"video", "predictions": [{"label", "score"}]}`, in
-    which a broken video has `error` instead. Returns 1 if a video was broken."""
+    """Prints a table per video, or with `--json` a list of `{"video", "predictions": [{"label", "score"}]}`, in which
+    a broken video has `error` instead of `predictions`. Returns 1 if a video is broken."""
     if args.top_k < 1:
         raise ValueError(f"--top-k is {args.top_k}; expected at least 1.")
     files = list_video_files(args.videos)
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     processor = load_processor(model.config, args)
     labels = model.config.id2label
     if all(label == f"LABEL_{index}" for index, label in labels.items()):
-        print(f"note: {args.model} has no names for its labels; showing their numbers", file=sys.stderr)
+        print(f"note: {args.model} has no names for its labels; printing their indices", file=sys.stderr)
     options = {name: value for name, value in (("num_clips", args.clips), ("num_crops", args.crops)) if value}
 
     results, num_broken = [], 0
@@ -67,15 +68,14 @@ def run(args: argparse.Namespace) -> int:
                         progress.write(table(file, predictions), file=sys.stdout)
             progress.update(len(batch))
     if args.json:
-        order = {file: place for place, file in enumerate(files)}
+        order = {file: position for position, file in enumerate(files)}
         print(json.dumps(sorted(results, key=lambda result: order[result["video"]]), indent=2, ensure_ascii=False))
     return 1 if num_broken else 0
 
 
-def class_scores(model, pixel_values_videos, num_views: int, batch_size: int):
+def class_scores(model: Any, pixel_values_videos: Any, num_views: int, batch_size: int) -> Any:
     """Probabilities float32 `(videos, classes)` from views `(videos * num_views, frames, channels, height, width)`,
-    `batch_size` views at a time: softmax, or sigmoid for a model of several labels per video, and the mean over views.
-    """
+    `batch_size` views at a time: softmax, or sigmoid for a multi-label model, then the mean over views."""
     import torch
 
     from processing_umt import fold_views
@@ -90,7 +90,7 @@ def class_scores(model, pixel_values_videos, num_views: int, batch_size: int):
 
 
 def table(file: str, predictions: list[dict]) -> str:
-    """The name of the video and, aligned below it, labels and probabilities."""
+    """The name of the video, and below it labels and probabilities in columns."""
     width = max(len(prediction["label"]) for prediction in predictions)
     rows = [f"  {prediction['label']:<{width}}  {prediction['score']:.4f}" for prediction in predictions]
     return "\n".join([file, *rows])

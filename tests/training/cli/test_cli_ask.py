@@ -1,4 +1,4 @@
-"""`umt ask` with a tiny model: choosing from a list, writing freely, broken videos."""
+"""`umt ask` with a tiny model: choosing from a list, generating answers, broken videos."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def video(tmp_path_factory) -> str:
     return str(save_noise(tmp_path_factory.mktemp("videos") / "clip.mp4", 3, num_frames=6, height=32, width=48))
 
 
-def asked(model: Path, video: str) -> dict:
+def inputs(model: Path, video: str) -> dict:
     return dict(UMTProcessor.from_pretrained(model)(videos=video, text=QUESTION, return_tensors="pt"))
 
 
@@ -33,28 +33,28 @@ def test_it_chooses_from_a_list(model, video, tmp_path, capsys):
     assert cli.main([*command, "--device", "cpu", "--top-k", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     encoded = UMTProcessor.from_pretrained(model).encode_answers(ANSWERS, return_tensors="pt")
-    places, scores = tiny_answerer().rank_answers(**asked(model, video), candidate_ids=encoded["input_ids"])
+    indices, scores = tiny_answerer().rank_answers(**inputs(model, video), candidate_ids=encoded["input_ids"])
     assert (found["video"], found["question"]) == (video, QUESTION)
-    assert [answer["answer"] for answer in found["answers"]] == [ANSWERS[place] for place in places[0, :3]]
+    assert [answer["answer"] for answer in found["answers"]] == [ANSWERS[index] for index in indices[0, :3]]
     assert [answer["score"] for answer in found["answers"]] == pytest.approx(scores[0, :3].tolist(), abs=1e-6)
 
     assert cli.main([*command, "--device", "cpu", "--top-k", "1"]) == 0
-    assert capsys.readouterr().out == f"{ANSWERS[places[0, 0]]}  {scores[0, 0]:.4f}\n"
+    assert capsys.readouterr().out == f"{ANSWERS[indices[0, 0]]}  {scores[0, 0]:.4f}\n"
 
 
-def test_it_writes_answers_with_their_probabilities(model, video, capsys):
+def test_it_generates_answers_with_their_probabilities(model, video, capsys):
     assert cli.main(["ask", video, QUESTION, "--model", str(model), "--device", "cpu", "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)["answers"]
     scores = [answer["score"] for answer in answers]
     assert scores == sorted(scores, reverse=True) and scores[-1] > 0 and sum(scores) <= 1 + 1e-6
-    written = tiny_answerer().generate(**asked(model, video), num_beams=5, length_penalty=0.0)
-    likeliest = tiny_answerer()(**asked(model, video), labels=written).answer_losses.neg().exp()
+    generated = tiny_answerer().generate(**inputs(model, video), num_beams=5, length_penalty=0.0)
+    likeliest = tiny_answerer()(**inputs(model, video), labels=generated).answer_losses.neg().exp()
     assert scores[0] == pytest.approx(likeliest.item(), rel=1e-4)
-    text = UMTProcessor.from_pretrained(model).tokenizer.decode(written[0], skip_special_tokens=True)
+    text = UMTProcessor.from_pretrained(model).tokenizer.decode(generated[0], skip_special_tokens=True)
     assert answers[0]["answer"] == text
 
 
-def test_what_can_not_be_asked(model, video, tmp_path, capsys):
+def test_errors(model, video, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     stage2 = save_tiny(tiny_stage2(), tmp_path / "stage2")
     for arguments, message in {

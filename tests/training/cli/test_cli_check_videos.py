@@ -1,4 +1,4 @@
-"""`umt check-videos` finds every broken file, and says no more than that."""
+"""`umt check-videos` finds every broken file, and prints no more than that."""
 
 import argparse
 import csv
@@ -34,17 +34,16 @@ def test_ten_kinds_of_broken_files(tmp_path, capsys, options):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_all_is_well(tmp_path, capsys):
+def test_no_broken_videos(tmp_path, capsys):
     write_video(tmp_path / "good.mp4")
     (tmp_path / "val.csv").write_text("good 0\ngood 1\n")
     assert check(tmp_path / "val.csv", "--root", tmp_path, "--workers", 0, "--output", tmp_path / "b.csv") == 0
-    assert (
-        capsys.readouterr().out == "1 videos checked, 0 can't be read\n"
-    )  # a video that is listed twice is read once
+    # a video that is listed twice is read once
+    assert capsys.readouterr().out == "1 videos checked, 0 can't be read\n"
     assert (tmp_path / "b.csv").read_text() == "video,reason,message\n"
 
 
-def test_one_damaged_frame_takes_every_frame_to_find(tmp_path):
+def test_only_the_full_check_finds_a_damaged_frame(tmp_path):
     """A frame among two hundred that decodes to nothing."""
     path = write_video(tmp_path / "long.avi", num_frames=200)
     content = bytearray(path.read_bytes())
@@ -59,7 +58,7 @@ def test_one_damaged_frame_takes_every_frame_to_find(tmp_path):
     assert (quick.reason, full.reason) == ("", "decode")
 
 
-def test_a_lost_end_is_found_quickly(tmp_path):
+def test_the_quick_check_finds_a_missing_end(tmp_path):
     path = write_video(tmp_path / "long.avi", num_frames=40)
     path.write_bytes(path.read_bytes()[:-2000])
     (found,) = check_videos(load_video_records(path))[0]
@@ -87,6 +86,6 @@ def test_shards_bytes_and_images(tmp_path, capsys):
         assert "s.tar/d.jpg" in lines[1]
 
 
-def test_what_a_user_can_mend_is_an_error(tmp_path):
+def test_a_folder_without_videos_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="contains no video files"):
         check(tmp_path, "--workers", 0)

@@ -122,19 +122,21 @@ def test_a_broken_video_is_reported_and_the_rest_is_done(as_json, model, videos,
         assert [line for line in output.out.splitlines() if not line.startswith(" ")] == [str(files[0]), str(files[3])]
 
 
-def test_nothing_but_broken_videos(model, tmp_path, capsys):
+def test_all_videos_broken(model, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")
     assert run(tmp_path, "--model", model) == 1
     assert capsys.readouterr().out == ""
 
 
-def test_a_model_without_a_processor_gets_that_of_its_configuration(model, videos, tmp_path, capsys):
+def test_a_model_without_a_processor_gets_the_default_for_its_configuration(model, videos, tmp_path, capsys):
     bare = save_classifier(tmp_path / "bare")
     assert run(videos / "b.mp4", "--model", model) == 0
     expected = capsys.readouterr().out
     assert run(videos / "b.mp4", "--model", bare) == 0
     output = capsys.readouterr()
-    assert output.out == expected and "bare has no video processor; using the one of its configuration" in output.err
+    assert (
+        output.out == expected and "bare has no video processor; using the default for its configuration" in output.err
+    )
 
 
 def test_the_processor_of_a_configuration():
