@@ -46,7 +46,7 @@ class EvaluationClipDataset(torch.utils.data.Dataset):
 
     Args:
         videos: index and path, bytes, or record of both.
-        video_processor: a `UMTVideoProcessor`; its saved options apply, except for one view per video and
+        video_processor: a `UMTVideoProcessor`; its saved options apply except for the numbers of frames and views.
         num_frames: frames per clip.
         trim_seconds: sample frames from the first seconds of a video only; default: from the entire video.
     """
