@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         help="label list of the head: k400, k600, k700, k710, ssv2 (official order), k400_alphabetical and its "
-        "siblings (sorted by name), or mitv1 (order not verified); default: official for the number of classes",
+        "siblings (sorted by name), or mitv1 (order not verified); by default the official list of its size",
     )
     parser.add_argument(
         "--part", choices=("all", "teacher", "video"), default="all", help="part of a multi-modality file to convert"

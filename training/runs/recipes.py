@@ -68,7 +68,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
 
 
 def for_this_machine(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe without its 16-bit precision if there is no accelerator; `--bf16 true` on the command line still works.
+    """A recipe without `bf16` and `fp16` if there is no accelerator; the command line can still give `--bf16 true`.
 
     Most CPUs only emulate bf16: a matrix product took over 7 times as long as in float32 on one with AVX2.
     """
@@ -134,7 +134,7 @@ def check_config_fields(key: str, given: Mapping[str, Any], config_class: type) 
     unknown = sorted(str(name) for name in given if name not in types_of_fields)
     if unknown:
         raise ValueError(
-            f"`{key}` contains {', '.join(unknown)}, which {config_class.__name__} does not have; see its "
+            f"`{key}` names {', '.join(unknown)}, which {config_class.__name__} does not have; see its "
             "documentation for the fields."
         )
     return {name: check_type(f"`{name}` of `{key}`", value, types_of_fields[name]) for name, value in given.items()}

@@ -170,7 +170,7 @@ def test_a_mapping_is_overridden_field_by_field():
         ({"model": {"num_frames": None}}, [], "`num_frames` of `model` must be an integer, but is null"),
         (
             {"model": {"layers": 4, "hiden_size": 3, "num_frames": 4}}, [],
-            "`model` contains hiden_size, layers, which UMTConfig does not have",
+            "`model` names hiden_size, layers, which UMTConfig does not have",
         ),
     ],
 )  # fmt: skip

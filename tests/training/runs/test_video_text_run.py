@@ -229,8 +229,8 @@ def test_shards_of_both_kinds_alternate(parts, tmp_path):
     [
         ({"video_data": None, "image_data": None}, "No data given"),
         ({"image_root": ["a", "b"]}, "2 roots are given for 1"),
-        ({"vision": {"depth": 3}}, "`vision` contains depth, which UMTConfig does not have"),
-        ({"model": {"mlm_wait": 1}}, "`model` contains mlm_wait"),
+        ({"vision": {"depth": 3}}, "`vision` names depth, which UMTConfig does not have"),
+        ({"model": {"mlm_wait": 1}}, "`model` names mlm_wait"),
         ({"base_learning_rate": 1.0}, "give `learning_rate`"),
         ({"contrastive_gradients": "half"}, "`contrastive_gradients` must be one of global, official"),
         ({"num_masks_per_clip": 2}, "num_masks_per_clip"),
