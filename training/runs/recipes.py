@@ -202,15 +202,15 @@ def split_options(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def parse_option(key: str, texts: Sequence[str], hint: Any) -> Any:
-    """The value of a field from a command line."""
+    """The value of a field from a command line; its type is checked by `check_type`."""
     options = alternatives(hint)
-    if not texts and bool in options:
-        return True
-    element_types = [typing.get_args(option)[0] for option in options if typing.get_origin(option) is list]
-    if texts and element_types and (len(texts) > 1 or str not in options):
-        return [parse_text(text, element_types) for text in texts]
     if not texts:
+        if bool in options:
+            return True
         raise ValueError(f"--{key} needs a value.")
+    element_types = [typing.get_args(option)[0] for option in options if typing.get_origin(option) is list]
+    if element_types and (len(texts) > 1 or str not in options):
+        return [parse_text(text, element_types) for text in texts]
     if len(texts) > 1:
         raise ValueError(f"--{key} takes one value, but {len(texts)} are given: {' '.join(texts)}.")
     return parse_text(texts[0], options)
