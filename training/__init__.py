@@ -1,4 +1,4 @@
-"""Training, evaluation and the command line of UMT. Names here are imported on use, so that `umt --help` is quick."""
+"""Training, evaluation and the command line of UMT. Names are imported when they are used: `umt --help` stays fast."""
 
 import importlib
 
@@ -12,8 +12,8 @@ _HOMES = {
     "UMTRetrievalTrainer": "trainers.retrieval",
     "UMTVideoTextArguments": "trainers.video_text",
     "UMTVideoTextTrainer": "trainers.video_text",
-    "finetune": "runs.finetuning_run",
-    "pretrain": "runs.pretraining_run",
+    "finetune": "runs.tasks",
+    "pretrain": "runs.tasks",
 }
 __all__ = list(_HOMES)
 

@@ -1,4 +1,4 @@
-"""Tiny models, clips and class folders for the tests of fine-tuning."""
+"""Tiny models, clips and class folders for the tests of classification."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ SIZES = {
     "intermediate_size": 32, "num_aligned_layers": 2, "target_dim": 8,
 }  # fmt: skip
 
-# What keeps a test quick and its output short.
+# keeps a test fast and its output short
 QUIET = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
 
 
 def tiny_classifier(num_labels: int = 3, **fields) -> UMTForVideoClassification:
-    """Seeded, with a head that says something."""
+    """Seeded, with a head whose logits differ between clips."""
     torch.manual_seed(0)
     model = UMTForVideoClassification(UMTConfig(**{**SIZES, "num_labels": num_labels, **fields}))
     torch.nn.init.normal_(model.classifier.weight, std=0.5)
@@ -28,7 +28,7 @@ def tiny_classifier(num_labels: int = 3, **fields) -> UMTForVideoClassification:
 
 
 def tiny_clips(number: int = 8, num_labels: int = 3, seed: int = 0) -> list[dict]:
-    """Normalised clips (2, 3, 32, 32), whose class is their brightness, with labels 0, 1, 2, 0, ..."""
+    """Normalised clips (2, 3, 32, 32) with labels 0, 1, 2, 0 ..., which are their brightness."""
     generator = torch.Generator().manual_seed(seed)
     labels = [index % num_labels for index in range(number)]
     return [
@@ -38,7 +38,7 @@ def tiny_clips(number: int = 8, num_labels: int = 3, seed: int = 0) -> list[dict
 
 
 def tiny_trainer(folder: Path, model=None, clips: list[dict] | None = None, **options) -> UMTFineTuningTrainer:
-    """A trainer of clips in memory: 4 of them a step, one view, nothing mixed, one constant high rate."""
+    """A trainer on clips in memory: 4 per step, one view, no mixing, a constant high learning rate."""
     kwargs = {name: options.pop(name) for name in ("eval_dataset", "callbacks") if name in options}
     plain = {"views_per_video": 1, "mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing_factor": 0.0}
     plain |= {"per_device_train_batch_size": 4, "base_learning_rate": 0.64, "base_min_learning_rate": 0.64}
@@ -59,7 +59,7 @@ def save_stage1(folder: Path) -> Path:
 
 
 def save_clips_of_classes(folder: Path, classes=("jump", "run"), number: int = 4) -> Path:
-    """`number` videos in a folder for each class, each class of a colour of its own."""
+    """`number` videos in a folder for each class; colours differ between classes."""
     for index, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for video in range(number):
@@ -68,8 +68,9 @@ def save_clips_of_classes(folder: Path, classes=("jump", "run"), number: int = 4
 
 
 def write_recipe(path: Path, **keys) -> str:
-    """A recipe of three short epochs on a tiny model."""
+    """A classification recipe of three short epochs on a tiny model."""
     quick = {
+        "task": "classification",
         "num_train_epochs": 3, "warmup_epochs": 1, "per_device_train_batch_size": 2, "base_learning_rate": 0.1,
         "logging_steps": 1, "dataloader_num_workers": 0, "report_to": "none", "disable_tqdm": True,
     }  # fmt: skip

@@ -1,7 +1,7 @@
-"""A stage-1 run small enough for tests: student, teacher, videos, and one call that trains on them.
+"""A stage-1 run small enough for tests: student, teacher, videos, and a function that trains on them.
 
-Run as a script by a launcher, it does the cases that it is told in every process and writes what came out:
-`tiny_pretraining.py VIDEOS FOLDER CASE...`. The same function does them in one process, for comparison.
+As a script of a launcher, `tiny_pretraining.py VIDEOS FOLDER CASE...` runs the cases in every process and writes their
+results. The same function runs them in one process, for comparison.
 """
 
 import json
@@ -71,7 +71,7 @@ def clip_options() -> dict:
 
 
 class PoisonedClips(VideoClipDataset):
-    """Float clips, of which those of some indices hold NaN."""
+    """Float clips, some of which contain NaN."""
 
     poisoned = (3,)
 
@@ -83,7 +83,7 @@ class PoisonedClips(VideoClipDataset):
 
 
 class LoggedTrainer(UMTPreTrainingTrainer):
-    """Remembers what the batches of this process were made of."""
+    """Records the videos in the batches of this process."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -103,7 +103,7 @@ def make_trainer(
     eval_dataset=None,
     **arguments,
 ) -> LoggedTrainer:
-    """A trainer of the tiny models; on `videos`, a folder, unless a data set is given."""
+    """A trainer of the tiny models, on the folder `videos` unless a data set is given."""
     defaults = {
         "output_dir": str(output_dir),
         "mask_ratio": 0.75,
@@ -142,7 +142,7 @@ CASES = {
 
 
 def run_case(name: str, videos: Path, output_dir: Path, num_processes: int) -> dict:
-    """Train a case at the same global batch on any number of processes, and tell what happened in this one."""
+    """Train a case with the same global batch on any number of processes; returns the results of this process."""
     arguments = CASES[name]
     batch = GLOBAL_BATCH // num_processes // arguments.get("gradient_accumulation_steps", 1)
     arguments = arguments | {"per_device_train_batch_size": batch}
@@ -173,7 +173,7 @@ def run_case(name: str, videos: Path, output_dir: Path, num_processes: int) -> d
 
 
 def sharded_step(folder: Path) -> dict:
-    """Loss and whole gradients of one step of a student whose parameters are spread over the processes (FSDP2)."""
+    """Loss and full gradients of one step of a student whose parameters are sharded across processes (FSDP2)."""
     from torch.distributed import get_rank, get_world_size
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -181,7 +181,7 @@ def sharded_step(folder: Path) -> dict:
 
     mesh = init_device_mesh("cpu", (get_world_size(),))
     student = make_student()
-    # norm and decoders too, which the backward pass calls once more
+    # norm and decoders too, which the backward pass recomputes
     for part in [*student.umt.layers, student.umt.norm, *student.decoders]:
         fully_shard(part, mesh=mesh)
     fully_shard(student, mesh=mesh)
@@ -201,7 +201,7 @@ def some_clips(number: int) -> torch.Tensor:
 
 
 def step_loss(student: torch.nn.Module, clips: torch.Tensor, seeds: torch.Tensor, folder: Path) -> float:
-    """Loss of the trainer's objective after a backward pass, without its loop."""
+    """Loss of the trainer's objective after a backward pass, without the training loop."""
     trainer = make_trainer(None, folder, student=make_student())
     loss = trainer.compute_loss(student.train(), {"pixel_values_videos": clips, "sample_seeds": seeds})
     loss.backward()
@@ -209,13 +209,13 @@ def step_loss(student: torch.nn.Module, clips: torch.Tensor, seeds: torch.Tensor
 
 
 def python_environment() -> dict[str, str]:
-    """For a child that imports the packages and the test helpers of this checkout."""
+    """The environment of a child process that imports the packages and the test helpers of this checkout."""
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def launch(*command: str) -> subprocess.CompletedProcess:
-    """A command of Python in two processes that find each other."""
+    """A Python command in two processes of one process group."""
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command],
         env=python_environment(),

@@ -1,4 +1,4 @@
-"""A tiny question-answering model with its processor, and questions about clips of noise, one of which is broken."""
+"""A tiny question-answering model with its processor, and questions about clips of noise, one of them broken."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def tiny_stage2(seed: int = 0) -> UMTForVideoTextPreTraining:
 
 
 def tiny_answerer(seed: int = 1) -> UMTForVideoQuestionAnswering:
-    """With answers that differ from question to question and from clip to clip."""
+    """A model whose answers differ between questions and between clips."""
     model = UMTForVideoQuestionAnswering.from_video_text(tiny_stage2(seed))
     for parameter in model.parameters():
         if parameter.ndim == 2:
@@ -43,18 +43,18 @@ def save_tiny(model, folder: Path) -> Path:
 
 
 def write_questions(folder: Path, num_videos: int = 5) -> Path:
-    """Two questions about each video but the last, about which there is one; the second video is broken."""
+    """Two questions about each video, one about the last; the second video is broken."""
     rows, questions = [], ("What's the man doing?", "Is a dog on the bike?")
     for index in range(num_videos):
         save_noise(folder / f"clip{index}.mp4", index, num_frames=6, height=32, width=48)
-        for place in range(2 if index < num_videos - 1 else 1):
+        for number in range(2 if index < num_videos - 1 else 1):
             rows.append(
                 {
                     "video": f"clip{index}.mp4",
-                    "question": questions[place],
-                    "answer": ANSWERS[(index + place) % 3],
+                    "question": questions[number],
+                    "answer": ANSWERS[(index + number) % 3],
                     "question_id": f"q{len(rows)}",
-                    "type": 3 * place,
+                    "type": 3 * number,
                 }
             )
     (folder / "clip1.mp4").write_bytes(b"no video")

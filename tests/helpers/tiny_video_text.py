@@ -1,7 +1,7 @@
-"""A stage-2 run small enough for tests: model, teacher, processor, captioned clips, and one call that trains on them.
+"""A stage-2 run small enough for tests: model, teacher, processor, captioned clips, a function that trains on them.
 
-Run as a script by a launcher, it does the cases that it is told in every process and writes what came out:
-`tiny_video_text.py FOLDER CASE...`. The same function does them in one process, for comparison.
+As a script of a launcher, `tiny_video_text.py MEDIA FOLDER CASE...` runs the cases in every process and writes their
+results. The same function runs them in one process, for comparison.
 """
 
 import json
@@ -45,7 +45,7 @@ TEXT = {
     "intermediate_size": 64,
     "max_position_embeddings": 16,
     "fusion_layer": 2,
-    # what is dropped depends on the place in a process's batch
+    # dropout depends on the position in a process's batch
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
@@ -86,7 +86,7 @@ def make_clips(folder: Path, suffix: str = "mp4", number: int = 16) -> VideoClip
 
 
 class LoggedTrainer(UMTVideoTextTrainer):
-    """Remembers what the batches of this process were made of, and the gradients of the first step."""
+    """Records the clips in the batches of this process, and the gradients of the first step."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -127,7 +127,7 @@ def make_trainer(output_dir: Path, dataset, model=None, eval_dataset=None, **arg
     )
 
 
-# model's fields, arguments, and whether images and videos alternate
+# fields of the model, arguments, and whether images and videos alternate
 CASES = {
     "contrast": ({"vtm_weight": 0, "mlm_weight": 0, "uta_weight": 0}, {}, False),
     "aligned": ({"vtm_weight": 0, "mlm_weight": 0}, {}, True),
@@ -141,7 +141,7 @@ CASES = {
 
 
 def run_case(name: str, media: Path, output_dir: Path, num_processes: int) -> dict:
-    """Train a case at the same global batch on any number of processes, and tell what happened in this one."""
+    """Train a case with the same global batch on any number of processes; returns the results of this process."""
     fields, arguments, mixed = CASES[name]
     dataset = make_clips(media)
     if mixed:

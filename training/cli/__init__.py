@@ -1,8 +1,8 @@
 """The command `umt`: one sub-command per module of this folder.
 
-Unusual: nothing heavy is imported before a command runs, so `umt --help` answers at once. A command module offers
-`HELP` (one line), `add_arguments(parser)` and `run(args) -> exit code`; with `TAKES_OVERRIDES` it also gets arguments
-it did not declare, as the list `args.overrides`.
+Slow imports such as torch happen only when a command runs, so that `umt --help` is fast. A command module defines
+`HELP` (one line), `add_arguments(parser)` and `run(args) -> exit code`; with `TAKES_OVERRIDES` it also receives
+arguments that it did not declare, as the list `args.overrides`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ COMMANDS = (
 
 
 class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something, so not None and not False."""
+    """Shows defaults other than None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
@@ -25,8 +25,8 @@ class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code.
 
-    What a user can mend - a wrong file, a wrong option - is told in one line on stderr with exit code 1; a mistake in
-    the call itself ends with argparse's exit code 2, an interruption with 130.
+    User errors, such as a wrong file or value, are reported in one line on stderr with exit code 1. An unknown
+    argument ends with argparse's exit code 2, an interruption with 130.
     """
     parser = argparse.ArgumentParser(
         prog="umt",

@@ -1,6 +1,6 @@
 """`umt convert`: an official `.pth` file to a folder that Transformers loads, or back.
 
-A multi-modality folder also needs BERT's vocabulary, which no official file holds.
+The folder of a video-text model also needs BERT's vocabulary, which official files do not contain.
 """
 
 import argparse
@@ -10,8 +10,7 @@ from pathlib import Path
 
 from ..atomic_files import atomic_write
 
-HELP = "turn an official UMT checkpoint into a folder that Transformers loads, or back"
-
+HELP = "convert an official UMT checkpoint to a folder that Transformers loads, or back"
 
 NUM_SSV2_LABELS = 174
 
@@ -19,24 +18,26 @@ NUM_SSV2_LABELS = 174
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
-        help="an official .pth file, repo_id:filename of one on the Hub, or with --to-official a model folder",
+        help="official .pth file, repo_id:filename of one on the Hub, or with --to-official a model folder",
     )
-    parser.add_argument("output", type=Path, help="folder to make; with --to-official the .pth file to write")
+    parser.add_argument("output", type=Path, help="folder to create; with --to-official the .pth file to write")
     parser.add_argument("--config", help="folder or Hub id with a config.json, for sizes other than B/16 and L/16")
     parser.add_argument(
         "--labels",
-        help="label list of the head, by default the official one for its number of classes: k400, k600, k700, k710, "
-        "ssv2 (official order), k400_alphabetical and its siblings (sorted by name), or mitv1 (order not verified)",
+        help="label list of the head: k400, k600, k700, k710, ssv2 (official order), k400_alphabetical and its "
+        "siblings (sorted by name), or mitv1 (order not verified); by default the official list of its size",
     )
     parser.add_argument(
-        "--part", choices=("all", "teacher", "video"), default="all", help="part of a multi-modality file (all)"
+        "--part", choices=("all", "teacher", "video"), default="all", help="part of a multi-modality file to convert"
     )
     parser.add_argument(
         "--vocabulary",
         default="google-bert/bert-base-uncased",
-        help="Hub id or folder of a BERT, or its vocab.txt, for the processor of a multi-modality model (%(default)s)",
+        help="Hub id or folder of a BERT, or its vocab.txt, for the processor of a video-text model",
     )
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="dtype to save")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="data type of the saved weights"
+    )
     parser.add_argument("--to-official", action="store_true", help="convert back: write the official layout")
 
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     model = convert_umt_checkpoint(args.checkpoint, config=config, part=args.part, labels=args.labels)
     config = model.config
     vision = getattr(config, "vision_config", config)
-    if config.model_type == "umt_teacher":  # which sees its student's clips, so its folder needs no processor
+    if config.model_type == "umt_teacher":  # its inputs are its student's clips, so its folder needs no processor
         processor, clip = None, f"frames of {config.image_size} pixels"
     else:
         clip = f"{vision.num_frames} frames of {' x '.join(map(str, vision.image_height_width))} pixels"
@@ -67,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             processor = UMTVideoProcessor.for_config(config)
             if config.num_labels == NUM_SSV2_LABELS:
-                processor.sampling = "segments"  # Something-Something was trained and tested on segment middles
+                processor.sampling = "segments"  # models of Something-Something take the middles of segments
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    # built beside its place and moved there whole: an interrupted conversion leaves no folder that looks finished
+    # written beside the output and renamed: an interrupted conversion does not leave a folder that looks complete
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=f".{args.output.name}-") as building:
         building = Path(building) / "model"
         model.to(dtype).save_pretrained(building)
@@ -90,7 +91,9 @@ def write_official(model_path: str, output: Path, dtype) -> int:
     architectures = AutoConfig.from_pretrained(model_path).architectures or ["unknown"]
     model_class = getattr(modeling_umt, architectures[0], None)
     if model_class is None:
-        raise UnsupportedCheckpointError(f"{model_path} holds {architectures[0]}, which is no class of this package.")
+        raise UnsupportedCheckpointError(
+            f"{model_path} contains {architectures[0]}, which is not a class of this package."
+        )
     state = official_state_dict(model_class.from_pretrained(model_path, dtype=dtype))
     with atomic_write(output) as temporary:
         torch.save(state, temporary)

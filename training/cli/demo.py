@@ -1,10 +1,10 @@
-"""`umt demo`: the whole method in minutes on two cores, from nothing and without network."""
+"""`umt demo`: the complete method in minutes on two CPU cores, from random weights and without network."""
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
-HELP = "show the whole method in minutes: data, teacher, pre-training, fine-tuning, and what it buys"
+HELP = "run the complete method in minutes: data, teacher, pre-training, fine-tuning, and what pre-training gains"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,30 +13,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("umt-demo"),
         metavar="DIR",
-        help="folder of the run; it must be new or empty",
+        help="output folder, which must be new or empty",
     )
     parser.add_argument(
         "--seeds",
         type=int,
         metavar="N",
-        help="seeds of every arm (default: 2, and 1 of the arm with the long training)",
+        help="number of seeds of every arm (default: 2, and 1 for the arm with the long training)",
     )
     parser.add_argument(
         "--videos",
         type=Path,
         metavar="DIR",
-        help="clips of your own, a sub-folder for each class (default: generated)",
+        help="folder of clips, with a sub-folder for each class (default: generated clips)",
     )
     parser.add_argument(
         "--ablate",
         metavar="WHAT",
         help="repeat stage 1 with one thing changed, over 3 seeds: masking, masks or target",
     )
-    parser.add_argument("--labelled", type=int, default=50, metavar="N", help="labelled clips of each class")
+    parser.add_argument("--labelled", type=int, default=50, metavar="N", help="number of labelled clips per class")
     parser.add_argument(
         "--teacher",
         metavar="MODEL",
-        help="folder or Hub id of a CLIP, openai/clip-vit-base-patch16 say; hours on a CPU (default: a tiny one)",
+        help="folder or Hub id of a CLIP, e.g. openai/clip-vit-base-patch16; hours on a CPU (default: a tiny one)",
     )
     for name in ("teacher", "pretrain", "finetune"):
         parser.add_argument(f"--{name}-steps", type=int, metavar="N", help=argparse.SUPPRESS)

@@ -1,46 +1,49 @@
-"""`umt show-mask`: what a student of stage 1 would see of a video, and why (arXiv 2303.16058, section 3.1).
+"""`umt show-mask`: the tokens of a video that a stage-1 student would see, and the attention that selects them (arXiv
+2303.16058, section 3.1).
 
-Masks come from the code that trains and chance from a seed, so the picture shows what a run would do; frames are those
-of evaluation, as nothing about them is to be drawn. Unusual: no student is needed, only the size of its frames.
+Masks are made by the training code from a seed; frames are those of evaluation, without random sampling. Only the size
+of the student's frames is required, not a student.
 """
 
 import argparse
 import os
 
-HELP = "draw what a mask leaves of a video, and where the teacher looks"
+HELP = "draw the visible tokens of a video and the teacher's attention"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", metavar="VIDEO", help="video file or http(s) URL")
     parser.add_argument(
-        "--teacher", required=True, help="Hub id or folder of a CLIP, DINOv2 or UMT teacher, or an official .pth"
+        "--teacher", required=True, help="Hub id or folder of a CLIP, DINOv2 or UMT teacher, or an official .pth file"
     )
     parser.add_argument(
         "--teacher-image-size",
         type=int,
         metavar="PIXELS",
-        help="of the frames the teacher sees (default: a saved UMT teacher's own, of others 14 patches a side)",
+        help="side of the teacher's frames (default: a saved UMT teacher's own, for others 14 patches)",
     )
-    parser.add_argument("--mask-type", choices=("attention", "tube", "random"), default="attention", help="strategy")
-    parser.add_argument("--mask-ratio", type=float, default=0.8, metavar="SHARE", help="of the tokens that is hidden")
-    parser.add_argument("--num-masks", type=int, default=1, metavar="N", help="masks to draw")
+    parser.add_argument(
+        "--mask-type", choices=("attention", "tube", "random"), default="attention", help="masking strategy"
+    )
+    parser.add_argument("--mask-ratio", type=float, default=0.8, metavar="RATIO", help="fraction of tokens to mask")
+    parser.add_argument("--num-masks", type=int, default=1, metavar="N", help="number of masks")
     parser.add_argument("--num-frames", type=int, default=8, metavar="N", help="frames of the clip")
     parser.add_argument(
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="of the student's frames (default: 16 for each of the teacher's tokens along a side)",
+        help="side of the student's frames (default: 16 for each of the teacher's tokens along a side)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the masks")
-    parser.add_argument("--output", default="mask.png", metavar="FILE", help="the picture, a PNG")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the masks")
+    parser.add_argument("--output", default="mask.png", metavar="FILE", help="PNG file to write")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the picture and says where.
+    """Write the picture and print its path.
 
     Raises:
-        ValueError: the video can't be read, the checkpoint is no teacher, or a size or share makes no sense.
-        OSError: no such teacher.
+        ValueError: the video can't be read, the checkpoint is not a teacher, or a size or ratio is out of range.
+        OSError: the teacher does not exist.
     """
     if args.num_masks < 1:
         raise ValueError(f"--num-masks is {args.num_masks}; expected at least 1.")
@@ -58,15 +61,17 @@ def run(args: argparse.Namespace) -> int:
     from ..trainers.teachers import load_teacher
 
     processor = UMTVideoProcessor(num_frames=args.num_frames)
-    frames, _ = processor.fetch_videos(args.video, processor.sample_frames)  # (T, H, W, 3); a typo shows before a load
+    frames, _ = processor.fetch_videos(
+        args.video, processor.sample_frames
+    )  # (T, H, W, 3); before the teacher is loaded
 
     try:
         student = UMTConfig(num_aligned_layers=1)  # the features are not used
         teacher = load_teacher(args.teacher, student, args.teacher_image_size)
     except OSError as error:
         raise OSError(
-            f"There is no teacher {args.teacher!r}: it is no folder or file here, and the Hub does not have it or "
-            f"cannot be reached. ({str(error).splitlines()[0]})"
+            f"The teacher {args.teacher!r} does not exist: it is not a local folder or file, and the Hub does not "
+            f"have it or cannot be reached. ({str(error).splitlines()[0]})"
         ) from error
     side = teacher.config.image_size // teacher.config.patch_size
     size = args.image_size or 16 * side

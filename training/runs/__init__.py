@@ -1,1 +1,1 @@
-"""From a recipe to a run: reading it, what it would cost, and training from data to model card."""
+"""Training runs from recipes, from data to model card, and estimates of their cost."""

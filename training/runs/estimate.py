@@ -1,11 +1,11 @@
-"""What a stage-1 run will cost: parameters, FLOPs, memory, hours. Nothing is trained.
+"""The cost of a stage-1 run: parameters, FLOPs, memory, hours. Nothing is trained.
 
-Parameters and FLOPs are counted, not modelled: student and teacher do one real step on PyTorch's meta device, where
-tensors have shapes and no data. A multiply-add is two FLOPs, and only matrix products count.
+Parameters and FLOPs are counted: student and teacher do one step on PyTorch's meta device, where tensors have shapes
+and no data. A multiply-add is two FLOPs, and only matrix products count.
 
-Unusual: memory and hours are estimates, and say so. Activations follow the usual count of 34 bytes a token, channel
-and layer in 16 bit (attention is fused and stores no map; the tensors that autocast saves add up to 32). Hours assume
-a share of the device's peak, and that the videos are decoded fast enough.
+Memory and hours are estimated. Activations follow the usual count of 34 bytes per token, channel and layer in 16 bit
+(fused attention stores no attention map; the tensors that autocast saves add up to 32). Hours assume a fraction of the
+device's peak, and that the videos are decoded fast enough.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ ASSUMED_UTILISATION = 0.4
 
 @dataclass
 class Cost:
-    """Cost of one clip, and of the state that a device keeps. FLOPs are per clip and mask; memory is in bytes."""
+    """The cost of one clip, and of the state that a device stores. FLOPs are per clip and mask, memory in bytes."""
 
     student_parameters: int
     teacher_parameters: int
@@ -36,25 +36,26 @@ class Cost:
     activation_bytes: int
 
     def training_flops(self, num_masks: int) -> int:
-        """FLOPs to train on a clip: one teacher pass, forward and backward of the student for each mask."""
+        """FLOPs to train on a clip: a forward pass of the teacher, and forward and backward pass of the student for
+        each mask."""
         return self.teacher_flops + num_masks * self.student_training_flops
 
     def hours(self, num_clips: float, num_masks: int, num_devices: int, peak_flops: float) -> float:
-        """Hours to see `num_clips` clips at the assumed share of `peak_flops` a device."""
+        """Hours to train on `num_clips` clips at the assumed fraction of `peak_flops` per device."""
         return num_clips * self.training_flops(num_masks) / (num_devices * peak_flops * ASSUMED_UTILISATION) / 3600
 
 
 def estimate_pretraining(
     student: UMTForPreTraining, teacher: nn.Module, token_selector: Callable[[torch.Tensor], torch.Tensor]
 ) -> Cost:
-    """The cost of a clip of the student's own size, for models on the meta device, which are changed.
+    """The cost of a clip of the student's size.
 
     Args:
-        student, teacher: As the trainer takes them, but on `torch.device("meta")`.
-        token_selector: Makes `visible_indices` of the teacher's `cls_attention` (1, frames, tokens per frame).
+        student, teacher: As the trainer takes them, but on `torch.device("meta")`. Their attention is set to eager.
+        token_selector: From the teacher's `cls_attention` (1, frames, tokens per frame) to `visible_indices`.
     """
     for model in (student, getattr(teacher, "backbone", teacher)):
-        model.set_attn_implementation("eager")  # its products are counted whatever PyTorch fuses elsewhere
+        model.set_attn_implementation("eager")  # its matrix products are counted in every version of PyTorch
     config = student.config
     clip = torch.empty(1, config.num_frames, config.num_channels, *config.image_height_width, device="meta")
 
@@ -64,7 +65,7 @@ def estimate_pretraining(
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
         student(clip, **inputs)
     with FlopCounterMode(display=False) as training:
-        # without targets the decoders run once; that they run again to save memory is no useful work
+        # without targets the decoders run once; their recomputation, which saves memory, is not useful work
         student.train()(clip, visible_indices=targets.visible_indices).student_features.sum().backward()
 
     student_parameters = sum(parameter.numel() for parameter in student.parameters())
@@ -77,7 +78,7 @@ def estimate_pretraining(
         teacher_flops=teaching.get_total_flops(),
         student_flops=forward.get_total_flops(),
         student_training_flops=training.get_total_flops(),
-        # weights, gradients and two moments in float32, autocast's copies of the weights, the teacher in 16 bit
+        # weights, gradients and two moments in float32, autocast's copy of the weights, the teacher in 16 bit
         state_bytes=18 * student_parameters + 2 * teacher_parameters,
         activation_bytes=ACTIVATION_BYTES * visible_tokens * config.hidden_size * config.num_hidden_layers,
     )
@@ -90,8 +91,8 @@ def describe_cost(cost: Cost, num_clips: int, num_epochs: float, num_masks: int,
         f"forward of a clip: teacher {cost.teacher_flops / 1e12:.4g} TFLOP, student {cost.student_flops / 1e12:.4g} "
         f"TFLOP on {cost.visible_tokens} visible tokens",
         f"training on a clip: {cost.training_flops(num_masks) / 1e12:.4g} TFLOP with {num_masks} "
-        f"{'mask' if num_masks == 1 else 'masks'} for one teacher pass",
-        f"memory of a device at {batch} clips in 16 bit: about {cost.state_bytes / 2**30:.1f} GiB of state and "
+        f"{'mask' if num_masks == 1 else 'masks'} per forward pass of the teacher",
+        f"memory per device for {batch} clips in 16 bit: about {cost.state_bytes / 2**30:.1f} GiB of state and "
         f"{batch * num_masks * cost.activation_bytes / 2**30:.1f} GiB of activations",
     ]
     for name, peak in DEVICES.items():

@@ -1,11 +1,9 @@
-"""What a stage-2 run will cost: parameters, FLOPs, hours. Nothing is trained.
+"""The cost of a stage-2 run: parameters, FLOPs, hours. Nothing is trained.
 
-Parameters and FLOPs are counted as in stage 1 (`estimate.py`): model and teacher do one real step on PyTorch's meta
-device, with all objectives that have a weight. Hours assume a share of the device's peak, and that videos and images
-are decoded fast enough.
-
-Unusual: what `checkpoint_text` recomputes is not counted, and the memory of activations, which depends on it, is not
-estimated.
+Parameters and FLOPs are counted as in stage 1 (`estimate.py`): model and teacher do one step on PyTorch's meta device,
+with all objectives whose weight is not 0. The recomputation of `checkpoint_text` is not counted, and the memory of
+activations, which depends on it, is not estimated. Hours assume a fraction of the device's peak, and that videos and
+images are decoded fast enough.
 """
 
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from modeling_umt import UMTForVideoTextPreTraining, UMTTextConfig
 
 from .estimate import ASSUMED_UTILISATION, DEVICES
 
-_BATCH = 4  # any; FLOPs of a pair do not depend on it, but for the contrast, which is nothing beside the rest
+_BATCH = 4  # FLOPs of a pair depend on it in the contrastive loss only, which is negligible
 
 # so that an estimate of a published recipe needs no download
 PUBLISHED_TEXTS = {
@@ -37,7 +35,8 @@ PUBLISHED_TEXTS = {
 
 @dataclass
 class PairCost:
-    """Of one clip or image with its caption: FLOPs of the teacher, and of forward and backward of the model."""
+    """The cost of one clip or image with its caption: FLOPs of the teacher's forward pass, and of forward and backward
+    pass of the model."""
 
     visible_tokens: int
     teacher_flops: int
@@ -55,13 +54,13 @@ def estimate_pair(
     num_frames: int,
     text_length: int,
 ) -> PairCost:
-    """The cost of a pair, for models on the meta device, which are changed.
+    """The cost of a pair.
 
     Args:
-        model, teacher: As the trainer takes them, but on `torch.device("meta")`.
-        token_selector: Makes `visible_indices` of the teacher's `cls_attention` (batch, frames, tokens per frame).
-        num_frames: 1 for an image.
-        text_length: Tokens of a caption, padding included.
+        model, teacher: As the trainer takes them, but on `torch.device("meta")`. Their attention is set to eager.
+        token_selector: From the teacher's `cls_attention` (batch, frames, tokens per frame) to `visible_indices`.
+        num_frames: Frames of the clip, 1 for an image.
+        text_length: Tokens of the caption, padding included.
     """
     vision = model.config.vision_config
     clips = torch.empty(_BATCH, num_frames, vision.num_channels, *vision.image_height_width, device="meta")
@@ -71,7 +70,7 @@ def estimate_pair(
     visible_tokens = num_frames * vision.token_grid[1] * vision.token_grid[2]
     with torch.no_grad(), FlopCounterMode(display=False) as teaching:
         if teacher is not None:
-            teacher.set_attn_implementation("eager")  # its products are counted whatever PyTorch fuses elsewhere
+            teacher.set_attn_implementation("eager")  # as in estimate.py
             targets = teacher.eval()(clips, token_selector=token_selector)
             inputs |= {"visible_indices": targets.visible_indices, "target_features": targets.features}
             visible_tokens = targets.visible_indices.shape[1]
@@ -95,13 +94,13 @@ def describe_video_text_cost(
     """The estimate as text."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     teacher_parameters = 0 if teacher is None else sum(parameter.numel() for parameter in teacher.parameters())
-    # weights, gradients and two moments in float32, autocast's copies of the weights, the teacher in 16 bit
+    # weights, gradients and two moments in float32, autocast's copy of the weights, the teacher in 16 bit
     state = (18 * parameters + 2 * teacher_parameters) / 2**30
     lines = [f"model {parameters:,} parameters, teacher {teacher_parameters:,}; about {state:.1f} GiB of state"]
     for name, cost in (("a video", video), ("an image", image)):
         lines.append(
-            f"training on {name} and its caption: {cost.flops / 1e12:.4g} TFLOP, {cost.teacher_flops / 1e12:.4g} of "
-            f"them the teacher's, with {cost.visible_tokens} visible tokens"
+            f"training on {name} and its caption: {cost.flops / 1e12:.4g} TFLOP, of which the teacher's "
+            f"{cost.teacher_flops / 1e12:.4g}, with {cost.visible_tokens} visible tokens"
         )
     total = num_epochs * (num_videos * video.flops + num_images * image.flops)
     for name, peak in DEVICES.items():

@@ -1,7 +1,9 @@
-"""A whole question-answering run from a recipe: questions, model, trainer, resume (arXiv 2303.16058, section 4.3)."""
+"""A question-answering run from a recipe: model, questions, trainer, resume (arXiv 2303.16058, section 4.3)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Literal
 
 from transformers import set_seed
 
@@ -10,40 +12,40 @@ from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 
+from ..cards.run_facts import RunFacts
 from ..data.question_records import load_question_records, read_answers
 from ..data.video_dataset import VideoClipDataset
 from ..trainers.question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
-from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .recipes import parse_recipe, require_keys
 from .resume import save_with_card, train_or_resume
-from .run_clips import data_seed, evaluation_clips, training_crop
+from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
 from .video_text_run import load_stage2
 
 
 @dataclass
 class QuestionAnsweringRun:
-    """What a question-answering recipe says beside the training arguments.
+    """The keys of a question-answering recipe beside the training arguments.
 
     Args:
-        task: `question_answering`; `umt finetune` chooses the kind of run by it.
+        task: `question_answering`.
         data: Questions with answers: an official annotation file or any table with such columns
             (`load_question_records`).
         eval_data: Questions to choose the best checkpoint by; by default `eval_split` of `data`, if it is given.
         data_root: Folder that relative paths of the lists start from.
-        train_split, eval_split: Splits, where `data` has some.
+        train_split, eval_split: Splits, if `data` has splits.
         answers: The answers that evaluation chooses from: a JSON list, or a text file with one in each line.
-        scored: Answers of a question that evaluation scores to their end.
+        scored: Answers per question that evaluation scores completely; see `rank_answers`.
         init_from: A stage-2 model: saved, on the Hub, or an official `.pth`.
         text: Hub id or folder of the BERT whose vocabulary the model has; by default that of `init_from`'s processor,
             which an official `.pth` does not have.
         num_frames: Frames of a clip.
         max_text_length: Tokens of a question.
-        model: Fields of the video encoder's `UMTConfig` that differ from the checkpoint's, as a mapping (JSON on the
-            command line).
-        flip: Mirror half of the training clips, as published; false where questions tell left from right.
+        model: Fields of the video encoder's `UMTConfig` that differ from the checkpoint's, as a mapping.
+        flip: Mirror half of the training clips, as published; false if questions distinguish left from right.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
     """
 
-    task: str = "question_answering"
+    task: Literal["question_answering"] = "question_answering"
     data: str | None = None
     eval_data: str | None = None
     data_root: str | None = None
@@ -55,30 +57,21 @@ class QuestionAnsweringRun:
     text: str | None = None
     num_frames: int = 12
     max_text_length: int = 25
-    model: str = "{}"
+    model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
     flip: bool = True
     license: str | None = None
 
+    @property
+    def is_evaluated(self) -> bool:
+        return bool(self.eval_data or self.eval_split)
 
-def finetune_question_answering(recipe: str, overrides: list[str]) -> UMTQuestionAnsweringTrainer:
-    """Run a question-answering recipe to its end, from the last checkpoint in `output_dir` if there is one.
 
-    The trained model, its code, its processor and its card end in `output_dir`. Without an accelerator the arithmetic
-    is float32, whatever the recipe says.
-
-    Raises:
-        ValueError: before the first step, if a key is unknown, data, a start or the list of answers are missing, or
-            the start is no stage-2 model.
-    """
-    run, args = parse_recipe(
-        for_this_machine(read_recipe(recipe)), overrides, QuestionAnsweringRun, UMTQuestionAnsweringArguments
-    )
-    for key in ("data", "init_from"):
-        if getattr(run, key) is None:
-            raise ValueError(f"No `{key}` given; say --{key} ...")
-    is_evaluated = run.eval_data is not None or run.eval_split is not None
-    if is_evaluated and run.answers is None:
-        raise ValueError("Evaluation chooses from a list of answers; say --answers FILE, or give no evaluation data.")
+def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTQuestionAnsweringTrainer:
+    """Run a question-answering recipe to its end or resume it; see `tasks.finetune`."""
+    run, args = parse_recipe(recipe, overrides, QuestionAnsweringRun, UMTQuestionAnsweringArguments)
+    require_keys(run, "data", "init_from")
+    if run.is_evaluated and not run.answers:
+        raise ValueError("Evaluation chooses from a list of answers; give --answers FILE, or no evaluation data.")
     set_seed(args.seed)
     model = load_model(run)
     processor = load_processor(run, model.config.vision_config)
@@ -86,37 +79,54 @@ def finetune_question_answering(recipe: str, overrides: list[str]) -> UMTQuestio
         model=model,
         args=args,
         processing_class=processor,
-        candidates=read_answers(run.answers) if is_evaluated else (),
-        k=run.scored,
         train_dataset=load_training_clips(run, args, training_crop(model.config.vision_config)),
-        eval_dataset=load_evaluation_clips(run, processor) if is_evaluated else None,
+        eval_dataset=load_evaluation_clips(run, processor),
+        candidates=read_answers(run.answers) if run.is_evaluated else (),
+        k=run.scored,
+        run_facts=run_facts(run),
     )
-    trainer.run = run
     train_or_resume(trainer)
     save_with_card(trainer)
     return trainer
+
+
+def run_facts(run: QuestionAnsweringRun) -> RunFacts:
+    """The facts of a run for its model card."""
+    eval_data = describe_evaluation_data(run.eval_data or run.data, run.eval_split) if run.is_evaluated else None
+    return RunFacts(
+        data=(run.data,),
+        eval_data=eval_data,
+        starts=(run.init_from,),
+        license=run.license,
+        settings={"started from": run.init_from},
+    )
 
 
 def load_model(run: QuestionAnsweringRun) -> UMTForVideoQuestionAnswering:
     """The model of a run, in float32, started from stage 2.
 
     Raises:
-        ValueError: if the start is no stage-2 model, or `model` names what is no field.
+        ValueError: `init_from` is not a stage-2 model.
     """
-    fields = {"num_frames": run.num_frames} | config_fields(run, UMTConfig)
+    fields = {"num_frames": run.num_frames} | run.model
     start = load_stage2(run.init_from, {})
     if start is None:
         raise ValueError(
-            f"{run.init_from} is no stage-2 model (UMTForVideoTextPreTraining), which answers start from."
+            f"{run.init_from} is not a stage-2 model (UMTForVideoTextPreTraining), from which question answering is "
+            "fine-tuned."
         )
     return UMTForVideoQuestionAnswering.from_video_text(start, **fields)
 
 
 def load_processor(run: QuestionAnsweringRun, vision: UMTConfig) -> UMTProcessor:
-    """The processor of the trained model, with the vocabulary that it started with."""
+    """The processor of the trained model, with the vocabulary of the model it starts from.
+
+    Raises:
+        ValueError: `init_from` is an official file, which has no vocabulary, and `text` is not given.
+    """
     if run.text is None and run.init_from.endswith(".pth"):
         raise ValueError(
-            "An official file has no vocabulary; name its BERT, e.g. --text google-bert/bert-base-uncased."
+            f"{run.init_from} has no vocabulary; give its BERT, e.g. --text google-bert/bert-base-uncased."
         )
     return UMTProcessor.from_bert(
         run.text or UMTProcessor.from_pretrained(run.init_from).tokenizer,
@@ -129,7 +139,7 @@ def load_processor(run: QuestionAnsweringRun, vision: UMTConfig) -> UMTProcessor
 def load_training_clips(
     run: QuestionAnsweringRun, args: UMTQuestionAnsweringArguments, image_size: int
 ) -> VideoClipDataset:
-    """Clips of every question, augmented as in stage 2 (method, 16)."""
+    """A clip for every question, augmented as in stage 2."""
     return VideoClipDataset(
         load_question_records(run.data, root=run.data_root, split=run.train_split),
         num_frames=run.num_frames,
@@ -139,7 +149,9 @@ def load_training_clips(
     )
 
 
-def load_evaluation_clips(run: QuestionAnsweringRun, processor: UMTProcessor) -> VideoClipDataset:
-    """Clips of the evaluation's questions as the processor makes them; nothing is drawn."""
+def load_evaluation_clips(run: QuestionAnsweringRun, processor: UMTProcessor) -> VideoClipDataset | None:
+    """A clip for every question of the evaluation data, made by the processor; None without evaluation data."""
+    if not run.is_evaluated:
+        return None
     records = load_question_records(run.eval_data or run.data, root=run.data_root, split=run.eval_split)
     return evaluation_clips(records, run.num_frames, processor.video_processor)

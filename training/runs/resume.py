@@ -1,7 +1,7 @@
-"""Beginning and end that every training run has in common: go on from the last checkpoint, save with a model card.
+"""Start and end of every training run: resume from the last checkpoint, save with a model card.
 
-Unusual: a checkpoint counts only if it was written to its end, of which Trainer's state file is the sign. A run that
-was killed while it saved goes on from the checkpoint before, where Trainer's own choice of the newest folder fails.
+Unusual: a checkpoint is used only if it is complete, which its state file shows, as Trainer writes that file last. A
+run that was killed while it saved resumes from the checkpoint before; Trainer would take the newest folder and fail.
 """
 
 import json
@@ -17,19 +17,19 @@ from ..trainers.base_trainer import UMTTrainer
 
 
 def train_or_resume(trainer: UMTTrainer) -> None:
-    """Train from `resume_from_checkpoint`, the last whole checkpoint in `output_dir`, or the start.
+    """Train from `resume_from_checkpoint`, the last complete checkpoint in `output_dir`, or the start.
 
-    A run that had trained to its end takes the best checkpoint, if it was to choose one, and trains no more.
+    A finished run is not trained again: its best checkpoint is loaded, if it was to choose one.
 
     Raises:
-        ValueError: processes that do not all see the checkpoint.
+        ValueError: not all processes see the checkpoint.
     """
     args = trainer.args
-    ended = None if args.resume_from_checkpoint else ended_run(trainer)
-    if all(gather_object([ended is not None])):
+    finished = None if args.resume_from_checkpoint else finished_run(trainer)
+    if all(gather_object([finished is not None])):
         if trainer.is_world_process_zero():
-            print(f"trained to its end before; the best checkpoint is {ended.best_model_checkpoint}", flush=True)
-        trainer.state = ended
+            print(f"the run is finished; its best checkpoint is {finished.best_model_checkpoint}", flush=True)
+        trainer.state = finished
         trainer._load_best_model()
         return
     checkpoint = args.resume_from_checkpoint or common_checkpoint(args.output_dir)
@@ -40,20 +40,20 @@ def train_or_resume(trainer: UMTTrainer) -> None:
 
 
 class SaveFinalState(TrainerCallback):
-    """Leaves the state of a run in `output_dir` with its last checkpoint, before Trainer deletes all but the best one:
-    from that one an interrupted end would else be trained again."""
+    """Saves the state of a finished run in `output_dir` with its last checkpoint, before Trainer deletes all but the
+    best one: a run interrupted after that would otherwise train again from the best checkpoint to the end."""
 
     def on_save(self, args, state, control, **kwargs):
-        has_ended = state.global_step >= state.max_steps or control.should_training_stop  # or stopped early
-        if has_ended and state.is_world_process_zero:
+        is_finished = state.global_step >= state.max_steps or control.should_training_stop  # or stopped early
+        if is_finished and state.is_world_process_zero:
             with atomic_write(Path(args.output_dir, TRAINER_STATE_NAME)) as temporary:
                 state.save_to_json(str(temporary))
 
 
-def ended_run(trainer: UMTTrainer) -> TrainerState | None:
-    """The state of a run that has trained as long as it is asked to, and has chosen a checkpoint; else None."""
+def finished_run(trainer: UMTTrainer) -> TrainerState | None:
+    """The state of a run that has done all its steps and chosen a checkpoint; None for other runs."""
     args, path = trainer.args, Path(trainer.args.output_dir, TRAINER_STATE_NAME)
-    is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # those load into a model that is wrapped
+    is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # they load checkpoints into a wrapped model
     if not args.load_best_model_at_end or is_sharded or not path.is_file():
         return None
     state = TrainerState.load_from_json(str(path))
@@ -76,7 +76,7 @@ def save_with_card(trainer: UMTTrainer) -> None:
 
 
 def common_checkpoint(folder: str) -> str | None:
-    """The last whole checkpoint that the main process sees, for all processes.
+    """The last complete checkpoint that the main process sees, for all processes.
 
     Raises:
         ValueError: another process does not see it.
@@ -86,22 +86,22 @@ def common_checkpoint(folder: str) -> str | None:
         state = Path(checkpoint, TRAINER_STATE_NAME)
         if not all(gather_object([state.is_file() and is_json(state)])):
             raise ValueError(
-                f"Not all processes see {checkpoint}, from which the run would go on: `output_dir` must be in a file "
+                f"Not all processes see {checkpoint}, from which the run would resume: `output_dir` must be in a file "
                 "system that all machines share."
             )
     return checkpoint
 
 
 def last_checkpoint(folder: str) -> str | None:
-    """The newest whole checkpoint in a folder; None if there is none, or no such folder."""
+    """The newest complete checkpoint in a folder; None if there is none, or the folder does not exist."""
     states = Path(folder).glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
     steps = {int(state.parent.name[11:]): state for state in states if re.fullmatch(r"\d+", state.parent.name[11:])}
-    whole = [step for step, state in steps.items() if is_json(state)]
-    return str(steps[max(whole)].parent) if whole else None
+    complete = [step for step, state in steps.items() if is_json(state)]
+    return str(steps[max(complete)].parent) if complete else None
 
 
 def is_json(path: Path) -> bool:
-    """Whether a file holds JSON to its end: Trainer may have been killed while it wrote it."""
+    """Whether a file is complete JSON: Trainer may have been killed while it wrote the file."""
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

@@ -1,17 +1,17 @@
-"""A whole fine-tuning for retrieval from a recipe: captioned videos, model, trainer, recall after every epoch, resume
-(arXiv 2303.16058, section 4.3).
+"""A retrieval run from a recipe: model, captioned videos, trainer, resume (arXiv 2303.16058, section 4.3).
 
-The model is stage 2's with contrast and matching alone: nothing is hidden and no teacher is asked.
+The model is stage 2's with contrast and matching only: no tokens are masked and there is no teacher. After every epoch
+it is evaluated as by `umt evaluate --task retrieval`, sharded across processes, and the best checkpoint is chosen by
+the re-ranked recall, as published.
 
-Unusual: after an epoch the model is scored as `umt evaluate --task retrieval` scores it, and the best checkpoint is
-chosen by the re-ranked recall, as published. Processes share that work. Pairs of one video belong together by its
-whole path, where the authors compare base names, which two folders may share.
+Unusual: pairs of one video are positives of each other by the path of the video; the authors compare base names, which
+two folders may share.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -29,6 +29,7 @@ from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 
+from ..cards.run_facts import RunFacts
 from ..data.captioned_records import CaptionedRecords
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
@@ -36,38 +37,39 @@ from ..evaluation.retrieval import RetrievalSet, retrieval_set
 from ..trainers.activation_checkpointing import checkpoint_first_blocks
 from ..trainers.retrieval import UMTRetrievalTrainer
 from ..trainers.video_text import UMTVideoTextArguments
-from .recipes import config_fields, for_this_machine, parse_recipe, read_recipe
+from .recipes import parse_recipe, require_keys
 from .resume import save_with_card, train_or_resume
-from .run_clips import data_seed, training_crop
+from .run_clips import data_seed, describe_evaluation_data, training_crop
 
 
 @dataclass
 class RetrievalRun:
-    """What a retrieval recipe says beside the training arguments.
+    """The keys of a retrieval recipe beside the training arguments.
 
     Args:
-        task: `retrieval`; tells `umt finetune` which recipe it is.
-        data: Captioned training videos, a text or a list of them each: the official annotation files, a table, a Hub
-            data set.
-        eval_data: Videos to choose the best checkpoint by; none by default.
-        data_root: Folder that relative paths of both start from; by default each list's own.
-        train_split, eval_split: Splits, where `data` has some.
+        task: `retrieval`.
+        data: Captioned training videos, with a text or a list of texts each: the official annotation files, a table, a
+            Hub data set.
+        eval_data: Videos to choose the best checkpoint by; by default `eval_split` of `data`, if it is given.
+        data_root: Folder that relative paths of the lists start from.
+        train_split, eval_split: Splits, if `data` has splits.
         init_from: A stage-2 or retrieval model: a folder, a Hub id, or an official `.pth`.
-        text: Hub id or folder of a BERT, whose vocabulary is the model's; by default the one of `init_from`.
+        text: Hub id or folder of the BERT whose vocabulary the model has; by default that of `init_from`'s processor,
+            which an official `.pth` does not have.
         num_frames: Frames of a clip.
         max_text_length: Tokens of a text.
-        paragraph: A video's captions, joined by spaces, are one text; else each is a text of its own.
-        several_videos: Videos of equal captions all belong to that text.
-        trim_seconds: Frames come from the first seconds only.
-        flip: Mirror half of the training clips, as published; false where texts tell left from right.
-        num_reranked: Candidates of a query that the cross-encoder puts in order in evaluation.
+        paragraph: Join a video's captions with spaces to one text, instead of a text for each caption.
+        several_videos: Videos with the same caption are all positives of that text.
+        trim_seconds: Sample frames from the first seconds only.
+        flip: Mirror half of the training clips, as published; false if texts distinguish left from right.
+        num_reranked: Candidates per query that the cross-encoder re-ranks in evaluation.
         checkpoint_video: Recompute the video encoder's activations in the backward pass.
-        vision: Fields of `UMTConfig` that differ from the checkpoint's, as a mapping (JSON on the command line).
+        vision: Fields of `UMTConfig` that differ from the checkpoint's, as a mapping.
         model: Fields of `UMTVideoTextConfig`, likewise.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
     """
 
-    task: str = "retrieval"
+    task: Literal["retrieval"] = "retrieval"
     data: str | None = None
     eval_data: str | None = None
     data_root: str | None = None
@@ -83,62 +85,64 @@ class RetrievalRun:
     flip: bool = True
     num_reranked: int = 128
     checkpoint_video: bool = False
-    vision: str = "{}"
-    model: str = "{}"
+    vision: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
+    model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTVideoTextConfig})
     license: str | None = None
 
-    # what the card of a stage-2 run asks for as well
     @property
-    def video_data(self) -> list[str]:
-        return [self.data]
-
-    @property
-    def image_data(self) -> list[str]:
-        return []
+    def is_evaluated(self) -> bool:
+        return bool(self.eval_data or self.eval_split)
 
     @property
     def positives(self) -> str:
-        """Pairs that belong together, as `CaptionedRecords` names them."""
+        """Which pairs are positives of each other, as `CaptionedRecords` takes it."""
         return "caption" if self.several_videos else "video"
 
 
-def finetune_retrieval(recipe: str, overrides: list[str]) -> UMTRetrievalTrainer:
-    """Run a retrieval recipe to its end, from the last checkpoint in `output_dir` if there is one.
-
-    The trained model, its code, its processor and its card end in `output_dir`. Without an accelerator the arithmetic
-    is float32, whatever the recipe says.
-
-    Raises:
-        ValueError: before the first step, if a key is unknown, data or a start are missing, or the parts do not fit.
-    """
-    run, args = parse_recipe(for_this_machine(read_recipe(recipe)), overrides, RetrievalRun, UMTVideoTextArguments)
-    for key in ("data", "init_from"):
-        if not getattr(run, key):
-            raise ValueError(f"No `{key}` given; say --{key} ...")
+def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTRetrievalTrainer:
+    """Run a retrieval recipe to its end or resume it; see `tasks.finetune`."""
+    run, args = parse_recipe(recipe, overrides, RetrievalRun, UMTVideoTextArguments)
+    require_keys(run, "data", "init_from")
+    if not run.is_evaluated:  # the recipes choose the best epoch
+        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
     set_seed(args.seed)
     model = load_retrieval_model(run)
-    image_size = training_crop(model.config.vision_config)
     if run.checkpoint_video:
         checkpoint_first_blocks(model.video_text.vision_model, model.config.vision_config.num_hidden_layers)
-    eval_set = load_evaluation_set(run)
-    if eval_set is None:  # the recipes choose the best epoch
-        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    image_size = training_crop(model.config.vision_config)
+    processor = load_retrieval_processor(run, image_size)
     trainer = UMTRetrievalTrainer(
         model=model,
         args=args,
-        processing_class=load_retrieval_processor(run, image_size),
-        train_dataset=load_training_pairs(run, data_seed(args), image_size),
-        eval_dataset=eval_set,
+        processing_class=processor,
+        train_dataset=load_training_pairs(run, args, image_size),
+        eval_dataset=load_evaluation_set(run),
         num_reranked=run.num_reranked,
         trim_seconds=run.trim_seconds,
+        run_facts=run_facts(run),
     )
-    trainer.run = run
     train_or_resume(trainer)
     save_with_card(trainer)
     return trainer
 
 
-def load_training_pairs(run: RetrievalRun, seed: int, image_size: int) -> VideoClipDataset:
+def run_facts(run: RetrievalRun) -> RunFacts:
+    """The facts of a run for its model card."""
+    eval_data = describe_evaluation_data(run.eval_data or run.data, run.eval_split) if run.is_evaluated else None
+    return RunFacts(
+        data=(run.data,),
+        eval_data=eval_data,
+        starts=tuple(name for name in (run.init_from, run.text) if name),
+        license=run.license,
+        settings={
+            "started from": run.init_from,
+            "text encoder": run.text,
+            "pairs that belong together": f"of one {run.positives}",
+        },
+    )
+
+
+def load_training_pairs(run: RetrievalRun, args: UMTVideoTextArguments, image_size: int) -> VideoClipDataset:
     """Augmented clips, a pair for each text of a video."""
     records = load_video_records(run.data, root=run.data_root, split=run.train_split)
     return VideoClipDataset(
@@ -147,36 +151,38 @@ def load_training_pairs(run: RetrievalRun, seed: int, image_size: int) -> VideoC
         sample_frames=partial(sample_training_clip, sampling="middle"),
         transform=partial(augment_for_video_text, size=image_size, flip=run.flip),
         trim_seconds=run.trim_seconds,
-        seed=seed,
+        seed=data_seed(args),
     )
 
 
 def join_captions(records: Dataset) -> Dataset:
-    """A table whose lists of captions became paragraphs."""
+    """A table whose lists of captions are joined to paragraphs."""
     captions = [caption if isinstance(caption, str) else " ".join(caption) for caption in records["caption"]]
     return records.remove_columns("caption").add_column("caption", captions)
 
 
 def load_evaluation_set(run: RetrievalRun) -> RetrievalSet | None:
-    """Videos and texts to score on; None if there are none."""
-    if not run.eval_data and run.eval_split is None:
+    """The videos and texts of the evaluation data; None without evaluation data."""
+    if not run.is_evaluated:
         return None
     records = load_video_records(run.eval_data or run.data, root=run.data_root, split=run.eval_split)
     return retrieval_set(records, run.paragraph, run.several_videos)
 
 
 def load_retrieval_processor(run: RetrievalRun, image_size: int) -> UMTProcessor:
-    """The processor of the checkpoint, or of a BERT's vocabulary, for this run's clips and texts.
+    """The processor of the trained model, with the vocabulary of the model it starts from.
 
     Raises:
-        ValueError: an official file without `text`: it has no vocabulary.
+        ValueError: `init_from` is an official file, which has no vocabulary, and `text` is not given.
     """
     if run.text is not None:
         return UMTProcessor.from_bert(
             run.text, num_frames=run.num_frames, image_size=image_size, max_text_length=run.max_text_length
         )
     if run.init_from.endswith(".pth"):
-        raise ValueError(f"{run.init_from} has no vocabulary; name the BERT that it was made with: --text ...")
+        raise ValueError(
+            f"{run.init_from} has no vocabulary; give its BERT, e.g. --text google-bert/bert-base-uncased."
+        )
     processor = AutoProcessor.from_pretrained(run.init_from)
     processor.video_processor.num_frames = run.num_frames
     processor.max_text_length = run.max_text_length
@@ -184,13 +190,13 @@ def load_retrieval_processor(run: RetrievalRun, image_size: int) -> UMTProcessor
 
 
 def load_retrieval_model(run: RetrievalRun) -> UMTForVideoTextPreTraining:
-    """The stage-2 model of a run, with contrast and matching alone, in float32.
+    """The stage-2 model of a run, with contrast and matching only, in float32.
 
     Raises:
-        ValueError: if `vision` or `model` names what is no field, or the checkpoint is no stage-2 or retrieval model.
+        ValueError: `init_from` is not a stage-2 or retrieval model.
     """
-    fields = {"mlm_weight": 0.0, "uta_weight": 0.0} | config_fields(run, UMTVideoTextConfig)
-    vision = {"num_frames": run.num_frames} | config_fields(run, UMTConfig, "vision")
+    fields = {"mlm_weight": 0.0, "uta_weight": 0.0} | run.model
+    vision = {"num_frames": run.num_frames} | run.vision
     if run.init_from.endswith(".pth"):
         start = convert_umt_checkpoint(run.init_from)
     else:
@@ -201,14 +207,14 @@ def load_retrieval_model(run: RetrievalRun) -> UMTForVideoTextPreTraining:
             )
         if "UMTForVideoQuestionAnswering" in (config.architectures or ()):
             raise ValueError(
-                f"{run.init_from} holds a UMTForVideoQuestionAnswering, which lacks the projections and the "
+                f"{run.init_from} contains a UMTForVideoQuestionAnswering, which lacks the projections and the "
                 "temperature of a stage-2 or retrieval model."
             )
         start = UMTVideoTextModel.from_pretrained(run.init_from, dtype=torch.float32)
     if isinstance(start, UMTForVideoTextPreTraining):
         start = start.video_text
     if not isinstance(start, UMTVideoTextModel):
-        raise ValueError(f"{run.init_from} holds a {type(start).__name__}, not a stage-2 or retrieval model.")
+        raise ValueError(f"{run.init_from} contains a {type(start).__name__}, not a stage-2 or retrieval model.")
     config = UMTVideoTextConfig.from_dict(changed(start.config.to_dict(), fields | {"vision_config": vision}))
     model = UMTForVideoTextPreTraining(config)
     model.video_text.load_state_dict(start.state_dict())
@@ -216,6 +222,6 @@ def load_retrieval_model(run: RetrievalRun) -> UMTForVideoTextPreTraining:
 
 
 def changed(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` with `changes`, mappings field by field."""
+    """`settings` with `changes`, whose mappings are merged field by field."""
     nested = {key: changed(settings[key], value) for key, value in changes.items() if isinstance(value, Mapping)}
     return settings | dict(changes) | nested

@@ -1,12 +1,13 @@
-"""Clips of a run from a recipe: for training from a table or a stream, for evaluation with nothing drawn.
+"""Training and evaluation clips of runs from recipes (arXiv 2303.16058, sections 3.2, 3.3 and 4.2).
 
-The data side of UMT (arXiv 2303.16058, sections 3.2, 3.3 and 4.2) that its kinds of runs share; what is augmented how,
-each says for itself. Unusual: clips to evaluate are made by the processor that is saved with the model, so that scores
-during training are those of the model that users load.
+Each run defines its own augmentation. Unusual: evaluation clips are made by the processor that is saved with the
+model, so that scores during training are those of the model that users load.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,7 +24,7 @@ from ..data.video_stream import StreamedClipDataset
 
 
 def data_seed(args: TrainingArguments) -> int:
-    """What order, frames and augmentation are drawn by."""
+    """The seed of order, frame sampling and augmentation."""
     return args.seed if args.data_seed is None else args.data_seed
 
 
@@ -42,14 +43,23 @@ def training_clips(
     records: Sequence[dict[str, Any]] | datasets.IterableDataset,
     args: TrainingArguments,
     samples_per_epoch: int,
-    **options,
+    *,
+    num_frames: int,
+    sample_frames: Callable[..., np.ndarray],
+    transform: Callable[[np.ndarray, np.random.Generator], torch.Tensor],
+    seed: int,
+    images: bool = False,
 ) -> VideoClipDataset | StreamedClipDataset:
-    """Clips of a table, or this process's share of a stream.
+    """Clips of a table, or of this process's part of a stream.
 
     Args:
-        samples_per_epoch: of a stream, which does not tell its length.
-        options: what both data sets take.
+        records: What `load_video_records` or `load_captioned_records` returns.
+        args: Batch size and processes are read by streams only.
+        samples_per_epoch: Clips in an epoch of a stream, whose length is unknown.
+        num_frames, sample_frames, transform, seed, images: See `VideoClipDataset`.
     """
+    options = {"num_frames": num_frames, "sample_frames": sample_frames, "transform": transform}
+    options |= {"seed": seed, "images": images}
     if hasattr(records, "__len__"):
         return VideoClipDataset(records, **options)
     return StreamedClipDataset(
@@ -69,7 +79,7 @@ def evaluation_clips(
     sampling: str = "middle",
     seed: int = 0,
 ) -> VideoClipDataset:
-    """Single centre views of videos as the processor makes them; `seed` only chooses what replaces a broken one."""
+    """The centre view of each video, made by the processor; `seed` only selects the replacement of a broken video."""
     return VideoClipDataset(
         records,
         num_frames=num_frames,
@@ -80,10 +90,24 @@ def evaluation_clips(
 
 
 def evaluation_frames(num_video_frames: int, num_frames: int, generator: np.random.Generator, sampling: str):
-    """The frames of a single test view; nothing is drawn."""
+    """The frame indices of a single test view; the generator is not used."""
     return sample_clips(num_video_frames, num_frames, sampling=sampling)[0]
 
 
 def evaluation_view(frames: np.ndarray, generator: np.random.Generator, processor: UMTVideoProcessor) -> torch.Tensor:
-    """The centre crop of a clip (T, C, H, W), normalised; nothing is drawn."""
+    """The centre crop of a clip (T, C, H, W), normalised; the generator is not used."""
     return processor(frames, return_tensors="pt")["pixel_values_videos"][0]
+
+
+def describe_evaluation_data(data: str, split: str | None, fraction: float = 0.0) -> str:
+    """The evaluation data in words, for the model card; a local path is reduced to its base name.
+
+    Args:
+        data: Source of the evaluation data.
+        split: Its split, if it has splits.
+        fraction: Held-out fraction of the training data, if that is the evaluation data.
+    """
+    name = Path(data).resolve().name if os.path.exists(data) or os.path.isabs(data) else data
+    if split:
+        return f"{name}, split {split}"
+    return f"{name}, a held-out fraction of {fraction:g}" if fraction else name

@@ -1,8 +1,10 @@
-"""A whole stage-2 run from a recipe: captioned videos and images, teacher, model, trainer, resume (arXiv 2303.16058,
-section 3.3)."""
+"""A stage-2 run from a recipe: model, teacher, captioned videos and images, trainer, resume (arXiv 2303.16058, section
+3.3)."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset
@@ -20,6 +22,7 @@ from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 
+from ..cards.run_facts import RunFacts
 from ..data.alternating_clips import AlternatingClips, AlternatingStreams
 from ..data.captioned_records import load_captioned_records
 from ..data.video_dataset import VideoClipDataset
@@ -29,38 +32,39 @@ from ..trainers.teachers import load_teacher, size_teacher
 from ..trainers.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
 from .estimate_video_text import PUBLISHED_TEXTS, describe_video_text_cost, estimate_pair
 from .pretraining_run import load_student
-from .recipes import config_fields, for_this_machine, json_mapping, parse_recipe, read_recipe
+from .recipes import parse_recipe
 from .resume import save_with_card, train_or_resume
-from .run_clips import data_seed, evaluation_clips, training_clips, training_crop
+from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_clips, training_crop
 
 
 @dataclass
 class VideoTextRun:
-    """What a stage-2 recipe says beside the training arguments.
+    """The keys of a stage-2 recipe beside the training arguments.
 
     Args:
+        task: `stage2`.
         video_data, image_data: Captioned corpora: official annotation files, tables, Hub dataset ids, shards (see
-            `load_captioned_records`). Videos, images or both; batches are of one kind.
+            `load_captioned_records`). Videos, images or both; a batch contains only one of the two.
         video_root, image_root: Folders that relative paths start from: one for each corpus, or one for all.
-        positives: Pairs that belong together: those of one `row`, of one `video`, or of one `caption`.
+        positives: Which pairs are positives of each other: those of one `row`, of one `video`, or of one `caption`.
         streaming: Read a Hub data set as a stream instead of downloading it first.
-        videos_per_epoch, images_per_epoch: Of streams and tar shards, which do not tell their length, and of an
-            estimate.
-        eval_data, eval_root: Captioned videos to measure recall on after every epoch.
-        init_from: A stage-1 checkpoint, a saved UMT model, a Hub id or an official `.pth`; or one of stage 2, to go on
-            from. Without it the video encoder starts with random weights.
+        videos_per_epoch, images_per_epoch: Samples in an epoch of streams and tar shards, whose length is unknown, and
+            of an estimate.
+        eval_data, eval_root: Captioned videos on which recall is measured after every epoch.
+        init_from: A stage-1 checkpoint, a saved UMT model, a Hub id or an official `.pth`; or a stage-2 model, whose
+            training continues. Without it the video encoder starts with random weights.
         text: Hub id or folder of a BERT: its vocabulary, and its weights unless `init_from` has them.
         num_frames: Frames of a clip.
         max_text_length: Tokens of a caption.
-        vision: Fields of `UMTConfig` that differ from the stage-1 checkpoint's, as a mapping (JSON on the command
-            line).
-        model: Fields of `UMTVideoTextConfig`, likewise; such as `mlm_weight`, or `text_config` with a BERT's
+        vision: Fields of `UMTConfig` that differ from the stage-1 checkpoint's, as a mapping.
+        model: Fields of `UMTVideoTextConfig`, likewise, such as `mlm_weight`, or `text_config` with a BERT's
             `fusion_layer`.
         teacher, teacher_image_size: As in stage 1. Not loaded if `uta_weight` is 0.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
-        num_devices: Devices of the run, for `--estimate` alone.
+        num_devices: Devices of the run, for `--estimate` only.
     """
 
+    task: Literal["stage2"] = "stage2"
     video_data: list[str] = field(default_factory=list)
     image_data: list[str] = field(default_factory=list)
     video_root: list[str] = field(default_factory=list)
@@ -75,71 +79,79 @@ class VideoTextRun:
     text: str = "google-bert/bert-large-uncased"
     num_frames: int = 4
     max_text_length: int = 32
-    vision: str = "{}"
-    model: str = "{}"
+    vision: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
+    model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTVideoTextConfig})
     teacher: str = "openai/clip-vit-large-patch14"
     teacher_image_size: int | None = None
     license: str | None = None
     num_devices: int = 32
 
-    @property
-    def data(self) -> str:
-        """All corpora, in words."""
-        return ", ".join([*self.video_data, *self.image_data])
 
-
-def pretrain_video_text(recipe: str, overrides: list[str]) -> UMTVideoTextTrainer:
-    """Run a stage-2 recipe to its end, from the last checkpoint in `output_dir` if there is one.
-
-    The trained model, its code, its processor and its card end in `output_dir`. Without an accelerator the arithmetic
-    is float32, whatever the recipe says.
-
-    Raises:
-        ValueError: if a key is unknown, no data are given, or the parts do not fit.
-    """
-    run, args = parse_recipe(for_this_machine(read_recipe(recipe)), overrides, VideoTextRun, UMTVideoTextArguments)
+def pretrain_stage2(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTVideoTextTrainer:
+    """Run a stage-2 recipe to its end or resume it; see `tasks.pretrain`."""
+    run, args = parse_recipe(recipe, overrides, VideoTextRun, UMTVideoTextArguments)
     if not run.video_data and not run.image_data:
-        raise ValueError("No data given; say --video_data LIST ..., --image_data LIST ..., or both.")
-    set_seed(args.seed)
-    model = load_video_text_model(run)
-    vision = model.config.vision_config
-    crop = training_crop(vision)
-    teacher = load_teacher(run.teacher, vision, run.teacher_image_size) if model.config.uta_weight > 0 else None
-    processor = UMTProcessor.from_bert(
-        run.text, num_frames=vision.num_frames, image_size=crop, max_text_length=run.max_text_length
-    )
+        raise ValueError("No data given; give --video_data LIST ..., --image_data LIST ..., or both.")
     if run.eval_data is not None and args.eval_strategy == IntervalStrategy.NO:
         args.eval_strategy = IntervalStrategy.EPOCH
+    set_seed(args.seed)
+    model = load_video_text_model(run)
+    vision, uses_teacher = model.config.vision_config, model.config.uta_weight > 0
+    image_size = training_crop(vision)
+    teacher = load_teacher(run.teacher, vision, run.teacher_image_size) if uses_teacher else None
+    processor = UMTProcessor.from_bert(
+        run.text, num_frames=vision.num_frames, image_size=image_size, max_text_length=run.max_text_length
+    )
     trainer = UMTVideoTextTrainer(
         model=model,
         teacher=teacher,
         args=args,
         processing_class=processor,
-        train_dataset=load_training_clips(run, args, crop),
+        train_dataset=load_training_clips(run, args, image_size),
         eval_dataset=load_evaluation_clips(run, processor),
+        run_facts=run_facts(run, uses_teacher),
     )
-    trainer.run = run
     train_or_resume(trainer)
     save_with_card(trainer)
     return trainer
 
 
+def run_facts(run: VideoTextRun, uses_teacher: bool) -> RunFacts:
+    """The facts of a run for its model card."""
+    return RunFacts(
+        data=(*run.video_data, *run.image_data),
+        eval_data=None if run.eval_data is None else describe_evaluation_data(run.eval_data, None),
+        starts=tuple(name for name in (run.init_from, run.text) if name),
+        license=run.license,
+        settings={
+            "started from": run.init_from,
+            "text encoder": run.text,
+            "teacher": run.teacher if uses_teacher else None,
+            "pairs that belong together": f"of one {run.positives}",
+        },
+    )
+
+
 def load_video_text_model(run: VideoTextRun) -> UMTForVideoTextPreTraining:
-    """The model of a run: a stage-1 encoder joined with a BERT, or a stage-2 model to go on from, in float32.
+    """The model of a run, in float32: a stage-1 encoder joined with a BERT, or a stage-2 model.
 
     Raises:
-        ValueError: if `vision` or `model` names what is no field, or the parts do not fit.
+        ValueError: the parts do not fit.
     """
-    fields = config_fields(run, UMTVideoTextConfig)
-    start = load_stage2(run.init_from, fields) if run.init_from is not None else None
+    start = None if run.init_from is None else load_stage2(run.init_from, run.model)
     if start is not None:
         return start
-    student = load_student(run.init_from, config_fields(run, UMTConfig, "vision"))
-    return UMTForVideoTextPreTraining.from_video_text_pretrained(student, run.text, run.num_frames, **fields)
+    student = load_student(run.init_from, run.vision)
+    return UMTForVideoTextPreTraining.from_video_text_pretrained(student, run.text, run.num_frames, **run.model)
 
 
-def load_stage2(name: str, fields: dict[str, object]) -> UMTForVideoTextPreTraining | None:
-    """A model that was pre-trained with texts, or None if the checkpoint is of another kind."""
+def load_stage2(name: str, fields: Mapping[str, Any]) -> UMTForVideoTextPreTraining | None:
+    """A model that was pre-trained with texts, or None if the checkpoint is of another kind.
+
+    Args:
+        name: A folder, a Hub id or an official `.pth`.
+        fields: Fields of `UMTVideoTextConfig` that differ from the checkpoint's.
+    """
     if name.endswith(".pth"):
         official = convert_umt_checkpoint(name)
         if not isinstance(official, UMTForVideoTextPreTraining):
@@ -152,7 +164,7 @@ def load_stage2(name: str, fields: dict[str, object]) -> UMTForVideoTextPreTrain
 
 
 def load_training_clips(run: VideoTextRun, args: UMTVideoTextArguments, image_size: int) -> Dataset:
-    """Augmented clips of all corpora: images and videos in turn if there are both (method, 16)."""
+    """Augmented clips of all corpora, alternating between images and videos if there are both."""
     kinds = (
         (run.image_data, run.image_root, 1, run.images_per_epoch),
         (run.video_data, run.video_root, run.num_frames, run.videos_per_epoch),
@@ -179,14 +191,14 @@ def load_training_clips(run: VideoTextRun, args: UMTVideoTextArguments, image_si
     streamed = {isinstance(part, StreamedClipDataset) for part in parts}
     if len(streamed) > 1:
         raise ValueError(
-            "Of images and videos one is a stream and the other is not, so they can't alternate. Give both as tables "
+            "One of images and videos is a stream and the other is not, so they can't alternate; give both as tables "
             "or both as shards."
         )
     return AlternatingStreams(parts) if streamed.pop() else AlternatingClips(parts)
 
 
 def load_evaluation_clips(run: VideoTextRun, processor: UMTProcessor) -> VideoClipDataset | None:
-    """Clips of the evaluation videos as the processor makes them, nothing drawn; None if there are none."""
+    """A clip for every pair of the evaluation data, made by the processor; None without evaluation data."""
     if run.eval_data is None:
         return None
     roots = [] if run.eval_root is None else [run.eval_root]
@@ -194,15 +206,15 @@ def load_evaluation_clips(run: VideoTextRun, processor: UMTProcessor) -> VideoCl
     return evaluation_clips(records, run.num_frames, processor.video_processor)
 
 
-def estimate_run(recipe: str, overrides: list[str]) -> str:
+def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
     """What a recipe would cost, as text.
 
-    A fresh model, BERTs and teachers of the published recipes are sized without weights; others are loaded for it.
+    A new model, BERTs and teachers of the published recipes are sized without weights; others are loaded.
     """
-    run, args = parse_recipe(read_recipe(recipe), overrides, VideoTextRun, UMTVideoTextArguments)
+    run, args = parse_recipe(recipe, overrides, VideoTextRun, UMTVideoTextArguments)
     if run.init_from is None and run.text in PUBLISHED_TEXTS:
-        fields = config_fields(run, UMTVideoTextConfig)
-        vision = {"num_frames": run.num_frames, "decoder_layer_norm_eps": 1e-5} | json_mapping("vision", run.vision)
+        fields = dict(run.model)
+        vision = {"num_frames": run.num_frames, "decoder_layer_norm_eps": 1e-5} | run.vision
         text = PUBLISHED_TEXTS[run.text].to_dict() | fields.pop("text_config", {})
         with torch.device("meta"):
             config = UMTVideoTextConfig(vision_config=vision, text_config=UMTTextConfig.from_dict(text), **fields)

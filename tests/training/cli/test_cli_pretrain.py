@@ -1,4 +1,4 @@
-"""`umt pretrain` as a user meets it: a recipe, a run that is killed and goes on, broken videos, mistakes."""
+"""`umt pretrain` from a recipe: interruption and resume, broken videos, shards, mistakes."""
 
 import json
 import os
@@ -34,6 +34,7 @@ def recipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipe")
     make_teacher().save_pretrained(folder / "teacher")
     settings = {
+        "task": "stage1",
         "teacher": str(folder / "teacher"),
         "model": STUDENT | {"drop_path_rate": 0.3},
         "mask_ratio": 0.75,
@@ -73,7 +74,7 @@ def killed(recipe, videos, tmp_path_factory):
     folders = {workers: tmp_path_factory.mktemp(f"killed-{workers}") for workers in (0, 2)}
     runs = {}
     for workers, folder in folders.items():
-        # epochs enough to be killed in the middle; the schedule is that of the whole run
+        # enough epochs to be killed before the end; the schedule is that of the complete run
         arguments = command(recipe, videos, folder, "--dataloader_num_workers", str(workers))
         with (folder / "output.txt").open("w") as output:
             runs[workers] = subprocess.Popen(
@@ -96,7 +97,7 @@ def killed(recipe, videos, tmp_path_factory):
     for folder in folders.values():
         assert not (folder / "model.safetensors").exists() and not (folder / f"checkpoint-{STEPS}").exists()
         for checkpoint in folder.glob("checkpoint-*"):
-            if int(checkpoint.name.partition("-")[2]) > 8:  # as if the signal had come a moment earlier
+            if int(checkpoint.name.partition("-")[2]) > 8:  # as if the signal had come earlier
                 shutil.rmtree(checkpoint)
     return folders
 
@@ -110,10 +111,10 @@ def assert_same_run(folder: Path, uninterrupted: Path, rel: float = 1e-6) -> Non
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("last", [4, 8], ids=["mid-epoch", "between-epochs"])
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+def test_a_killed_run_resumes_as_if_it_had_not_been_interrupted(
     workers, last, recipe, videos, killed, uninterrupted, tmp_path, capsys
 ):
-    """Step for step, stochastic depth included; the half-written checkpoint that a kill may leave is passed over."""
+    """Equal at every step, stochastic depth included; an incomplete checkpoint is ignored."""
     folder = shutil.copytree(killed[workers], tmp_path / "run")
     if last == 4:
         state = folder / "checkpoint-8" / "trainer_state.json"
@@ -124,7 +125,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert_same_run(folder, uninterrupted)
     assert (folder / "README.md").exists() and (folder / "modeling_umt.py").exists()
 
-    # and a run that is over stays so
+    # a finished run does not change
     before = (folder / "model.safetensors").read_bytes()
     assert main(command(recipe, videos, folder)) == 0
     assert (folder / "model.safetensors").read_bytes() == before
@@ -134,8 +135,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     version.parse(transformers.__version__) < version.parse("5.23"),
     reason="older versions of Trainer cannot load an optimiser's state in several processes on a CPU",
 )
-def test_a_run_goes_on_with_another_number_of_processes(recipe, videos, tmp_path):
-    """Without stochastic depth, whose draws belong to a process."""
+def test_a_run_resumes_with_another_number_of_processes(recipe, videos, tmp_path):
+    """Without stochastic depth, whose random generator belongs to a process."""
     steady = ("--model", '{"drop_path_rate": 0.0}')
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(command(recipe, videos, one, *steady)) == 0
@@ -147,7 +148,7 @@ def test_a_run_goes_on_with_another_number_of_processes(recipe, videos, tmp_path
     assert_same_run(two, one, rel=1e-4)
 
 
-def test_the_output_reads_well(recipe, videos, tmp_path, capsys):
+def test_the_output(recipe, videos, tmp_path, capsys):
     assert main(command(recipe, videos, tmp_path, "--num_train_epochs", "1")) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -158,7 +159,7 @@ def test_the_output_reads_well(recipe, videos, tmp_path, capsys):
 
 
 def test_a_fifth_of_the_videos_is_broken(recipe, tmp_path, capsys):
-    """Ten kinds of broken files: the epoch completes, each is reported with its reason; unasked, the run stops."""
+    """Ten kinds of broken files: each is reported with its reason, and with the default limit the run stops."""
     data, run = tmp_path / "data", tmp_path / "run"
     data.mkdir()
     expected = write_broken_videos(data)
@@ -190,7 +191,7 @@ def test_shards(recipe, videos, tmp_path, capsys):
     assert "schedule: 16 steps, of which 8 warm-up" in capsys.readouterr().out
     whole = losses(run)
     assert whole.keys() == set(range(1, 17)) and all(0.1 < loss < 3 for loss in whole.values())
-    # a stream goes on where it was, too
+    # a stream is resumed, too
     for path in [run / "model.safetensors", *run.glob("checkpoint-1?")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (run / "checkpoint-8" / "trainer_state.json").unlink()
@@ -207,30 +208,31 @@ def test_a_run_from_another_model(recipe, videos, tmp_path):
         torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("insisted", [False, True])
-def test_bf16_of_a_recipe_is_for_accelerators(insisted, recipe, videos, tmp_path, capsys):
+@pytest.mark.parametrize("overridden", [False, True])
+def test_bf16_of_a_recipe_is_for_accelerators(overridden, recipe, videos, tmp_path, capsys):
     settings = json.loads(Path(recipe).read_text()) | {"bf16": True, "max_steps": 2}
     (tmp_path / "bf16.yaml").write_text(json.dumps(settings))
-    overrides = ["--bf16", "true"] if insisted else []
+    overrides = ["--bf16", "true"] if overridden else []
     assert main(command(str(tmp_path / "bf16.yaml"), videos, tmp_path / "run", *overrides)) == 0
     on_cpu = not torch.accelerator.is_available()
-    expected = "float32" if on_cpu and not insisted else "bf16 with weights in float32"
+    expected = "float32" if on_cpu and not overridden else "bf16 with weights in float32"
     assert f"precision: {expected} on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--lerning_rate", "1"], "Unknown keys or values: --lerning_rate 1"),
-        (["--num_train_epochs", "many"], "invalid float value: 'many'"),
+        (["--lerning_rate", "1"], "Unknown keys: lerning_rate."),
+        (["--num_train_epochs", "many"], "`num_train_epochs` must be a number, but is 'many'"),
         (["--mask_type", "stripes"], "`mask_type` must be one of attention, tube, random, but is 'stripes'"),
         (["--model", '{"target_dim": 24}'], "features have 16 channels, but the student's `target_dim` is 24"),
         (["--model", '{"image_size": [64, 32]}'], "square"),
+        (["--model", "{image_size: wide}"], "`image_size` of `model` must be an integer or a list, but is 'wide'"),
         (["--data", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--per_device_train_batch_size", "17"], "16 videos"),
     ],
 )
-def test_mistakes_are_told_in_one_line(overrides, message, recipe, videos, tmp_path, capsys):
+def test_mistakes_are_reported_in_one_line(overrides, message, recipe, videos, tmp_path, capsys):
     assert main(command(recipe, videos, tmp_path / "run", *overrides)) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("umt pretrain: ") and message in said
@@ -238,19 +240,19 @@ def test_mistakes_are_told_in_one_line(overrides, message, recipe, videos, tmp_p
 
 def test_no_data_and_no_recipe(recipe, capsys):
     assert main(["pretrain", "--config", recipe]) == 1
-    assert "No `data` given; say --data FOLDER" in capsys.readouterr().err
+    assert "No `data` given; add it to the recipe, or give --data VALUE." in capsys.readouterr().err
     assert main(["pretrain", "--config", "umt_xxl"]) == 1
-    assert "no recipe 'umt_xxl'" in capsys.readouterr().err
+    assert "The recipe 'umt_xxl' does not exist" in capsys.readouterr().err
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_nothing_slow():
     code = (
-        "import sys, training\n"
+        "import sys, umt_training\n"
         "from umt_training.cli import main\n"
         "try: main(['pretrain', '--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'av'} & sys.modules.keys()\n"
-        "from training import UMTPreTrainingTrainer\n"
+        "from umt_training import UMTPreTrainingTrainer\n"
         "assert UMTPreTrainingTrainer.__name__ == 'UMTPreTrainingTrainer'\n"
     )
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""`umt show-mask` from a file and a saved teacher to a picture, and its mistakes."""
+"""`umt show-mask` from a video and a saved teacher to a picture, and mistakes."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def video(tmp_path_factory):
 
 @pytest.fixture
 def show(video, teacher, tmp_path):
-    """The command with options of its own; returns its exit code and its picture."""
+    """Runs the command with options; returns its exit code and its picture."""
 
     def call(*options):
         output = tmp_path / f"{len(list(tmp_path.iterdir()))}.png"
@@ -41,8 +41,8 @@ def show(video, teacher, tmp_path):
 
 
 @pytest.mark.parametrize("mask_type", TOKEN_SELECTIONS)
-def test_the_picture_is_of_the_trainers_masks(mask_type, show, video, monkeypatch, capsys):
-    """Clip, masks and attention that are drawn are what the training code makes of the same seed."""
+def test_the_picture_shows_the_masks_of_the_trainer(mask_type, show, video, monkeypatch, capsys):
+    """Clip, masks and attention in the picture are those of the training code for the same seed."""
     seen = {}
     monkeypatch.setattr(
         "umt_training.pictures.mask_pictures.draw_mask_strip",
@@ -63,7 +63,7 @@ def test_the_picture_is_of_the_trainers_masks(mask_type, show, video, monkeypatc
     assert torch.equal(masks, draw_masks(TOKEN_SELECTIONS[mask_type], attention[None], 0.5, seeds, 2)[0])
 
 
-def test_a_seed_is_a_picture(show):
+def test_the_seed_determines_the_picture(show):
     first, again, other = (show("--seed", seed)[1] for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
@@ -90,22 +90,22 @@ def test_choices_are_those_of_the_trainer():
         (["--mask-ratio", "1.5"], "must be in [0, 1)"),
         (["--num-masks", "0"], "--num-masks is 0"),
         (["--num-frames", "0"], "num_frames is 0"),
-        (["--teacher", "nobody/no-such-clip"], "There is no teacher 'nobody/no-such-clip'"),
-        (["--teacher", "nowhere.pth"], "There is no teacher 'nowhere.pth'"),
+        (["--teacher", "nobody/no-such-clip"], "The teacher 'nobody/no-such-clip' does not exist"),
+        (["--teacher", "nowhere.pth"], "The teacher 'nowhere.pth' does not exist"),
     ],
 )
-def test_mistakes_are_told_in_a_line(options, message, show, capsys):
+def test_mistakes_are_reported_in_one_line(options, message, show, capsys):
     code, picture = show(*options)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert code == 1 and picture is None and error.startswith("umt show-mask: ") and message in error
 
 
-def test_no_such_video(teacher, tmp_path, capsys):
+def test_a_missing_video(teacher, tmp_path, capsys):
     assert main(["show-mask", str(tmp_path / "no.mp4"), "--teacher", str(teacher)]) == 1
     assert "no.mp4: the file does not exist" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_teacher(video, tmp_path, capsys):
+def test_a_folder_without_a_teacher(video, tmp_path, capsys):
     from modeling_umt import UMTConfig
 
     UMTConfig().save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""What a run would cost: published sizes, FLOPs against arithmetic and against a real step."""
+"""Cost of a stage-1 run: published sizes, FLOPs compared with arithmetic and with a real step."""
 
 from functools import partial
 
@@ -14,12 +14,12 @@ from modeling_umt.token_selection_umt import attention_token_selection
 from umt_training.cli import main
 from umt_training.runs import pretraining_run
 from umt_training.runs.estimate import Cost, describe_cost, estimate_pretraining
-from umt_training.runs.pretraining_run import estimate_run
 from umt_training.runs.recipes import read_recipe
+from umt_training.runs.tasks import estimate
 from umt_training.trainers.teachers import PUBLISHED_TEACHERS
 
 
-def estimate(student: dict, teacher: dict, mask_ratio: float) -> Cost:
+def cost_of(student: dict, teacher: dict, mask_ratio: float) -> Cost:
     seeds = torch.zeros(1, dtype=torch.int64, device="meta")
     select = partial(attention_token_selection, mask_ratio=mask_ratio, sample_seeds=seeds)
     with torch.device("meta"):
@@ -34,24 +34,24 @@ def blocks(num_tokens: int, width: int, mlp: int) -> int:
 
 
 def test_arithmetic_of_the_tiny_models():
-    cost = estimate(STUDENT, TEACHER, mask_ratio=0.75)
+    cost = cost_of(STUDENT, TEACHER, mask_ratio=0.75)
     visible, tokens, width, mlp = 8, 32, 32, 64
     assert cost.visible_tokens == visible
     student = 2 * visible * 3 * 16**2 * width + 3 * blocks(visible, width, mlp) + 2 * 2 * visible * width * 16
     assert cost.student_flops == student
-    # two frames, each with a class token; the last block's output projection and MLP see visible tokens only
+    # two frames, each with a class token; the last block's output projection and MLP process visible tokens only
     teacher = 2 * tokens * 3 * 14**2 * width + 2 * 3 * blocks(17, width, mlp) + 2 * 2 * visible * width * 16
     teacher -= 2 * (2 * 17 - visible) * (width**2 + 2 * width * mlp)
-    # the row of attention that chooses tokens: query of the class token, its products with the keys, which are there
+    # the row of attention that selects tokens: query of the class token, its products with the existing keys
     teacher += 2 * (2 * width**2 + 2 * 17 * width)
     assert cost.teacher_flops == teacher
-    # backward is twice the forward, but for the gradient of the pixels, which nobody asks for
+    # backward is twice the forward, without the gradient of the pixels, which is not computed
     assert cost.student_training_flops == 3 * student - 2 * visible * 3 * 16**2 * width
     assert cost.training_flops(num_masks=3) == teacher + 3 * cost.student_training_flops
 
 
 def test_flops_of_a_real_step():
-    cost = estimate(STUDENT, TEACHER, mask_ratio=0.75)
+    cost = cost_of(STUDENT, TEACHER, mask_ratio=0.75)
     student, teacher = make_student(), make_teacher()
     student.set_attn_implementation("eager"), teacher.set_attn_implementation("eager")
     clip = torch.randn(1, 2, 3, 64, 64)
@@ -73,12 +73,12 @@ def test_flops_of_a_real_step():
     ],
 )
 def test_published_recipes(recipe, student, teacher, flops, monkeypatch, capsys, tmp_path):
-    """Parameters are those of the official models; no weights are loaded and no run begins."""
+    """Parameters are those of the official models; no weights are loaded and no run starts."""
 
     def refuse(*args, **kwargs):
-        raise AssertionError("an estimate loads nothing and trains nothing")
+        raise AssertionError("an estimate does not load or train")
 
-    for name in ("load_clips", "UMTPreTrainingTrainer", "train_or_resume"):
+    for name in ("load_training_clips", "UMTPreTrainingTrainer", "train_or_resume"):
         monkeypatch.setattr(pretraining_run, name, refuse)
     monkeypatch.chdir(tmp_path)
     assert main(["pretrain", "--config", recipe, "--estimate"]) == 0
@@ -92,7 +92,7 @@ def test_published_recipes(recipe, student, teacher, flops, monkeypatch, capsys,
     assert not list(tmp_path.iterdir())
 
 
-def test_every_recipe_has_its_teacher_at_hand():
+def test_estimates_of_published_recipes_download_no_teacher():
     for recipe in ("umt_l16_k710_stage1", "umt_b16_k710_stage1"):
         assert read_recipe(recipe)["teacher"] in PUBLISHED_TEACHERS
 
@@ -101,18 +101,19 @@ def test_every_recipe_has_its_teacher_at_hand():
 def recipe(tmp_path):
     """Path of a tiny recipe without a teacher."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(f"model: {STUDENT}\nmask_ratio: 0.75\nteacher_image_size: 56\nper_device_train_batch_size: 2\n")
+    lines = ["task: stage1", f"model: {STUDENT}", "mask_ratio: 0.75", "teacher_image_size: 56"]
+    path.write_text("\n".join([*lines, "per_device_train_batch_size: 2\n"]))
     return str(path)
 
 
 def test_overrides_count(recipe, tmp_path):
     make_teacher().save_pretrained(tmp_path / "teacher")
     given = ["--teacher", str(tmp_path / "teacher"), "--output_dir", str(tmp_path / "out")]
-    plain = estimate_run(recipe, given)
-    assert "on 8 visible tokens" in plain and "at 2 clips" in plain
-    other = estimate_run(recipe, [*given, "--mask_type", "random", "--mask_ratio", "0.5", "--num_masks_per_clip", "3"])
-    assert "on 16 visible tokens" in other and "with 3 masks for one teacher pass" in other
-    wider = estimate_run(recipe, [*given, "--model", '{"intermediate_size": 128}'])
+    plain = estimate(recipe, given)
+    assert "on 8 visible tokens" in plain and "for 2 clips" in plain
+    other = estimate(recipe, [*given, "--mask_type", "random", "--mask_ratio", "0.5", "--num_masks_per_clip", "3"])
+    assert "on 16 visible tokens" in other and "with 3 masks per forward pass of the teacher" in other
+    wider = estimate(recipe, [*given, "--model", '{"intermediate_size": 128}'])
     more = 3 * (2 * 32 * 64 + 64)
     assert f"student {make_student().num_parameters() + more:,} parameters" in wider
     assert not (tmp_path / "out").exists()
@@ -125,15 +126,15 @@ def test_other_teachers_are_loaded(recipe, tmp_path):
     Dinov2Model(Dinov2Config(image_size=56, mlp_ratio=2, **sizes)).save_pretrained(tmp_path / "dinov2")
     counts = {}
     for name, fields in (("clip", "{}"), ("dinov2", '{"target_dim": 32}')):
-        text = estimate_run(recipe, ["--teacher", str(tmp_path / name), "--model", fields])
+        text = estimate(recipe, ["--teacher", str(tmp_path / name), "--model", fields])
         counts[name] = int(text.splitlines()[0].rpartition(" ")[2].replace(",", ""))
     assert counts["clip"] == make_teacher().num_parameters()
     assert counts["dinov2"] == Dinov2Model.from_pretrained(tmp_path / "dinov2").num_parameters()
     with pytest.raises(ValueError, match="16 channels, but the student's `target_dim` is 24"):
-        estimate_run(recipe, ["--teacher", str(tmp_path / "clip"), "--model", '{"target_dim": 24}'])
+        estimate(recipe, ["--teacher", str(tmp_path / "clip"), "--model", '{"target_dim": 24}'])
 
 
-def test_hours_and_memory_are_plain_arithmetic():
+def test_hours_and_memory():
     cost = Cost(
         student_parameters=10**9,
         teacher_parameters=10**9,

@@ -1,4 +1,4 @@
-"""Whole fine-tuning runs: data checked, heads carried over, killed and resumed; the models of every preset in use."""
+"""Classification runs: data, heads that are kept, interruption and resume, and the models of every preset."""
 
 import json
 import socket
@@ -6,7 +6,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -22,8 +21,6 @@ from finetuning_tools import (
     tiny_classifier,
     write_recipe,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import PeftModel
 from recorded import load_recorded
 from subprocess_tools import complaints, run_clean
@@ -41,17 +38,9 @@ from modeling_umt import (
 )
 from modeling_umt.labels_umt import load_labels
 from modeling_umt.position_embeddings_umt import resize_position_table
+from umt_training import finetune
 from umt_training.runs import finetuning_run, resume
-from umt_training.runs.finetuning_run import (
-    FineTuningRun,
-    check_classes,
-    check_labels,
-    finetune,
-    head_rows,
-    hold_out,
-    load_classifier,
-    load_records,
-)
+from umt_training.runs.finetuning_run import FineTuningRun, head_rows, load_classifier, load_records, run_facts
 from umt_training.runs.resume import last_checkpoint
 from umt_training.trainers.finetuning import UMTFineTuningArguments
 
@@ -67,65 +56,6 @@ def clips(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def stage1(tmp_path_factory) -> Path:
     return save_stage1(tmp_path_factory.mktemp("stage1"))
-
-
-def table(labels: list, names: list[str] | None = None) -> datasets.Dataset:
-    records = datasets.Dataset.from_dict({"video": [f"{i}.mp4" for i in range(len(labels))], "label": labels})
-    return records if names is None else records.cast_column("label", datasets.ClassLabel(names=names))
-
-
-# --- classes and splits ---------------------------------------------------------------------------------------------
-
-
-def test_classes_come_from_names_or_numbers():
-    assert check_classes(table([0, 1, 1], ["b", "a"]), None) == ["b", "a"]
-    assert check_classes(table([0, 2, 1, 1]), None) == ["LABEL_0", "LABEL_1", "LABEL_2"]
-    assert check_classes(table([1, 0]), ["x", "y"]) == ["x", "y"]
-
-
-@pytest.mark.parametrize(
-    ("records", "names", "message"),
-    [
-        (table([0, 1, 5]), ["x", "y"], r"Labels \[5\] of the training videos are no classes; there are 2, from 0"),
-        (table([0, -1]), ["x", "y"], r"Labels \[-1\]"),
-        (table([0, 10**12]), None, r"Labels \[1000000000000\] .* there are 2, from 0"),  # a class has a clip
-        (table([0, 2]), ["x", "y", "z"], "1 of 3 classes have no training clip: y"),
-        (table([0, 0], ["x", "y"]), None, "1 of 2 classes have no training clip: y"),
-        (table([0, None, 1]), None, "1 of 3 training videos have no label"),
-        (table([0.0, 1.0]), None, "2 of 2 training videos have no label, or one that is no integer"),
-        (table([0]).remove_columns("label"), None, "The training videos have no labels"),
-        (table([0]).to_iterable_dataset(), None, "The training videos are a stream"),
-    ],
-)
-def test_wrong_labels_are_refused(records, names, message):
-    with pytest.raises(ValueError, match=message):
-        check_classes(records, names)
-
-
-def test_evaluation_labels_are_checked_too():
-    assert check_labels(table([1, 1]), 2, "evaluation") == {1: 2}  # not every class need have a clip
-    with pytest.raises(ValueError, match="of the evaluation videos are no classes"):
-        check_labels(table([2]), 2, "evaluation")
-
-
-@given(
-    labels=st.lists(st.integers(0, 4), min_size=2, max_size=40),
-    share=st.floats(0.01, 0.99),
-    seed=st.integers(0, 2**31),
-)
-@settings(deadline=None, max_examples=30)
-def test_held_out_shares(labels, share, seed):
-    expected = {label: min(round(share * n), n - 1) for label, n in Counter(labels).items()}
-    if not any(expected.values()):
-        with pytest.raises(ValueError, match="is not one; raise it"):
-            hold_out(table(labels), share, seed)
-        return
-    train, held_out = hold_out(table(labels), share, seed)
-    assert sorted([*train["video"], *held_out["video"]]) == sorted(table(labels)["video"])
-    assert Counter(held_out["label"]) == {label: n for label, n in expected.items() if n}
-    assert set(train["label"]) == set(labels)
-    again = hold_out(table(labels), share, seed)
-    assert [list(part["video"]) for part in again] == [list(train["video"]), list(held_out["video"])]
 
 
 def load(clips: Path, **keys):
@@ -182,10 +112,10 @@ def config_of(names: list[str]) -> UMTConfig:
 @pytest.mark.parametrize("named", ["official", "alphabetical", "unnamed"])
 @pytest.mark.parametrize("labels", ["k400", "k600", "k700"])
 def test_a_kinetics_710_head_starts_smaller_kinetics_heads(labels, named, recorded):
-    """Official and alphabetical data get the row of their class, from a head whose rows have either order."""
+    """Data in official and in alphabetical order get the rows of their classes, from heads of either order."""
     orders, _ = recorded("internvideo2_class_orders")
     official_rows = orders["k710_rows"][labels]
-    # row of each official class in the source's own order
+    # row of each official class in the order of the source
     position = orders["official_to_alphabetical"]["k710"] if named == "alphabetical" else list(range(710))
     expected = [position[row] for row in official_rows]
     names = {"official": load_labels("k710"), "alphabetical": load_labels("k710_alphabetical")}.get(named)
@@ -197,7 +127,7 @@ def test_a_kinetics_710_head_starts_smaller_kinetics_heads(labels, named, record
 
 
 def test_class_folders_of_kinetics_start_from_a_kinetics_710_head():
-    """Some of Kinetics-400's classes, under names that Kinetics-710 changed."""
+    """Some classes of Kinetics-400, under names that Kinetics-710 changed."""
     source = config_of(load_labels("k710"))
     rows = head_rows(source, ["hugging", "marching", "zumba"])
     assert rows == [load_labels("k710").index(name) for name in ("hugging (not baby)", "marching", "zumba")]
@@ -212,7 +142,7 @@ def test_head_rows_by_name():
     assert head_rows(config_of(load_labels("k710")), ["archery", "zumba"]) == [
         load_labels("k710").index(name) for name in ("archery", "zumba")
     ]
-    # without names, equal numbers of classes are the same classes, and others are not
+    # without names, equal numbers of classes are treated as the same classes
     unnamed = UMTConfig(num_labels=4)
     assert head_rows(unnamed, ["a", "b", "c", "d"]) == [0, 1, 2, 3]
     assert head_rows(source, ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]) == [0, 1, 2, 3]
@@ -221,7 +151,7 @@ def test_head_rows_by_name():
 
 
 def test_interpolated_checkpoint_of_710_classes(tmp_path):
-    """Another clip size, twice the frames, and 400 of 710 classes: what the official loader makes of it."""
+    """Another clip size, twice the frames, and 400 of 710 classes, as the official loader adapts them."""
     recorded, tensors = load_recorded("checkpoint_interpolate")
     state = {name.removeprefix("state/"): tensor for name, tensor in tensors.items() if name.startswith("state/")}
     stored_table = state.pop("pos_embed")[0]
@@ -233,12 +163,12 @@ def test_interpolated_checkpoint_of_710_classes(tmp_path):
 
     target = recorded["target"]
     fields = {"image_size": target["img_size"], "num_frames": target["all_frames"]}
-    run = FineTuningRun(init_from=str(tmp_path), labels="k400", model=json.dumps(fields))
+    run = FineTuningRun(init_from=str(tmp_path), labels="k400", model=fields)
     model = load_classifier(run, load_labels("k400")).eval()
     assert torch.equal(model.classifier.weight, tensors["expected/head_weight"])
     assert (model.config.num_frames, model.config.image_size, model.config.num_labels) == (16, 96, 400)
     assert model.config.id2label[399] == load_labels("k400")[399]
-    # the recorded table was overwritten by random numbers: ours is computed, and resized alike
+    # the recorded table was overwritten by random values; ours is computed, and resized in the same way
     resized = resize_position_table(stored_table, (8, 4, 4), (16, 6, 6))
     torch.testing.assert_close(resized[None], tensors["expected/pos_embed"], **TOLERANCE)
     model.umt.embeddings.position_embeddings.copy_(resized)
@@ -259,12 +189,12 @@ def test_stage1_checkpoint(tmp_path):
         "num_aligned_layers": student["clip_return_layer"],
     }  # fmt: skip
     convert_umt_checkpoint(state, UMTConfig(**sizes)).save_pretrained(tmp_path)
-    run = FineTuningRun(init_from=str(tmp_path), model=json.dumps({"position_grid": [8, 14, 14]}))
+    run = FineTuningRun(init_from=str(tmp_path), model={"position_grid": [8, 14, 14]})
     model = load_classifier(run, [f"LABEL_{i}" for i in range(recorded["classifier"]["num_classes"])]).eval()
     torch.testing.assert_close(
         model.umt.embeddings.position_embeddings[None], tensors["expected/pos_embed"], **TOLERANCE
     )
-    # head and norm are fresh
+    # head and norm are newly initialised
     assert torch.equal(model.umt.fc_norm.weight, torch.ones(32)) and 0 < model.classifier.weight.std() < 1e-4
     with torch.no_grad():
         model.umt.fc_norm.weight.copy_(tensors["state/init.fc_norm.weight"])
@@ -280,7 +210,7 @@ def test_every_saved_model_is_a_start_and_training_is_in_float32(kind, tmp_path)
     torch.manual_seed(0)
     source = kind(UMTConfig(**SIZES, num_labels=3)).bfloat16()
     source.save_pretrained(tmp_path)
-    model = load_classifier(FineTuningRun(init_from=str(tmp_path), model='{"drop_path_rate": 0.3}'), ["a", "b"])
+    model = load_classifier(FineTuningRun(init_from=str(tmp_path), model={"drop_path_rate": 0.3}), ["a", "b"])
     encoder = source if kind is UMTModel else source.umt
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     for name, tensor in encoder.state_dict().items():
@@ -291,21 +221,21 @@ def test_every_saved_model_is_a_start_and_training_is_in_float32(kind, tmp_path)
     assert model.classifier.weight.std() < 1e-4
 
 
-def test_a_head_is_fresh_where_its_pooling_is(tmp_path):
+def test_a_new_pooling_has_a_new_head(tmp_path):
     tiny_classifier(2).save_pretrained(tmp_path)
     names = ["LABEL_0", "LABEL_1"]
     kept = load_classifier(FineTuningRun(init_from=str(tmp_path)), names)
     assert torch.equal(kept.classifier.weight, tiny_classifier(2).classifier.weight)
     fresh = load_classifier(FineTuningRun(init_from=str(tmp_path), preset="attentive"), names)
     assert fresh.config.pooling == "attention" and fresh.classifier.weight.std() < 1e-4
-    # a trained attention pool goes on
+    # a trained attention pool is kept
     fresh.save_pretrained(tmp_path / "attentive")
     for preset in ("full", "lora", "attentive"):
         run = FineTuningRun(init_from=str(tmp_path / "attentive"), preset=preset)
         assert not changed(state_of(fresh), state_of(load_classifier(run, names)))
 
 
-def test_what_is_no_start(tmp_path, monkeypatch):
+def test_what_a_run_cannot_start_from(tmp_path, monkeypatch):
     sizes = {"image_size": 32, "patch_size": 16, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16}
     teacher = UMTTeacherModel(UMTTeacherConfig(**sizes, num_attention_heads=2, num_aligned_layers=1))
     teacher.save_pretrained(tmp_path)
@@ -314,15 +244,25 @@ def test_what_is_no_start(tmp_path, monkeypatch):
     monkeypatch.setattr(
         finetuning_run, "convert_umt_checkpoint", lambda name: UMTTeacherModel.from_pretrained(tmp_path)
     )
-    with pytest.raises(ValueError, match=r"teacher\.pth holds a UMTTeacherModel, not a UMT video encoder"):
+    with pytest.raises(ValueError, match=r"teacher\.pth contains a UMTTeacherModel, not a UMT video encoder"):
         load_classifier(FineTuningRun(init_from="teacher.pth"), ["a"])
-    tiny_classifier().save_pretrained(tmp_path / "classifier")
-    for model, message in (
-        ("[1]", "`model` must be a mapping"),
-        ('{"image_sise": 64}', "image_sise, which UMTConfig"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_classifier(FineTuningRun(init_from=str(tmp_path / "classifier"), model=model), ["a"])
+
+
+def test_facts_for_the_card(clips):
+    run = FineTuningRun(data=str(clips), eval_share=0.25, init_from="author/umt-b", license="mit", flip=False)
+    facts = run_facts(run)
+    assert (facts.data, facts.starts, facts.license) == ((str(clips),), ("author/umt-b",), "mit")
+    assert facts.eval_data == f"{clips.name}, a held-out fraction of 0.25"
+    assert facts.settings == {
+        "started from": "author/umt-b",
+        "preset": "full",
+        "LoRA rank": None,
+        "frame sampling": "sparse",
+        "horizontal flip": False,
+    }
+    lora = run_facts(FineTuningRun(data="someone/clips", eval_split="val", init_from="b.pth", preset="lora"))
+    assert (lora.eval_data, lora.settings["LoRA rank"]) == ("someone/clips, split val", 16)
+    assert run_facts(FineTuningRun(data="a", init_from="b")).eval_data is None
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -332,10 +272,12 @@ def test_runs_that_cannot_start(clips, stage1, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml", init_from=str(stage1), data=str(clips))
     output = ["--output_dir", str(tmp_path / "out")]
     for overrides, message in (
-        (["--preset", "half"], "There is no preset 'half'"),
-        (["--labels", "k401"], "Unknown label list 'k401'"),
+        (["--preset", "half"], "preset 'half'"),
+        (["--labels", "k401"], "label list 'k401'"),
         (["--labels", "k400"], "jump"),
         (["--layer_decays", "0.7"], "layer_decays"),
+        (["--model", "{image_sise: 64}"], "image_sise, which UMTConfig does not have"),
+        (["--task", "retrieval"], "`task` must be 'classification'"),
         (["--model", '{"image_size": [32, 48]}'], "Training crops are square"),
         (["--per_device_train_batch_size", "9"], "9"),
     ):
@@ -348,7 +290,7 @@ def test_runs_that_cannot_start(clips, stage1, tmp_path):
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator multiplies bfloat16 itself")
-def test_a_recipe_of_16_bits_is_float32_on_a_cpu_unless_told_otherwise(stage1, tmp_path, monkeypatch):
+def test_a_recipe_of_16_bits_is_float32_on_a_cpu_unless_the_command_line_says_so(stage1, tmp_path, monkeypatch):
     seen = []
 
     def stop(run, args):
@@ -365,21 +307,22 @@ def test_a_recipe_of_16_bits_is_float32_on_a_cpu_unless_told_otherwise(stage1, t
 
 INTERRUPTED = """
 import os, signal
+from umt_training import finetune
 from umt_training.runs import finetuning_run
 
 class Trainer(finetuning_run.UMTFineTuningTrainer):
     def _save_rng_state(self, output_dir):
         if self.state.global_step == 6:
-            os.kill(os.getpid(), signal.SIGKILL)  # in the middle of a checkpoint
+            os.kill(os.getpid(), signal.SIGKILL)  # before the checkpoint is complete
         super()._save_rng_state(output_dir)
 
 finetuning_run.UMTFineTuningTrainer = Trainer
-finetuning_run.finetune({recipe!r}, ["--output_dir", {output!r}])
+finetune({recipe!r}, ["--output_dir", {output!r}])
 """
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(clips, stage1, tmp_path, capfd):
-    """Two views of each video, all of them mixed, drop path, averaged weights; best checkpoint chosen at the end."""
+def test_a_killed_run_resumes_as_if_it_had_not_been_interrupted(clips, stage1, tmp_path, capfd):
+    """With two views of each video, mixing, drop path, averaged weights and the best checkpoint chosen at the end."""
     recipe = write_recipe(
         tmp_path / "recipe.yaml", init_from=str(stage1), data=str(clips), model={"drop_path_rate": 0.5},
         eval_data=str(clips), ema_decay=0.9, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2,
@@ -404,10 +347,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(clips, stage1, tmp_path
     assert resumed.state.best_global_step == whole.state.best_global_step
     assert not changed(state_of(whole.model), state_of(resumed.model))
 
-    # once more, after a run that ended, or that was stopped while it ended: the best checkpoint, and no step
+    # a finished run takes its best checkpoint without a step, also if it was stopped while it finished
     capfd.readouterr()
     again = finetune(recipe, ["--output_dir", str(output)])
-    assert "trained to its end before" in capfd.readouterr().out and again.optimizer is None
+    assert "the run is finished" in capfd.readouterr().out and again.optimizer is None
     assert not changed(state_of(whole.model), state_of(again.model))
     longer = finetune(recipe, ["--output_dir", str(output), "--num_train_epochs", "4"])
     assert longer.state.global_step == 16
@@ -422,7 +365,7 @@ def test_last_checkpoint(tmp_path):
     assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
 
 
-def test_processes_that_do_not_share_a_folder_are_told(tmp_path, monkeypatch):
+def test_processes_must_share_the_folder(tmp_path, monkeypatch):
     PartialState(cpu=True)
     (tmp_path / "checkpoint-9").mkdir()
     (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
@@ -434,7 +377,7 @@ def test_processes_that_do_not_share_a_folder_are_told(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def presets(clips, stage1, tmp_path_factory) -> dict:
-    """`umt finetune` with each preset in one process; a LoRA run is merged by starting it once more."""
+    """`umt finetune` with each preset in one process; a LoRA run is merged by a second start."""
     root = tmp_path_factory.mktemp("presets")
     recipe = write_recipe(
         root / "recipe.yaml", init_from=str(stage1), data=str(clips), eval_share=0.25, sampling="segments",
@@ -460,7 +403,7 @@ def presets(clips, stage1, tmp_path_factory) -> dict:
 
 
 def test_runs_are_silent(presets):
-    """But for Transformers' list of the fresh weights."""
+    """Except for Transformers' list of newly initialised weights."""
     assert [line for line in complaints(presets["stderr"]) if "LOAD REPORT" not in line] == []
 
 
@@ -503,7 +446,7 @@ def test_adapters_load_both_ways_and_merge(presets, tmp_path):
     assert not torch.allclose(expected, plain, atol=1e-6)
     for name, actual in logits.items():
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    # the merged model is one like any other
+    # the merged model works like any other
     merged.save_pretrained(tmp_path)
     AutoVideoProcessor.from_pretrained(folder).save_pretrained(tmp_path)
     video = write_video(tmp_path / "clip.mp4")
@@ -516,7 +459,7 @@ def test_adapters_load_both_ways_and_merge(presets, tmp_path):
 TWO_PROCESSES = """
 import hashlib
 import torch
-from umt_training.runs.finetuning_run import finetune
+from umt_training import finetune
 
 trainer = finetune({recipe!r}, ["--output_dir", {output!r}])
 weights = torch.cat([tensor.flatten().float() for tensor in trainer.model.state_dict().values()])

@@ -1,6 +1,5 @@
-"""Where a stage-1 run takes its student and its teacher from."""
+"""The student and the teacher of a stage-1 run."""
 
-import json
 import logging
 
 import pytest
@@ -20,11 +19,10 @@ from modeling_umt import (
     convert_umt_checkpoint,
 )
 from modeling_umt.convert_umt_checkpoints import official_state_dict
-from umt_training.runs.pretraining_run import PreTrainingRun, load_student
-from umt_training.runs.recipes import config_fields
+from umt_training.runs.pretraining_run import PreTrainingRun, load_student, run_facts
 from umt_training.trainers.teachers import check_teacher_fits, load_teacher
 
-# the size that an official file is known by
+# the size by which an official file is recognised
 PUBLISHED_WIDTH = {
     "image_size": 64,
     "num_frames": 2,
@@ -37,16 +35,12 @@ PUBLISHED_WIDTH = {
 }
 
 
-def fields(**values) -> str:
-    return json.dumps(values)
-
-
 @pytest.fixture
 def warnings_of_transformers(caplog, monkeypatch):
-    """What Transformers warns of, as one text."""
+    """The warnings of Transformers, as one text."""
     monkeypatch.setattr(transformers_logging.get_logger("transformers"), "propagate", True)
     caplog.set_level(logging.WARNING)
-    caplog.set_level(logging.WARNING, logger="transformers")  # whatever an earlier test left
+    caplog.set_level(logging.WARNING, logger="transformers")  # also after an earlier test
     return lambda: "\n".join(record.getMessage() for record in caplog.records)
 
 
@@ -59,7 +53,7 @@ def same_encoder(student, other) -> bool:
 # --- the student ----------------------------------------------------------------------------------------------------
 
 
-def test_a_fresh_student():
+def test_a_new_student():
     student = load_student(None, STUDENT | {"drop_path_rate": 0.3})
     assert student.config.drop_path_rate == 0.3 and student.num_parameters() == make_student().num_parameters()
     assert student.dtype == torch.float32
@@ -76,8 +70,8 @@ def test_a_student_from_stage1(dtype, tmp_path, warnings_of_transformers):
     assert not warnings_of_transformers()
 
 
-def test_a_student_from_a_classifier_has_fresh_decoders(tmp_path, warnings_of_transformers):
-    """Transformers lists what is fresh, and nothing else is said: the head is left behind without a word."""
+def test_a_student_from_a_classifier_has_new_decoders(tmp_path, warnings_of_transformers):
+    """Transformers lists what is newly initialised, and nothing else: the head is dropped silently."""
     torch.manual_seed(5)
     classifier = UMTForVideoClassification(UMTConfig(**STUDENT, num_labels=7))
     classifier.save_pretrained(tmp_path)
@@ -105,7 +99,7 @@ def test_a_student_from_official_files(tmp_path, warnings_of_transformers):
     torch.manual_seed(5)
     source = UMTForPreTraining(UMTConfig(**PUBLISHED_WIDTH))
     torch.save({"model": official_state_dict(source)}, tmp_path / "stage1.pth")
-    # the file does not tell the clip's size
+    # the file does not contain the size of clips
     size = {"image_size": 64, "num_frames": 2, "drop_path_rate": 0.1}
     student = load_student(str(tmp_path / "stage1.pth"), size)
     assert student.config.drop_path_rate == 0.1 and student.config.num_aligned_layers == 1
@@ -121,11 +115,16 @@ def test_a_student_from_official_files(tmp_path, warnings_of_transformers):
     assert same_encoder(student, classifier.umt) and len(student.decoders) == 1
 
 
-def test_what_a_student_is_not_made_of(tmp_path):
-    with pytest.raises(ValueError, match=r"`model` names layers, which UMTConfig does not have"):
-        config_fields(PreTrainingRun(model=fields(layers=3)), UMTConfig)
+def test_a_student_from_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*nowhere\.pth"):
         load_student(str(tmp_path / "nowhere.pth"), {})
+
+
+def test_facts_for_the_card():
+    facts = run_facts(PreTrainingRun(data="videos", teacher="openai/clip"))
+    assert (facts.data, facts.eval_data, facts.starts, facts.license) == (("videos",), None, (), None)
+    assert facts.settings == {"started from": None, "teacher": "openai/clip"}
+    assert run_facts(PreTrainingRun(data="videos", init_from="start")).starts == ("start",)
 
 
 # --- the teacher ----------------------------------------------------------------------------------------------------
@@ -140,7 +139,7 @@ def teacher_of(path, student: UMTConfig | None = None, image_size: int = 56):
 
 
 def test_a_saved_teacher(tmp_path, warnings_of_transformers):
-    """Which layers it returns, and whether as unit vectors, follows from the student, not from the folder."""
+    """Its aligned layers and their normalisation follow from the student, not from the folder."""
     source = make_teacher(num_aligned_layers=1, target_norm="none")
     source.save_pretrained(tmp_path)
     teacher = teacher_of(tmp_path)
@@ -187,9 +186,9 @@ def test_an_official_teacher_follows_the_student_too(tmp_path):
     torch.save(state, tmp_path / "vit.pth")
     student = UMTConfig(**STUDENT | {"target_norm": "none"})
     teacher = teacher_of(tmp_path / "vit.pth", student, image_size=64)
-    wanted = {"image_size": 64, "num_aligned_layers": 2, "target_norm": "none"}
-    assert {key: getattr(teacher.config, key) for key in wanted} == wanted
-    expected = convert_umt_checkpoint(state, UMTTeacherConfig.from_dict(config.to_dict() | wanted))
+    expected_fields = {"image_size": 64, "num_aligned_layers": 2, "target_norm": "none"}
+    assert {key: getattr(teacher.config, key) for key in expected_fields} == expected_fields
+    expected = convert_umt_checkpoint(state, UMTTeacherConfig.from_dict(config.to_dict() | expected_fields))
     clip = some_clips(1).float() / 255
     with torch.no_grad():
         assert torch.equal(teacher(clip).features, expected(clip).features)

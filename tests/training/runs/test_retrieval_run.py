@@ -1,4 +1,4 @@
-"""Retrieval recipes: the published ones, a tiny run to its end, what it leaves and measures, starts, errors."""
+"""Retrieval runs from a recipe: the published recipes, a tiny run with its output and metrics, starts, errors."""
 
 import json
 import re
@@ -14,17 +14,18 @@ from tiny_classifier import save_noise
 from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_model
 from transformers import AutoModel, AutoProcessor
 
-from modeling_umt import UMTForVideoTextPreTraining, UMTVideoTextConfig
-from modeling_umt.official_layout_umt import official_state_dict
+from modeling_umt import UMTForVideoTextPreTraining
+from modeling_umt.convert_umt_checkpoints import official_state_dict
+from umt_training import finetune
 from umt_training.cli import main
 from umt_training.data.video_records import load_video_records
 from umt_training.evaluation.retrieval import evaluate_retrieval, retrieval_set
-from umt_training.runs.recipes import RECIPES_FOLDER, config_fields, parse_recipe, read_recipe
-from umt_training.runs.retrieval_run import RetrievalRun, finetune_retrieval, load_retrieval_model, load_training_pairs
+from umt_training.runs.recipes import RECIPES_FOLDER, parse_recipe, read_recipe
+from umt_training.runs.retrieval_run import RetrievalRun, load_retrieval_model, load_training_pairs, run_facts
 from umt_training.trainers.video_text import UMTVideoTextArguments
 
 COLUMNS = ("length", "rate", "epochs", "warmup", "drop_path", "r1", "paragraph", "trim", "several")
-# the 25M columns of recipes, 8, and of results, 4; B/16, then L/16
+# values of the official scripts and results of the model zoo for 25M; B/16, then L/16
 # fmt: off
 PUBLISHED = {
     "msrvtt": ((32, 1e-5, 10, 1, 0.2, 51.0, False, None, False), (32, 2e-5, 7, 1, 0.3, 58.8, False, None, False)),
@@ -47,7 +48,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def evaluate_cache(tmp_path, monkeypatch):
-    """`evaluate` makes a folder for every metric: in a folder of the test's own."""
+    """`evaluate` creates a folder for every metric; the tests use a temporary one."""
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
 
 
@@ -61,8 +62,8 @@ def test_published_recipes(name, published, tmp_path):
     assert (run.paragraph, run.trim_seconds, run.several_videos) == tuple(
         published[key] for key in ("paragraph", "trim", "several")
     )
-    assert json.loads(run.vision) == {"drop_path_rate": published["drop_path"]}
-    assert config_fields(run, UMTVideoTextConfig) == {"vtc_weight": 1, "vtm_weight": 1}
+    assert run.vision == {"drop_path_rate": published["drop_path"]}
+    assert run.model == {"vtc_weight": 1, "vtm_weight": 1}
     assert (args.learning_rate, args.num_train_epochs, args.warmup_epochs) == tuple(
         published[key] for key in ("rate", "epochs", "warmup")
     )
@@ -156,22 +157,22 @@ def test_a_run_to_its_end(parts, tmp_path, capsys):
         assert best[f"eval_dual_encoder_{name}"] == pytest.approx(value)
     assert best["eval_chance_r1"] == pytest.approx(50.0)  # two videos of two texts each
     card = (output / "README.md").read_text()
-    assert "of both encoders, re-ranked" in card and "train.json" in card
+    assert "re-rank" in card and "train.json" in card
 
-    # a finished run is not run again
+    # a finished run is not trained again
     assert main(["finetune", "--config", tiny_recipe(parts, output)]) == 0
-    assert "trained to its end before" in capsys.readouterr().out
+    assert "the run is finished" in capsys.readouterr().out
     assert (output / "README.md").read_text() == card
 
 
 def test_without_evaluation(parts, tmp_path):
-    trainer = finetune_retrieval(tiny_recipe(parts, tmp_path / "run"), ["--max_steps", "1", "--eval_data", ""])
+    trainer = finetune(tiny_recipe(parts, tmp_path / "run"), ["--max_steps", "1", "--eval_data", ""])
     assert trainer.state.global_step == 1 and not any("eval_mean_recall" in line for line in trainer.state.log_history)
 
 
 @pytest.mark.parametrize("kind", ["folder", "pretraining", "official retrieval", "official stage 2"])
 def test_every_start(kind, tmp_path, monkeypatch):
-    """Weights are those of the start, whatever it is, and the heads of stage 2 are left behind."""
+    """Weights are those of the start, and the heads of stage 2 are dropped."""
     expected = tiny_retrieval_model()
     start = tmp_path / "start"
     if kind == "folder":
@@ -200,11 +201,13 @@ def test_every_start(kind, tmp_path, monkeypatch):
 
 
 def test_pairs(parts, tmp_path):
-    """Each caption of a video makes a pair, or all of them one; one video's belong together, or one caption's."""
+    """A pair for each caption of a video, or one for all; positives share the video, or the caption."""
+
+    args = UMTVideoTextArguments(output_dir=str(tmp_path), use_cpu=True)
 
     def pairs(**fields):
         run = RetrievalRun(data=str(parts / "train.json"), num_frames=2, **fields)
-        return load_training_pairs(run, 0, 32).records
+        return load_training_pairs(run, args, 32).records
 
     each = pairs()
     assert len(each) == 12 and each[0]["caption"] == "a man rides fast" and each[1]["caption"] == "a dog"
@@ -215,11 +218,11 @@ def test_pairs(parts, tmp_path):
     assert shared[1]["match_id"] == shared[3]["match_id"] != shared[0]["match_id"] == shared[4]["match_id"]
 
 
-def test_trimmed_training_clips(parts):
-    """Frames come from the first seconds: nine frames at ten a second, of which four remain."""
+def test_trimmed_training_clips(parts, tmp_path):
+    """Frames come from the first seconds: four of nine frames at ten per second."""
     run = RetrievalRun(data=str(parts / "train.json"), num_frames=4, trim_seconds=0.4)
     seen = []
-    dataset = load_training_pairs(run, 0, 32)
+    dataset = load_training_pairs(run, UMTVideoTextArguments(output_dir=str(tmp_path), use_cpu=True), 32)
     sample = dataset.reader.sample_frames
     object.__setattr__(
         dataset.reader,
@@ -239,7 +242,7 @@ def test_trimmed_training_clips(parts):
 )
 def test_errors(parts, tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
-        finetune_retrieval(tiny_recipe(parts, tmp_path / "run"), overrides)
+        finetune(tiny_recipe(parts, tmp_path / "run"), overrides)
 
 
 def test_a_file_without_a_vocabulary(parts, tmp_path, monkeypatch):
@@ -252,11 +255,25 @@ def test_a_file_without_a_vocabulary(parts, tmp_path, monkeypatch):
         retrieval_run, "convert_umt_checkpoint", lambda name: convert(name, tiny_retrieval_model().config)
     )
     with pytest.raises(ValueError, match="has no vocabulary"):
-        finetune_retrieval(tiny_recipe(parts, tmp_path / "run"), ["--init_from", str(start)])
+        finetune(tiny_recipe(parts, tmp_path / "run"), ["--init_from", str(start)])
     vocabulary = write_vocabulary(tmp_path)
-    trainer = finetune_retrieval(
+    trainer = finetune(
         tiny_recipe(parts, tmp_path / "run"),
         ["--init_from", str(start), "--text", str(vocabulary), "--max_steps", "1", "--eval_strategy", "no",
          "--save_strategy", "no", "--load_best_model_at_end", "false"],
     )  # fmt: skip
     assert np.isfinite(trainer.state.log_history[0]["loss"])
+
+
+def test_facts_for_the_card(parts):
+    data = str(parts / "train.json")
+    facts = run_facts(RetrievalRun(data=data, eval_split="val", init_from="stage2", license="mit"))
+    assert (facts.data, facts.eval_data, facts.starts) == ((data,), "train.json, split val", ("stage2",))
+    assert facts.settings == {
+        "started from": "stage2",
+        "text encoder": None,
+        "pairs that belong together": "of one video",
+    }
+    facts = run_facts(RetrievalRun(data=data, init_from="stage2", text="bert", several_videos=True))
+    assert (facts.eval_data, facts.starts, facts.license) == (None, ("stage2", "bert"), None)
+    assert facts.settings["pairs that belong together"] == "of one caption"

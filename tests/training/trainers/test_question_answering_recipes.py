@@ -1,4 +1,4 @@
-"""Every question-answering recipe against the numbers of the published scripts (recipes, 7 and 9)."""
+"""Every question-answering recipe compared with the published scripts."""
 
 import re
 
@@ -10,7 +10,7 @@ from umt_training.runs.retrieval_run import RetrievalRun
 from umt_training.trainers.question_answering import UMTQuestionAnsweringArguments
 from umt_training.trainers.video_text import UMTVideoTextArguments
 
-# rate, epochs, drop path and accuracy of the model on 25M
+# learning rate, epochs, drop path and accuracy of the model on 25M
 PUBLISHED = {
     "b16_activitynet": (4e-5, 12, 0.2, 44.8),
     "l16_activitynet": (4e-5, 10, 0.3, 47.9),
@@ -26,7 +26,7 @@ def test_there_is_a_recipe_for_every_published_run():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_numbers(name, tmp_path):
+def test_values(name, tmp_path):
     rate, epochs, drop_path, accuracy = PUBLISHED[name]
     recipe = read_recipe(f"umt_{name}_qa")
     assert recipe["bf16"] is True
@@ -37,7 +37,7 @@ def test_numbers(name, tmp_path):
     assert run.task == "question_answering" and run.init_from == f"OpenGVLab/UMT:multi_modality/{size}_25m.pth"
     assert run.text == f"google-bert/bert-{'base' if size == 'b16' else 'large'}-uncased"
     assert (run.num_frames, run.max_text_length, run.scored) == (12, 25, 128)
-    assert run.model == f'{{"drop_path_rate": {drop_path}}}'
+    assert run.model == {"drop_path_rate": drop_path}
     assert (args.learning_rate, args.num_train_epochs) == (rate, epochs)
     assert (args.learning_rate_floor, args.warmup_epochs, args.weight_decay) == (0.01, 1, 0.02)
     assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.max_grad_norm) == (0.9, 0.999, 1e-8, 0)
@@ -55,18 +55,18 @@ def test_numbers(name, tmp_path):
 @pytest.mark.parametrize(
     "size, rate, epochs, drop_path, accuracy", [("b16", 8e-5, 3, 0.2, 96.3), ("l16", 4e-5, 5, 0.3, 97.3)]
 )
-def test_multiple_choice_is_asked_of_a_retrieval_model(size, rate, epochs, drop_path, accuracy, tmp_path):
+def test_multiple_choice_recipes_train_a_retrieval_model(size, rate, epochs, drop_path, accuracy, tmp_path):
     name = f"umt_{size}_msrvtt_mc"
     run, args = parse_recipe(
         for_this_machine(read_recipe(name)), ["--output_dir", str(tmp_path)], RetrievalRun, UMTVideoTextArguments
     )
     assert run.task == "retrieval" and run.init_from == f"OpenGVLab/UMT:multi_modality/{size}_25m.pth"
-    assert (run.num_frames, run.max_text_length, run.vision) == (12, 32, f'{{"drop_path_rate": {drop_path}}}')
+    assert (run.num_frames, run.max_text_length, run.vision) == (12, 32, {"drop_path_rate": drop_path})
     assert (args.learning_rate, args.num_train_epochs, args.warmup_epochs) == (rate, epochs, 0)
     assert f"Expected: {accuracy} %" in (RECIPES_FOLDER / f"{name}.yaml").read_text()
 
 
-def test_inconsistencies_of_the_scripts_are_told():
+def test_recipes_state_inconsistencies_of_the_scripts():
     for name, words in {
         "b16_activitynet": "script for B/16 on 5M",
         "b16_msrvtt": "best guess",
