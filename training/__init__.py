@@ -1,4 +1,4 @@
-"""Training, evaluation and the command line of UMT. Names here are imported on use, so that `umt --help` is quick."""
+"""Training, evaluation and the command line of UMT. Names are imported on first use, which keeps `umt --help` fast."""
 
 import importlib
 
@@ -12,6 +12,7 @@ _HOMES = {
     "UMTRetrievalTrainer": "trainers.retrieval",
     "UMTVideoTextArguments": "trainers.video_text",
     "UMTVideoTextTrainer": "trainers.video_text",
+    "RunFacts": "cards.run_facts",
     "finetune": "runs.finetuning_run",
     "pretrain": "runs.pretraining_run",
 }
