@@ -115,6 +115,11 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.mlm_head.decoder = value
 
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Move the learned temperature into `TEMPERATURE_RANGE`, as the official code does before every step."""
+        self.video_text.temperature.clamp_(*TEMPERATURE_RANGE)
+
     @can_return_tuple
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""Training, evaluation and the command line of UMT. Names are imported when they are used: `umt --help` stays fast."""
+"""Training, evaluation and the command line of UMT. Names are imported on first use, which keeps `umt --help` fast."""
 
 import importlib
 
@@ -12,6 +12,7 @@ _HOMES = {
     "UMTRetrievalTrainer": "trainers.retrieval",
     "UMTVideoTextArguments": "trainers.video_text",
     "UMTVideoTextTrainer": "trainers.video_text",
+    "RunFacts": "cards.run_facts",
     "finetune": "runs.tasks",
     "pretrain": "runs.tasks",
 }

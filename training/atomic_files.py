@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, so that a reader never meets half of one. Not of the paper."""
+"""Atomic file writes: write to a temporary file, then rename it."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """A name beside `path` to write a file to, which becomes `path` at the end of the block; the folder is made.
+    """Yield a temporary path beside `path`, which replaces `path` at the end of the block; creates the folder.
 
-    After an error in the block `path` is what it was, and what was written is left under the other name.
+    After an exception in the block, `path` is unchanged and the temporary file stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

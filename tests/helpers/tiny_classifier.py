@@ -1,4 +1,4 @@
-"""A tiny classifier with its processor, and noisy clips to score with it, for the tests of evaluation."""
+"""A tiny classifier with its processor, and noise videos, for the tests of evaluation."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CLASSES = ("juggling", "archery", "zumba", "bowling", "marching", "drumming", "k
 
 
 def tiny_classifier(**options) -> UMTForVideoClassification:
-    """Seeded, with scores that differ from clip to clip; `CLASSES` are its classes, not in alphabetical order."""
+    """A seeded classifier of `CLASSES`, which are not in alphabetical order; its scores differ between clips."""
     names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = UMTConfig(**{"image_size": 32, "num_frames": 4, "num_aligned_layers": 1, **sizes, **names, **options})
@@ -34,7 +34,7 @@ def save_tiny_classifier(folder: Path, **options) -> Path:
 
 
 def save_noise(path: Path, seed: int, num_frames: int = 14, height: int = 48, width: int = 80) -> Path:
-    """A clip of coloured tiles that change from frame to frame."""
+    """Write a video of coloured tiles that change in every frame."""
     generator = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -49,8 +49,8 @@ def save_noise(path: Path, seed: int, num_frames: int = 14, height: int = 48, wi
 
 
 def save_class_folders(folder: Path, num_videos: int) -> Path:
-    """`num_videos` clips, two to a class, in folders named by class, the last class first: the classifier takes all
-    for that one."""
+    """Write `num_videos` videos, two for each class, to folders named by class, the last class first: the classifier
+    predicts that class for all videos."""
     for number in range(num_videos):
         save_noise(folder / CLASSES[-1 - number // 2] / f"clip{number}.mp4", number)
     return folder

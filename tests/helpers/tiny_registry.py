@@ -1,4 +1,4 @@
-"""A registry of stand-ins: rows of the real one at a size of some thousand weights, with files in official layout."""
+"""A registry of tiny checkpoints: rows of the real registry with a few thousand weights, in the official layout."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from umt_training.cards.checkpoint_registry import checkpoint_row, read_registry
 
 VISION = {
     "hidden_size": 16,
-    "num_hidden_layers": 6,  # as many as are aligned
+    "num_hidden_layers": 6,  # the number of aligned layers
     "num_attention_heads": 2,
     "intermediate_size": 32,
 }
@@ -26,19 +26,19 @@ TEXT = {
     "max_position_embeddings": 64,
     "fusion_layer": 2,
 }
-# One row of each kind that this package has a model for, under its real name.
+# A row of each kind with a model, under its real name.
 STAND_INS = {
     "teacher": "clip_vit_b16",
-    "stage-1": "b16_ptk710_f8_res224",
+    "stage1": "b16_ptk710_f8_res224",
     "classification": "b16_ptk710_ftk710_ftk400_f8_res224",
-    "stage-2": "b16_25m",
+    "stage2": "b16_25m",
     "retrieval": "ret_msrvtt_b16_25m",
     "question_answering": "qa_msvd_b16_25m",
 }
 
 
 def write_tiny_registry(folder: Path, owner: str) -> Path:
-    """A registry folder whose rows have frames of 32 pixels and files in the repository `owner/official`."""
+    """Write a registry folder whose rows have 32 x 32 frames and files in the repository `owner/official`."""
     registry = yaml.safe_load((CARDS_FOLDER / "registry.yaml").read_text())
     size = {"vision": VISION, "target_dim": 8, "text": TEXT, "bert": f"{owner}/bert"}
     registry["sizes"] = dict.fromkeys(registry["sizes"], size)
@@ -56,13 +56,13 @@ def write_tiny_registry(folder: Path, owner: str) -> Path:
 
 
 def use_registry(monkeypatch, folder: Path) -> None:
-    """Have this process read the registry in `folder` until the test ends."""
+    """Make this process read the registry in `folder` until the end of the test."""
     monkeypatch.setattr("umt_training.cards.checkpoint_registry.CARDS_FOLDER", folder)
     read_registry.cache_clear()
 
 
 def official_state(name: str) -> dict[str, torch.Tensor]:
-    """Seeded weights of a row in the official layout; a classifier's head says something."""
+    """Seeded random weights of a row in the official layout."""
     row = checkpoint_row(name)
     torch.manual_seed(len(name))
     model = row.model_class(row_config(row))
@@ -73,7 +73,7 @@ def official_state(name: str) -> dict[str, torch.Tensor]:
 
 
 def tiny_clip(folder: Path) -> Path:
-    """A CLIP in Transformers' layout, of the stand-in teacher's sizes."""
+    """Save a CLIP of the tiny teacher's sizes in Transformers' layout."""
     torch.manual_seed(0)
     vision = {**VISION, "image_size": 28, "patch_size": 14}
     CLIPModel(CLIPConfig(vision_config=vision, text_config=VISION, projection_dim=8)).save_pretrained(folder)
@@ -81,8 +81,8 @@ def tiny_clip(folder: Path) -> Path:
 
 
 def tiny_bert(folder: Path) -> Path:
-    """A tokenizer of few words."""
-    vocabulary = {word: number for number, word in enumerate(bert_words())}
+    """Save a BERT tokenizer with a small vocabulary."""
+    vocabulary = {word: index for index, word in enumerate(bert_words())}
     BertTokenizer(vocab=vocabulary, model_max_length=512).save_pretrained(folder)
     return folder
 

@@ -1,1 +1,1 @@
-"""The registry of published checkpoints, their cards, and the way to the Hub."""
+"""Model cards, the registry of published checkpoints, and publishing on the Hub."""

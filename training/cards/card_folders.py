@@ -1,7 +1,7 @@
-"""The files that are written from the registry: a folder for every checkpoint and their list in `model_cards/`, and
-`docs/reproducibility.md`; and whether those that are there are still the ones that would be written.
+"""Building the files that are generated from the registry, and checking that they are up to date.
 
-Not of the paper. Unusual: JSON files are compared by their values, which no change of layout makes stale.
+The files are a folder for every checkpoint and their list in `model_cards/`, and `docs/reproducibility.md`. JSON files
+are compared by value, so that their layout does not matter.
 """
 
 import json
@@ -10,26 +10,27 @@ from pathlib import Path
 from ..atomic_files import atomic_write
 from .card_template import CARDS_FOLDER, table
 from .checkpoint_registry import CheckpointRow, checkpoint_row, count_parameters, read_registry, row_config, row_names
-from .published_card import published_scores, repository_files
+from .published_card import repository_files
+from .published_results import published_scores
 from .reproducibility import reproducibility_page
 
 LIST_HEAD = """\
 # Published checkpoints
 
-Every checkpoint of the official model zoos, and the CLIP teachers. The table and the folders are written by \
-`umt card build` from `registry.yaml` and `results.yaml`; `umt card check` tells when they are stale.
+All checkpoints of the official model zoos, and the CLIP teachers. `umt card build` generates the table and the \
+folders from `registry.yaml` and `results.yaml`; `umt card check` lists the files that are out of date.
 
-A folder holds what is the checkpoint's own: card, `config.json`, processor settings, and published results in the \
-form of the Hub's `.eval_results/` where a copy of the data set is on the Hub. `umt publish ROW --repo-id owner/name` \
-adds what all of them share, the model code and BERT's vocabulary, and the weights; with `--dry-run` it makes the \
-complete folder and uploads nothing.
+A folder contains the files specific to a checkpoint: card, `config.json`, processor settings, and the published \
+results in the form of the Hub's `.eval_results/` if the data set is on the Hub. `umt publish ROW --repo-id \
+owner/name` adds the weights, the model code and BERT's vocabulary; with `--dry-run` it creates the complete folder \
+and uploads nothing.
 
-Sizes and parameters follow from the configurations; none of the scores has been measured again.
+Sizes and parameters are computed from the configurations. None of the scores has been measured again.
 """
 
 
 def written_files() -> dict[str, str]:
-    """Path below the repository → text of everything that `umt card build` writes."""
+    """The files that `umt card build` writes, as path in the repository → text."""
     files = {"model_cards/README.md": checkpoint_list(), "docs/reproducibility.md": reproducibility_page()}
     for name in row_names():
         for file, text in repository_files(checkpoint_row(name)).items():
@@ -41,7 +42,8 @@ def checkpoint_list() -> str:
     rows = []
     for name in row_names():
         row = checkpoint_row(name)
-        rows.append((f"[{name}]({name}/README.md)", row.kind, row.size, shape(row), parameters(row), score(row)))
+        kind = row.shared["name"]
+        rows.append((f"[{name}]({name}/README.md)", kind, row.size, shape(row), parameters(row), score(row)))
     header = ("checkpoint", "kind", "size", "frames x pixels", "parameters", "published")
     return f"{LIST_HEAD}\n{table(header, rows)}\n"
 
@@ -55,16 +57,16 @@ def parameters(row: CheckpointRow) -> str:
 
 
 def score(row: CheckpointRow) -> str:
-    """The first published number of a row."""
+    """The first published result of a row."""
     scores = published_scores(row)
     if not scores:
         return ""
-    dataset, _, _, words, value = scores[0]
-    return f"{read_registry()['datasets'][dataset]['name']}: {value:.1f} {words.split(' (')[0]}"
+    dataset, _, _, metric, value = scores[0]
+    return f"{read_registry()['datasets'][dataset]['name']}: {value:.1f} {metric.split(' (')[0]}"
 
 
 def build_cards(root: Path) -> list[str]:
-    """Write what is stale, remove what no row speaks of, and return the paths that were changed."""
+    """Write the files that are out of date, remove those of no row, and return their paths."""
     stale = stale_files(root)
     files = written_files()
     for name in stale:
@@ -78,15 +80,15 @@ def build_cards(root: Path) -> list[str]:
 
 
 def stale_files(root: Path) -> list[str]:
-    """Paths below `root` that are not there, differ from what would be written, or belong to no row.
+    """Paths of the files in `root` that are missing, out of date, or of no row of the registry.
 
     Raises:
-        ValueError: if `root` is no checkout of this repository.
+        ValueError: if `root` is not a checkout of this repository.
     """
     cards = root / "model_cards"
     if not (cards / "registry.yaml").is_file() or not (root / "pyproject.toml").is_file():
         raise ValueError(
-            f"{root} is no checkout of the repository, which is where cards are kept; give one as --root."
+            f"{root} is not a checkout of the repository, which contains the cards; give a checkout as --root."
         )
     files = written_files()
     present = {path.relative_to(root).as_posix() for path in cards.glob("*/**/*") if path.is_file()}
@@ -106,5 +108,5 @@ def differs(path: Path, text: str) -> bool:
 
 
 def checkout() -> Path:
-    """The repository that this package is run from."""
+    """The repository that this package runs from."""
     return CARDS_FOLDER.parent

@@ -1,7 +1,6 @@
-"""One form for every model card, of published checkpoints and of models that a trainer made: the template
-`model_cards/card_template.md`, filled by `huggingface_hub`, and Markdown tables.
+"""The template of all model cards, `model_cards/card_template.md`, and Markdown elements.
 
-Not of the paper. A section without text is left out.
+Cards of published checkpoints and of trained models use the same template. A section without text is left out.
 """
 
 import importlib.metadata
@@ -12,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-# The wheel carries registry, results and template inside this package; a checkout has them in a folder of its own.
+# The wheel contains registry, results and template inside this package, a checkout has them in `model_cards/`.
 INSTALLED = Path(__file__).parents[1] / "model_cards"
 CARDS_FOLDER = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "model_cards"
 TEMPLATE = CARDS_FOLDER / "card_template.md"
@@ -21,11 +20,13 @@ PACKAGES = ("unmasked-teacher", "torch", "torchvision", "transformers", "acceler
 
 
 def render_card(metadata: ModelCardData, /, *, title: str, summary: str, **sections: str | None) -> ModelCard:
-    """A card from its metadata and the text of its sections.
+    """Render a card.
 
     Args:
-        sections: `use`, `purpose`, `input`, `data`, `training`, `results`, `notes`, `origin`, `environment`,
-            `licence`; Markdown.
+        metadata: The metadata for the Hub.
+        title, summary: The heading and the text below it.
+        sections: The Markdown text of `use`, `purpose`, `input`, `data`, `training`, `results`, `notes`, `origin`,
+            `environment` and `licence`.
     """
     template = TEMPLATE.read_text(encoding="utf-8")
     card = ModelCard.from_template(metadata, template_str=template, title=title, summary=summary, **sections)
@@ -47,11 +48,11 @@ def bullets(items: Iterable[str]) -> str:
 
 
 def environment() -> list[tuple[str, str]]:
-    """Versions of Python and of the packages that take part."""
+    """Versions of Python and of the installed packages that affect results."""
     versions = [("python", platform.python_version())]
     for package in PACKAGES:
         try:
             versions.append((package, importlib.metadata.version(package)))
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        except importlib.metadata.PackageNotFoundError:  # not installed, but run from a checkout
             continue
     return versions

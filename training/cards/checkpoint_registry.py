@@ -1,8 +1,7 @@
-"""The published checkpoints, a row each (`model_cards/registry.yaml`), and what follows from a row: the configuration,
-the model on the meta device, the processor.
+"""The registry of published checkpoints (`model_cards/registry.yaml`), and the configuration, the model on the meta
+device and the processor of a row.
 
-Not of the paper; the facts are those of the official model zoos. Unusual: nothing here opens a weight file. A row says
-what a file must be, and `publishing` holds the file against it.
+This module does not read weight files. A row describes a file, and `publishing` checks the file against its row.
 """
 
 import functools
@@ -21,14 +20,18 @@ from processing_umt import UMTProcessor, UMTVideoProcessor
 
 from .card_template import CARDS_FOLDER
 
-VIDEO_TEXT_KINDS = ("stage-2", "retrieval", "question_answering")
-# BERT's special words at the ids that they have in its vocabulary do not matter for a processor's settings.
-PLACEHOLDER_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a")
+VIDEO_TEXT_KINDS = ("stage2", "retrieval", "question_answering")
+# A vocabulary for processors of which only the settings matter.
+PLACEHOLDER_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a")
 
 
 @dataclass(frozen=True)
 class CheckpointRow:
-    """One published checkpoint; the fields are explained in `model_cards/registry.yaml`."""
+    """A published checkpoint; the fields are documented in `model_cards/registry.yaml`.
+
+    Raises:
+        ValueError: if the row refers to a kind, size, data set or checkpoint that the registry does not contain.
+    """
 
     name: str
     kind: str
@@ -60,7 +63,7 @@ class CheckpointRow:
     def __post_init__(self):
         registry = read_registry()
         wrong = [
-            f"its {name} is {value!r}, and the known ones are {', '.join(known)}"
+            f"unknown {name} {value!r}; the registry has {', '.join(known)}"
             for name, value, known in (
                 ("kind", self.kind, registry["kinds"]),
                 ("size", self.size, registry["sizes"]),
@@ -70,32 +73,36 @@ class CheckpointRow:
             if value not in known
         ]
         if wrong:
-            raise ValueError(f"The row {self.name!r} of the registry is wrong: {'; '.join(wrong)}.")
+            raise ValueError(f"The row {self.name!r} of the registry is invalid: {'; '.join(wrong)}.")
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What the registry says of this kind of checkpoint."""
+        """The registry's entry for this kind of checkpoint."""
         return read_registry()["kinds"][self.kind]
 
     @property
     def official_file(self) -> str:
-        """Name of the official file, with its folder in the official repository on the Hub."""
+        """Path of the official file in the official repository on the Hub."""
         name = self.file or f"{self.name}.pth"
         return f"{self.shared['folder']}/{name}" if self.shared["folder"] else name
 
     @property
     def stage2(self) -> str | None:
-        """The stage-2 model that a video-text row is or was fine-tuned from."""
-        return {"stage-2": self.name, "retrieval": self.start, "question_answering": self.start}.get(self.kind)
+        """The stage-2 checkpoint of a video-text row: itself or its start; None for other kinds."""
+        return {"stage2": self.name, "retrieval": self.start, "question_answering": self.start}.get(self.kind)
 
     @property
     def has_model(self) -> bool:
-        """Whether this package has a model for it."""
+        """Whether this package has a model for the row."""
         return self.shared["model"] is not None
 
     @property
     def model_class(self) -> type[PreTrainedModel]:
-        """Raises a ValueError if there is no model for the row."""
+        """The class of the row's model.
+
+        Raises:
+            ValueError: if this package has no model for the row.
+        """
         if not self.has_model:
             raise ValueError(f"{self.name} is a {self.kind} checkpoint, and this package has no model for it yet.")
         return getattr(modeling_umt, self.shared["model"])
@@ -103,7 +110,7 @@ class CheckpointRow:
 
 @functools.cache
 def read_registry() -> dict[str, Any]:
-    """`registry.yaml` as it is written, with the tables of `results.yaml` under `results`."""
+    """The content of `registry.yaml`, with the tables of `results.yaml` under `results`."""
     registry, results = (
         yaml.safe_load((CARDS_FOLDER / name).read_text(encoding="utf-8")) for name in ("registry.yaml", "results.yaml")
     )
@@ -111,15 +118,15 @@ def read_registry() -> dict[str, Any]:
 
 
 def row_names() -> list[str]:
-    """Every row, in the order of the registry."""
+    """The names of all rows, in the order of the registry."""
     return list(read_registry()["checkpoints"])
 
 
 def checkpoint_row(name: str) -> CheckpointRow:
-    """The row of that name.
+    """The row with the given name.
 
     Raises:
-        ValueError: if there is none, or it says something that the registry does not explain.
+        ValueError: if the registry has no such row, or the row is invalid.
     """
     rows = read_registry()["checkpoints"]
     if name not in rows:
@@ -127,14 +134,14 @@ def checkpoint_row(name: str) -> CheckpointRow:
     try:
         return CheckpointRow(name=name, **rows[name])
     except TypeError as error:
-        raise ValueError(f"The row {name!r} of the registry is wrong: {error}.") from error
+        raise ValueError(f"The row {name!r} of the registry is invalid: {error}.") from error
 
 
 def row_config(row: CheckpointRow) -> PreTrainedConfig:
-    """The configuration of the row's model, as its saved repository has it.
+    """The configuration of the row's model, as in its saved repository.
 
     Raises:
-        ValueError: if there is no model for the row.
+        ValueError: if this package has no model for the row.
     """
     model_class = row.model_class
     size = read_registry()["sizes"][row.size]
@@ -150,7 +157,7 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
         config.is_encoder_decoder = row.kind == "question_answering"
     else:
         fields = {"num_frames": row.frames, "image_size": row.resolution} | size["vision"]
-        if row.kind == "stage-1":
+        if row.kind == "stage1":
             fields["target_dim"] = size["target_dim"]
         else:
             names = load_labels(row.labels) if row.labels else [f"LABEL_{index}" for index in range(row.classes)]
@@ -158,7 +165,7 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
             fields["label2id"] = {name: index for index, name in enumerate(names)}
             fields["final_norm"] = "pooled"
         config = UMTConfig(**fields | row.config)
-        if row.kind == "stage-1":  # whose table is computed over the clip's own grid
+        if row.kind == "stage1":  # its position table is computed over the clip's own grid
             config.position_grid = list(config.token_grid)
     config.architectures = [model_class.__name__]
     config.auto_map = config.remote_code | getattr(model_class, "remote_code", {})
@@ -167,25 +174,29 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
 
 
 def count_parameters(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int:
-    """Learned numbers of a model, each once where tensors are shared; nothing is allocated."""
+    """The number of learned parameters of a model, shared tensors counted once; allocates no memory."""
     with torch.device("meta"):
         model = model_class(config)
     return sum(math.prod(parameter.shape) for parameter in {id(p): p for p in model.parameters()}.values())
 
 
-def row_processor(row: CheckpointRow, bert: str | PreTrainedTokenizerBase | None = None) -> Any:
-    """The row's processor: a video processor, or for the video-text models one with a tokenizer.
+def row_processor(
+    row: CheckpointRow, bert: str | PreTrainedTokenizerBase | None = None
+) -> UMTVideoProcessor | UMTProcessor:
+    """The row's processor: a [`UMTVideoProcessor`], or a [`UMTProcessor`] for video-text models.
 
     Args:
-        bert: Where a tokenizer's vocabulary comes from; by default a placeholder that only carries the settings.
+        row: The row of the registry.
+        bert (*optional*): The tokenizer, or a Hub id, folder or `vocab.txt` of a BERT. Defaults to a placeholder,
+            which is enough for the settings.
     """
     if row.kind in VIDEO_TEXT_KINDS:
         if bert is None:
-            bert = BertTokenizer(vocab={word: number for number, word in enumerate(PLACEHOLDER_WORDS)})
+            bert = BertTokenizer(vocab={token: index for index, token in enumerate(PLACEHOLDER_TOKENS)})
         return UMTProcessor.from_bert(
             bert, num_frames=row.frames, image_size=row.resolution, max_text_length=row.max_text_length
         )
-    if row.kind == "teacher":  # which sees its student's clips
+    if row.kind == "teacher":  # its input are the student's clips
         return UMTVideoProcessor(
             num_frames=row.frames,
             size={"shortest_edge": row.resolution},

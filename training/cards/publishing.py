@@ -1,9 +1,9 @@
-"""An official checkpoint to a repository on the Hub: read, held against its row of the registry, converted, written
-with card, code and processor, uploaded in one commit.
+"""Publishing an official checkpoint on the Hub: check it against its row of the registry, convert it, save it with
+card, code and processor, and upload it in one commit.
 
-Not of the paper. Unusual: whatever does not fit the row - the hash, the kind, a key, a shape, a number that is not
-finite - is an error before the repository is even created. Weights are saved in shards: an upload that was interrupted
-goes on with the shards that the Hub has not got, and nothing is visible before the one commit that ends it.
+A mismatch with the row (hash, kind, keys, shapes, non-finite weights) is an error before the repository is created.
+Weights are saved in shards: an interrupted upload resumes with the missing shards, and nothing is visible before the
+final commit.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_umt import UMTTeacherModel, convert_umt_checkpoint
 
@@ -23,49 +23,54 @@ from .card_template import environment, table
 from .checkpoint_registry import CheckpointRow, read_registry, row_config, row_processor
 from .published_card import repository_files, settings_text
 
-# A lost connection costs at most this much again.
+# At most this much is sent again after a lost connection.
 MAX_SHARD_SIZE = "1GB"
 
 
 def build_repository(
     row: CheckpointRow, folder: Path, repo_id: str, checkpoint: str | None = None, vocabulary: str | None = None
 ) -> None:
-    """Make everything that is published of a row, weights and code too, in `folder`, which must not exist yet.
+    """Create the complete repository of a row, including weights and code, in `folder`.
 
     Args:
-        repo_id: The id on the Hub that the card's code loads.
-        checkpoint: The official file; by default it is fetched from the Hub.
-        vocabulary: Hub id or folder of a BERT, or its `vocab.txt`, for a video-text model; by default the row's.
+        row: The row of the registry.
+        folder: The folder to create; it must not exist.
+        repo_id: Id on the Hub in the card's code.
+        checkpoint (*optional*): The official file. Default: it is downloaded from the Hub.
+        vocabulary (*optional*): Hub id or folder of a BERT, or its `vocab.txt`, for a video-text model. Default: the
+            row's.
 
     Raises:
-        ValueError: if the folder exists, there is no model for the row, or the file is not what the row says.
-        OSError: if a file can't be found or fetched.
+        ValueError: if the folder exists, this package has no model for the row, or the file does not fit the row.
+        OSError: if a file can't be found or downloaded.
     """
     if folder.exists():
-        raise ValueError(f"{folder} exists already; give a folder that does not exist.")
+        raise ValueError(f"{folder} exists already; choose a new folder.")
     config = row_config(row)
     model, origin = official_model(row, config, checkpoint)
     require_row(row, model, config)
     processor = row_processor(row, vocabulary or read_registry()["sizes"][row.size]["bert"])
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # built beside its place and moved there whole
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as building:
-        place = Path(building) / "repository"
-        model.save_pretrained(place, max_shard_size=MAX_SHARD_SIZE)
-        processor.save_pretrained(place)
+    # built in a temporary folder, so that `folder` is complete when it appears
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        repository = Path(temporary) / "repository"
+        model.save_pretrained(repository, max_shard_size=MAX_SHARD_SIZE)
+        processor.save_pretrained(repository)
         for name, text in repository_files(row, repo_id, origin).items():
-            path = place / name
-            if path.suffix == ".json":  # written above; what the registry promises must be what was saved
+            path = repository / name
+            if path.suffix == ".json":  # saved above, and must equal the settings of the registry
                 require_same_settings(path, text)
                 continue
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        os.replace(place, folder)
+        os.replace(repository, folder)
 
 
-def official_model(row: CheckpointRow, config: Any, checkpoint: str | None) -> tuple[PreTrainedModel, str]:
-    """The row's model with its official weights, and what they were made from, in Markdown."""
+def official_model(
+    row: CheckpointRow, config: PreTrainedConfig, checkpoint: str | None
+) -> tuple[PreTrainedModel, str]:
+    """The row's model with its official weights, and how they were converted, in Markdown."""
     if checkpoint is None and row.clip is not None:
         model = UMTTeacherModel.from_clip(row.clip, image_size=config.image_size)
         return (
@@ -75,15 +80,15 @@ def official_model(row: CheckpointRow, config: Any, checkpoint: str | None) -> t
     if checkpoint is None:
         checkpoint = hf_hub_download(read_registry()["source"]["hub"], row.official_file)
     if not os.path.isfile(checkpoint):
-        raise FileNotFoundError(f"There is no checkpoint {checkpoint!r}; give the path of {row.official_file}.")
+        raise FileNotFoundError(f"The checkpoint {checkpoint!r} does not exist; give the path of {row.official_file}.")
     sha256 = file_sha256(checkpoint)
     if row.sha256 is not None and sha256 != row.sha256:
         raise ValueError(
             f"{checkpoint} is not the published {row.name}: its SHA-256 is {sha256}, the registry's {row.sha256}. "
-            "It may be truncated, damaged or another file; fetch it again."
+            "It may be truncated, damaged or another file; download it again."
         )
     if row.sha256 is None:
-        print(f"{checkpoint}: SHA-256 {sha256} (the registry has none to compare with)", flush=True)
+        print(f"{checkpoint}: SHA-256 {sha256} (not checked: the registry does not contain it)", flush=True)
     origin = (
         f"Converted by `umt publish` from a file of {os.path.getsize(checkpoint):,} bytes with the SHA-256 `{sha256}`:"
         f"\n\n{table(('package', 'version'), environment())}"
@@ -91,12 +96,12 @@ def official_model(row: CheckpointRow, config: Any, checkpoint: str | None) -> t
     return convert_umt_checkpoint(checkpoint, config=config), origin
 
 
-def require_row(row: CheckpointRow, model: PreTrainedModel, config: Any) -> None:
-    """Raise a ValueError unless the model is the row's, with the row's configuration and finite weights."""
+def require_row(row: CheckpointRow, model: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """Raise a ValueError if the model's class or configuration is not the row's, or a weight is not finite."""
     if type(model) is not row.model_class:
         raise ValueError(
-            f"The file is of another kind than {row.name}: it holds a {type(model).__name__}, and the row says "
-            f"{row.kind}, a {row.model_class.__name__}."
+            f"The file is of another kind than {row.name}: it contains a {type(model).__name__}, but the row is of "
+            f"kind {row.kind}, a {row.model_class.__name__}."
         )
     found, expected = comparable(model.config), comparable(config)
     differing = [
@@ -109,13 +114,13 @@ def require_row(row: CheckpointRow, model: PreTrainedModel, config: Any) -> None
     broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(
-            f"The file holds numbers that are not finite, in {len(broken)} tensors, among them {broken[0]}. It is "
-            "damaged, or from a run that diverged."
+            f"The file contains non-finite weights in {len(broken)} tensors, among them {broken[0]}. It is damaged, "
+            "or from a run that diverged."
         )
 
 
-def comparable(fields: Any) -> dict[str, Any]:
-    """A configuration, also one inside another, as plain values without what depends on how it was made."""
+def comparable(fields: PreTrainedConfig | dict[str, Any]) -> dict[str, Any]:
+    """The values of a configuration and its sub-configurations, without fields that depend on how it was created."""
     if not isinstance(fields, dict):
         fields = json.loads(fields.to_json_string(use_diff=False))
     left_out = ("_name_or_path", "architectures", "auto_map", "dtype")
@@ -127,7 +132,7 @@ def comparable(fields: Any) -> dict[str, Any]:
 
 
 def require_same_settings(path: Path, text: str) -> None:
-    """Raise a ValueError unless a saved JSON file has the settings that the row's card folder has."""
+    """Raise a ValueError if a saved JSON file differs from that of the row's card folder."""
     saved = settings_text(json.loads(path.read_text(encoding="utf-8")))
     if json.loads(saved) != json.loads(text):
         raise ValueError(f"{path.name} was saved with other settings than the registry's; run `umt card check`.")
@@ -142,10 +147,10 @@ def file_sha256(path: str) -> str:
 
 
 def upload(folder: Path, repo_id: str, private: bool, message: str) -> str:
-    """Upload a built repository in one commit, and return the commit's address.
+    """Upload a repository in one commit and return the URL of the commit.
 
-    Large files go first and become visible with the commit; those that the Hub already has, from an attempt that was
-    interrupted, are not sent again.
+    Large files are uploaded first and become visible with the commit; those that the Hub has already, from an
+    interrupted attempt, are not sent again.
     """
     api = HfApi()
     api.create_repo(repo_id, private=private, exist_ok=True)

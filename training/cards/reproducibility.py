@@ -1,62 +1,62 @@
-"""`docs/reproducibility.md`: the tables of the paper and of the official model zoos, row by row, each with the command
-that would measure or train it here and with every known departure. Written from the registry by `umt card build`.
+"""`docs/reproducibility.md`: the tables of the paper and of the official model zoos, each row with the command that
+measures or trains it with this package and with the known departures.
 
-Not of the paper. Unusual: a row for which this package has no command, or the authors released no file, is there too
-and says so.
+`umt card build` generates the page from the registry. Rows without a command or without a released file are included
+and marked as such.
 """
 
 from typing import Any
 
 from .card_template import table
 from .checkpoint_registry import CheckpointRow, checkpoint_row, read_registry, row_names
-from .published_card import evaluation_command
+from .published_results import evaluation_command
 
 HEAD = """\
 # Reproducibility
 
-The published results of Unmasked Teacher, row by row: what the authors report, the command that would measure it \
-with this package, the recipe that would train it, and every departure that is known. **None of these results has \
-been measured again.** What has been checked is the computation: converted models \
-give the official code's outputs on recorded inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, \
-crops, schedules and metrics are those of the official code on recorded examples.
+The published results of Unmasked Teacher, row by row: the result reported by the authors, the command that measures \
+it with this package, the recipe that trains it, and the known departures. **None of these results has been measured \
+again.** What has been checked is the computation: converted models reproduce the official code's outputs on recorded \
+inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, crops, schedules and metrics equal those of the \
+official code on recorded examples.
 
-This page is written by `umt card build` from `model_cards/registry.yaml` and `model_cards/results.yaml`.
+`umt card build` generates this page from `model_cards/registry.yaml` and `model_cards/results.yaml`.
 
 ## Before the commands
 
-A checkpoint of the zoo becomes a folder that the commands take by
+Convert a checkpoint of the model zoo to a folder that the commands read:
 
 ```bash
 umt publish ROW --repo-id your-name/ROW --dry-run
 ```
 
-which fetches the official file, holds it against its row and uploads nothing. Lists such as `k400/test.csv` are the \
-authors' kind of list (path and class number); they published none for Kinetics, so which videos were missing from \
-theirs is not known. Several devices: put `accelerate launch --multi_gpu --num_processes 8 $(which umt)` in the place \
-of `umt`.
+It downloads the official file, checks it against its row and uploads nothing. Lists such as `k400/test.csv` have the \
+format of the authors' lists (path and class index). The authors published no lists for Kinetics, so it is not known \
+which videos were missing from theirs. With several devices, replace `umt` by \
+`accelerate launch --multi_gpu --num_processes 8 $(which umt)`.
 
-Departures that hold for every row:
+Departures in all rows:
 
-- Videos are decoded by PyAV, where the authors used decord; frames are chosen by the same rules.
-- `umt evaluate` resizes classification views with OpenCV's kernel, as the authors did; other uses of the processors \
-have an antialiased one.
+- Videos are decoded by PyAV, not by decord; frames are sampled by the same rules.
+- `umt evaluate` resizes classification views with OpenCV's kernel, as the authors did; elsewhere the processors \
+resize with antialias.
 - Evaluation runs in float16 on an accelerator, as the authors' did, and in float32 on a CPU.
-- Training is in bfloat16 over float32 weights, where the authors used float16 (stage 1 with a gradient scaler, \
-classification in DeepSpeed).
-- Random draws are functions of the seed, the epoch and the video, so the draws are others than the authors'.
+- Training runs in bfloat16 with float32 weights; the authors used float16 (stage 1 with a gradient scaler, \
+classification with DeepSpeed).
+- Random choices are functions of the seed, the epoch and the video, and differ from the authors'.
 """
 
 CLASSIFICATION = """\
 ## Classification
 
-Top-1 in percent. Views are clips x crops: first as the zoo prints them, then as the command has them, which follows \
-the released script where the two differ. Recipes are those of `training/recipes/`; each names its own departures.
+Top-1 accuracy in percent. Views are clips x crops: as printed in the zoo, and as in the command, which follows the \
+released script where the two differ. Recipes are in `training/recipes/`; each lists its own departures.
 """
 
 DETECTION = """\
 ## Action detection
 
-mAP at IoU 0.5 on AVA 2.2. This package has no model for action detection yet: there is no command.
+mAP at IoU 0.5 on AVA 2.2. This package has no model for action detection yet, so there are no commands.
 """
 
 ZERO_SHOT = """\
@@ -69,22 +69,22 @@ RETRIEVAL = """\
 ## Fine-tuned retrieval
 
 R@1 / R@5 / R@10 in percent after re-ranking the 128 best candidates, with 12 frames. Only the models that started \
-from the 25M corpus were released; the recipes tell in their heads what else the authors changed for the other two. \
-Except for DiDeMo, the authors chose the epoch on the split that they report.
+from the 25M corpus were released; the heads of the recipes list what else the authors changed for the other two \
+corpora. Except for DiDeMo, the authors chose the epoch on the split that they report.
 """
 
 QUESTIONS = """\
 ## Question answering and multiple choice
 
 Accuracy in percent with 12 frames, over the data set's list of answers. Only the models that started from the 25M \
-corpus were released; the recipes tell in their heads what else the authors changed for the other two.
+corpus were released; the heads of the recipes list what else the authors changed for the other two corpora.
 """
 
 PAPER_TABLES = """\
 ## Tables of the paper without released checkpoints
 
-Give each run an `--output_dir` of its own: a run in a used folder resumes what is there. The paper's other \
-ablations, of aligned layers, mask ratio, schedule, teacher and objectives of stage 2, are not listed.
+Give each run its own `--output_dir`: a run in a used folder resumes from the checkpoints in it. The paper's other \
+ablations (aligned layers, mask ratio, schedule, teacher, objectives of stage 2) are not listed.
 """
 
 
@@ -161,15 +161,15 @@ def paper_table(described: dict[str, Any]) -> str:
 
 
 def released(rows: list[CheckpointRow], dataset: str, stage2: str, protocol: str) -> CheckpointRow | None:
-    """The checkpoint that a number is of."""
+    """The released checkpoint of a result; None if there is none."""
     for row in rows:
-        if row.stage2 == stage2 and (row.kind == "stage-2" if protocol == "zero-shot" else row.data[-1] == dataset):
+        if row.stage2 == stage2 and (row.kind == "stage2" if protocol == "zero-shot" else row.data[-1] == dataset):
             return row
     return None
 
 
 def recipe_of(rows: list[CheckpointRow], row: CheckpointRow | None, dataset: str, stage2: str) -> str:
-    """The recipe that trains a model; of the smaller corpora that of the largest, from another start."""
+    """The recipe that trains a model; for a smaller corpus the recipe of the largest with another start."""
     if row is not None:
         return code(row.recipe)
     size, corpus = stage2.split("_")

@@ -1,30 +1,28 @@
-"""`umt publish`: an official checkpoint as a repository on the Hub that loads by its id and explains itself."""
+"""`umt publish`: convert an official checkpoint and upload it to the Hub with its card and code."""
 
 import argparse
 import tempfile
 from pathlib import Path
 
-HELP = "put an official checkpoint on the Hub: converted, checked, with its card and code"
+HELP = "convert an official checkpoint, check it, and upload it to the Hub with its card and code"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "row", help="name of the checkpoint, as in model_cards/README.md: the official file's, less .pth"
+        "row", help="name of the checkpoint, as in model_cards/README.md: that of the official file without .pth"
     )
-    parser.add_argument("--repo-id", required=True, help="repository to make or update: owner/name")
-    parser.add_argument(
-        "--checkpoint", help="the official file, if it is here already (default: fetched from the Hub)"
-    )
+    parser.add_argument("--repo-id", required=True, help="repository to create or update: owner/name")
+    parser.add_argument("--checkpoint", help="path of the official file (default: downloaded from the Hub)")
     parser.add_argument(
         "--vocabulary",
         help="Hub id or folder of a BERT, or its vocab.txt, for a video-text model (default: the row's)",
     )
-    parser.add_argument("--private", action="store_true", help="make the repository private, if it is new")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
-        "--dry-run", action="store_true", help="make the folder, tell what would be uploaded, and stop"
+        "--dry-run", action="store_true", help="create the folder, list what would be uploaded, and stop"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder to make and keep (default: ROW with --dry-run, else none)"
+        "--output", type=Path, metavar="DIR", help="folder to create and keep (default: ROW with --dry-run, else none)"
     )
 
 
@@ -42,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes")
         total = sum(path.stat().st_size for path in files)
         if args.dry_run:
-            print(f"{folder}: {len(files)} files, {total:,} bytes would go to {args.repo_id}; nothing was uploaded")
+            print(f"{folder}: {len(files)} files, {total:,} bytes; dry run, nothing was uploaded to {args.repo_id}")
             return 0
         url = upload(folder, args.repo_id, args.private, f"{row.name}, converted from the official checkpoint")
         print(f"{len(files)} files, {total:,} bytes: {url}")

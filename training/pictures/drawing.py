@@ -1,4 +1,4 @@
-"""What the pictures of runs have in common: their colours, and how they become files. Not of the paper."""
+"""Colours and saving, shared by the pictures of runs."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ INK, FAINT, PAPER = (40, 40, 40), (120, 120, 120), (255, 255, 255)
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
-    """Writes a PNG, its folder too; the file appears when it is complete."""
+    """Save a picture as PNG, atomically; creates its folder."""
     with atomic_write(path) as temporary:
         picture.save(temporary, "PNG", optimize=True)
     return Path(path)

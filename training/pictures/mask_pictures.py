@@ -1,8 +1,7 @@
-"""Pictures of unmasked teaching: a clip, what a mask leaves of it, and the teacher's attention (arXiv 2303.16058, 3).
+"""Pictures of a clip, its masks and the teacher's attention (arXiv 2303.16058, section 3), drawn with Pillow.
 
-Drawn with Pillow, as the confusion matrix is. Unusual: all is a function of tensors, with no model in it, so whoever
-has a clip, a mask and an attention has the picture; frames are enlarged by whole factors and never smoothed, so that
-a token's border in the picture is its border in the clip.
+All functions take tensors and no model. Frames are enlarged by integer factors without interpolation, so that the
+borders of tokens stay exact.
 
 Shapes: T frames, (H, W) pixels, (R, C) rows and columns of tokens in a frame, S = R * C, M masks, V visible tokens.
 """
@@ -16,12 +15,12 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .drawing import FAINT, INK, PAPER
 
-DIMMED = 0.2  # brightness that is left of a hidden token
+DIMMED = 0.2  # factor of the brightness of a hidden token
 FRAMES_IN_A_ROW = 8
-FRAME_HEIGHT = 120  # pixels that a smaller frame is enlarged to, by the nearest whole factor
-_HEAT = np.array([(12, 7, 60), (120, 28, 109), (207, 68, 70), (251, 155, 6), (252, 255, 164)])  # from 0 to the most
-_HEAT_SHARE = 0.7  # of a pixel under the heat; the rest is the frame in grey
-_GAP, _MARGIN = 4, 12  # pixels between frames, around everything
+FRAME_HEIGHT = 120  # smaller frames are enlarged to about this height in pixels, by an integer factor
+_HEAT = np.array([(12, 7, 60), (120, 28, 109), (207, 68, 70), (251, 155, 6), (252, 255, 164)])  # from 0 to the maximum
+_HEAT_OPACITY = 0.7  # of the heat map over the grey frame
+_GAP, _MARGIN = 4, 12  # pixels between frames, and around the picture
 
 
 def draw_mask_strip(
@@ -31,26 +30,26 @@ def draw_mask_strip(
     grid: tuple[int, int],
     title: str | None = None,
 ) -> Image.Image:
-    """A picture of a clip in rows: its frames, the same for each mask with hidden tokens dimmed, and the attention.
+    """Draw a clip in rows: its frames, the frames with hidden tokens dimmed for each mask, and the attention.
 
-    Clips of more than eight frames go on below. The heat is by share of the largest attention in the whole clip.
+    Clips of more than eight frames continue below. The attention is relative to its maximum over the clip.
 
     Args:
         clip: `(T, 3, H, W)`, uint8, or float normalised by ImageNet's statistics.
-        visible_indices: int64 `(V,)` or `(M, V)`, tokens that the student sees, frame-major over `(T, R, C)`.
+        visible_indices: int64 `(V,)` or `(M, V)`, the visible tokens, frame-major over `(T, R, C)`.
         cls_attention: `(T, S)`, the teacher's `cls_attention` of the clip.
-        grid: (R, C), tokens of a frame.
-        title: written above.
+        grid: (R, C), rows and columns of tokens in a frame.
+        title (*optional*): Title of the picture.
 
     Raises:
-        ValueError: the shapes do not fit together.
+        ValueError: if the shapes do not fit together.
     """
     pixels = clip_pixels(clip)
     masks = visible_indices[None] if visible_indices.ndim == 1 else visible_indices
     hidden = [hidden_tokens(mask, len(pixels), grid) for mask in masks]
-    seen = "student sees" if len(masks) == 1 else "mask {}"
+    label = "visible" if len(masks) == 1 else "mask {}"
     rows = [("clip", pixels)]
-    rows += [(seen.format(number), dim_hidden(pixels, mask)) for number, mask in enumerate(hidden, start=1)]
+    rows += [(label.format(number), dim_hidden(pixels, mask)) for number, mask in enumerate(hidden, start=1)]
     rows += [("attention", heat_over(pixels, cls_attention, grid))]
 
     factor = max(1, round(FRAME_HEIGHT / pixels.shape[1]))
@@ -59,11 +58,11 @@ def draw_mask_strip(
     left = _MARGIN + max(int(font.getlength(label)) for label, _ in rows) + _MARGIN
     columns = min(len(pixels), FRAMES_IN_A_ROW)
     bands = math.ceil(len(pixels) / FRAMES_IN_A_ROW)
-    band = 18 + len(rows) * (height + _GAP) + _MARGIN  # the frames' numbers above it
+    band = 18 + len(rows) * (height + _GAP) + _MARGIN  # with the numbers of the frames above it
     top = _MARGIN + (26 if title else 0)
     right = left + columns * (width + _GAP) - _GAP
-    caption = f"{int(hidden[0].sum())} of {hidden[0].size} tokens hidden; largest attention "
-    foot = f"{caption}{float(cls_attention.max()):.3f}, a token's even share {1 / hidden[0][0].size:.3f}"
+    caption = f"{int(hidden[0].sum())} of {hidden[0].size} tokens hidden; maximum attention "
+    foot = f"{caption}{float(cls_attention.max()):.3f}, uniform attention {1 / hidden[0][0].size:.3f}"
     picture_width = max(right, *(_MARGIN + int(font.getlength(foot)) + 140, _title_width(title, title_font))) + _MARGIN
     picture = Image.new("RGB", (picture_width, top + bands * band + 20 + _MARGIN), PAPER)
     draw = ImageDraw.Draw(picture)
@@ -74,11 +73,11 @@ def draw_mask_strip(
         y = top + frame // FRAMES_IN_A_ROW * band
         draw.text((x + width / 2, y + 8), f"frame {frame + 1}", fill=FAINT, font=font, anchor="mm")
         for row, (_, images) in enumerate(rows):
-            place = (x, y + 18 + row * (height + _GAP))
-            picture.paste(Image.fromarray(images[frame]).resize((width, height), Image.Resampling.NEAREST), place)
-    for number in range(bands):
+            corner = (x, y + 18 + row * (height + _GAP))
+            picture.paste(Image.fromarray(images[frame]).resize((width, height), Image.Resampling.NEAREST), corner)
+    for index in range(bands):
         for row, (label, _) in enumerate(rows):
-            y = top + number * band + 18 + row * (height + _GAP) + height / 2
+            y = top + index * band + 18 + row * (height + _GAP) + height / 2
             draw.text((left - _MARGIN, y), label, fill=INK, font=font, anchor="rm")
     _draw_foot(picture, (_MARGIN, top + bands * band), foot, font)
     return picture
@@ -88,10 +87,10 @@ def clip_pixels(clip: torch.Tensor) -> np.ndarray:
     """A clip `(T, 3, H, W)`, uint8 or float normalised by ImageNet's statistics, as uint8 `(T, H, W, 3)`.
 
     Raises:
-        ValueError: another shape.
+        ValueError: if the clip has another shape.
     """
     if clip.ndim != 4 or clip.shape[1] != 3:
-        raise ValueError(f"A clip to draw is (frames, 3, height, width), but its shape is {tuple(clip.shape)}.")
+        raise ValueError(f"The clip must be (frames, 3, height, width), but its shape is {tuple(clip.shape)}.")
     clip = clip.detach().cpu()
     if clip.is_floating_point():
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
@@ -100,60 +99,60 @@ def clip_pixels(clip: torch.Tensor) -> np.ndarray:
 
 
 def hidden_tokens(visible_indices: torch.Tensor, num_frames: int, grid: tuple[int, int]) -> np.ndarray:
-    """Which tokens a mask hides, bool `(T, R, C)`, from the visible ones, int64 `(V,)`.
+    """The hidden tokens as a bool mask `(T, R, C)`, from the visible ones, int64 `(V,)`.
 
     Raises:
-        ValueError: an index beyond the clip's tokens.
+        ValueError: if an index is not that of a token of the clip.
     """
     hidden = np.ones(num_frames * grid[0] * grid[1], dtype=bool)
     indices = visible_indices.cpu().numpy()
     if indices.min(initial=0) < 0 or indices.max(initial=0) >= hidden.size:
         raise ValueError(
-            f"A mask shows tokens from {indices.min()} to {indices.max()}, but {num_frames} frames of "
-            f"{grid[0]} x {grid[1]} tokens have {hidden.size}."
+            f"The mask contains tokens from {indices.min()} to {indices.max()}, but {num_frames} frames of "
+            f"{grid[0]} x {grid[1]} tokens have {hidden.size} tokens."
         )
     hidden[indices] = False
     return hidden.reshape(num_frames, *grid)
 
 
 def dim_hidden(pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Frames uint8 `(T, H, W, 3)` with the tokens of a bool `(T, R, C)` dimmed to a fifth, the others untouched."""
+    """Frames uint8 `(T, H, W, 3)` with the tokens of a bool mask `(T, R, C)` dimmed, the others unchanged."""
     mask = _to_pixels(hidden, pixels.shape[1:3])[..., None]
     return np.where(mask, (pixels * DIMMED).astype(np.uint8), pixels)
 
 
 def heat_over(pixels: np.ndarray, cls_attention: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """Frames uint8 `(T, H, W, 3)` in grey under the heat of an attention `(T, S)`, as share of its largest.
+    """Grey frames uint8 `(T, H, W, 3)` under a heat map of the attention `(T, S)`, relative to its maximum.
 
     Raises:
-        ValueError: the attention is not one of `(T, R * C)` tokens.
+        ValueError: if the shape of the attention is not `(T, R * C)`.
     """
     expected = (len(pixels), grid[0] * grid[1])
     if tuple(cls_attention.shape) != expected:
         raise ValueError(
-            f"The attention to draw has shape {tuple(cls_attention.shape)}; for {expected[0]} frames of {grid[0]} x "
+            f"The attention has shape {tuple(cls_attention.shape)}; for {expected[0]} frames of {grid[0]} x "
             f"{grid[1]} tokens it must be {expected}."
         )
-    # a clip that is not all numbers gives such an attention
+    # the attention of a clip with non-finite values contains NaN
     attention = cls_attention.detach().float().cpu().nan_to_num().numpy().reshape(-1, *grid)
     heat = _heat_colour(_to_pixels(attention / max(attention.max(), 1e-12), pixels.shape[1:3]))
     grey = pixels @ np.array([0.299, 0.587, 0.114])
-    return (_HEAT_SHARE * heat + (1 - _HEAT_SHARE) * grey[..., None]).round().astype(np.uint8)
+    return (_HEAT_OPACITY * heat + (1 - _HEAT_OPACITY) * grey[..., None]).round().astype(np.uint8)
 
 
 def _to_pixels(tokens: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Values of tokens `(T, R, C)` at every pixel `(T, H, W)`."""
+    """Values of tokens `(T, R, C)`, repeated for every pixel `(T, H, W)`."""
     (rows, columns), (height, width) = tokens.shape[1:], size
     if height % rows or width % columns:
         raise ValueError(
-            f"Frames of {height} x {width} pixels do not divide into {rows} x {columns} tokens; give a grid whose "
-            "numbers divide them."
+            f"Frames of {height} x {width} pixels do not divide into {rows} x {columns} tokens; the grid must divide "
+            "the size of the frames."
         )
     return tokens.repeat(height // rows, axis=1).repeat(width // columns, axis=2)
 
 
 def _heat_colour(values: np.ndarray) -> np.ndarray:
-    """Values from 0 to 1, `(...)`, as colours `(..., 3)`, the larger the brighter."""
+    """Colours `(..., 3)` of values from 0 to 1, `(...)`; larger values are brighter."""
     stops = np.linspace(0, 1, len(_HEAT))
     return np.stack([np.interp(values, stops, channel) for channel in _HEAT.T], axis=-1)
 
@@ -163,11 +162,11 @@ def _title_width(title: str | None, font: ImageFont.FreeTypeFont) -> int:
 
 
 def _draw_foot(picture: Image.Image, corner: tuple[int, int], text: str, font: ImageFont.FreeTypeFont) -> None:
-    """The scale of the heat, and what is to be said in numbers."""
+    """Draw the scale of the heat map and a text beside it."""
     left, top = corner
     draw = ImageDraw.Draw(picture)
     bar = _heat_colour(np.linspace(0, 1, 80))[None].repeat(12, axis=0).round().astype(np.uint8)
     draw.text((left, top + 6), "0", fill=INK, font=font, anchor="lm")
     picture.paste(Image.fromarray(bar), (left + 14, top))
-    draw.text((left + 100, top + 6), "most", fill=INK, font=font, anchor="lm")
+    draw.text((left + 100, top + 6), "max", fill=INK, font=font, anchor="lm")
     draw.text((left + 140, top + 6), text, fill=INK, font=font, anchor="lm")

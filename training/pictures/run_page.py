@@ -1,7 +1,7 @@
-"""One `index.html` that shows what a run has made: text, tables, commands and pictures. Not of the paper.
+"""An HTML page that shows the results of a run: text, tables, commands and pictures.
 
-Unusual: the page is a single file with its style in it, without scripts and without a request to anywhere; pictures
-are files beside it, named by relative paths, so that the folder can be moved, zipped or served as it is.
+The page is a single file with inline style, without scripts and external requests. Pictures are separate files with
+relative paths, so the folder can be moved, archived or served unchanged.
 """
 
 import html
@@ -26,19 +26,19 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to copy: commands or a program."""
+    """Commands or code."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; cells are shown by `str`, and columns of which every cell is a number or none are set to the right.
+    """A table; cells are converted by `str`, and columns of only numbers and empty cells are right-aligned.
 
     Args:
-        header: of the columns.
-        rows: as many cells each as the header has.
-        caption: below it.
+        header: Names of the columns.
+        rows: Rows with a cell for each column.
+        caption (*optional*): Text below the table.
     """
 
     header: Sequence[str]
@@ -48,11 +48,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that is a file already, at best in the page's folder or below.
+    """An existing picture file, preferably in the folder of the page or below.
 
     Args:
-        path: of the file.
-        caption: below it, and what a reader who does not see it is told.
+        path: Path of the file.
+        caption: Text below the picture, and its alternative text.
     """
 
     path: str | os.PathLike
@@ -61,23 +61,23 @@ class Picture:
 
 @dataclass
 class Section:
-    """A heading and what stands below it, in order."""
+    """A heading and the elements below it, in order."""
 
     heading: str
     parts: list[Text | Code | Table | Picture] = field(default_factory=list)
 
 
 def write_page(path: str | os.PathLike, title: str, sections: Sequence[Section]) -> Path:
-    """Write a page; it appears when it is complete. All text is escaped.
+    """Write a page atomically. All text is escaped.
 
     Args:
-        path: of the page, such as `folder/index.html`.
-        title: its heading, and the name of its tab.
-        sections: in order.
+        path: Path of the page, such as `folder/index.html`.
+        title: Heading and title of the page.
+        sections: Sections of the page, in order.
 
     Raises:
-        FileNotFoundError: a picture does not exist.
-        ValueError: a row of a table has not as many cells as its header.
+        FileNotFoundError: if a picture does not exist.
+        ValueError: if a row of a table and its header have different numbers of cells.
     """
     path = Path(path)
     body = "\n".join(_section(section, path.parent) for section in sections)
@@ -121,12 +121,12 @@ def _table(table: Table) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a cell begins like a number, such as `12.5 ± 0.3` or `12 s`, or is empty."""
+    """Whether a cell starts with a number, such as `12.5 ± 0.3` or `12 s`, or is empty."""
     return not str(value) or str(value).lstrip("+-−± ").replace(".", "", 1)[:1].isdigit()
 
 
 def _picture(picture: Picture, folder: Path) -> str:
-    """A picture that a click or tap shows in full size."""
+    """A picture, which is a link to its file in full size."""
     with Image.open(picture.path) as image:
         width, height = image.size
     address = html.escape(quote(Path(os.path.relpath(picture.path, folder)).as_posix()))

@@ -1,1 +1,1 @@
-"""The trainers, one for each objective, and what they share."""
+"""The trainers, one for each objective, and their shared parts."""

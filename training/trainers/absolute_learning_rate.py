@@ -1,5 +1,5 @@
-"""The learning rate of stage 2 and of what is fine-tuned from it (method, 17; recipes, 6 and 7): given as it is,
-whatever the batch, with a linear warm-up and a cosine that ends on a floor.
+"""The learning rate of stage 2 and its downstream tasks: independent of the batch size, with a linear warm-up and a
+cosine that ends on a floor.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from .optimization import floored_cosine_schedule
 
 @dataclass
 class AbsoluteLearningRateArguments(UMTTrainingArguments):
-    """Arguments that these runs share.
+    """Training arguments of stage 2 and its downstream tasks.
 
     Args:
-        learning_rate: Peak rate, whatever the batch; the fields `base_...` are not used.
-        learning_rate_floor: Smallest share of the peak, in the warm-up too.
+        learning_rate: Peak learning rate, for any batch size; the fields `base_...` are not used.
+        learning_rate_floor: Lower bound of the learning rate, as a fraction of the peak, also during the warm-up.
         checkpoint_text: Recompute the text encoder's activations in the backward pass.
     """
 
@@ -33,11 +33,11 @@ class AbsoluteLearningRateArguments(UMTTrainingArguments):
         super().__post_init__()
         for name in ("base_learning_rate", "base_min_learning_rate", "base_warmup_learning_rate"):
             if getattr(self, name) != getattr(UMTTrainingArguments, name):
-                raise ValueError(f"`{name}` was given, but stage 2's rate is absolute: give `learning_rate`.")
+                raise ValueError(f"`{name}` was given, but stage 2's learning rate is absolute: give `learning_rate`.")
 
 
 class AbsoluteLearningRateMixin:
-    """The schedule, for a class that inherits from this one and from `UMTTrainer`, in this order."""
+    """The schedule of [`AbsoluteLearningRateArguments`]; a trainer inherits from this class before `UMTTrainer`."""
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None:
@@ -50,6 +50,6 @@ class AbsoluteLearningRateMixin:
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def describe_rate(self) -> str:
-        rate, floor = self.args.learning_rate, self.args.learning_rate_floor
-        return f"learning rate: {rate:.4g}, whatever the batch, down to {floor:g} of it"
+    def describe_learning_rate(self) -> str:
+        peak, floor = self.args.learning_rate, self.args.learning_rate_floor
+        return f"learning rate: {peak:.4g}, for any batch size, floor {peak * floor:.4g}"

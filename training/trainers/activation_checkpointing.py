@@ -1,4 +1,4 @@
-"""Activation checkpointing of the first blocks of a model, which Transformers' own switch cannot express."""
+"""Activation checkpointing of the first blocks of a model; Transformers' own option covers all blocks or none."""
 
 from functools import partial
 
@@ -11,8 +11,8 @@ def checkpoint_first_blocks(model: nn.Module, num_blocks: int | None = None) -> 
     """Recompute the activations of the first `num_blocks` transformer blocks in the backward pass.
 
     Args:
-        model: Any module with Transformers' `GradientCheckpointingLayer`s.
-        num_blocks (*optional*): Blocks counted from the first; the others keep their activations. Default: all.
+        model: Any module with `GradientCheckpointingLayer`s of Transformers.
+        num_blocks (*optional*): Number of blocks, from the first; the others keep their activations. Default: all.
 
     Raises:
         ValueError: if the model has fewer blocks.

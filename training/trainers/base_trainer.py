@@ -1,36 +1,39 @@
-"""The trainer that every UMT objective shares: data order, broken videos, schedule, logging and non-finite losses.
+"""The base class of the UMT trainers: data order, broken videos, schedule, logging, non-finite losses, model card.
 
-It is Transformers' `Trainer` - launchers, accumulation, mixed precision, checkpoints and resume are Trainer's own -
-with what the recipes of arXiv 2303.16058 need on top:
+It extends Transformers' `Trainer`, which provides launchers, accumulation, mixed precision, checkpoints and resuming,
+by what the recipes of arXiv 2303.16058 need:
 
-- the learning rate follows from the effective batch, and the optimiser's groups and schedule are the official ones;
-- every random choice about a clip is a function of (seed, epoch, index), so that resuming, the number of workers and
-  the number of processes change nothing;
-- clips arrive as `uint8`, copied from pinned memory while the device computes, and are normalised there;
-- broken videos and non-finite losses are counted and survived up to a limit;
-- each log line says where the time went.
+- the learning rate follows from the effective batch, with the official parameter groups and schedule;
+- every random choice about a clip is a function of (seed, epoch, index), so the results do not depend on resuming or
+  on the number of workers and processes;
+- clips arrive as `uint8`, are copied from pinned memory while the device computes, and are normalised on the device;
+- broken videos and non-finite losses are counted and tolerated up to a limit;
+- each log line reports where the time went.
 """
 
+import dataclasses
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from accelerate.data_loader import DataLoaderShard
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..atomic_files import atomic_write
-from ..cards.model_card import trainer_card
 from ..cards.run_facts import RunFacts
+from ..cards.trainer_card import CardSections, trainer_card
+from ..cards.video_card import video_sections
 from ..data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
 from ..data.broken_videos import BrokenVideoLog
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
-from ..pictures.run_pictures import CurvePicture
+from ..pictures.run_pictures import CURVES, CurvePicture
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
 from .step_timer import StepTimer
@@ -38,20 +41,21 @@ from .step_timer import StepTimer
 
 @dataclass
 class UMTTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the fields of UMT's recipes; rates named `base_...` are for 256 clips a step.
+    """`TrainingArguments` with the fields of UMT's recipes. Learning rates named `base_...` are for 256 clips a step.
 
     Args:
-        base_learning_rate: Peak rate for 256 clips a step; the run's rate is scaled by its effective batch.
-        base_min_learning_rate: Where the cosine ends, scaled likewise.
-        base_warmup_learning_rate: Where the linear warm-up starts, scaled likewise.
-        warmup_epochs: Length of the warm-up, in epochs of `num_train_epochs`; `warmup_steps` overrules it.
-        layer_decay: Scale of the learning rate from each layer to the one before it; 1 for one rate everywhere.
-        max_nonfinite_steps: Optimiser steps with a NaN or infinite loss or gradient that a run may skip before it
-            stops.
-        max_broken_share: Share of failed attempts to read a video beyond which the run stops.
+        base_learning_rate: Peak learning rate for 256 clips a step, scaled by the effective batch of the run.
+        base_min_learning_rate: Final learning rate of the cosine, scaled likewise.
+        base_warmup_learning_rate: Initial learning rate of the linear warm-up, scaled likewise.
+        warmup_epochs: Length of the warm-up, in epochs of `num_train_epochs`; `warmup_steps` takes precedence.
+        layer_decay: Factor of the learning rate from each layer to the one before it; 1 for the same learning rate
+            in all layers.
+        max_nonfinite_steps: Number of optimiser steps with a NaN or infinite loss or gradient that a run may skip
+            before it stops.
+        max_broken_share: Fraction of failed attempts to read a video above which the run stops.
     """
 
-    # stage 2 and what follows it name the rate itself
+    # stage 2 and its downstream tasks set `learning_rate` itself
     absolute_learning_rate: ClassVar[bool] = False
 
     base_learning_rate: float = 1.5e-4
@@ -66,22 +70,22 @@ class UMTTrainingArguments(TrainingArguments):
     weight_decay: float = 0.05
     max_grad_norm: float = 0.0
     remove_unused_columns: bool = False
-    logging_nan_inf_filter: bool = False  # `NonFiniteGuard` does it, without waiting for the device
+    logging_nan_inf_filter: bool = False  # done by `NonFiniteGuard`, without waiting for the device
     ddp_find_unused_parameters: bool | None = False  # every parameter of a UMT model gets a gradient in every step
 
-    # every clip counts this often in the effective batch (repeated augmentation, several masks)
+    # number of views of each clip in the effective batch (repeated augmentation, several masks)
     views_per_clip: int = field(default=1, init=False)
 
     def __post_init__(self):
-        # A machine without an accelerator trains on its CPU unasked. Left to itself, Trainer would refuse bf16 there,
-        # and processes of a launcher would each train alone.
+        # Use the CPU where there is no accelerator. By default, Trainer refuses bf16 there, and the processes of a
+        # launcher would each train alone.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if not self.absolute_learning_rate and self.learning_rate != TrainingArguments.learning_rate:
             raise ValueError(
-                f"`learning_rate` {self.learning_rate:g} was given, but the rate follows from the batch: give "
-                "`base_learning_rate`, the rate for 256 clips a step."
+                f"`learning_rate` {self.learning_rate:g} was given, but the learning rate follows from the batch: set "
+                "`base_learning_rate`, the learning rate for 256 clips a step."
             )
-        # blocks are compiled once for all of their kind; read by accelerate where `torch_compile` is asked for
+        # compile identical blocks once; read by accelerate if `torch_compile` is set
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", "true")
         super().__post_init__()
         if self.lr_scheduler_type != TrainingArguments.lr_scheduler_type:
@@ -89,9 +93,9 @@ class UMTTrainingArguments(TrainingArguments):
                 f"`lr_scheduler_type` {self.lr_scheduler_type.value!r} was given, but the schedule is the recipes' "
                 "cosine: set `warmup_epochs`, `base_warmup_learning_rate` and `base_min_learning_rate`."
             )
-        # without an accelerator there is nothing to pin for, and PyTorch warns of it at every epoch
+        # pinning has no use without an accelerator, and PyTorch would warn about it in every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
-        # a copy that the host waits for would wait for all that the device has to do before it
+        # a blocking copy would wait for all work that is queued on the device
         self.accelerator_config.non_blocking = self.dataloader_pin_memory
 
     @property
@@ -101,26 +105,31 @@ class UMTTrainingArguments(TrainingArguments):
 
 
 class UMTTrainer(Trainer):
-    """Base of the UMT trainers; a sub-class writes `compute_loss` for batches of `collate_clips`.
+    """Base class of the UMT trainers. A sub-class implements `compute_loss` for batches of `collate_clips`.
 
-    Args are those of `transformers.Trainer`. `train_dataset` is a `VideoClipDataset` or `StreamedClipDataset`, several
-    of one kind that alternate (`AlternatingClips`, `AlternatingStreams`), or any dataset whose samples have
-    `pixel_values_videos` (frames, channels, height, width), uint8 or normalised float.
+    Args:
+        model (`PreTrainedModel`): The model to train.
+        args ([`UMTTrainingArguments`]): The training arguments.
+        data_collator (*optional*): Makes batches of samples; defaults to `collate_clips`.
+        run_facts ([`RunFacts`], *optional*): Facts about the run for the model card that the trainer can't know.
+        kwargs: Further arguments of `transformers.Trainer`. `train_dataset` is a `VideoClipDataset`, a
+            `StreamedClipDataset`, several of one kind that alternate (`AlternatingClips`, `AlternatingStreams`), or
+            any dataset whose samples have `pixel_values_videos` (frames, channels, height, width), uint8 or
+            normalised float.
     """
-
-    model_card = staticmethod(trainer_card)  # what makes the card of a trainer's model
 
     def __init__(
         self,
-        model=None,
+        model: PreTrainedModel | None = None,
         args: UMTTrainingArguments | None = None,
-        data_collator=None,
+        data_collator: Callable | None = None,
+        *,
         run_facts: RunFacts | None = None,
         **kwargs,
     ):
         super().__init__(model=model, args=args, data_collator=data_collator or collate_clips, **kwargs)
-        # The losses are means over a micro-batch. Because models take **kwargs, Trainer would else count the labels of
-        # a step and leave out the division by the number of accumulated micro-batches.
+        # The losses are means over a micro-batch. Since the models take **kwargs, Trainer would otherwise count the
+        # labels of a step and omit the division by the number of accumulated micro-batches.
         self.model_accepts_loss_kwargs = False
         if not self.args.absolute_learning_rate:
             self.args.learning_rate = scaled_learning_rate(
@@ -133,8 +142,7 @@ class UMTTrainer(Trainer):
         self.add_callback(RunReport(self))
         self.add_callback(CurvePicture)
         self.logged_at = (0, time.perf_counter())  # optimiser step and time of the last log line
-        self.run: Any = None  # what a recipe says beside the arguments, for the model card
-        self.run_facts = run_facts
+        self.run_facts = run_facts or RunFacts()
 
     # --- optimisation --------------------------------------------------------------------------------------------
 
@@ -161,19 +169,19 @@ class UMTTrainer(Trainer):
         return self.lr_scheduler
 
     def num_warmup_steps(self, num_training_steps: int) -> int:
-        """Optimiser steps of the warm-up in a run of `num_training_steps`."""
+        """Number of optimiser steps of the warm-up in a run of `num_training_steps`."""
         if self.args.warmup_steps:
             return self.args.get_warmup_steps(num_training_steps)
         return round(num_training_steps * self.args.warmup_epochs / self.args.num_train_epochs)
 
     def _get_learning_rate(self) -> float:
-        """The rate of the group with scale 1, which is the one a recipe names."""
+        """The learning rate of the group with scale 1, which is the one given by a recipe."""
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     # --- data ----------------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        """Clips in an order that is a function of (seed, epoch); other datasets as Trainer does."""
+        """Clips are sampled in an order that is a function of (seed, epoch), other datasets as in `Trainer`."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         batch_size = self.args.train_batch_size * self.args.world_size
         if isinstance(dataset, AlternatingClips):
@@ -183,7 +191,7 @@ class UMTTrainer(Trainer):
         return super()._get_train_sampler(dataset)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Trainer's loader; a stream shares itself out among processes, so it is only placed on the device."""
+        """Trainer's loader, except for streams, which are sharded across processes already."""
         if not isinstance(self.train_dataset, (StreamedClipDataset, AlternatingStreams)):
             return super().get_train_dataloader()
         args, num_workers = self.args, self.args.dataloader_num_workers
@@ -202,7 +210,7 @@ class UMTTrainer(Trainer):
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """Trainer's own, timed; what the loader says of broken videos is taken out of the batches here."""
+        """Trainer's method, timed. Removes the loader's report of broken videos from the batches and counts it."""
         with self.timer.on_host("data"):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
@@ -210,44 +218,49 @@ class UMTTrainer(Trainer):
         return batches, num_items
 
     def num_videos(self, batch: dict[str, Any]) -> int:
-        """Videos that were read for a batch; fewer than its clips where a video gives several views."""
+        """Number of videos read for a batch; smaller than its number of clips if a video gives several views."""
         return len(batch["pixel_values_videos"])
 
     def pixel_values(self, clips: torch.Tensor) -> torch.Tensor:
-        """Clips (batch, frames, channels, height, width) as models take them: uint8 is normalised on the device."""
+        """Clips (batch, frames, channels, height, width) as model input: uint8 is normalised on the device."""
         if clips.is_floating_point():
             return clips
         mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=clips.device).view(3, 1, 1)
         std = torch.tensor(IMAGENET_DEFAULT_STD, device=clips.device).view(3, 1, 1)
         return (clips / 255 - mean) / std
 
-    # --- a step and what is said of it ---------------------------------------------------------------------------
+    # --- steps and their log lines -------------------------------------------------------------------------------
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         with self.timer("step"):
             loss = super().training_step(model, inputs, num_items_in_batch)
-        return self.guard.watch(loss, inputs)
+        return self.guard.record(loss, inputs)
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """Trainer's own; the guard skips a step whose norm is not finite."""
+        """Trainer's method; passes the norm to the guard, which skips a step whose norm is not finite."""
         self.guard.grad_norm = super()._get_grad_norm(model, grad_norm)
         return self.guard.grad_norm
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The objective on held-out clips; masks are drawn as in training."""
+        """The loss on held-out clips; masks are sampled as in training."""
+        self.report_broken_videos(inputs)
         inputs = self._prepare_inputs(inputs)
-        inputs.pop("broken", None)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
 
+    def report_broken_videos(self, inputs: dict[str, Any]) -> None:
+        """Remove the loader's report of broken videos from an evaluation batch and print it."""
+        for name, reason in inputs.pop("broken", []):
+            print(f"evaluation: {name} cannot be read ({reason}); replaced by another video", flush=True)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's log line plus clips a second and the seconds a step that data, teacher and student took."""
+        """Trainer's log line with clips a second, and seconds a step of data, teacher and student."""
         if "loss" in logs:
-            self.guard.settle()
-            share = self.guard.finite_share()
-            if share > 0:
-                logs["loss"] /= share  # the others were added as zeros
+            self.guard.flush()
+            finite = self.guard.finite_fraction()
+            if finite > 0:
+                logs["loss"] /= finite  # non-finite losses were added as zeros
             else:
                 del logs["loss"]
             logs.update(self.speed())
@@ -256,13 +269,13 @@ class UMTTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """As Trainer does; then waits, so that the state file, which the main process writes last, closes a checkpoint
-        in which no process's part is missing."""
+        """Trainer's method, then a barrier: the main process writes the state file last, so a checkpoint with a state
+        file contains the files of all processes."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
     def speed(self) -> dict[str, float]:
-        """Clips a second over all processes and seconds a step by what they went into, since the last log line."""
+        """Clips a second over all processes, and seconds a step of each part, since the last log line."""
         (last_step, last_time), now = self.logged_at, (self.state.global_step, time.perf_counter())
         self.logged_at = now
         steps = now[0] - last_step
@@ -281,13 +294,20 @@ class UMTTrainer(Trainer):
     def create_model_card(
         self, model_name: str | None = None, license: str | None = None, tags: list[str] | None = None
     ) -> None:
-        """Write `README.md` into `output_dir`, as `model_card` makes it; pushing to the Hub calls this."""
+        """Write the model card to `README.md` in `output_dir`; called when the model is pushed to the Hub."""
         if self.is_world_process_zero():
+            if os.path.exists(os.path.join(self.args.output_dir, CURVES)):
+                self.run_facts = dataclasses.replace(self.run_facts, curves=CURVES)
+            card = trainer_card(self, self.card_sections(), model_name, license, tags)
             with atomic_write(os.path.join(self.args.output_dir, "README.md")) as temporary:
-                self.model_card(self, model_name, license, tags).save(temporary)
+                card.save(temporary)
+
+    def card_sections(self) -> CardSections:
+        """The parts of the model card that depend on the objective."""
+        return video_sections(self)
 
     def describe_run(self, num_training_steps: int) -> str:
-        """What a run is about to do, in a few lines: batch, rates, schedule, parameter groups."""
+        """Batch, learning rate, precision, schedule and parameter groups of a run, a line each."""
         args = self.args
         precision = "float32" if args.mixed_precision == "no" else f"{args.mixed_precision} with weights in float32"
         groups = ", ".join(
@@ -298,33 +318,33 @@ class UMTTrainer(Trainer):
         return (
             f"batch: {args.world_size} processes x {args.train_batch_size} clips x {args.gradient_accumulation_steps} "
             f"accumulated x {args.views_per_clip} views = {args.effective_batch_size}\n"
-            f"{self.describe_rate()}\n"
+            f"{self.describe_learning_rate()}\n"
             f"precision: {precision} on {args.device.type}\n"
             f"schedule: {num_training_steps} steps, of which {self.num_warmup_steps(num_training_steps)} warm-up\n"
             f"optimiser: {groups}"
         )
 
-    def describe_rate(self) -> str:
-        """Where the learning rate comes from."""
+    def describe_learning_rate(self) -> str:
+        """The peak learning rate and how it was computed."""
         return f"learning rate: {self.args.base_learning_rate:g} x batch / 256 = {self.args.learning_rate:.4g}"
 
 
 class RunReport(TrainerCallback):
-    """Says at the start what the run will do, and after every epoch which videos were broken."""
+    """Prints a description of the run at its start, and the number of broken videos after every epoch."""
 
     def __init__(self, trainer: UMTTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # Trainer seeds all processes alike: stochastic depth would drop the same layers for the same place in every
-        # process's batch. A resumed run gets the states of its checkpoint after this.
+        # Trainer uses the same seed in all processes, so stochastic depth would drop the same layers for the same
+        # index in the batch of every process. A resumed run loads the generator states of its checkpoint after this.
         set_seed(args.seed + args.process_index)
         self.trainer.logged_at = (state.global_step, time.perf_counter())
         if state.is_world_process_zero:
             print(self.trainer.describe_run(state.max_steps), flush=True)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        epoch = math.ceil(state.epoch)  # counted from 1; a run may end within one
+        epoch = math.ceil(state.epoch)  # counted from 1; a run may end within an epoch
         summary = self.trainer.broken_videos.end_epoch(epoch, os.path.join(args.output_dir, "broken_videos"))
         if summary["num_broken"] and state.is_world_process_zero:
             reasons = ", ".join(f"{reason} {count}" for reason, count in summary["reasons"].items())

@@ -1,11 +1,11 @@
-"""The embeddings of all processes in each, with gradients, for a contrast among the whole batch (method, 15.1).
+"""All-gather of embeddings with gradients, for a contrastive loss over the batches of all processes.
 
-Every process computes the loss of the whole batch from its own embeddings and those of the others. What the others'
-losses say of its own embeddings comes back in the backward pass and is added up; data parallelism then averages over
-processes, which makes the gradient of the one loss, as a single process with the whole batch would have it.
+Every process computes the loss of the global batch from the embeddings of all processes. The backward pass sums the
+gradients of all processes with respect to a process's own embeddings. Data parallelism then averages over processes,
+which gives the gradient of the loss, as in a single process with the global batch.
 
-Unusual: the official code does not add up. Its gradients through the embeddings are smaller by the number of processes
-while the temperature's is exact; `gather_official` does the same.
+Unusual: the official code does not sum. Its gradients through the embeddings are divided by the number of processes,
+while that of the temperature is exact; `gather_official` does the same.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,10 @@ import torch.distributed as dist
 
 
 class _Gather(torch.autograd.Function):
-    """Parts of all processes in their order; backward, the sum over processes of what each says of the own part.
+    """All-gather along the first axis; the backward pass sums the gradients of all processes.
 
-    `torch.distributed.nn.functional.all_gather` is this too, but deprecated for a function that older PyTorch lacks.
+    `torch.distributed.nn.functional.all_gather` does the same, but is deprecated in favour of a function that older
+    PyTorch versions lack.
     """
 
     @staticmethod
@@ -34,15 +35,15 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_global(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of every process, `(batch, ...)`, as `(processes * batch, ...)` in the order of processes; the gradient
-    of a process's own part is the sum over all processes."""
+    """Gather a tensor `(batch, ...)` of every process as `(processes * batch, ...)`, in the order of processes; the
+    gradient of a process's own part is the sum over all processes."""
     return _Gather.apply(tensor.contiguous())
 
 
 def gather_official(tensor: torch.Tensor) -> torch.Tensor:
-    """As `gather_global`, with gradients divided by the number of processes."""
+    """Gather as `gather_global`, with gradients divided by the number of processes."""
     if tensor.requires_grad:
-        tensor = tensor.view_as(tensor)  # so that the hook sees what comes back through the gather alone
+        tensor = tensor.view_as(tensor)  # the hook must scale only the gradient that passes through the gather
         tensor.register_hook(lambda gradient: gradient / dist.get_world_size())
     return gather_global(tensor)
 

@@ -1,7 +1,7 @@
-"""Exponential moving average of the weights, for evaluation and the final model (method, 11; off in the recipes).
+"""Exponential moving average of the weights, for evaluation and the final model; not used by the published recipes.
 
-Unusual: the average lives outside the model, is written beside each checkpoint as `ema.safetensors` and read back on
-resume, and is swapped in for evaluation, so what is scored is what is saved.
+The average is kept outside the model. It is saved in each checkpoint as `ema.safetensors`, loaded when a run resumes,
+and replaces the weights during evaluation, so that the scores are those of the saved model.
 """
 
 import os
@@ -22,8 +22,11 @@ class WeightAverage:
     """The moving average of a model's trainable parameters.
 
     Args:
-        model (`nn.Module`): The model that is trained; its parameters are averaged as they are, in float32.
-        decay (`float`): Weight of the past in each update, e.g. 0.9999.
+        model (`nn.Module`): The model; its trainable parameters are averaged in float32.
+        decay (`float`): Weight of the old average in each update, e.g. 0.9999.
+
+    Raises:
+        ValueError: if `decay` is not between 0 and 1.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -35,13 +38,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the model's present weights."""
+        """Move the average towards the current weights of the model."""
         weights = [p.float() for p in self.parameters.values()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside a `with` statement, and its own again after it."""
+        """Context manager in which the model has the averaged weights."""
         own = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.copy_to_model(self.average)
         try:
@@ -55,19 +58,23 @@ class WeightAverage:
             parameter.copy_(weights[name])
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the average into a checkpoint's folder."""
+        """Save the average to the folder of a checkpoint."""
         with atomic_write(Path(folder) / FILE_NAME) as temporary:
             save_file(self.average, temporary)
 
     def load(self, folder: str | os.PathLike) -> None:
-        """Read the average of a checkpoint; a ValueError if it has none, or one of another model."""
+        """Load the average from the folder of a checkpoint.
+
+        Raises:
+            ValueError: if the folder contains no average, or the average of other parameters.
+        """
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise ValueError(
-                f"{folder} holds no {FILE_NAME}: it was written without `ema_decay`. Resume without it too."
+                f"{folder} contains no {FILE_NAME}: it was saved without `ema_decay`. Resume without `ema_decay` too."
             )
         stored = load_file(path)
         if stored.keys() != self.average.keys():
-            raise ValueError(f"{path} averages other parameters than this model trains.")
+            raise ValueError(f"{path} averages other parameters than the trainable parameters of this model.")
         for name, tensor in stored.items():
             self.average[name].copy_(tensor)

@@ -1,9 +1,10 @@
-"""Fine-tuning for action recognition (arXiv 2303.16058, section 4.2; method, 10 and 11) as a Transformers Trainer.
+"""Fine-tuning for action recognition (arXiv 2303.16058, section 4.2) as a Transformers Trainer.
 
-Layer-wise learning-rate decay, mixup and cutmix with soft targets, label smoothing, repeated augmentation, an optional
-moving average of the weights: the published recipe. Unusual: soft targets never reach the model, because Transformers
-takes float labels for a multi-label problem and would train another loss without a word; the trainer computes the
-cross-entropy itself, in float32.
+The published recipe: layer-wise learning-rate decay, mixup and cutmix with soft targets, label smoothing, repeated
+augmentation, and an optional moving average of the weights.
+
+Unusual: soft targets are not passed to the model, because Transformers treats float labels as a multi-label problem
+and would silently train with another loss. The trainer computes the cross-entropy itself, in float32.
 """
 
 from dataclasses import dataclass
@@ -22,23 +23,24 @@ from .activation_checkpointing import checkpoint_first_blocks
 from .base_trainer import UMTTrainer, UMTTrainingArguments
 from .ema import WeightAverage
 
-# `sample_generator` takes epoch and index; batches get an epoch of their own, far from any real one
+# in the seeds of mixing, which therefore differ from those of clips
 MIXING_EPOCH = 2**31
 
 
 @dataclass
 class UMTFineTuningArguments(UMTTrainingArguments):
-    """Arguments of [`UMTFineTuningTrainer`]; the defaults are those that the published recipes share.
+    """Arguments of [`UMTFineTuningTrainer`]. The defaults are common to the published recipes.
 
     Args:
-        layer_decay: Scale of the learning rate from each layer to the one before it; 0.75 for B/16, 0.85 for L/16.
-        label_smoothing_factor: Share of the target spread over all classes.
-        mixup_alpha, cutmix_alpha: Beta distributions of the two ways to mix clips; 0 turns one off.
-        views_per_video: Augmented views of each video that is read (repeated augmentation);
+        layer_decay: Factor of the learning rate from each layer to the one before it; 0.75 for B/16, 0.85 for L/16.
+        label_smoothing_factor: Fraction of the target that is spread over all classes.
+        mixup_alpha, cutmix_alpha: Parameters of the Beta distributions of mixup and cutmix; 0 disables one.
+        views_per_video: Number of augmented views of each video (repeated augmentation);
             `per_device_train_batch_size` counts videos.
-        checkpoint_blocks: Blocks, counted from the first, whose activations are recomputed in the backward pass.
-        ema_decay: Decay of a moving average of the weights, which is then what is evaluated and saved at the end.
-        early_stopping_patience: Evaluations in a row without a better `metric_for_best_model` that end a run.
+        checkpoint_blocks: Number of blocks, from the first, whose activations are recomputed in the backward pass.
+        ema_decay: Decay of a moving average of the weights, which is evaluated, and saved at the end, in their place.
+        early_stopping_patience: Number of consecutive evaluations without a better `metric_for_best_model` after
+            which training stops.
     """
 
     layer_decay: float = 0.75
@@ -70,28 +72,32 @@ class UMTFineTuningArguments(UMTTrainingArguments):
 
 
 class UMTFineTuningTrainer(UMTTrainer):
-    """Fine-tunes a [`UMTForVideoClassification`], whole or through peft.
+    """Fine-tunes a [`UMTForVideoClassification`], all of it or through peft.
 
-    Args are those of `transformers.Trainer`. `train_dataset` is a `VideoClipDataset` with `labels` that makes
-    `args.views_per_video` views; `compute_metrics` defaults to top-1 and top-5 accuracy in percent.
+    Args:
+        model ([`UMTForVideoClassification`] or `PeftModel`): The classifier.
+        args ([`UMTFineTuningArguments`]): The training arguments.
+        compute_metrics (*optional*): Defaults to top-1 and top-5 accuracy in percent.
+        kwargs: Further arguments of [`UMTTrainer`]. `train_dataset` is a `VideoClipDataset` with `labels` and
+            `args.views_per_video` views of each video.
 
     Raises:
-        ValueError: if the data set makes another number of views, or the model has fewer blocks than are to be
-            checkpointed.
+        ValueError: if the data set has another number of views, the model has fewer than `checkpoint_blocks` blocks,
+            or `ema_decay` is set under FSDP.
     """
 
     def __init__(self, model: PreTrainedModel, args: UMTFineTuningArguments, compute_metrics=None, **kwargs):
         super().__init__(model=model, args=args, compute_metrics=compute_metrics or accuracy, **kwargs)
         if isinstance(self.train_dataset, VideoClipDataset):
-            made = self.train_dataset.reader.num_views_per_video
-            if made != args.views_per_video:
+            num_views = self.train_dataset.reader.num_views_per_video
+            if num_views != args.views_per_video:
                 raise ValueError(
-                    f"The training clips come as {made} views of each video, but `views_per_video` is "
-                    f"{args.views_per_video}, from which the learning rate follows; make them the same."
+                    f"The training data have {num_views} views of each video, but `views_per_video` is "
+                    f"{args.views_per_video}, which determines the learning rate; make them equal."
                 )
         checkpoint_first_blocks(model, args.checkpoint_blocks)
         if args.ema_decay is not None and self.is_fsdp_enabled:
-            raise ValueError("`ema_decay` averages whole parameters, which FSDP takes away; leave one of the two out.")
+            raise ValueError("`ema_decay` averages entire parameters, which FSDP shards; leave one of the two out.")
         self.average = None if args.ema_decay is None else WeightAverage(model, args.ema_decay)
         if self.average is not None:
             self.add_callback(AverageWeights(self.average))
@@ -117,27 +123,26 @@ class UMTFineTuningTrainer(UMTTrainer):
         return super().num_videos(batch) // self.args.views_per_video
 
     def batch_generator(self) -> np.random.Generator:
-        """Source of chance for mixing a micro-batch: a function of seed, step, micro-batch and process."""
+        """The random generator for mixing a micro-batch, seeded by (seed, step, micro-batch, process)."""
         args = self.args
         micro_batch = len(self.guard.micro_batches)
         number = (self.state.global_step * args.gradient_accumulation_steps + micro_batch) * args.world_size
         return sample_generator(args.seed, MIXING_EPOCH, number + args.process_index)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Transformers' own: loss, logits and labels for `compute_metrics`."""
-        for name, reason in inputs.pop("broken", []):
-            print(f"evaluation: {name} cannot be read ({reason}); another video stands in for it", flush=True)
+        """Loss, logits and labels for `compute_metrics`, as in `Trainer`."""
+        self.report_broken_videos(inputs)
         return Trainer.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Transformers' own, with the averaged weights if there is an average."""
+        """Evaluate as `Trainer` does, with the averaged weights if `ema_decay` is set."""
         if self.average is None:
             return super().evaluate(*args, **kwargs)
         with self.average.applied():
             return super().evaluate(*args, **kwargs)
 
     def _save(self, output_dir=None, state_dict=None):
-        """Transformers' own; checkpoints hold the average too, while the final model is the average."""
+        """Save as `Trainer` does; a checkpoint contains the average too, the final model is the average."""
         super()._save(output_dir, state_dict)
         if self.average is not None and self.args.should_save and output_dir not in (None, self.args.output_dir):
             self.average.save(output_dir)
@@ -155,7 +160,7 @@ class UMTFineTuningTrainer(UMTTrainer):
 
 
 class AverageWeights(TrainerCallback):
-    """Updates a `WeightAverage` after every step, and makes it the model's weights at the end."""
+    """Updates a `WeightAverage` after every step and copies it to the model at the end of training."""
 
     def __init__(self, average: WeightAverage):
         self.average = average

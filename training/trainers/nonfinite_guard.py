@@ -1,12 +1,11 @@
-"""What happens when a loss or a gradient is NaN or infinite: the step is skipped and counted, and past a limit the
-run stops.
+"""Handling of NaN and infinite losses and gradients: the step is skipped and counted; the run stops above a limit.
 
 Unusual:
-- A skipped step still runs its backward pass, so that processes which reduce gradients together stay in step; it is
-  the optimiser that does nothing.
-- The host does not wait for the loss. A fused optimiser is handed the flag where it is, on the device, and skips by
-  itself; the host reads the flag a step later, when it has long been copied. Other optimisers are given nothing to do:
-  a parameter without a gradient is left alone by every PyTorch optimiser, weight decay and momentum included.
+- A skipped step still runs its backward pass, so that processes which reduce gradients together stay synchronised;
+  only the optimiser skips it.
+- The host does not wait for the loss. A fused optimiser receives the flag on the device and skips by itself; the host
+  reads the flag a step later, when it has been copied. For other optimisers the gradients are set to None: a PyTorch
+  optimiser leaves a parameter without a gradient unchanged, including weight decay and momentum.
 """
 
 from pathlib import Path
@@ -25,61 +24,61 @@ class NonFiniteLossError(ValueError):
 
 
 class NonFiniteGuard(TrainerCallback):
-    """Skips optimiser steps whose loss is not finite on any process, or whose gradients are not.
+    """Skips optimiser steps with a non-finite loss on any process, or with a non-finite gradient.
 
     Args:
-        accelerator (`Accelerator`): The trainer's own.
-        limit (`int`): How many steps may be skipped in a run; one more stops it.
-        folder (`str`): Where the batch that stopped the run is saved.
+        accelerator (`Accelerator`): The accelerator of the trainer.
+        limit (`int`): Number of steps that a run may skip.
+        folder (`str`): Folder in which the batch that stopped the run is saved.
     """
 
     def __init__(self, accelerator: Accelerator, limit: int, folder: str):
         self.accelerator, self.limit, self.folder = accelerator, limit, Path(folder)
         self.num_skipped = 0
-        self.grad_norm: torch.Tensor | float = 0.0  # of the step to come, over all processes: the trainer sets it
-        self.were_finite: list[torch.Tensor] = []  # of the micro-batches since the last log line
+        self.grad_norm: torch.Tensor | float = 0.0  # of the next step, over all processes; set by the trainer
+        self.were_finite: list[torch.Tensor] = []  # flags of the micro-batches since the last log line
         self.micro_batches: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
         self.lag = 1 if accelerator.device.type == "cuda" else 0  # steps until the host reads a flag
         self.pending: list[FlaggedStep] = []
 
-    def watch(self, loss: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Remember a micro-batch and its loss; returns the loss to add to the log line, 0 where it is not finite."""
+    def record(self, loss: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Keep a micro-batch and its loss; return the loss to add to the log line, 0 if it is not finite."""
         self.micro_batches.append((loss, inputs))
         self.were_finite.append(loss.isfinite())
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
 
-    def finite_share(self) -> float:
-        """Share of finite losses among the micro-batches of all processes since the last call; every process calls."""
-        share = self.accelerator.reduce(torch.stack(self.were_finite).float().mean(), reduction="mean").item()
+    def finite_fraction(self) -> float:
+        """Fraction of finite losses of all processes since the last call; all processes must call it."""
+        fraction = self.accelerator.reduce(torch.stack(self.were_finite).float().mean(), reduction="mean").item()
         self.were_finite.clear()
-        return share
+        return fraction
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         flags = torch.stack([~loss.isfinite() for loss, _ in self.micro_batches])
         broken = self.accelerator.reduce(flags.any().float(), reduction="sum").clamp(max=1)  # of all processes
         if self.accelerator.scaler is None:
-            # a finite loss may have a gradient that is not, which would end in weights and checkpoints
+            # a finite loss may have a non-finite gradient, which would spoil weights and checkpoints
             norm = self.grad_norm.full_tensor() if isinstance(self.grad_norm, DTensor) else self.grad_norm
             broken = torch.maximum(broken, (~torch.as_tensor(norm, device=broken.device).isfinite()).float())
         self.pending.append(FlaggedStep(broken, state.global_step, self.micro_batches))
         self.micro_batches = []
-        # under fp16 the gradient scaler sees the infinite gradients itself and skips the step
+        # under fp16 the gradient scaler detects infinite gradients and skips the step
         if self.accelerator.scaler is None:
             torch_optimizer = getattr(optimizer, "optimizer", optimizer)
             if torch_optimizer.defaults.get("fused") and not self.accelerator.is_fsdp2:
                 torch_optimizer.found_inf = broken
             elif broken.item() > 0:
                 optimizer.zero_grad(set_to_none=True)
-        self.settle(self.lag)
+        self.flush(self.lag)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.settle()
+        self.flush()
 
-    def settle(self, lag: int = 0) -> None:
-        """Count the steps that were skipped, all but the last `lag`.
+    def flush(self, lag: int = 0) -> None:
+        """Read the flags of all pending steps but the last `lag`, and count the skipped steps.
 
         Raises:
-            NonFiniteLossError: if they are too many.
+            NonFiniteLossError: if the number of skipped steps exceeds the limit.
         """
         while len(self.pending) > lag:
             flagged = self.pending.pop(0)
@@ -91,17 +90,17 @@ class NonFiniteGuard(TrainerCallback):
                 raise NonFiniteLossError(
                     f"{self.num_skipped} optimiser steps had a loss or a gradient that was NaN or infinite; "
                     f"{self.limit} are allowed (`max_nonfinite_steps`). The batch of step {flagged.step} is saved in "
-                    f"{path}. A lower learning rate, bf16 instead of fp16 or a longer warm-up are the usual cures; "
+                    f"{path}. Usual remedies are a lower learning rate, bf16 instead of fp16, or a longer warm-up; "
                     "resume from the last checkpoint."
                 )
 
     def save_batches(self, flagged: "FlaggedStep") -> Path:
-        """Write this process's micro-batches, tensors named `<number>.<input>`, to a safetensors file."""
+        """Save this process's micro-batches to a safetensors file, with tensors named `<index>.<input>`."""
         process = self.accelerator.process_index
         path = self.folder / f"nonfinite-step{flagged.step}-process{process}.safetensors"
         tensors = {
-            f"{number}.{name}": value.cpu().contiguous()
-            for number, (_, inputs) in enumerate(flagged.micro_batches)
+            f"{index}.{name}": value.cpu().contiguous()
+            for index, (_, inputs) in enumerate(flagged.micro_batches)
             for name, value in inputs.items()
             if isinstance(value, torch.Tensor)
         }
@@ -111,12 +110,12 @@ class NonFiniteGuard(TrainerCallback):
 
 
 class FlaggedStep:
-    """An optimiser step, its micro-batches, and the flag that tells whether it was skipped, on its way to the host.
+    """An optimiser step and its flag, which is copied to the host asynchronously.
 
     Args:
-        flag (`torch.Tensor`): 1 if it was, a scalar on the device.
-        step (`int`): Optimiser steps before it.
-        micro_batches: Losses and inputs.
+        flag (`torch.Tensor`): 1 if the step was skipped, a scalar on the device.
+        step (`int`): Number of optimiser steps before it.
+        micro_batches: The losses and inputs of the step.
     """
 
     def __init__(self, flag: torch.Tensor, step: int, micro_batches: list[tuple[torch.Tensor, dict]]):

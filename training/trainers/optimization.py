@@ -1,11 +1,12 @@
-"""Optimiser groups and learning-rate schedules of UMT (arXiv 2303.16058), as its released training scripts set them.
+"""Parameter groups and learning-rate schedules of UMT (arXiv 2303.16058), as in its released training scripts.
 
-One rule of parameter groups serves every stage: weight decay spares vectors, biases and position tables; fine-tuning
-adds a learning rate that shrinks by a constant factor per layer towards the input. Both schedules are pure functions
-of the step, wrapped in PyTorch's `LambdaLR`, so a resumed run continues exactly where the interrupted one stopped.
+The parameter groups follow one rule in every stage: no weight decay for vectors, biases and position tables.
+Fine-tuning adds a learning rate that decreases by a constant factor per layer towards the input. Both schedules are
+pure functions of the step, wrapped in PyTorch's `LambdaLR`, so a resumed run continues exactly where it stopped.
 
-Unusual, and kept from the released code because the published numbers rest on it:
-- the warm-up includes both ends, so the peak rate is used twice in a row; the cosine never quite reaches its minimum;
+Unusual, and kept from the released code because the published results depend on it:
+- the warm-up includes both ends, so the peak learning rate is used twice in a row; the cosine never quite reaches its
+  minimum;
 - stage 2 floors its schedule instead of shifting it, warm-up included, and decays its 0-dimensional temperature.
 """
 
@@ -22,12 +23,13 @@ _EMBEDDINGS = re.compile(r"(?:^|\.)embeddings\.")
 
 
 def scaled_learning_rate(base_learning_rate: float, effective_batch_size: int) -> float:
-    """
-    The linear rule of stage 1 and of fine-tuning: `base * effective_batch_size / 256`. It holds for the peak, the
-    minimum and the warm-up's start alike. Stage 2 and its downstream tasks use absolute rates.
+    """The linear scaling rule of stage 1 and of fine-tuning: `base * effective_batch_size / 256`.
+
+    It applies to the peak, the minimum and the start of the warm-up. Stage 2 and its downstream tasks use absolute
+    learning rates.
 
     Args:
-        base_learning_rate (`float`): The recipe's rate for 256 clips.
+        base_learning_rate (`float`): The recipe's learning rate for 256 clips.
         effective_batch_size (`int`): Clips per optimiser step: processes x batch x accumulation x views per video.
 
     Returns:
@@ -37,28 +39,29 @@ def scaled_learning_rate(base_learning_rate: float, effective_batch_size: int) -
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """
-    Whether weight decay applies to a parameter: not to 1-D tensors, biases and position tables. A 0-dimensional
-    parameter (the temperature of stage 2) is decayed.
+    """Whether weight decay applies to a parameter: to all but 1-D tensors, biases and position tables.
+
+    A 0-dimensional parameter (the temperature of stage 2) is decayed.
     """
     is_position_table = name.rpartition(".")[2] == "position_embeddings"
     return parameter.ndim != 1 and not name.endswith(".bias") and not is_position_table
 
 
 def layer_id(name: str, num_layers: int) -> int:
-    """
-    Depth of a parameter: 0 for the embeddings, `i + 1` for layer i, `num_layers + 1` for what follows the last layer
-    (final norm, head, decoders). Prefixes and infixes of wrappers (compile, LoRA, checkpointing) do not matter.
+    """Depth of a parameter: 0 for the embeddings, `i + 1` for layer i, `num_layers + 1` after the last layer (final
+    norm, head, decoders).
+
+    Prefixes and infixes of wrappers (compile, LoRA, checkpointing) are ignored.
 
     Raises:
-        ValueError: if the name belongs to a layer that a model of `num_layers` layers does not have.
+        ValueError: if the index of the layer is not below `num_layers`.
     """
     layer = _LAYER.search(name)
     if layer is not None:
         index = int(layer.group(1))
         if index >= num_layers:
             raise ValueError(
-                f"Parameter {name!r} lies in layer {index}, but the configuration has {num_layers} layers."
+                f"Parameter {name!r} belongs to layer {index}, but the configuration has {num_layers} layers."
             )
         return index + 1
     return 0 if _EMBEDDINGS.search(name) else num_layers + 1
@@ -67,23 +70,22 @@ def layer_id(name: str, num_layers: int) -> int:
 def parameter_groups(
     model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, object]]:
-    """
-    The trainable parameters of a model, grouped for an optimiser: (layer id) x (decay or not) with layer-wise decay,
-    at most two groups without.
+    """Parameter groups of a model for an optimiser: one for each layer id, with and without weight decay.
 
     Args:
-        model (`nn.Module`): With a layer decay, its `config.num_hidden_layers` gives the depth.
-        learning_rate (`float`): Peak rate of the group with scale 1.
-        weight_decay (`float`): For the groups that are decayed.
+        model (`nn.Module`): The model; only its trainable parameters are grouped. With a layer decay,
+            `config.num_hidden_layers` is the number of layers, L.
+        learning_rate (`float`): Peak learning rate of the group with scale 1.
+        weight_decay (`float`): Weight decay of the groups that are decayed.
         layer_decay (`float`, defaults to 1.0):
-            Scale between neighbouring layers: layer id i trains with `learning_rate * layer_decay ** (L + 1 - i)`.
-            0.75 for B/16 and 0.85 for L/16 in fine-tuning; 1.0, one rate for all, everywhere else.
+            Layer id i has the learning rate `learning_rate * layer_decay ** (L + 1 - i)`. Fine-tuning uses 0.75 for
+            B/16 and 0.85 for L/16. With 1.0 all layers form one group, with and without weight decay.
 
     Returns:
         `list[dict]`: Groups with `params`, `lr`, `weight_decay` and a readable `name`, shallowest first.
 
     Raises:
-        ValueError: if nothing is trainable, or if no parameter with a layer decay lies in a layer.
+        ValueError: if no parameter is trainable, or, with a layer decay, if none of them belongs to a layer.
     """
     groups: dict[tuple[int, bool], dict[str, object]] = {}
     num_layers = model.config.num_hidden_layers if layer_decay != 1.0 else 0
@@ -103,11 +105,11 @@ def parameter_groups(
             }
         groups[depth, decayed]["params"].append(parameter)
     if not groups:
-        raise ValueError("The model has no trainable parameter; unfreeze some before making an optimiser.")
+        raise ValueError("The model has no trainable parameter; unfreeze some before creating an optimiser.")
     if layer_decay != 1.0 and not any(1 <= depth <= num_layers for depth, _ in groups):
         raise ValueError(
             f"layer_decay={layer_decay} found no trainable parameter in a layer (names with 'layers.<i>.'); "
-            "use layer_decay=1.0 to train only a head or a model built otherwise."
+            "use layer_decay=1.0 to train only a head, or a model with other names."
         )
     return [groups[key] for key in sorted(groups)]
 
@@ -115,22 +117,22 @@ def parameter_groups(
 def cosine_factor(
     step: int, *, total_steps: int, warmup_steps: int, start_factor: float, final_factor: float
 ) -> float:
-    """
-    Share of the peak learning rate at an optimiser step in stage 1 and fine-tuning: a line from `start_factor` to 1
-    over `warmup_steps` (both ends included), then half a cosine towards `final_factor`, which it reaches only after
-    the last step.
+    """Learning rate of stage 1 and fine-tuning at an optimiser step, as a fraction of the peak.
+
+    Linear from `start_factor` to 1 over `warmup_steps` (both ends included), then half a cosine towards
+    `final_factor`, which is reached only after the last step.
     """
     if step < warmup_steps:
         return start_factor + (1 - start_factor) * step / max(1, warmup_steps - 1)
-    # the scheduler also asks for the step after the last one
+    # the scheduler also evaluates the step after the last one
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return final_factor + 0.5 * (1 - final_factor) * (1 + math.cos(math.pi * progress))
 
 
 def floored_cosine_factor(step: int, *, total_steps: int, warmup_steps: int, floor: float) -> float:
-    """
-    Share of the peak learning rate at an optimiser step in stage 2 and its downstream tasks: `step / warmup_steps`,
-    then half a cosine to zero, neither below `floor`.
+    """Learning rate of stage 2 and its downstream tasks at an optimiser step, as a fraction of the peak.
+
+    `step / warmup_steps`, then half a cosine to zero, neither below `floor`.
     """
     if step < warmup_steps:
         return max(floor, step / warmup_steps)
@@ -147,16 +149,17 @@ def cosine_schedule(
     min_learning_rate: float,
     warmup_learning_rate: float = 0.0,
 ) -> LambdaLR:
-    """
-    The schedule of stage 1 (warm-up from 0) and of fine-tuning (warm-up from the minimum), from a recipe's rates.
-    Groups with a smaller rate follow the same curve in proportion, their minimum and start included.
+    """The schedule of stage 1 (warm-up from 0) and of fine-tuning (warm-up from the minimum).
+
+    Groups with a smaller learning rate follow the same curve in proportion, including minimum and start.
 
     Args:
-        optimizer (`Optimizer`): Its groups hold their peak rates, as [`parameter_groups`] sets them.
-        total_steps (`int`): Optimiser steps of the whole run.
-        warmup_steps (`int`): Steps of the linear warm-up, 0 for none.
-        learning_rate, min_learning_rate (`float`): Peak and minimum of the group with scale 1, already scaled.
-        warmup_learning_rate (`float`, defaults to 0.0): Where the warm-up starts, already scaled.
+        optimizer (`Optimizer`): The optimiser; `lr` of its groups is their peak, as set by [`parameter_groups`].
+        total_steps (`int`): Number of optimiser steps of the run.
+        warmup_steps (`int`): Number of steps of the linear warm-up, 0 for none.
+        learning_rate, min_learning_rate (`float`): Peak and minimum of the group with scale 1, after scaling by the
+            batch.
+        warmup_learning_rate (`float`, defaults to 0.0): Start of the warm-up, after scaling by the batch.
 
     Returns:
         `LambdaLR`, to be stepped once per optimiser step.
@@ -180,14 +183,13 @@ def cosine_schedule(
 def floored_cosine_schedule(
     optimizer: Optimizer, *, total_steps: int, warmup_steps: int, floor: float = 0.01
 ) -> LambdaLR:
-    """
-    The schedule of stage 2 and its downstream tasks.
+    """The schedule of stage 2 and its downstream tasks.
 
     Args:
-        optimizer (`Optimizer`): Its groups hold their peak rates.
-        total_steps (`int`): Optimiser steps of the whole run.
-        warmup_steps (`int`): Steps of the linear warm-up, 0 for none.
-        floor (`float`, defaults to 0.01): Smallest share of the peak, during the warm-up too.
+        optimizer (`Optimizer`): The optimiser; `lr` of its groups is their peak.
+        total_steps (`int`): Number of optimiser steps of the run.
+        warmup_steps (`int`): Number of steps of the linear warm-up, 0 for none.
+        floor (`float`, defaults to 0.01): Lower bound as a fraction of the peak, also during the warm-up.
 
     Returns:
         `LambdaLR`, to be stepped once per optimiser step.
@@ -205,5 +207,5 @@ def _check_steps(total_steps: int, warmup_steps: int) -> None:
     if not 0 <= warmup_steps <= total_steps:
         raise ValueError(
             f"A run of {total_steps} steps cannot have a warm-up of {warmup_steps}; "
-            "train longer or shorten the warm-up (it is counted in optimiser steps)."
+            "train longer or shorten the warm-up (counted in optimiser steps)."
         )

@@ -1,9 +1,10 @@
 """Stage 1: unmasked-token alignment (arXiv 2303.16058, section 3.2) as a Transformers Trainer.
 
-A frozen CLIP tower looks at all of a clip; the tokens that its class token attends to stay visible; the student embeds
-these alone and is pulled to the teacher's features of them, layer by layer.
+A frozen CLIP vision tower encodes all tokens of a clip. The tokens with the highest attention of its class token stay
+visible. The student embeds only these, and its features are aligned with the teacher's, layer by layer.
 
-Unusual: with `num_masks_per_clip` several masks share a teacher pass, each of them a student view of its own.
+Unusual: with `num_masks_per_clip`, several masks share a forward pass of the teacher; each is a separate view for the
+student.
 """
 
 from collections.abc import Callable
@@ -20,12 +21,12 @@ from .teachers import check_teacher_fits
 
 @dataclass
 class UMTPreTrainingArguments(UMTTrainingArguments):
-    """Arguments of [`UMTPreTrainingTrainer`]; the defaults are the published stage-1 recipe's.
+    """Arguments of [`UMTPreTrainingTrainer`]. The defaults are those of the published stage-1 recipe.
 
     Args:
-        mask_type: How visible tokens are chosen: `"attention"`, `"tube"` or `"random"`.
-        mask_ratio: Share of the tokens hidden from the student.
-        num_masks_per_clip: Masks, and so student views, for one teacher pass.
+        mask_type: Token selection: `"attention"`, `"tube"` or `"random"`.
+        mask_ratio: Fraction of the tokens hidden from the student.
+        num_masks_per_clip: Number of masks, and so of student views, for one forward pass of the teacher.
     """
 
     mask_type: str = "attention"
@@ -46,19 +47,19 @@ class UMTPreTrainingArguments(UMTTrainingArguments):
 class UMTPreTrainingTrainer(TeacherStudentTrainer):
     """Aligns the unmasked tokens of a [`UMTForPreTraining`] with a frozen teacher.
 
-    Leaves `pictures/masks.png` in its folder: the first training clip, its masks and the teacher's attention.
+    Writes `pictures/masks.png` to the output folder: the first training clip, its masks and the teacher's attention.
 
     Args:
         model ([`UMTForPreTraining`]): The student.
-        teacher: [`UMTTeacherModel`], or a module of the same interface. It is put in evaluation mode, frozen, moved to
-            the device and cast to the precision of the run (bf16 or fp16 under mixed precision).
-        args ([`UMTPreTrainingArguments`]).
-        token_selection (*optional*): A strategy in place of the one `mask_type` names, with the signature of
+        teacher: [`UMTTeacherModel`], or a module with the same interface. It is set to evaluation mode, frozen, moved
+            to the device and cast to the precision of the run (bf16 or fp16 under mixed precision).
+        args ([`UMTPreTrainingArguments`]): The training arguments.
+        token_selection (*optional*): Replaces the token selection of `mask_type`; a function with the signature of
             [`attention_token_selection`].
-        kwargs: Everything else that `transformers.Trainer` takes.
+        kwargs: Further arguments of [`UMTTrainer`].
 
     Raises:
-        ValueError: if the teacher's aligned layers, width or token grid are not the student's.
+        ValueError: if the aligned layers, the feature dimension or the token grid of teacher and student differ.
     """
 
     def __init__(
@@ -75,12 +76,12 @@ class UMTPreTrainingTrainer(TeacherStudentTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips = self.pixel_values(inputs["pixel_values_videos"])
-        with self.timer("teacher" if model.training else "evaluation"):  # log lines tell of training steps
+        with self.timer("teacher" if model.training else "evaluation"):  # log lines report training steps only
             num_masks = self.args.num_masks_per_clip
             visible_indices, targets = self.compute_targets(
                 clips, inputs["sample_seeds"], self.args.mask_ratio, num_masks
             )
-        # a clip for each of its masks, side by side; no copy for a single one
+        # (B*M, T, C, H, W): each clip repeated for its M masks; no copy if M is 1
         views = clips[:, None].expand(-1, num_masks, -1, -1, -1, -1).flatten(0, 1)
         outputs = model(
             pixel_values_videos=views,

@@ -1,8 +1,8 @@
-"""Fine-tuning for question answering (arXiv 2303.16058, section 4.3; method, 19) as a Transformers Trainer.
+"""Fine-tuning for question answering (arXiv 2303.16058, section 4.3) as a Transformers Trainer.
 
-A question may have several answers, each weighing as much as the share of people who gave it. Evaluation ranks a list
-of answers, as the evaluation of the published models does, but by single views drawn as in the Trainer's other
-objectives: a broken video is replaced, and told. `umt evaluate --task question_answering` is the strict one.
+A question may have several answers, each weighted by the fraction of people who gave it. As for the published models,
+evaluation ranks a list of candidate answers. Unlike `umt evaluate`, which counts a question about a broken video as
+wrong, it replaces and reports broken videos, as the other trainers do.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from processing_umt import UMTProcessor
 
-from ..cards.question_answering_card import question_answering_card
+from ..cards.question_answering_card import question_answering_sections
+from ..cards.trainer_card import CardSections
 from ..data.question_records import weigh_answers
 from ..data.video_dataset import collate_clips
 from .absolute_learning_rate import AbsoluteLearningRateArguments, AbsoluteLearningRateMixin
@@ -24,11 +25,11 @@ from .base_trainer import UMTTrainer
 
 @dataclass
 class UMTQuestionAnsweringArguments(AbsoluteLearningRateArguments):
-    """Arguments of [`UMTQuestionAnsweringTrainer`]; the defaults are those that the published recipes share.
+    """Arguments of [`UMTQuestionAnsweringTrainer`]. The defaults are common to the published recipes.
 
     Args:
-        checkpoint_blocks: Blocks of the video encoder, counted from the first, whose activations are recomputed in the
-            backward pass.
+        checkpoint_blocks: Number of blocks of the video encoder, from the first, whose activations are recomputed in
+            the backward pass.
     """
 
     learning_rate: float = 2e-5
@@ -36,59 +37,62 @@ class UMTQuestionAnsweringArguments(AbsoluteLearningRateArguments):
 
 
 class QuestionCollator:
-    """Batches of clips with their questions and answers as token ids.
+    """Collates clips with their questions and answers as token ids.
 
     Args:
-        processor ([`UMTProcessor`]): cleans and tokenises questions, tokenises answers.
-        candidates: the answers that evaluation chooses from.
+        processor ([`UMTProcessor`]): Cleans and tokenises questions, tokenises answers.
+        candidates: The answers that evaluation ranks.
     """
 
     def __init__(self, processor: UMTProcessor, candidates: Sequence[str] = ()):
         self.processor = processor
-        self.places = {answer: place for place, answer in enumerate(candidates)}
+        self.candidate_ids = {answer: index for index, answer in enumerate(candidates)}
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """As `collate_clips`, with `input_ids` and `attention_mask` of the questions; `labels`,
-        `decoder_attention_mask` and `answer_weights` of their distinct answers, and `answers_per_question`; and
-        `answer_places`, that of the most frequent answer among the candidates or -1, instead of the texts.
+        """The batch of `collate_clips` with the following in place of `question` and `answer`; Q questions have A
+        distinct answers in total.
+
+        - `input_ids`, `attention_mask` `(Q, length)`: the questions.
+        - `labels`, `decoder_attention_mask` `(A, length)`, `answer_weights` `(A,)`: the answers.
+        - `answers_per_question` `(Q,)`.
+        - `answer_ids` `(Q,)`: index of the most frequent answer among the candidates, or -1.
 
         Raises:
-            ValueError: samples without a question or an answer.
+            ValueError: if the samples have no question or no answer.
         """
         batch = collate_clips(samples)
         if "question" not in batch or "answer" not in batch:
-            raise ValueError("Samples need a question and an answer; make their records with `load_question_records`.")
-        weighed = [weigh_answers(answer) for answer in batch.pop("answer")]
-        answers = self.processor.encode_answers([text for texts, _ in weighed for text in texts], return_tensors="pt")
-        first = [texts[max(range(len(texts)), key=weights.__getitem__)] for texts, weights in weighed]
+            raise ValueError("Samples need a question and an answer; load their records with `load_question_records`.")
+        weighted = [weigh_answers(answer) for answer in batch.pop("answer")]
+        answers = self.processor.encode_answers([text for texts, _ in weighted for text in texts], return_tensors="pt")
+        most_frequent = [texts[max(range(len(texts)), key=weights.__getitem__)] for texts, weights in weighted]
         return {
             **batch,
             **self.processor(text=batch.pop("question"), return_tensors="pt"),
             "labels": answers["input_ids"],
             "decoder_attention_mask": answers["attention_mask"],
-            "answers_per_question": torch.tensor([len(texts) for texts, _ in weighed]),
-            "answer_weights": torch.tensor([weight for _, weights in weighed for weight in weights]),
-            "answer_places": torch.tensor([self.places.get(text, -1) for text in first]),
+            "answers_per_question": torch.tensor([len(texts) for texts, _ in weighted]),
+            "answer_weights": torch.tensor([weight for _, weights in weighted for weight in weights]),
+            "answer_ids": torch.tensor([self.candidate_ids.get(text, -1) for text in most_frequent]),
         }
 
 
 class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
-    """Fine-tunes a [`UMTForVideoQuestionAnswering`]; evaluation measures how often the right answer is chosen.
+    """Fine-tunes a [`UMTForVideoQuestionAnswering`]. Evaluation measures the accuracy of the highest-ranked answers.
 
     Args:
-        model ([`UMTForVideoQuestionAnswering`]).
-        args ([`UMTQuestionAnsweringArguments`]).
-        processing_class ([`UMTProcessor`]).
-        candidates: The answers that evaluation chooses from.
-        k: Candidates that are scored, see `rank_answers`.
-        kwargs: Everything else that `transformers.Trainer` takes. Data sets are of `load_question_records`.
+        model ([`UMTForVideoQuestionAnswering`]): The model.
+        args ([`UMTQuestionAnsweringArguments`]): The training arguments.
+        processing_class ([`UMTProcessor`]): Cleans and tokenises the questions, tokenises the answers.
+        candidates: The answers that evaluation ranks.
+        k: Number of candidates that the decoder scores, see `rank_answers`.
+        compute_metrics (*optional*): Defaults to the accuracy in percent.
+        kwargs: Further arguments of [`UMTTrainer`]. The records of the data sets are from `load_question_records`.
 
     Raises:
-        ValueError: if there is an evaluation data set and no candidates, or the model has fewer blocks than are to be
-            checkpointed.
+        ValueError: if there is an evaluation data set but no candidates, or the model has fewer than
+            `checkpoint_blocks` blocks.
     """
-
-    model_card = staticmethod(question_answering_card)
 
     def __init__(
         self,
@@ -109,7 +113,7 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
             **kwargs,
         )
         if self.eval_dataset is not None and not candidates:
-            raise ValueError("Evaluation chooses from a list of answers; give `candidates`, or no `eval_dataset`.")
+            raise ValueError("Evaluation ranks a list of answers: give `candidates`, or no `eval_dataset`.")
         checkpoint_first_blocks(model.vision_model, args.checkpoint_blocks)
         if args.checkpoint_text:
             for part in (model.text_model, model.text_decoder):
@@ -131,14 +135,13 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The place of the answer that is chosen for each question and of the right one, for `compute_metrics`."""
-        for name, reason in inputs.pop("broken", []):
-            print(f"evaluation: {name} cannot be read ({reason}); another video stands in for it", flush=True)
+        """The indices of the highest-ranked and of the correct answer to each question, for `compute_metrics`."""
+        self.report_broken_videos(inputs)
         inputs = self._prepare_inputs(inputs)
         answers = self.encoded_candidates.to(self.args.device)
-        # accelerate has put its autocast around the model's own forward, which is not called here
+        # accelerate wraps only the model's `forward` in autocast, which is not called here
         with self.accelerator.autocast():
-            places, _ = self.accelerator.unwrap_model(model).rank_answers(
+            indices, _ = self.accelerator.unwrap_model(model).rank_answers(
                 inputs["input_ids"],
                 inputs["attention_mask"],
                 self.pixel_values(inputs["pixel_values_videos"]),
@@ -146,9 +149,12 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
                 candidate_attention_mask=answers["attention_mask"],
                 k=self.k,
             )
-        return None, places[:, 0].contiguous(), inputs["answer_places"]
+        return None, indices[:, 0].contiguous(), inputs["answer_ids"]
+
+    def card_sections(self) -> CardSections:
+        return question_answering_sections(self)
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of the questions whose answer is chosen, in percent; one that is not in the list is answered wrong."""
+    """Fraction of correctly answered questions in percent; an answer that is not a candidate counts as wrong."""
     return {"accuracy": 100 * float((prediction.predictions == prediction.label_ids).mean())}

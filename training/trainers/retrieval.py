@@ -1,7 +1,7 @@
 """Fine-tuning for text-video retrieval (arXiv 2303.16058, section 4.3) as a Transformers Trainer.
 
-Stage 2's contrast and matching without masking and without a teacher. Evaluation scores the model as
-`umt evaluate --task retrieval` does, over all processes, and reports the re-ranked recall.
+The objectives are contrast and matching, as in stage 2, without masks and without a teacher. Evaluation scores the
+model over all processes, as `umt evaluate --task retrieval` does, and reports the re-ranked recall.
 """
 
 import torch
@@ -11,13 +11,13 @@ from .video_text import UMTVideoTextTrainer
 
 
 class UMTRetrievalTrainer(UMTVideoTextTrainer):
-    """Fine-tunes a [`UMTForVideoTextPreTraining`] with contrast and matching alone, and scores its retrieval.
+    """Fine-tunes a [`UMTForVideoTextPreTraining`] with contrast and matching; evaluation measures re-ranked recall.
 
     Args:
-        eval_dataset ([`RetrievalSet`], *optional*): Videos and texts, instead of a data set of clips.
-        num_reranked (`int`, defaults to 128): Candidates of a query that the cross-encoder re-ranks.
-        trim_seconds (`float`, *optional*): Evaluation takes frames from the first seconds of a video only.
-        kwargs: The arguments of [`UMTVideoTextTrainer`], but for the teacher.
+        eval_dataset ([`RetrievalSet`], *optional*): Videos and texts, in place of a data set of clips.
+        num_reranked (`int`, defaults to 128): Number of candidates of a query that the cross-encoder re-ranks.
+        trim_seconds (`float`, *optional*): Evaluation samples frames from the first `trim_seconds` of a video.
+        args, kwargs: Arguments of [`UMTVideoTextTrainer`], except `teacher`.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class UMTRetrievalTrainer(UMTVideoTextTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Recall in percent: `eval_text_to_video_r1` … and `eval_mean_recall` re-ranked, `eval_dual_encoder_…` before;
-        `eval_chance_r1`: what guessing would reach at rank 1, averaged over both ways."""
+        """Recall in percent: `eval_text_to_video_r1` … and `eval_mean_recall` after re-ranking, `eval_dual_encoder_…`
+        before it; `eval_chance_r1`: the chance level of recall at rank 1, averaged over both directions."""
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
         scores = evaluate_retrieval(

@@ -1,6 +1,6 @@
-"""Where a training step's time goes: named spans of host or device time, averaged between two log lines.
+"""Timing of training steps: named spans of host or device time, averaged between two log lines.
 
-Unusual: on a GPU a span is a pair of CUDA events that are read only when a log line is due, so timing never makes the
+On a GPU a span is a pair of CUDA events that are read only when a log line is due, so that timing does not make the
 host wait for the device within a step.
 """
 
@@ -13,10 +13,10 @@ import torch
 
 
 class StepTimer:
-    """Adds up named spans; `with timer("teacher"): ...`, then `timer.collect(num_steps)` for seconds a step.
+    """Sums named spans: `with timer("teacher"): ...`, then `timer.collect(num_steps)` for seconds a step.
 
     Args:
-        device (`torch.device`): Where the work runs. On "cuda" spans are device time, elsewhere wall-clock time.
+        device (`torch.device`): The device of the work. Spans are device time on "cuda", wall-clock time elsewhere.
     """
 
     def __init__(self, device: torch.device):
@@ -26,7 +26,7 @@ class StepTimer:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time the body of a `with` statement as a span of work on the device."""
+        """Time the body of a `with` statement, as work on the device."""
         if self.on_gpu:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -39,13 +39,13 @@ class StepTimer:
 
     @contextmanager
     def on_host(self, name: str) -> Iterator[None]:
-        """Time the body of a `with` statement as a span of waiting on the host, such as for data."""
+        """Time the body of a `with` statement on the host, such as waiting for data."""
         start = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - start
 
     def collect(self, num_steps: int) -> dict[str, float]:
-        """Seconds a step of every span since the last call, which waits for the device; then starts anew."""
+        """Seconds a step of every span since the last call. Waits for the device and resets the spans."""
         for name, start, end in self.pending:
             end.synchronize()
             self.seconds[name] += start.elapsed_time(end) / 1000

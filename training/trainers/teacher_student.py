@@ -1,10 +1,9 @@
-"""The frozen teacher of a training run: one pass gives the mask of every clip and the features of its visible tokens
-(arXiv 2303.16058, section 3.2). Both stages use it.
+"""A trainer with a frozen teacher (arXiv 2303.16058, section 3.2), the base class of stages 1 and 2.
 
-Unusual: the teacher belongs to the trainer, not to the model, so neither the optimiser nor a checkpoint ever holds it.
-Masks are drawn on the device from each clip's own seed. Several masks may share a teacher pass, which is where most of
-a step's time goes: its features cover all tokens anyway. `torch_compile` compiles the teacher's blocks as well as the
-student's.
+One forward pass of the teacher gives the mask of every clip and the target features of its visible tokens. The teacher
+belongs to the trainer, not to the model, so neither the optimiser nor a checkpoint contains it. Masks are sampled on
+the device from each clip's own seed. Several masks can share a forward pass of the teacher, whose features cover all
+tokens. `torch_compile` compiles the blocks of the teacher too.
 """
 
 from collections.abc import Callable
@@ -31,16 +30,16 @@ TOKEN_SELECTIONS: dict[str, Callable] = {
 
 
 class TeacherStudentTrainer(UMTTrainer):
-    """A trainer whose student has a teacher.
+    """Trains a student with the features of a frozen teacher.
 
     Args:
-        model: The student.
-        teacher: [`UMTTeacherModel`], or a module of the same interface, or None. It is put in evaluation mode, frozen,
+        model (`PreTrainedModel`): The student.
+        teacher: [`UMTTeacherModel`], a module with the same interface, or None. It is set to evaluation mode, frozen,
             moved to the device and cast to the precision of the run (bf16 or fp16 under mixed precision).
-        args: With a `mask_type`.
-        token_selection (*optional*): A strategy in place of the one `mask_type` names, with the signature of
+        args: The training arguments, with a `mask_type`.
+        token_selection (*optional*): Replaces the token selection of `mask_type`; a function with the signature of
             [`attention_token_selection`].
-        kwargs: Everything else that `transformers.Trainer` takes.
+        kwargs: Further arguments of [`UMTTrainer`].
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class TeacherStudentTrainer(UMTTrainer):
         **kwargs,
     ):
         super().__init__(model=model, args=args, **kwargs)
-        # asked of the arguments or of the launcher
+        # `mixed_precision` is set by the arguments or by the launcher
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.mixed_precision, torch.float32)
         self.teacher = teacher
         if teacher is not None:
@@ -63,21 +62,21 @@ class TeacherStudentTrainer(UMTTrainer):
                 )
         self.token_selection = token_selection or TOKEN_SELECTIONS[args.mask_type]
 
-    # Not `inference_mode`: tensors made under it may not take part in a backward pass.
+    # Not `inference_mode`, whose tensors can't take part in a backward pass.
     @torch.no_grad()
     def compute_targets(
         self, clips: torch.Tensor, sample_seeds: torch.Tensor, mask_ratio: float, num_masks: int = 1
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masks and targets of clips (B, T, C, H, W) from one teacher pass, M masks a clip.
+        """Masks and target features from one forward pass of the teacher.
 
         Args:
-            clips: Normalised.
-            sample_seeds: int64 (B,), of the masks.
-            mask_ratio: Share of the tokens hidden from the student.
-            num_masks: M.
+            clips: Normalised float (B, T, C, H, W).
+            sample_seeds: Seeds of the masks, int64 (B,).
+            mask_ratio: Fraction of the tokens hidden from the student.
+            num_masks: Number of masks of a clip, M.
 
         Returns:
-            `visible_indices` (B*M, V) and `target_features` (B*M, K, V, F), the masks of a clip side by side.
+            `visible_indices` (B*M, V) and `target_features` (B*M, K, V, F); the masks of a clip are adjacent.
         """
 
         def select(cls_attention: torch.Tensor) -> torch.Tensor:
@@ -90,6 +89,6 @@ class TeacherStudentTrainer(UMTTrainer):
 
 
 def check_mask_type(mask_type: str) -> None:
-    """Raise a ValueError unless a mask type has a token selection."""
+    """Raise a ValueError if the mask type is unknown."""
     if mask_type not in TOKEN_SELECTIONS:
         raise ValueError(f"`mask_type` must be one of {', '.join(TOKEN_SELECTIONS)}, but is {mask_type!r}.")

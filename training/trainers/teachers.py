@@ -1,14 +1,14 @@
-"""The frozen teachers of stages 1 and 2: loading one by name, its size, and whether it fits a student."""
+"""Loading the frozen teachers of stages 1 and 2, and checking that a teacher fits a student."""
 
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from modeling_umt import UMTConfig, UMTDinov2Teacher, UMTTeacherConfig, UMTTeacherModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import read_official_state_dict, teacher_config
 
 _CLIP_B16 = {"patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-# the teachers of the published recipes, so that an estimate needs no download
+# configurations of the published recipes' teachers, so that an estimate needs no download
 PUBLISHED_TEACHERS = {
     "openai/clip-vit-large-patch14": UMTTeacherConfig(),
     "openai/clip-vit-base-patch16": UMTTeacherConfig(
@@ -18,23 +18,23 @@ PUBLISHED_TEACHERS = {
 
 
 def load_teacher(name: str, student: UMTConfig, image_size: int | None = None) -> nn.Module:
-    """The teacher `name`, returning the layers that a student aligns.
+    """Load a teacher that returns the layers a student aligns.
 
     Args:
         name: Hub id or folder of a CLIP or DINOv2 checkpoint or of a saved [`UMTTeacherModel`], or an official
             extracted `.pth`.
-        student: Decides which layers are returned, and their norm.
-        image_size (`int`, *optional*): Pixels a side of the teacher's frames. Default: a saved [`UMTTeacherModel`]'s
-            own, and for other checkpoints 14 patches a side.
+        student: Configuration of the student, which determines the returned layers and their normalisation.
+        image_size (`int`, *optional*): Height and width of the teacher's frames in pixels. Defaults to that of a
+            saved [`UMTTeacherModel`], and to 14 patches for other checkpoints.
 
     Raises:
-        ValueError: if the checkpoint belongs to a model family without an adapter.
+        ValueError: if the checkpoint is of an unsupported model family.
         OSError: if the checkpoint does not exist.
     """
     fields = teacher_fields(student)
     if name.endswith(".pth"):
         state = read_official_state_dict(name)
-        sizes = teacher_config(state, None).to_dict() | fields | given_size(image_size)
+        sizes = teacher_config(state, None).to_dict() | fields | image_size_field(image_size)
         return convert_umt_checkpoint(state, UMTTeacherConfig.from_dict(sizes))
     family = AutoConfig.from_pretrained(name).model_type
     if family == "umt_teacher":
@@ -47,13 +47,13 @@ def load_teacher(name: str, student: UMTConfig, image_size: int | None = None) -
 
 
 def size_teacher(name: str, student: UMTConfig, image_size: int | None = None) -> nn.Module:
-    """As `load_teacher`, on the meta device; the teachers of the published recipes are not downloaded for that.
+    """The teacher of `load_teacher` on the meta device, without a download for the teachers of published recipes.
 
     Raises:
-        ValueError: as `load_teacher`, or if the teacher does not fit the student.
+        ValueError: as in `load_teacher`, or if the teacher does not fit the student.
     """
     if name in PUBLISHED_TEACHERS:
-        sizes = PUBLISHED_TEACHERS[name].to_dict() | teacher_fields(student) | given_size(image_size)
+        sizes = PUBLISHED_TEACHERS[name].to_dict() | teacher_fields(student) | image_size_field(image_size)
         with torch.device("meta"):
             teacher = UMTTeacherModel(UMTTeacherConfig.from_dict(sizes))
     else:
@@ -62,13 +62,13 @@ def size_teacher(name: str, student: UMTConfig, image_size: int | None = None) -
     return teacher
 
 
-def given_size(image_size: int | None) -> dict[str, int]:
-    """`image_size` as a field of a configuration; nothing for None."""
+def image_size_field(image_size: int | None) -> dict[str, int]:
+    """`image_size` as a field of a configuration; empty for None."""
     return {} if image_size is None else {"image_size": image_size}
 
 
 def teacher_fields(student: UMTConfig) -> dict[str, object]:
-    """The fields of a teacher's configuration that follow from its student."""
+    """The fields of a teacher's configuration that are determined by its student."""
     return {
         "num_aligned_layers": student.num_aligned_layers,
         "aligned_layer_interval": student.aligned_layer_interval,
@@ -76,8 +76,8 @@ def teacher_fields(student: UMTConfig) -> dict[str, object]:
     }
 
 
-def check_teacher_fits(student, teacher) -> None:
-    """Raise a ValueError unless a teacher's configuration makes targets for a student's configuration."""
+def check_teacher_fits(student: UMTConfig, teacher: PreTrainedConfig) -> None:
+    """Raise a ValueError if a student with the first configuration can't align to a teacher with the second."""
     if student.num_aligned_layers != teacher.num_aligned_layers:
         raise ValueError(
             f"The teacher returns {teacher.num_aligned_layers} layers, but the student aligns "
@@ -96,7 +96,7 @@ def check_teacher_fits(student, teacher) -> None:
     side = teacher.image_size // teacher.patch_size
     if student.token_grid[1:] != (side, side) or student.tubelet_size != 1:
         raise ValueError(
-            f"The teacher sees every frame as {side} x {side} tokens, but the student's grid of (frames, rows, "
+            f"The teacher divides a frame into {side} x {side} tokens, but the student's grid of (frames, rows, "
             f"columns) is {student.token_grid} at `tubelet_size` {student.tubelet_size}. Choose the teacher's "
-            "`image_size` so that the grids agree."
+            "`image_size` so that the grids are equal."
         )

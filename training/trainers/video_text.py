@@ -1,14 +1,14 @@
 """Stage 2: four objectives on captioned videos and images (arXiv 2303.16058, section 3.3) as a Transformers Trainer.
 
-Contrast, matching, masked language modelling and unmasked-token alignment; their weights are fields of the model's
-configuration. The teacher is stage 1's. Images are clips of one frame, with a mask ratio of their own.
+The objectives are contrast, matching, masked language modelling and unmasked-token alignment; their weights are fields
+of the model's configuration. The teacher is that of stage 1. Images are clips of one frame with their own mask ratio.
 
 Unusual:
 - The learning rate is absolute, not scaled by the batch, and the cosine ends on a floor.
-- The contrast is among the clips of all processes. Its gradients are those of the whole batch in one process; the
-  official code's, smaller by the number of processes for all but the temperature, are there by name
-  (`contrastive_gradients="official"`), for who wants to repeat the published runs.
-- Negative pairs and hidden words are functions of (seed, step, process), like all else that is drawn.
+- The contrast is computed over the clips of all processes. Its gradients equal those of the entire batch in one
+  process. The official code divides all of them but the temperature's by the number of processes;
+  `contrastive_gradients="official"` does the same, to reproduce the published runs.
+- Negative pairs and masked tokens are functions of (seed, step, process), like all random choices.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,10 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
-from ..cards.video_text_card import video_text_card
+from processing_umt import UMTProcessor
+
+from ..cards.trainer_card import CardSections
+from ..cards.video_text_card import video_text_sections
 from ..data.video_dataset import collate_clips, mask_seed
 from ..evaluation.retrieval_metrics import retrieval_metrics
 from .absolute_learning_rate import AbsoluteLearningRateArguments, AbsoluteLearningRateMixin
@@ -30,19 +33,19 @@ from .teacher_student import TeacherStudentTrainer, check_mask_type
 from .teachers import check_teacher_fits
 
 OBJECTIVES = ("vtc", "vtm", "mlm", "uta")
-_DRAWING = 2**32 - 2  # stands for the epoch in the seeds of what the model draws, so that no clip's mask shares them
+_SAMPLING_EPOCH = 2**32 - 2  # in the seeds of the model's random choices, which therefore differ from those of masks
 
 
 @dataclass
 class UMTVideoTextArguments(AbsoluteLearningRateArguments):
-    """Arguments of [`UMTVideoTextTrainer`]; the defaults are the published stage-2 recipes'.
+    """Arguments of [`UMTVideoTextTrainer`]. The defaults are those of the published stage-2 recipes.
 
     Args:
-        mask_type: How visible tokens are chosen: `"attention"`, `"tube"` or `"random"`.
-        mask_ratio, image_mask_ratio: Share of the tokens hidden, of videos and of images. Without a teacher nothing
-            is hidden.
-        contrastive_gradients: Over several processes: `"global"`, those of the whole batch, or `"official"`, divided
-            by the number of processes.
+        mask_type: Token selection: `"attention"`, `"tube"` or `"random"`.
+        mask_ratio, image_mask_ratio: Fraction of the tokens hidden, of videos and of images. Without a teacher all
+            tokens are visible.
+        contrastive_gradients: With several processes: `"global"`, the gradients of the entire batch, or `"official"`,
+            divided by the number of processes.
     """
 
     num_train_epochs: float = 10.0
@@ -62,56 +65,55 @@ class UMTVideoTextArguments(AbsoluteLearningRateArguments):
 
 
 class VideoTextCollator:
-    """Batches of captioned clips, with the captions as token ids.
+    """Collates captioned clips, with the captions as token ids.
 
     Args:
-        processor ([`UMTProcessor`]): cleans and tokenises.
+        processor ([`UMTProcessor`]): Cleans and tokenises the captions.
     """
 
-    def __init__(self, processor):
+    def __init__(self, processor: UMTProcessor):
         self.processor = processor
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """As `collate_clips`, with int64 `input_ids` and `attention_mask` `(batch, length)` instead of `caption`.
+        """The batch of `collate_clips` with int64 `input_ids` and `attention_mask` `(batch, length)` in place of
+        `caption`.
 
         Raises:
-            ValueError: samples without a caption or `match_id`.
+            ValueError: if the samples have no caption or no `match_id`.
         """
         batch = collate_clips(samples)
         if "caption" not in batch or "match_ids" not in batch:
             raise ValueError(
-                "Samples for stage 2 need a `caption` and a `match_id`; make their records with `CaptionedRecords` or "
+                "Samples for stage 2 need a `caption` and a `match_id`; load their records with `CaptionedRecords` or "
                 "`load_captioned_records`."
             )
         return batch | dict(self.processor(text=batch.pop("caption"), return_tensors="pt"))
 
 
 class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
-    """Trains a [`UMTForVideoTextPreTraining`]; evaluation measures recall of videos by texts and of texts by videos.
+    """Trains a [`UMTForVideoTextPreTraining`]. Evaluation measures text-to-video and video-to-text recall.
 
     Args:
-        model ([`UMTForVideoTextPreTraining`]): Its configuration's `vtc_weight`, `vtm_weight`, `mlm_weight` and
-            `uta_weight` weigh the objectives; 0 turns one off.
-        teacher: [`UMTTeacherModel`], or a module of the same interface; None where nothing is aligned and hidden.
-        args ([`UMTVideoTextArguments`]).
-        processing_class ([`UMTProcessor`]).
-        token_selection (*optional*): A strategy in place of the one `mask_type` names.
-        kwargs: Everything else that `transformers.Trainer` takes. Data sets are of `CaptionedRecords`, the one for
-            training possibly of images and videos in turn (`AlternatingClips`).
+        model ([`UMTForVideoTextPreTraining`]): The model; the `vtc_weight`, `vtm_weight`, `mlm_weight` and
+            `uta_weight` of its configuration are the weights of the objectives, 0 for none.
+        teacher: [`UMTTeacherModel`], or a module with the same interface; None without alignment and masks.
+        args ([`UMTVideoTextArguments`]): The training arguments.
+        processing_class ([`UMTProcessor`]): Cleans and tokenises the captions.
+        token_selection (*optional*): Replaces the token selection of `mask_type`.
+        kwargs: Further arguments of [`UMTTrainer`]. The records of the data sets are `CaptionedRecords`; the training
+            data may alternate between images and videos (`AlternatingClips`).
 
     Raises:
-        ValueError: if the teacher does not fit the student, or `uta_weight` is positive without a teacher, or 0 with
-            one.
+        ValueError: if teacher and student do not fit, if `uta_weight` is positive without a teacher, or if it is 0
+            with a teacher.
     """
-
-    model_card = staticmethod(video_text_card)
 
     def __init__(
         self,
         model: PreTrainedModel,
         teacher: nn.Module | None,
         args: UMTVideoTextArguments,
-        processing_class,
+        processing_class: UMTProcessor,
         token_selection: Callable | None = None,
         data_collator: Callable | None = None,
         compute_metrics: Callable | None = None,
@@ -121,14 +123,14 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
             raise ValueError(
                 f"`uta_weight` of the model is {model.config.uta_weight:g}, and "
                 f"{'no teacher is' if teacher is None else 'a teacher is'} given: unmasked-token alignment needs a "
-                "teacher and a positive weight. For neither, give `teacher=None` and `uta_weight=0`."
+                "teacher and a positive weight. To train without it, set `teacher=None` and `uta_weight=0`."
             )
         if teacher is not None:
             check_teacher_fits(model.config.vision_config, teacher.config)
         if min(model.config.vtc_weight, model.config.vtm_weight) == 0:
             args.ddp_find_unused_parameters = True  # projections, or fusion layers and their head, get no gradient
         if args.checkpoint_text:
-            checkpoint_first_blocks(model.video_text.text_model, model.config.text_config.num_hidden_layers)
+            checkpoint_first_blocks(model.video_text.text_model)
         super().__init__(
             model=model,
             teacher=teacher,
@@ -141,14 +143,15 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
         )
         if self.is_fsdp_enabled:
             raise ValueError(
-                "Stage 2 and retrieval can't be trained under FSDP, which takes no scalar parameter such as the "
-                "temperature: leave `fsdp` out, and every GPU holds the whole model."
+                "Stage 2 and retrieval can't be trained under FSDP, which does not support scalar parameters such as "
+                "the temperature: leave `fsdp` out, so that every GPU holds the entire model."
             )
         self.losses: dict[str, list[torch.Tensor]] = {}  # of each objective, since the last log line
 
     # --- optimisation --------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.accelerator.unwrap_model(model).clamp_temperature()  # before every forward, as in the official code
         clips = self.pixel_values(inputs["pixel_values_videos"])
         visible_indices = targets = None
         if self.teacher is not None:
@@ -172,16 +175,16 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def batch_generator(self) -> torch.Generator:
-        """Source of what the model draws for a micro-batch: a function of seed, step, micro-batch and process."""
+        """The random generator of a micro-batch, seeded by (seed, step, micro-batch, process)."""
         args = self.args
         number = self.state.global_step * args.gradient_accumulation_steps + len(self.guard.micro_batches)
-        seed = mask_seed(args.seed, _DRAWING, number * args.world_size + args.process_index)
+        seed = mask_seed(args.seed, _SAMPLING_EPOCH, number * args.world_size + args.process_index)
         return torch.Generator(args.device).manual_seed(seed)
 
-    # --- what is said of it --------------------------------------------------------------------------------------
+    # --- logging and evaluation ----------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The line of every UMT trainer, with each objective's loss and the temperature; means over processes."""
+        """The log line of [`UMTTrainer`] with the temperature and the mean loss of each objective over processes."""
         if "loss" in logs:
             for name, losses in self.losses.items():
                 values = torch.stack(losses).float()
@@ -193,11 +196,10 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
         super().log(logs, start_time)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The embeddings of clips and captions, nothing hidden, and which belong together, for `compute_metrics`."""
-        for name, reason in inputs.pop("broken", []):
-            print(f"evaluation: {name} cannot be read ({reason}); another video stands in for it", flush=True)
+        """The embeddings of clips, without masks, and captions, and their `match_ids`, for `compute_metrics`."""
+        self.report_broken_videos(inputs)
         inputs = self._prepare_inputs(inputs)
-        # accelerate has put its autocast around the model's own forward, which is not called here
+        # accelerate wraps only the model's `forward` in autocast, which is not called here
         with torch.no_grad(), self.accelerator.autocast():
             outputs = self.accelerator.unwrap_model(model).video_text(
                 input_ids=inputs["input_ids"],
@@ -207,11 +209,18 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
         embeddings = (outputs.video_embeds.float(), outputs.text_embeds.float())
         return None, embeddings, inputs["match_ids"]
 
+    def card_sections(self) -> CardSections:
+        return video_text_sections(self)
+
 
 def recall_both_ways(prediction: EvalPrediction) -> dict[str, float]:
-    """Recall by cosines, see `retrieval_metrics`, from the embeddings of pairs `(pairs, E)` each and the pairs'
-    `match_ids`, and `chance_r1`, the recall at rank 1 of a random ranking; in percent, rounded to two decimals as in
-    the official code. Pairs with the same id are one video with several captions, and the video counts once."""
+    """Recall by cosine similarity in both directions, in percent and rounded to two decimals as in the official code.
+
+    See `retrieval_metrics`; `chance_r1` is the recall at rank 1 of a random ranking.
+
+    The predictions are the embeddings of both parts of the pairs, `(pairs, E)` each, the labels their `match_ids`.
+    Pairs with the same id are treated as one video with several captions, which is counted once.
+    """
     video_embeds, text_embeds = prediction.predictions
     _, first = np.unique(prediction.label_ids, return_index=True)
     scores = video_embeds[first] @ text_embeds.T  # (videos, texts)

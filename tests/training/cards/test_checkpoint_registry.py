@@ -1,4 +1,4 @@
-"""The registry of published checkpoints: every row of the official zoos, its numbers, its card, its page."""
+"""The registry of published checkpoints: the rows, the built cards, and the reproducibility page."""
 
 import json
 import re
@@ -27,12 +27,12 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 CARDS = REPOSITORY / "model_cards"
 WITH_MODEL = [name for name in row_names() if checkpoint_row(name).has_model]
 
-# The official classes' parameters, without position table; of stage 2 with the teacher.
+# Numbers of parameters of the official classes, without position table; stage 2 includes the teacher.
 BACKBONE = {"B/16": (85_635_840, 768), "L/16": (303_072_256, 1024)}
 STAGE1 = {"B/16": 88_005_888, "L/16": 307_806_720}
 STAGE2 = {"B/16": 291_595_069, "L/16": 969_466_685}
 RETRIEVAL = {"B/16": 202_411_267, "L/16": 659_747_331}
-VQA = {"B/16": 254_435_898, "L/16": 775_017_274}
+QUESTION_ANSWERING = {"B/16": 254_435_898, "L/16": 775_017_274}
 TEACHERS = {"clip_vit_b16": 86_192_640, "clip_vit_l14": 303_904_768, "clip_vit_l14_336": 304_293_888}
 
 
@@ -40,11 +40,12 @@ def official_parameters(row) -> int:
     if row.kind == "teacher":
         return TEACHERS[row.name]
     if row.kind == "classification":
-        backbone, width = BACKBONE[row.size]
-        return backbone + 2 * width + row.classes * (width + 1)
-    if row.kind == "stage-2":
+        backbone, dim = BACKBONE[row.size]
+        return backbone + 2 * dim + row.classes * (dim + 1)
+    if row.kind == "stage2":
         return STAGE2[row.size] - TEACHERS[row.teacher]
-    return {"stage-1": STAGE1, "retrieval": RETRIEVAL, "question_answering": VQA}[row.kind][row.size]
+    others = {"stage1": STAGE1, "retrieval": RETRIEVAL, "question_answering": QUESTION_ANSWERING}
+    return others[row.kind][row.size]
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
@@ -54,7 +55,7 @@ def test_every_checkpoint_of_the_zoos_has_a_row():
     kinds = [checkpoint_row(name).kind for name in row_names()]
     counts = {kind: kinds.count(kind) for kind in kinds}
     assert counts == {
-        "teacher": 3, "stage-1": 2, "classification": 17, "detection": 2, "stage-2": 6, "retrieval": 14,
+        "teacher": 3, "stage1": 2, "classification": 17, "detection": 2, "stage2": 6, "retrieval": 14,
         "question_answering": 6,
     }  # fmt: skip
     names = set(row_names()) - set(TEACHERS)
@@ -72,9 +73,9 @@ def test_a_row_agrees_with_its_name(name):
     if row.kind != "teacher":
         assert row.size == {"b": "B/16", "l": "L/16"}[re.search(r"(?:^|_)([bl])16", name)[1]]
         assert row.official_file == f"{row.shared['folder']}/{name}.pth"
-    if told := re.search(r"_f(\d+)_res(\d+)$", name):
-        assert row.frames == int(told[1])
-        assert row.resolution == (int(told[2]) if row.has_model else None)
+    if named := re.search(r"_f(\d+)_res(\d+)$", name):
+        assert row.frames == int(named[1])
+        assert row.resolution == (int(named[2]) if row.has_model else None)
     if row.labels:
         assert len(load_labels(row.labels)) == row.classes
     if row.recipe:
@@ -86,19 +87,19 @@ def test_a_row_agrees_with_its_name(name):
             assert recipe["teacher"] == checkpoint_row(row.teacher).clip
 
 
-def test_wrong_rows_are_told(monkeypatch):
+def test_invalid_rows_are_errors(monkeypatch):
     with pytest.raises(ValueError, match="has no checkpoint 'b16_99m'; it has clip_vit_b16"):
         checkpoint_row("b16_99m")
     rows = read_registry()["checkpoints"]
     for change, message in (
-        ({"kind": "stage-9"}, "its kind is 'stage-9', and the known ones are teacher"),
-        ({"start": "b16"}, "its start is 'b16'"),
-        ({"data": ["k1"]}, "its data set is 'k1'"),
+        ({"kind": "stage9"}, "unknown kind 'stage9'; the registry has teacher"),
+        ({"start": "b16"}, "unknown start 'b16'"),
+        ({"data": ["k1"]}, "unknown data set 'k1'"),
         ({"colour": "red"}, "unexpected keyword argument 'colour'"),
     ):
         changed = read_registry() | {"checkpoints": rows | {"l16_5m": rows["l16_5m"] | change}}
         monkeypatch.setattr(checkpoint_registry, "read_registry", lambda changed=changed: changed)
-        with pytest.raises(ValueError, match=f"row 'l16_5m' of the registry is wrong: .*{message}"):
+        with pytest.raises(ValueError, match=f"row 'l16_5m' of the registry is invalid: .*{message}"):
             checkpoint_row("l16_5m")
 
 
@@ -114,7 +115,7 @@ def test_a_detection_row_has_no_model():
 
 
 @pytest.mark.parametrize("name", WITH_MODEL)
-def test_a_folders_config_makes_the_official_number_of_parameters(name):
+def test_a_folders_config_has_the_official_number_of_parameters(name):
     row = checkpoint_row(name)
     config = AutoConfig.from_pretrained(CARDS / name)
     assert config.architectures == [row.model_class.__name__]
@@ -127,7 +128,7 @@ def test_a_folders_config_makes_the_official_number_of_parameters(name):
 def test_a_folders_processor_fits_its_config(name):
     row = checkpoint_row(name)
     config = AutoConfig.from_pretrained(CARDS / name)
-    if row.kind in VIDEO_TEXT_KINDS:  # the vocabulary is not kept here, see tests of publishing
+    if row.kind in VIDEO_TEXT_KINDS:  # the folder has no vocabulary; see the tests of publishing
         settings = json.loads((CARDS / name / "processor_config.json").read_text())
         assert settings["max_text_length"] == row.max_text_length
         assert settings["auto_map"]["AutoProcessor"] == "processing_umt.UMTProcessor"
@@ -143,7 +144,7 @@ def test_a_folders_processor_fits_its_config(name):
 
 
 @pytest.mark.parametrize("name", row_names())
-def test_a_card_tells_its_row(name):
+def test_a_card_shows_its_row(name):
     row = checkpoint_row(name)
     card = ModelCard.load(CARDS / name / "README.md")
     data = card.data
@@ -152,7 +153,7 @@ def test_a_card_tells_its_row(name):
     for text in (*row.notes, *row.shared["for"], *row.shared["not_for"], row.official_file, hash_text):
         assert text in card.text
     assert "Measured with this package: nothing yet." in card.text
-    assert (data.eval_results is None) == (row.kind in ("teacher", "stage-1"))
+    assert (data.eval_results is None) == (row.kind in ("teacher", "stage1"))
     for result in data.eval_results or []:
         assert result.source_name in ("UMT model zoo", "UMT paper, table 6") and result.source_url.startswith("https")
         assert f"{result.metric_value:.1f}" in card.text
@@ -175,7 +176,7 @@ def test_results_by_example():
     assert "| 55.2 |" in (CARDS / "qa_msvd_l16_25m" / "README.md").read_text()
 
 
-def test_a_measurement_of_ours_is_told_apart(monkeypatch):
+def test_a_measurement_of_this_package_is_distinguished_from_published_results(monkeypatch):
     ours = {
         "dataset": "k400", "split": "validation", "metric": "Top-1 accuracy (%), 4 clips x 3 crops", "value": 87.25,
         "command": "umt evaluate --model x", "commit": "0123abc", "date": "2030-01-02",
@@ -195,24 +196,24 @@ def test_a_measurement_of_ours_is_told_apart(monkeypatch):
 # --- stale files ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_up_to_date(capsys):
+def test_the_built_files_are_up_to_date(capsys):
     assert stale_files(REPOSITORY) == [], "run `umt card build`"
 
 
 def test_stale_files_are_found_and_written(tmp_path, monkeypatch, capsys):
     files = {"model_cards/README.md": "list\n", "model_cards/a/config.json": '{"x": 1}', "docs/page.md": "page\n"}
     monkeypatch.setattr("umt_training.cards.card_folders.written_files", lambda: files)
-    with pytest.raises(ValueError, match="is no checkout of the repository"):
+    with pytest.raises(ValueError, match="is not a checkout of the repository"):
         stale_files(tmp_path)
     (tmp_path / "model_cards" / "gone").mkdir(parents=True)
     (tmp_path / "model_cards" / "registry.yaml").write_text("")
-    with pytest.raises(ValueError, match="is no checkout of the repository"):  # as in an installed package
+    with pytest.raises(ValueError, match="is not a checkout of the repository"):  # as in an installed package
         stale_files(tmp_path)
     (tmp_path / "pyproject.toml").write_text("")
-    (tmp_path / "model_cards" / "gone" / "README.md").write_text("of no row")
+    (tmp_path / "model_cards" / "gone" / "README.md").write_text("no row")
     assert main(["card", "check", "--root", str(tmp_path)]) == 1
-    told = capsys.readouterr().err
-    assert "4 files are not what the registry says; run `umt card build`" in told and "docs/page.md" in told
+    error = capsys.readouterr().err
+    assert "4 files differ from the registry; run `umt card build`" in error and "docs/page.md" in error
     assert (
         main(["card", "build", "--root", str(tmp_path)]) == 0 and main(["card", "check", "--root", str(tmp_path)]) == 0
     )
@@ -232,7 +233,7 @@ def page() -> str:
     return written_files()["docs/reproducibility.md"]
 
 
-def test_the_page_has_every_published_number(page):
+def test_the_page_has_every_published_result(page):
     rows = [checkpoint_row(name) for name in row_names()]
     for row in rows:
         if row.kind == "classification":
@@ -241,16 +242,16 @@ def test_the_page_has_every_published_number(page):
             assert f"| {row.map} |" in page
     results = read_registry()["results"]
     tables = [*results["zero_shot"].values(), *results["retrieval"].values()]
-    for numbers in [values for table in tables for direction in table.values() for values in direction.values()]:
-        assert " / ".join(f"{number:.1f}" for number in numbers) in page
+    for recalls in [values for table in tables for direction in table.values() for values in direction.values()]:
+        assert " / ".join(f"{recall:.1f}" for recall in recalls) in page
     for dataset, accuracies in results["question_answering"].items():
         name = read_registry()["datasets"][dataset]["name"]
         assert all(f"| {name} | {stage2} | {value:.1f} |" in page for stage2, value in accuracies.items())
     assert "None of these results has been measured again" in page
 
 
-def test_the_pages_commands_are_commands(page, monkeypatch):
-    """Each is one that the command line understands, and each recipe takes its overrides."""
+def test_the_commands_of_the_page_are_valid(page, monkeypatch):
+    """The command line parses each of them, and each recipe accepts its overrides."""
     ran = []
     for module in ("evaluate", "pretrain", "finetune"):
         monkeypatch.setattr(f"umt_training.cli.{module}.run", lambda args: ran.append(args) or 0)

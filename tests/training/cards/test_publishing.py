@@ -1,5 +1,5 @@
-"""`umt publish`: stand-ins of every kind go through the real client to a loopback Hub and are loaded by their ids,
-with and without the package; what does not fit its row stops before anything is uploaded."""
+"""`umt publish`: tiny checkpoints of every kind are uploaded by the real client to a loopback Hub and loaded by their
+ids, with and without the package; a file that does not fit its row is rejected before anything is uploaded."""
 
 import dataclasses
 import io
@@ -26,17 +26,17 @@ from video_files import write_video
 
 from modeling_umt import convert_umt_checkpoint
 from umt_training.cards.card_template import CARDS_FOLDER
-from umt_training.cards.checkpoint_registry import checkpoint_row, read_registry, row_config
+from umt_training.cards.checkpoint_registry import VIDEO_TEXT_KINDS, checkpoint_row, read_registry, row_config
 from umt_training.cards.publishing import build_repository
 
 DETECTION = "b16_ptk710_ftk710_ftava_f8_res224"
 OFFICIAL = f"{USER}/official"
-# What loads a kind, the class of its row first; a question-answering model is no model of a joint space.
+# Auto classes of each kind, that of the row's class first. AutoModel needs projections, which answering has not.
 AUTO_CLASSES = {
     "teacher": ["AutoModel"],
-    "stage-1": ["AutoModelForPreTraining", "AutoModel"],
+    "stage1": ["AutoModelForPreTraining", "AutoModel"],
     "classification": ["AutoModelForVideoClassification", "AutoModel"],
-    "stage-2": ["AutoModelForPreTraining", "AutoModel"],
+    "stage2": ["AutoModelForPreTraining", "AutoModel"],
     "retrieval": ["AutoModel"],
     "question_answering": ["AutoModelForVisualQuestionAnswering"],
 }
@@ -55,8 +55,8 @@ import json, torch, transformers
 def outputs(model):
     generator = torch.Generator().manual_seed(0)
     clip = torch.randn(2, 4, 3, 32, 32, generator=generator)
-    words = torch.tensor([[101, 104, 105, 0], [101, 106, 107, 108]])
-    options = {"input_ids": words, "attention_mask": (words > 0).long()} if "text_config" in model.config else {}
+    tokens = torch.tensor([[101, 104, 105, 0], [101, 106, 107, 108]])
+    options = {"input_ids": tokens, "attention_mask": (tokens > 0).long()} if "text_config" in model.config else {}
     if type(model).__name__ == "UMTForVideoQuestionAnswering":
         answers = torch.tensor([[101, 104, 102], [101, 105, 102]])
         return model.rank_answers(**options, pixel_values_videos=clip, candidate_ids=answers)[1]
@@ -75,7 +75,7 @@ def load(source, auto, **kwargs):
 
 
 def publish(hub: LoopbackHub, folder: Path, cwd: Path, commands: list[list[str]], shards: str = "1GB"):
-    """Run `umt publish` with each list of arguments in one fresh process, which prints its exit codes last."""
+    """Run `umt publish` with each list of arguments in one new process, which prints the exit codes last."""
     code = PUBLISH.format(folder=str(folder), shards=shards) + textwrap.dedent(
         f"""
         import json
@@ -92,7 +92,7 @@ def exit_codes(result) -> list[int]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """The Hub after every stand-in was published, and the official weights that each was made from."""
+    """The Hub after every tiny checkpoint was published, and the official weights of each."""
     root = tmp_path_factory.mktemp("publishing")
     folder = write_tiny_registry(root / "registry", USER)
     with pytest.MonkeyPatch.context() as patch:
@@ -114,14 +114,14 @@ def world(tmp_path_factory):
         result = publish(hub, folder, root / "author", commands)
         assert result.returncode == 0, result.stderr
         assert exit_codes(result) == [0] * len(commands), result.stderr
-        yield SimpleNamespace(hub=hub, root=root, folder=folder, official=official, told=result)
+        yield SimpleNamespace(hub=hub, root=root, folder=folder, official=official, result=result)
 
 
-# --- what is published ----------------------------------------------------------------------------------------------
+# --- published repositories -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", STAND_INS)
-def test_a_repository_is_whole_and_made_in_one_commit(world, kind):
+def test_a_repository_is_complete_and_uploaded_in_one_commit(world, kind):
     name = STAND_INS[kind]
     files = world.hub.files(f"{USER}/{name}")
     titles = [commit.title for commit in world.hub.commits(f"{USER}/{name}")]
@@ -135,15 +135,15 @@ def test_a_repository_is_whole_and_made_in_one_commit(world, kind):
     assert "Converted" in card and re.search(r"\| torch \| \d", card)
     if kind != "teacher":
         sha256 = re.search(r"with the SHA-256 `(\w{64})`", card)[1]
-        assert f"SHA-256 {sha256} (the registry has none to compare with)" in world.told.stdout
-    if kind in ("stage-2", "retrieval", "question_answering"):
+        assert f"SHA-256 {sha256} (not checked: the registry does not contain it)" in world.result.stdout
+    if kind in VIDEO_TEXT_KINDS:
         assert {"tokenizer.json", "processor_config.json", "processing_umt.py"} <= files.keys()
 
 
 @pytest.fixture(scope="module")
 def loaded(world, tmp_path_factory) -> dict:
-    """What the published repositories give by their ids, True with the package and False without; and what the code on
-    their cards said, run without it."""
+    """Outputs of the published repositories loaded by their ids, with (True) and without (False) the package, and the
+    output of the code on their cards without the package."""
     answers = {}
     for with_package in (True, False):
         code = OUTPUTS + textwrap.dedent(
@@ -165,18 +165,18 @@ def loaded(world, tmp_path_factory) -> dict:
         write_video(cwd / "clip.mp4")
         result = run_clean(code, cwd=cwd, env=world.hub.env(), allow_umt=with_package)
         assert result.returncode == 0, result.stderr
-        line, *said = [line for line in result.stdout.splitlines() if line]
+        line, *printed = [line for line in result.stdout.splitlines() if line]
         answers[with_package] = json.loads(line)
-    return answers | {"said": "\n".join(said)}
+    return answers | {"printed": "\n".join(printed)}
 
 
 @pytest.mark.parametrize("kind", STAND_INS)
-def test_a_repository_loads_whole_with_and_without_the_package(world, loaded, kind, monkeypatch):
-    """Both give the same numbers, and they are those of the official weights."""
+def test_a_repository_loads_completely_with_and_without_the_package(world, loaded, kind, monkeypatch):
+    """The outputs are equal, and equal to those of the official weights."""
     for auto in AUTO_CLASSES[kind]:
         ours, theirs = (loaded[with_package][f"{kind} {auto}"] for with_package in (True, False))
         assert ours["class"] == theirs["class"] and ours["outputs"] == theirs["outputs"]
-        # AutoModel leaves a head out
+        # AutoModel ignores a head
         assert {"missing_keys", "mismatched_keys"}.isdisjoint(ours["problems"] | theirs["problems"])
     ours = loaded[True][f"{kind} {AUTO_CLASSES[kind][0]}"]
     assert ours["class"] == checkpoint_row(STAND_INS[kind]).model_class.__name__ and ours["problems"] == {}
@@ -188,7 +188,7 @@ def test_a_repository_loads_whole_with_and_without_the_package(world, loaded, ki
 
 
 def expected_outputs(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """What a model converted here from the official weights gives."""
+    """Outputs of a model that this process converts from the official weights."""
     scope: dict = {}
     exec(OUTPUTS, scope)
     return scope["outputs"](convert_umt_checkpoint(state, config=row_config(checkpoint_row(name))).eval())
@@ -200,9 +200,9 @@ def snippet(card: str) -> str:
 
 
 def test_code_on_the_cards_runs_without_the_package(loaded):
-    for said in ("torch.Size([1, 6, 16, 8])", "torch.Size([1, 16])", "'label'", "tensor([["):
-        assert said in loaded["said"]
-    assert re.search(r"^(dog|cat|guitar) 0\.\d", loaded["said"], re.MULTILINE)
+    for text in ("torch.Size([1, 6, 16, 8])", "torch.Size([1, 16])", "'label'", "tensor([["):
+        assert text in loaded["printed"]
+    assert re.search(r"^(dog|cat|guitar) 0\.\d", loaded["printed"], re.MULTILINE)
 
 
 def test_every_card_has_the_code_that_was_run(world):
@@ -223,8 +223,8 @@ def puts(hub: LoopbackHub, repo_id: str) -> list[tuple[str, int]]:
     return [(r.path, r.status) for r in hub.requests if r.method == "PUT" and f"/{repo_id}/" in r.path]
 
 
-def test_an_interrupted_upload_goes_on_where_it_was(world, tmp_path):
-    """The third shard is refused and the process ends; the second run sends only what is missing, in one commit."""
+def test_an_interrupted_upload_resumes(world, tmp_path):
+    """The third shard is refused and the process ends; the second run sends only the missing shards, in one commit."""
     repo_id, name = f"{USER}/interrupted", STAND_INS["question_answering"]
     world.hub.inject("PUT", "/lfs-storage/.*interrupted", 403, nth=3)
     command = [[name, "--repo-id", repo_id]]
@@ -246,14 +246,14 @@ def test_an_interrupted_upload_goes_on_where_it_was(world, tmp_path):
 
 @pytest.fixture(scope="module")
 def uploads_nothing(world, tmp_path_factory) -> SimpleNamespace:
-    """A dry run, then a truncated file, a row that is none, and one without a model: the Hub must hear of none."""
+    """A dry run, a truncated file, an unknown row, and a row without a model: none of them may write to the Hub."""
     cwd = tmp_path_factory.mktemp("uploads-nothing")
     damaged = cwd / "official.pth"
-    damaged.write_bytes(world.hub.files(OFFICIAL)[checkpoint_row(STAND_INS["stage-1"]).official_file])
+    damaged.write_bytes(world.hub.files(OFFICIAL)[checkpoint_row(STAND_INS["stage1"]).official_file])
     truncated(damaged)
     commands = [
         [STAND_INS["classification"], "--dry-run"],
-        [STAND_INS["stage-1"], "--checkpoint", str(damaged)],
+        [STAND_INS["stage1"], "--checkpoint", str(damaged)],
         ["b16_99m"],
         [DETECTION],
     ]
@@ -262,25 +262,26 @@ def uploads_nothing(world, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(cwd=cwd, result=result, requests=world.hub.requests[before:])
 
 
-def test_a_dry_run_makes_the_folder(world, uploads_nothing):
-    name, told = STAND_INS["classification"], uploads_nothing.result.stdout
+def test_a_dry_run_creates_the_folder(world, uploads_nothing):
+    name, printed = STAND_INS["classification"], uploads_nothing.result.stdout
     assert exit_codes(uploads_nothing.result)[0] == 0
-    assert f"would go to {USER}/never; nothing was uploaded" in told
-    assert "model.safetensors  " in told and "README.md  " in told
-    made, published = files_of(uploads_nothing.cwd / name), world.hub.files(f"{USER}/{name}")
-    assert made.keys() == published.keys()
-    assert {path for path in made if made[path] != published[path]} == {"README.md"}  # which names another repository
+    assert f"dry run, nothing was uploaded to {USER}/never" in printed
+    assert "model.safetensors  " in printed and "README.md  " in printed
+    created, published = files_of(uploads_nothing.cwd / name), world.hub.files(f"{USER}/{name}")
+    assert created.keys() == published.keys()
+    # the card contains the id of the repository
+    assert {path for path in created if created[path] != published[path]} == {"README.md"}
 
 
 def test_nothing_is_uploaded(uploads_nothing):
     assert exit_codes(uploads_nothing.result)[1:] == [1, 1, 1]
-    for said in ("truncated", "has no checkpoint 'b16_99m'", "no model for it yet"):
-        assert said in uploads_nothing.result.stderr
+    for message in ("truncated", "has no checkpoint 'b16_99m'", "no model for it yet"):
+        assert message in uploads_nothing.result.stderr
     assert {request.method for request in uploads_nothing.requests} <= {"GET", "HEAD"}
     assert not any("never" in request.path for request in uploads_nothing.requests)
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- rejected files -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -324,41 +325,41 @@ FAULTS = {
     one_key_more: r"Unexpected keys \(1\): surplus",
     one_key_less: r"Missing keys \(1\): .*norm2\.bias",
     wrong_shape: r"Misshaped keys \(1\): .*fc1\.bias \(33,\) instead of \(32,\)",
-    not_finite: "numbers that are not finite, in 1 tensors, among them .*mlp.fc2.weight",
+    not_finite: "non-finite weights in 1 tensors, among them .*mlp.fc2.weight",
 }
 
 
-@pytest.mark.parametrize("kind", ["stage-1", "classification", "stage-2"])
+@pytest.mark.parametrize("kind", ["stage1", "classification", "stage2"])
 @pytest.mark.parametrize("spoil", FAULTS, ids=lambda spoil: spoil.__name__)
-def test_a_damaged_file_is_refused(tiny, tmp_path, kind, spoil):
+def test_a_damaged_file_is_rejected(tiny, tmp_path, kind, spoil):
     name = STAND_INS[kind]
     path = tmp_path / "official.pth"
     torch.save(tiny.official[name], path)
     spoil(path)
     with pytest.raises(ValueError, match=FAULTS[spoil]):
-        build_repository(checkpoint_row(name), tmp_path / "made", f"{USER}/x", str(path))
+        build_repository(checkpoint_row(name), tmp_path / "folder", f"{USER}/x", str(path))
     assert [entry.name for entry in tmp_path.iterdir()] == ["official.pth"]
 
 
-def test_a_whole_file_of_another_row_is_refused(tiny, tmp_path):
-    path = str(tmp_path / "official.pth")
+def test_an_intact_file_of_another_row_is_rejected(tiny, tmp_path):
+    path, folder = str(tmp_path / "official.pth"), tmp_path / "folder"
 
-    def refused(name: str, message: str, **row) -> None:
+    def rejected(name: str, message: str, **row) -> None:
         with pytest.raises(ValueError, match=message):
-            build_repository(dataclasses.replace(checkpoint_row(name), **row), tmp_path / "made", f"{USER}/x", path)
-        assert not (tmp_path / "made").exists()
+            build_repository(dataclasses.replace(checkpoint_row(name), **row), folder, f"{USER}/x", path)
+        assert not folder.exists()
 
-    stage1, classifier = STAND_INS["stage-1"], STAND_INS["classification"]
+    stage1, classifier = STAND_INS["stage1"], STAND_INS["classification"]
     torch.save(tiny.official[classifier], path)
-    refused(stage1, "another kind than b16_ptk710_f8_res224: it holds a UMTForVideoClassification")
-    refused(classifier, "does not fit the row .*: id2label is ", classes=700, labels=None)
-    refused(classifier, "does not fit its configuration.*Misshaped", config={"hidden_size": 32})
-    refused(classifier, "SHA-256 is [0-9a-f]{64}, the registry's 0000", sha256="0" * 64)
-    refused(DETECTION, "a detection checkpoint, and this package has no model for it yet")
+    rejected(stage1, "another kind than b16_ptk710_f8_res224: it contains a UMTForVideoClassification")
+    rejected(classifier, "does not fit the row .*: id2label is ", classes=700, labels=None)
+    rejected(classifier, "does not fit its configuration.*Misshaped", config={"hidden_size": 32})
+    rejected(classifier, "SHA-256 is [0-9a-f]{64}, the registry's 0000", sha256="0" * 64)
+    rejected(DETECTION, "a detection checkpoint, and this package has no model for it yet")
     torch.save(tiny.official[STAND_INS["retrieval"]], path)
-    refused(STAND_INS["stage-2"], "another kind than b16_25m: it holds a UMTVideoTextModel")
+    rejected(STAND_INS["stage2"], "another kind than b16_25m: it contains a UMTVideoTextModel")
     with pytest.raises(FileNotFoundError, match=r"give the path of single_modality/b16_ptk710_f8_res224\.pth"):
-        build_repository(checkpoint_row(stage1), tmp_path / "made", f"{USER}/x", str(tmp_path / "nothing.pth"))
-    (tmp_path / "made").mkdir()
+        build_repository(checkpoint_row(stage1), folder, f"{USER}/x", str(tmp_path / "nothing.pth"))
+    folder.mkdir()
     with pytest.raises(ValueError, match="exists already"):
-        build_repository(checkpoint_row(stage1), tmp_path / "made", f"{USER}/x", path)
+        build_repository(checkpoint_row(stage1), folder, f"{USER}/x", path)

@@ -1,4 +1,4 @@
-"""The page of a run: well-formed, escaped, self-contained, with pictures that exist."""
+"""The page of a run: well-formed, escaped, self-contained, with existing pictures."""
 
 import re
 from html.parser import HTMLParser
@@ -13,7 +13,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Tags in order, checked to close as they opened; texts; attributes."""
+    """Parses a page into tags with attributes and texts, and checks that tags are closed in order."""
 
     def __init__(self, content: str):
         super().__init__(convert_charrefs=True)
@@ -64,7 +64,7 @@ def page(folder):
     return path.read_text(encoding="utf-8"), nasty
 
 
-def test_it_parses_and_nothing_of_the_text_is_markup(page):
+def test_it_parses_and_all_text_is_escaped(page):
     content, nasty = page
     parsed = Page(content)
     assert not parsed.all("script") and content.startswith("<!DOCTYPE html>")
@@ -82,12 +82,12 @@ def test_it_parses_and_nothing_of_the_text_is_markup(page):
     ]
 
 
-def test_columns_of_numbers_are_set_to_the_right(page):
+def test_columns_of_numbers_are_right_aligned(page):
     cells = [attributes.get("class") for attributes in Page(page[0]).all("td")]
     assert cells == [None, "number", "number"] * 2
 
 
-def test_pictures_exist_and_tell_their_size_and_content(page, folder):
+def test_pictures_exist_and_have_size_and_alternative_text(page, folder):
     content, nasty = page
     parsed = Page(content)
     images = parsed.all("img")
@@ -100,14 +100,14 @@ def test_pictures_exist_and_tell_their_size_and_content(page, folder):
     assert [image["alt"] for image in images] == [nasty, "Loss"]
 
 
-def test_it_asks_nobody_for_anything(page):
-    """No address of another place, in markup or style, and it is fit for phones and dark rooms."""
+def test_it_makes_no_external_requests(page):
+    """No external addresses in markup or style; it adapts to small screens and dark mode."""
     content, _ = page
     assert not re.search(r"https?:|//|url\(|@import", content.replace("<!DOCTYPE html>", ""))
     assert "prefers-color-scheme: dark" in content and 'name="viewport"' in content and "max-width: 100%" in content
 
 
-def test_mistakes_are_told_and_leave_no_page(tmp_path):
+def test_mistakes_are_errors_and_leave_no_page(tmp_path):
     for part, error in (
         (Picture(tmp_path / "none.png", "nothing"), FileNotFoundError),
         (Table(("a", "b"), [(1, 2, 3)]), ValueError),

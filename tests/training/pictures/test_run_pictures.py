@@ -1,4 +1,4 @@
-"""The pictures that trainers leave behind: which, when, of what, and that a run survives their failure."""
+"""The pictures that trainers draw: which, when, of what; and a run survives their failure."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,6 @@ from PIL import Image
 from tiny_pretraining import losses_of, make_trainer, write_videos
 from transformers.integrations import TensorBoardCallback
 
-from umt_training.cards.model_card import trainer_card
 from umt_training.pictures import run_pictures
 from umt_training.pictures.mask_pictures import draw_mask_strip
 from umt_training.pictures.run_pictures import CURVES, MASKS
@@ -20,7 +19,7 @@ def videos(tmp_path_factory):
 
 
 class Writer:
-    """What TensorBoard's writer is asked for."""
+    """Records the images that TensorBoard's writer receives."""
 
     def __init__(self):
         self.images = []
@@ -32,8 +31,8 @@ class Writer:
         return lambda *args, **kwargs: None
 
 
-def test_stage1_leaves_masks_and_curves(videos, tmp_path, monkeypatch):
-    """The strip shows the first clip of epoch 0 under the masks that training would draw for it."""
+def test_stage1_draws_masks_and_curves(videos, tmp_path, monkeypatch):
+    """The strip shows the first clip of epoch 0 with the masks of training."""
     pytest.importorskip("tensorboard")
     seen = []
     monkeypatch.setattr(run_pictures, "draw_mask_strip", lambda *args: seen.append(args) or draw_mask_strip(*args))
@@ -47,14 +46,14 @@ def test_stage1_leaves_masks_and_curves(videos, tmp_path, monkeypatch):
             assert picture.format == "PNG"
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"masks.png", "curves.png"}
 
-    ((clip, masks, attention, grid, title),) = seen  # once, though there were two checkpoints and an end
+    ((clip, masks, attention, grid, title),) = seen  # once, in spite of two checkpoints and an end
     sample = trainer.train_dataset[0, 0]
     pixels = trainer.pixel_values(sample["pixel_values_videos"])
     torch.testing.assert_close(clip, pixels)
     seeds = torch.tensor([sample["sample_seed"]])
     visible, _ = trainer.compute_targets(pixels[None], seeds, trainer.args.mask_ratio, 2)
     assert torch.equal(masks, visible) and attention.shape == (2, 16) and grid == (4, 4)
-    assert title == "The first training clip under attention masking"
+    assert title == "The first training clip, attention masks"
     ((tag, image, step, dataformats),) = writer.images
     assert (tag, step, dataformats) == ("masks", 0, "HWC")
     assert np.array_equal(image, np.asarray(Image.open(tmp_path / MASKS)))
@@ -67,12 +66,13 @@ def test_tensorboard_gets_the_image(videos, tmp_path):
     assert b"masks" in events.read_bytes() and b"PNG" in events.read_bytes()
 
 
-def test_the_curve_comes_with_a_checkpoint_and_stands_on_the_card(tmp_path):
+def test_the_curves_are_drawn_at_a_checkpoint_and_shown_on_the_card(tmp_path):
     class Interrupted(Exception):
         pass
 
     trainer = tiny_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=2)
-    assert "curves" not in str(trainer_card(trainer))
+    trainer.create_model_card()
+    assert CURVES not in (tmp_path / "README.md").read_text()
     first_save = trainer.callback_handler.callbacks[-1].on_save
     assert first_save.__self__.__class__ is run_pictures.CurvePicture
 
@@ -84,7 +84,8 @@ def test_the_curve_comes_with_a_checkpoint_and_stands_on_the_card(tmp_path):
     with pytest.raises(Interrupted):
         trainer.train()
     assert (tmp_path / CURVES).is_file() and not (tmp_path / MASKS).exists()
-    assert f"![Curves of the training run]({CURVES})" in str(trainer_card(trainer))
+    trainer.create_model_card()
+    assert f"![Curves of the training run]({CURVES})" in (tmp_path / "README.md").read_text()
 
 
 def test_no_frames_of_training_videos_are_published(videos, tmp_path, monkeypatch):
@@ -108,20 +109,20 @@ def test_a_picture_that_fails_is_a_warning_and_changes_nothing(videos, tmp_path,
     trainer = make_trainer(videos, tmp_path / "failing", max_steps=2)
     with pytest.warns(RuntimeWarning) as warned:
         trainer.train()
-    said = [str(warning.message) for warning in warned if "goes on without" in str(warning.message)]
-    assert [text.splitlines()[0] for text in said] == [
-        "The run goes on without the picture of the masks:", "The run goes on without the curves:",
+    messages = [str(warning.message) for warning in warned if "continues without" in str(warning.message)]
+    assert [text.splitlines()[0] for text in messages] == [
+        "The run continues without the picture of the masks:", "The run continues without the curves:",
     ]  # fmt: skip
-    assert all("ZeroDivisionError: no such colour" in text and "in fail" in text for text in said)
+    assert all("ZeroDivisionError: no such colour" in text and "in fail" in text for text in messages)
     assert losses_of(trainer) == losses_of(plain) and trainer.state.global_step == 2
     assert not list(tmp_path.glob("failing/pictures/*"))
-    # the project's own tests turn that warning into an error
-    with pytest.raises(RuntimeWarning, match="goes on without"):
+    # the project's own tests turn this warning into an error
+    with pytest.raises(RuntimeWarning, match="continues without"):
         make_trainer(videos, tmp_path / "strict", max_steps=1).train()
 
 
 def test_data_sets_of_any_kind(tmp_path):
-    """Clips in a list have a first one; a run without a logged loss has no curve."""
+    """Clips in a list have a mask strip; a run without a logged loss has no curves."""
     trainer = make_trainer(None, tmp_path, dataset=[
         {"pixel_values_videos": clip, "sample_seed": 5, "video_index": 0}
         for clip in torch.randint(0, 256, (4, 2, 3, 64, 64), dtype=torch.uint8)

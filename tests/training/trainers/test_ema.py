@@ -1,4 +1,4 @@
-"""The moving average of the weights against a loop written by hand, alone and through the trainer."""
+"""The moving average of the weights compared with an explicit loop, alone and in the trainer."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def assert_close(actual: dict, expected: dict) -> None:
         torch.testing.assert_close(actual[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_average_is_the_loop_written_by_hand():
+def test_the_average_equals_an_explicit_loop():
     torch.manual_seed(0)
     model = nn.Linear(3, 2, dtype=torch.float64)
     model.bias.requires_grad_(False)
@@ -61,14 +61,14 @@ def test_average_is_the_loop_written_by_hand():
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 1.5])
-def test_a_decay_that_averages_nothing_is_refused(decay):
+def test_an_invalid_decay_is_an_error(decay):
     with pytest.raises(ValueError, match=f"`ema_decay` must be between 0 and 1, but is {decay}"):
         WeightAverage(nn.Linear(2, 2), decay)
 
 
-def test_folders_without_it_or_of_another_model_are_refused(tmp_path):
+def test_folders_without_an_average_or_with_that_of_another_model_are_errors(tmp_path):
     average = WeightAverage(nn.Linear(2, 2), DECAY)
-    with pytest.raises(ValueError, match="holds no ema"):
+    with pytest.raises(ValueError, match="contains no ema"):
         average.load(tmp_path)
     WeightAverage(nn.Bilinear(2, 2, 2), DECAY).save(tmp_path)
     WeightAverage(nn.Linear(2, 2, bias=False), DECAY).save(tmp_path)
@@ -88,7 +88,7 @@ def run(tmp_path_factory):
     return folder, trainer, record.weights
 
 
-def test_checkpoints_hold_weights_and_average_and_the_model_ends_as_the_average(run):
+def test_checkpoints_contain_weights_and_average_and_the_final_model_is_the_average(run):
     folder, trainer, weights = run
     expected = averages(weights)
     assert len(expected) == 4
@@ -102,7 +102,7 @@ def test_checkpoints_hold_weights_and_average_and_the_model_ends_as_the_average(
     assert not (folder / FILE_NAME).exists()
 
 
-def test_evaluation_is_of_the_average(run):
+def test_evaluation_uses_the_average(run):
     _, trainer, weights = run
     logged = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     clips = tiny_clips(6, seed=1)
@@ -120,15 +120,15 @@ def test_evaluation_is_of_the_average(run):
 
 
 def test_resume_continues_the_average(run, tmp_path):
-    folder, whole, _ = run
+    folder, uninterrupted, _ = run
     resumed = tiny_trainer(tmp_path, num_train_epochs=2, ema_decay=DECAY)
     resumed.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
-    assert losses(resumed)[-1] == pytest.approx(losses(whole)[-1], abs=1e-7)
-    assert not changed(state_of(whole.model), state_of(resumed.model))
+    assert losses(resumed)[-1] == pytest.approx(losses(uninterrupted)[-1], abs=1e-7)
+    assert not changed(state_of(uninterrupted.model), state_of(resumed.model))
 
 
 @pytest.mark.parametrize("save_only_model", [False, True])
-def test_the_best_checkpoint_ends_as_its_average(tmp_path, save_only_model):
+def test_the_final_model_is_the_average_of_the_best_checkpoint(tmp_path, save_only_model):
     record = Record()
     trainer = tiny_trainer(
         tmp_path, callbacks=[record], eval_dataset=tiny_clips(6, seed=1), num_train_epochs=2, ema_decay=DECAY,

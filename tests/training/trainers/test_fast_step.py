@@ -1,4 +1,4 @@
-"""What makes a step fast and must not change it: compiled blocks, and an optimiser that skips without the host."""
+"""Optimisations that must not change a training step: compiled blocks, and an optimiser that skips by itself."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture
 def compile_settings(monkeypatch):
-    """Transformers tells accelerate by environment variables, which would stay."""
+    """Removes the environment variables by which Transformers configures accelerate."""
     for name in ("BACKEND", "MODE", "USE_REGIONAL_COMPILATION"):
         monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", "no")
         monkeypatch.delenv(f"ACCELERATE_DYNAMO_{name}")
@@ -37,7 +37,7 @@ def compile_settings(monkeypatch):
 
 
 def step(folder, **arguments) -> tuple[float, torch.Tensor, torch.nn.Module]:
-    """Loss and a gradient of one step of twelve layers with stochastic depth, and the model as the step ran it."""
+    """Loss and a gradient of one step of twelve layers with stochastic depth, and the prepared model."""
     student = make_student(num_hidden_layers=12, drop_path_rate=0.2)
     trainer = make_trainer(None, folder, student=student, teacher=make_teacher(num_hidden_layers=12), **arguments)
     trainer.current_gradient_accumulation_steps = 1
@@ -57,7 +57,7 @@ def test_compiled_blocks_are_the_same_step_in_few_graphs(tmp_path, compile_setti
     assert compiled_loss == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(compiled_gradient, gradient, rtol=1e-4, atol=1e-7)
     assert type(model.umt.layers[0]).__name__ == "OptimizedModule"
-    # a graph for each layer's rate of stochastic depth would be over PyTorch's limit, and the rest not compiled
+    # one graph for each layer's stochastic depth would exceed PyTorch's limit, and the rest would not be compiled
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 12
     assert not torch._dynamo.utils.counters["graph_break"]
     assert set(extract_model_from_parallel(model, keep_torch_compile=False).state_dict()) == set(
@@ -65,7 +65,7 @@ def test_compiled_blocks_are_the_same_step_in_few_graphs(tmp_path, compile_setti
     )
 
 
-def test_a_flag_that_is_read_a_step_late_changes_no_weight(records, tmp_path):
+def test_a_flag_that_is_read_a_step_later_changes_no_weight(records, tmp_path):
     runs = []
     for lag in (0, 1):
         trainer = make_trainer(None, tmp_path, dataset=PoisonedClips(records, **clip_options()))
@@ -97,12 +97,12 @@ def test_the_last_step_counts_too(records, tmp_path):
         trainer.train()
 
 
-def test_in_bf16_on_a_cpu_attention_goes_without_the_kernel():
+def test_attention_in_bf16_on_a_cpu_does_not_use_the_fused_kernel():
     student = make_student()
     query, key, value = torch.randn(3, 2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     assert not parts_are_faster(student.config, query) and parts_are_faster(student.config, query.bfloat16())
     assert not parts_are_faster(student.config, query.bfloat16().expand(2, 2, 16, 16).repeat(1, 1, 33, 1))
-    # the softmax of 16-bit numbers is that of float32, rounded
+    # the softmax of 16-bit values is that of float32, rounded
     half = [tensor.bfloat16() for tensor in (query, key, value)]
     output, weights = eager_attention_forward(student, *half, None, scaling=0.25)
     in_float = ((half[0] * 0.25) @ half[1].transpose(-1, -2)).softmax(dim=-1, dtype=torch.float32).bfloat16()

@@ -1,4 +1,4 @@
-"""The fine-tuning trainer: loss, mixing, schedule, checkpointed blocks, choice of the best; and the plain Trainer."""
+"""The fine-tuning trainer: loss, mixing, schedule, checkpointed blocks, best checkpoint; and the plain Trainer."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -42,7 +42,7 @@ from umt_training.trainers.finetuning import UMTFineTuningArguments, accuracy
 
 
 class Fixed(nn.Module):
-    """Returns logits that were given, and keeps the clips it saw."""
+    """Returns fixed logits and keeps its input clips."""
 
     def __init__(self, logits: torch.Tensor):
         super().__init__()
@@ -56,7 +56,7 @@ class Fixed(nn.Module):
 # --- the loss -------------------------------------------------------------------------------------------------------
 
 
-def test_loss_of_mixed_clips_is_the_official_one(tmp_path, monkeypatch):
+def test_the_loss_of_mixed_clips_equals_the_official_loss(tmp_path, monkeypatch):
     description, tensors = load_recorded("mixup")
     mixes = {mix["key"]: mix for mix in description["mixes"]}
     trainer = tiny_trainer(tmp_path, model=tiny_classifier(7), label_smoothing_factor=0.1, mixup_alpha=0.8)
@@ -78,7 +78,7 @@ def test_loss_of_mixed_clips_is_the_official_one(tmp_path, monkeypatch):
             assert loss.item() == pytest.approx(tensors["expected/loss_soft_target"].item(), abs=1e-6)
 
 
-def test_loss_of_smooth_targets_is_the_official_one(tmp_path):
+def test_the_loss_of_smooth_targets_equals_the_official_loss(tmp_path):
     _, tensors = load_recorded("mixup")
     trainer = tiny_trainer(tmp_path, model=tiny_classifier(7), label_smoothing_factor=0.1)
     inputs = {"pixel_values_videos": tensors["input/video"].transpose(1, 2), "labels": tensors["input/target"]}
@@ -91,8 +91,8 @@ def test_loss_of_smooth_targets_is_the_official_one(tmp_path):
     assert torch.equal(model.seen, inputs["pixel_values_videos"])
 
 
-def test_training_mixes_and_the_model_never_sees_soft_labels(tmp_path):
-    """A model that was given them would call its problem multi-label, and train another loss."""
+def test_training_mixes_clips_without_passing_soft_labels_to_the_model(tmp_path):
+    """A model would treat soft labels as a multi-label problem, and train with another loss."""
     trainer = tiny_trainer(tmp_path, mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing_factor=0.1, max_steps=2)
     model, batch = trainer.model, collate_clips(tiny_clips(4))
     clips, labels = batch["pixel_values_videos"], batch["labels"]
@@ -106,7 +106,7 @@ def test_training_mixes_and_the_model_never_sees_soft_labels(tmp_path):
     assert model.config.problem_type is None and all(np.isfinite(losses(trainer)))
 
 
-def test_every_micro_batch_of_every_process_is_mixed_anew(tmp_path):
+def test_every_micro_batch_of_every_process_has_its_own_random_generator(tmp_path):
     seen = []
     for rank in (0, 1):
         trainer = tiny_trainer(tmp_path, gradient_accumulation_steps=2)
@@ -133,19 +133,19 @@ def test_uint8_clips_are_normalised(tmp_path):
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
-def test_accumulation_is_one_big_batch(tmp_path):
-    whole = tiny_trainer(tmp_path / "whole", max_steps=3)
+def test_accumulation_equals_one_large_batch(tmp_path):
+    large = tiny_trainer(tmp_path / "large", max_steps=3)
     halves = tiny_trainer(
         tmp_path / "halves", max_steps=3, per_device_train_batch_size=2, gradient_accumulation_steps=2
     )
-    for trainer in (whole, halves):
+    for trainer in (large, halves):
         trainer.train()
-    assert losses(halves) == pytest.approx(losses(whole), abs=1e-5)
-    for name, tensor in whole.model.state_dict().items():
+    assert losses(halves) == pytest.approx(losses(large), abs=1e-5)
+    for name, tensor in large.model.state_dict().items():
         torch.testing.assert_close(halves.model.state_dict()[name], tensor, rtol=0, atol=1e-4)
 
 
-def test_rates_follow_from_the_effective_batch(tmp_path):
+def test_learning_rates_follow_from_the_effective_batch(tmp_path):
     clips = save_clips_of_classes(tmp_path / "clips")
     records = load_video_records(clips)
     dataset = VideoClipDataset(
@@ -189,7 +189,7 @@ def test_bf16_stays_finite(tmp_path):
 
 
 def forwards_and_gradients(model: nn.Module) -> tuple[list[int], dict[str, torch.Tensor]]:
-    """How often each block ran in a forward and backward pass, and the gradients."""
+    """Number of forward passes of each block in a forward and backward pass, and the gradients."""
     counts = [0] * 3
     for number, layer in enumerate(model.umt.layers):
         layer.norm1.register_forward_hook(lambda *_, n=number: counts.__setitem__(n, counts[n] + 1))
@@ -199,7 +199,7 @@ def forwards_and_gradients(model: nn.Module) -> tuple[list[int], dict[str, torch
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 2, 3])
-def test_the_first_blocks_are_recomputed_and_gradients_stay(num_blocks, recwarn):
+def test_the_first_blocks_are_recomputed_and_gradients_do_not_change(num_blocks, recwarn):
     expected_counts, expected = forwards_and_gradients(tiny_classifier(drop_path_rate=0.5))
     model = tiny_classifier(drop_path_rate=0.5)
     checkpoint_first_blocks(model, num_blocks)
@@ -210,18 +210,18 @@ def test_the_first_blocks_are_recomputed_and_gradients_stay(num_blocks, recwarn)
     assert not recwarn.list
 
 
-def test_checkpointed_blocks_are_counted_from_the_first_and_there_must_be_so_many(tmp_path):
+def test_checkpointed_blocks_are_counted_from_the_first_and_must_exist(tmp_path):
     trainer = tiny_trainer(tmp_path, checkpoint_blocks=2)
     assert [layer.gradient_checkpointing for layer in trainer.model.umt.layers] == [True, True, False]
     with pytest.raises(ValueError, match="`checkpoint_blocks` is 4, but the model has 3 blocks"):
         tiny_trainer(tmp_path, checkpoint_blocks=4)
 
 
-# --- choosing the best ----------------------------------------------------------------------------------------------
+# --- choosing the best checkpoint -----------------------------------------------------------------------------------
 
 
 def top1_of_steps(monkeypatch, values: list[float]) -> None:
-    """Evaluations report these numbers, one after the other."""
+    """Make evaluations report these values, in order."""
     remaining = iter(values)
     monkeypatch.setattr(finetuning, "accuracy", lambda prediction: {"top1": next(remaining), "top5": 100.0})
 
@@ -232,7 +232,7 @@ CHOOSE = {
 }  # fmt: skip
 
 
-def test_the_checkpoint_of_the_highest_top1_is_kept(tmp_path, monkeypatch):
+def test_the_checkpoint_with_the_highest_top1_is_kept(tmp_path, monkeypatch):
     top1_of_steps(monkeypatch, [10.0, 40.0, 30.0, 20.0])
     weights = []
 
@@ -259,7 +259,7 @@ def test_early_stopping(tmp_path, monkeypatch):
 
 
 def test_accuracy_of_single_views(tmp_path):
-    scores = np.eye(8)[[0, 1, 2, 3]] + np.linspace(0.5, 0, 8)  # first choice right; the rest by class number
+    scores = np.eye(8)[[0, 1, 2, 3]] + np.linspace(0.5, 0, 8)  # predicts 0 to 3; other classes are ranked by index
     labels = np.array([0, 1, 4, 7])
     assert accuracy(EvalPrediction(scores, labels)) == {"top1": 50.0, "top5": 75.0}
     with pytest.raises(ValueError, match="Scores of 4 videos are not finite"):
@@ -274,9 +274,9 @@ def test_accuracy_of_single_views(tmp_path):
     assert measured["eval_loss"] == pytest.approx(outputs.loss.item(), abs=1e-5)
 
 
-def test_evaluation_tells_of_broken_videos(tmp_path, capfd):
+def test_evaluation_reports_broken_videos(tmp_path, capfd):
     folder = save_clips_of_classes(tmp_path / "clips", number=2)
-    (folder / "run" / "1.mp4").write_bytes(b"this is no video" * 100)
+    (folder / "run" / "1.mp4").write_bytes(b"not a video file" * 100)
     dataset = VideoClipDataset(
         load_video_records(folder), 2, partial(sample_training_clip, sampling="sparse"),
         partial(augment_for_finetuning, size=32),
@@ -284,12 +284,13 @@ def test_evaluation_tells_of_broken_videos(tmp_path, capfd):
     trainer = tiny_trainer(tmp_path, model=tiny_classifier(2), eval_dataset=dataset)
     capfd.readouterr()
     assert np.isfinite(trainer.evaluate()["eval_loss"])
-    told = [line for line in capfd.readouterr().out.splitlines() if line.startswith("evaluation: ")]
-    assert len(told) == 1 and str(folder / "run" / "1.mp4") in told[0] and "another video stands in" in told[0]
+    reports = [line for line in capfd.readouterr().out.splitlines() if line.startswith("evaluation: ")]
+    assert len(reports) == 1 and str(folder / "run" / "1.mp4") in reports[0]
+    assert reports[0].endswith("; replaced by another video")
 
 
-def test_the_share_of_broken_videos_is_one_of_videos_not_of_views(tmp_path):
-    """Three of eight are broken: more than the limit, which they would keep if every view counted as a video."""
+def test_the_fraction_of_broken_videos_counts_videos_not_views(tmp_path):
+    """Three of eight are broken, which exceeds the limit; it would not if every view counted as a video."""
     folder = save_clips_of_classes(tmp_path / "clips", number=4)
     for name in ("0", "1", "2"):
         (folder / "run" / f"{name}.mp4").write_bytes(b"")
@@ -315,22 +316,22 @@ def test_the_share_of_broken_videos_is_one_of_videos_not_of_views(tmp_path):
         ({"ema_decay": 1.0}, "`ema_decay` must be between 0 and 1"),
     ],
 )
-def test_wrong_options(tmp_path, options, message):
+def test_invalid_arguments_are_errors(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         tiny_trainer(tmp_path, **options)
 
 
-def test_an_average_of_shards_is_refused(tmp_path, sharded_trainers):
-    with pytest.raises(ValueError, match="`ema_decay` averages whole parameters, which FSDP takes away"):
+def test_an_average_of_sharded_parameters_is_an_error(tmp_path, sharded_trainers):
+    with pytest.raises(ValueError, match="`ema_decay` averages entire parameters, which FSDP shards"):
         tiny_trainer(tmp_path, ema_decay=0.9)
 
 
-def test_views_of_data_and_arguments_must_agree(tmp_path):
+def test_views_of_data_and_arguments_must_be_equal(tmp_path):
     records = load_video_records(save_clips_of_classes(tmp_path / "clips"))
     dataset = VideoClipDataset(
         records, 2, partial(sample_training_clip, sampling="sparse"), partial(augment_for_finetuning, size=32)
     )
-    with pytest.raises(ValueError, match="come as 1 views of each video, but `views_per_video` is 2"):
+    with pytest.raises(ValueError, match="have 1 views of each video, but `views_per_video` is 2"):
         tiny_trainer(tmp_path, clips=dataset, views_per_video=2)
 
 
@@ -346,16 +347,16 @@ def plain_trainer(folder, **options) -> Trainer:
 
 
 def test_plain_trainer_accumulates_and_saves_a_loadable_model(tmp_path):
-    whole = plain_trainer(tmp_path / "whole", per_device_train_batch_size=4)
+    large = plain_trainer(tmp_path / "large", per_device_train_batch_size=4)
     halves = plain_trainer(
         tmp_path / "halves", per_device_train_batch_size=2, gradient_accumulation_steps=2, save_strategy="steps",
         save_steps=3,
     )  # fmt: skip
-    for trainer in (whole, halves):
+    for trainer in (large, halves):
         trainer.train()
-    assert losses(halves) == pytest.approx(losses(whole), abs=1e-4)
-    assert losses(whole)[-1] < losses(whole)[0]
-    assert whole.model.config.problem_type == "single_label_classification"  # of integer labels
+    assert losses(halves) == pytest.approx(losses(large), abs=1e-4)
+    assert losses(large)[-1] < losses(large)[0]
+    assert large.model.config.problem_type == "single_label_classification"  # from integer labels
     folder = tmp_path / "halves" / "checkpoint-3"
     assert {"model.safetensors", "modeling_umt.py", "configuration_umt.py"} <= {p.name for p in folder.iterdir()}
     loaded = AutoModelForVideoClassification.from_pretrained(folder)
@@ -365,7 +366,7 @@ def test_plain_trainer_accumulates_and_saves_a_loadable_model(tmp_path):
         assert torch.equal(loaded.eval()(clip).logits, halves.model.eval()(clip).logits)
 
 
-def test_plain_trainer_takes_clips_of_a_data_set(tmp_path):
+def test_plain_trainer_trains_on_a_video_clip_dataset(tmp_path):
     records = load_video_records(save_clips_of_classes(tmp_path / "clips", number=2))
     dataset = VideoClipDataset(
         records, 2, partial(sample_training_clip, sampling="sparse"), partial(augment_for_finetuning, size=32),

@@ -1,4 +1,4 @@
-"""Parameter groups and schedules against recorded numbers, on the project's own models; resuming through Trainer."""
+"""Parameter groups and schedules compared with recorded values, on the project's models; resuming with Trainer."""
 
 import re
 from itertools import pairwise
@@ -31,7 +31,7 @@ def tiny_config(num_layers: int, **fields) -> UMTConfig:
 
 
 def our_names(official: str) -> list[str]:
-    """Where an official parameter lives here; the fused qkv matrix is three matrices, bare bias vectors are biases."""
+    """Our names of an official parameter; its fused qkv matrix is three matrices here."""
     name = re.sub(r"^(?:encoder\.)?(patch_embed|pos_embed|blocks|norm|fc_norm)\b", r"umt.\1", official)
     for pattern, ours in (
         (r"patch_embed\.proj", "embeddings.patch_embeddings"),
@@ -104,7 +104,7 @@ def test_recorded_layer_ids(recorded):
             assert layer_id(name, names["depth"]) == names["ids"][official], name
     for case in description["models"].values():
         for official, (recorded_id, _, weight_decay) in case["parameters"].items():
-            # a tensor's number of dimensions, which the record does not hold, by its official name
+            # the number of dimensions is not recorded, but follows from the official name
             vector = official.endswith(("bias", "gamma_1", "gamma_2")) or "norm" in official
             parameter = nn.Parameter(torch.empty((2,) if vector else (1, 2, 2), device="meta"))
             for name in our_names(official):
@@ -115,10 +115,10 @@ def test_recorded_layer_ids(recorded):
 
 
 def test_recorded_multimodal_groups(recorded):
-    """The rule on the official names themselves: it needs no layer here, only dimensions and the `.bias` ending."""
+    """The rule applied to the official names; it only depends on dimensions and the suffix `.bias`."""
     expected = recorded("multimodal_optimizer")[0]["parameters"]
     for name, (_, weight_decay) in expected.items():
-        # dimensions, which the record does not hold, follow from PyTorch's and BERT's layer types
+        # the number of dimensions is not recorded, but follows from PyTorch's and BERT's layer types
         if name == "temp":
             num_dims = 0
         elif re.search(r"bias$|norm\d?\.|LayerNorm|ln_\w+\.weight|class_embedding", name):
@@ -129,7 +129,7 @@ def test_recorded_multimodal_groups(recorded):
         assert has_weight_decay(name, parameter) == (weight_decay > 0), name
 
 
-def test_decay_goes_by_dimensions_and_name():
+def test_weight_decay_depends_on_dimensions_and_name():
     for shape in ((8, 3, 1, 16, 16), (8, 768)):
         assert has_weight_decay("umt.embeddings.patch_embeddings.weight", nn.Parameter(torch.empty(shape)))
     assert not has_weight_decay("umt.embeddings.position_embeddings", nn.Parameter(torch.empty(1, 4, 8)))
@@ -152,7 +152,7 @@ def test_layer_ids_of_wrapped_names(name, expected):
     assert layer_id(name, 12) == expected
 
 
-def test_scales_of_the_published_models():
+def test_learning_rate_scales_of_the_published_models():
     for depth, decay, first in ((12, 0.75, 0.023757), (24, 0.85, 0.017198)):
         model = UMTForVideoClassification(tiny_config(depth))
         rates = [group["lr"] for group in parameter_groups(model, 1.0, 0.05, decay)]
@@ -161,7 +161,7 @@ def test_scales_of_the_published_models():
         assert rates == sorted(rates)
 
 
-def test_frozen_parameters_stay_out():
+def test_frozen_parameters_are_in_no_group():
     model = UMTForVideoClassification(tiny_config(3))
     model.umt.embeddings.requires_grad_(False)
     trained = settings_by_name(model, parameter_groups(model, 1.0, 0.05, 0.75))
@@ -175,7 +175,7 @@ def test_frozen_parameters_stay_out():
         parameter_groups(model, 1.0, 0.05)
 
 
-def test_a_layer_beyond_the_configuration():
+def test_a_layer_index_beyond_the_configuration_is_an_error():
     with pytest.raises(ValueError, match="layer 12, but the configuration has 12 layers"):
         layer_id("umt.layers.12.norm1.weight", 12)
 
@@ -212,7 +212,7 @@ def test_recorded_cosine_schedules(recorded):
     checked = 0
     for schedule in description["schedules"]:
         if "error" in schedule:
-            continue  # a combination of options that does not exist here
+            continue  # a combination of options that this package does not have
         arguments = schedule["args"]
         warmup_steps = arguments.get("warmup_steps", arguments.get("warmup_epochs", 0) * arguments["niter_per_ep"])
         scheduler = cosine_schedule(
@@ -257,12 +257,12 @@ def test_groups_keep_their_ratio():
 @settings(max_examples=100, deadline=None)
 @given(
     total=st.integers(1, 200),
-    share=st.floats(0, 1),
+    warmup_fraction=st.floats(0, 1),
     start=st.floats(0, 1),
     final=st.floats(0, 1),
 )
-def test_schedules_rise_then_fall_and_stay_in_range(total, share, start, final):
-    warmup = round(total * share)
+def test_schedules_rise_then_fall_and_stay_in_range(total, warmup_fraction, start, final):
+    warmup = round(total * warmup_fraction)
     shifted = [
         cosine_factor(step, total_steps=total, warmup_steps=warmup, start_factor=start, final_factor=final)
         for step in range(total + 3)
@@ -282,7 +282,7 @@ def test_schedules_rise_then_fall_and_stay_in_range(total, share, start, final):
         assert shifted[total] == pytest.approx(final, abs=1e-12) and floored[total] == pytest.approx(final, abs=1e-12)
 
 
-def test_impossible_schedules():
+def test_invalid_schedules_are_errors():
     optimizer = one_parameter_optimizer(1e-3)
     with pytest.raises(ValueError, match="10 steps cannot have a warm-up of 11"):
         cosine_schedule(optimizer, total_steps=10, warmup_steps=11, learning_rate=1e-3, min_learning_rate=0.0)
@@ -293,7 +293,7 @@ def test_impossible_schedules():
 
 
 class LayerDecayTrainer(Trainer):
-    """The way a trainer uses this module."""
+    """A trainer with these groups and this schedule."""
 
     def create_optimizer(self, model=None):
         self.optimizer = torch.optim.AdamW(parameter_groups(model or self.model, 1e-3, 0.05, 0.75))
@@ -335,9 +335,11 @@ def test_trainer_resumes_the_schedule_exactly(tmp_path):
         trainer.train(resume_from_checkpoint=resume)
         return rates, model.state_dict()
 
-    whole_rates, whole_weights = train(tmp_path / "whole")
-    resumed_rates, resumed_weights = train(tmp_path / "resumed", resume=str(tmp_path / "whole" / "checkpoint-4"))
-    assert len(whole_rates) == 10 and resumed_rates == whole_rates[4:]
-    assert whole_rates[0][-1] == pytest.approx(1e-5) and whole_rates[2][-1] == whole_rates[3][-1] == 1e-3
-    for name, weight in whole_weights.items():
+    all_rates, all_weights = train(tmp_path / "uninterrupted")
+    resumed_rates, resumed_weights = train(
+        tmp_path / "resumed", resume=str(tmp_path / "uninterrupted" / "checkpoint-4")
+    )
+    assert len(all_rates) == 10 and resumed_rates == all_rates[4:]
+    assert all_rates[0][-1] == pytest.approx(1e-5) and all_rates[2][-1] == all_rates[3][-1] == 1e-3
+    for name, weight in all_weights.items():
         assert torch.equal(weight, resumed_weights[name]), name

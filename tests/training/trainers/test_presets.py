@@ -1,4 +1,4 @@
-"""What each preset trains: counted, and seen in the weights after a run."""
+"""The weights that each preset trains: their number, and their change after a run."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from peft import PeftModel
 from umt_training.trainers.optimization import layer_id
 from umt_training.trainers.presets import LORA_TARGETS, PRESETS, apply_preset, preset_config
 
-WIDTH, MLP, LAYERS, CLASSES, RANK = SIZES["hidden_size"], SIZES["intermediate_size"], 3, 3, 2
-HEAD, NORM = WIDTH * CLASSES + CLASSES, 2 * WIDTH
+DIM, MLP, LAYERS, CLASSES, RANK = SIZES["hidden_size"], SIZES["intermediate_size"], 3, 3, 2
+HEAD, NORM = DIM * CLASSES + CLASSES, 2 * DIM
 # query; two norms; keys, values and output; MLP
-ATTENTION_POOLING = WIDTH + 2 * NORM + 3 * (WIDTH**2 + WIDTH) + 2 * WIDTH * MLP + WIDTH + MLP
+ATTENTION_POOLING = DIM + 2 * NORM + 3 * (DIM**2 + DIM) + 2 * DIM * MLP + DIM + MLP
 TRAINABLE = {
-    "lora": LAYERS * RANK * (4 * 2 * WIDTH + 2 * (WIDTH + MLP)) + HEAD + NORM,
+    "lora": LAYERS * RANK * (4 * 2 * DIM + 2 * (DIM + MLP)) + HEAD + NORM,
     "attentive": ATTENTION_POOLING + NORM + HEAD,
     "linear": HEAD,
 }
@@ -24,28 +24,28 @@ def build(preset: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_numbers_of_trainable_parameters(preset):
+def test_the_number_of_trainable_parameters(preset):
     model = build(preset)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    everything = sum(parameter.numel() for parameter in tiny_classifier().parameters())
-    assert trainable == TRAINABLE.get(preset, everything)
+    total = sum(parameter.numel() for parameter in tiny_classifier().parameters())
+    assert trainable == TRAINABLE.get(preset, total)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_a_run_changes(preset, tmp_path):
+def test_a_run_changes_exactly_the_trainable_weights(preset, tmp_path):
     model = build(preset)
     before = state_of(model)
     trainer = tiny_trainer(tmp_path, model=model, max_steps=2, layer_decay=0.75 if preset in ("full", "lora") else 1.0)
     trainer.train()
     moved = changed(before, state_of(model))
     expected = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    # every trained weight moves (a bias of keys has no gradient: softmax does not see it), and no other
+    # all trainable weights change, and no others; the gradient of a key bias is zero, as softmax is shift-invariant
     assert expected - moved <= {"attention_pooling.k_proj.bias"} and not moved - expected
     if preset in ("attentive", "linear"):
         assert not any(name.startswith(("umt.layers.", "umt.embeddings.")) for name in moved)
 
 
-def test_lora_trains_every_matrix_of_a_layer_at_the_layers_rate(tmp_path):
+def test_lora_trains_every_matrix_of_a_layer_at_the_layers_learning_rate(tmp_path):
     trainer = tiny_trainer(tmp_path, model=build("lora"), layer_decay=0.5, weight_decay=0.1)
     trainer.create_optimizer()
     names = {parameter: name for name, parameter in trainer.model.named_parameters()}
@@ -64,7 +64,7 @@ def test_lora_trains_every_matrix_of_a_layer_at_the_layers_rate(tmp_path):
     assert len(decayed) == 1 and "classifier" in next(iter(decayed))
 
 
-def test_fresh_adapters_add_nothing_and_merging_loses_nothing(tmp_path):
+def test_new_adapters_and_merging_do_not_change_the_outputs(tmp_path):
     plain, model = tiny_classifier(), build("lora")
     clip = random_clip()
     with torch.no_grad():
@@ -78,15 +78,15 @@ def test_fresh_adapters_add_nothing_and_merging_loses_nothing(tmp_path):
     torch.testing.assert_close(merged, adapted, rtol=0, atol=1e-5)
 
 
-def test_presets_and_configuration():
+def test_the_configuration_of_presets():
     assert preset_config("full") == preset_config("lora") == {}
     assert preset_config("attentive") == {"pooling": "attention", "drop_path_rate": 0.0}
     assert preset_config("linear") == {"pooling": "mean", "drop_path_rate": 0.0}
-    with pytest.raises(ValueError, match="no preset 'half'; choose one of full, lora, attentive, linear"):
+    with pytest.raises(ValueError, match="Unknown preset 'half'; choose one of full, lora, attentive, linear"):
         preset_config("half")
 
 
-def test_probes_cost_no_backward_pass_of_the_encoder():
+def test_probes_need_no_backward_pass_of_the_encoder():
     for preset in ("attentive", "linear"):
         model = build(preset).train()
         tokens = model.umt(random_clip()).last_hidden_state

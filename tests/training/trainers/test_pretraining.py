@@ -1,4 +1,4 @@
-"""Stage 1 through its trainer: the recorded step, masks, optimiser, log lines, checkpoints, non-finite losses."""
+"""The stage-1 trainer: the recorded step, masks, optimiser, log lines, checkpoints, non-finite losses."""
 
 import copy
 import dataclasses
@@ -57,7 +57,7 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 
 def fold_layer_scale(state: dict) -> dict:
-    """LayerScale, which no published recipe uses, as part of the matrices before it: the same function."""
+    """Multiply LayerScale, which no published recipe uses, into the matrices before it."""
     state = dict(state)
     for key in [key for key in state if "gamma_" in key]:
         block, gamma = key.rsplit(".", 1)
@@ -70,7 +70,7 @@ def fold_layer_scale(state: dict) -> dict:
 
 @pytest.mark.parametrize("name", ["stage1_loss_l2", "stage1_loss_mse", "stage1_loss_smooth_l1"])
 def test_recorded_step_of_the_official_loop(name, tmp_path):
-    """From the clip to the gradients: teacher, its resize, the recorded draw of tokens, targets, student, loss."""
+    """From the clip to the gradients: teacher, its resize, the recorded token selection, targets, student, loss."""
     recorded, tensors = load_recorded(name)
     ours, theirs = recorded["student"], recorded["teacher"]
     sizes = {"image_size": "img_size", "patch_size": "patch_size", "num_frames": "num_frames"}
@@ -105,7 +105,7 @@ def test_recorded_step_of_the_official_loop(name, tmp_path):
     clips = tensors["input/video"].transpose(1, 2)
     order = tensors["input/importance"].long().unflatten(0, (len(clips), -1))  # (B, T, S) most important first
 
-    def recorded_draw(cls_attention, mask_ratio, sample_seeds):
+    def recorded_selection(cls_attention, mask_ratio, sample_seeds):
         expected = tensors["expected/teacher_attention"].view_as(cls_attention)
         torch.testing.assert_close(cls_attention, expected, rtol=0, atol=1e-5)
         tokens_per_frame = cls_attention.shape[-1]
@@ -116,7 +116,7 @@ def test_recorded_step_of_the_official_loop(name, tmp_path):
         model=convert_umt_checkpoint(fold_layer_scale(states["student"]), student_config),
         teacher=convert_umt_checkpoint(states["teacher"], teacher_config),
         args=UMTPreTrainingArguments(output_dir=str(tmp_path), mask_ratio=recorded["mask_ratio"], use_cpu=True),
-        token_selection=recorded_draw,
+        token_selection=recorded_selection,
     )
     seeds = torch.zeros(len(clips), dtype=torch.int64)
     inputs = {"pixel_values_videos": clips, "sample_seeds": seeds}
@@ -148,7 +148,7 @@ def test_recorded_step_of_the_official_loop(name, tmp_path):
         assert gradient.norm().item() == pytest.approx(recorded["grad_norms"][key], rel=1e-4), key
 
 
-def test_hidden_pixels_do_not_matter_to_the_student(tmp_path):
+def test_hidden_pixels_do_not_affect_the_student(tmp_path):
     trainer = make_trainer(None, tmp_path)
     inputs = batch_of(3)
     clips = trainer.pixel_values(inputs["pixel_values_videos"]).requires_grad_()
@@ -163,14 +163,14 @@ def test_hidden_pixels_do_not_matter_to_the_student(tmp_path):
     with torch.no_grad():
         changed = torch.where(hidden, torch.randn_like(clips) * 100, clips)
         again = trainer.model(changed, visible_indices=visible, target_features=targets)
-        moved = trainer.model(clips + 1, visible_indices=visible, target_features=targets)
+        shifted = trainer.model(clips + 1, visible_indices=visible, target_features=targets)
     assert torch.equal(again.loss, outputs.loss)
     assert torch.equal(again.student_features, outputs.student_features)
-    assert not torch.equal(moved.loss, outputs.loss)
+    assert not torch.equal(shifted.loss, outputs.loss)
 
 
 @pytest.mark.parametrize("mask_type", ["attention", "tube", "random"])
-def test_several_masks_for_one_teacher_pass_equal_passes_with_each(mask_type, tmp_path):
+def test_several_masks_in_one_teacher_pass_equal_separate_passes(mask_type, tmp_path):
     inputs, num_masks = batch_of(3), 3
     together = make_trainer(None, tmp_path, mask_type=mask_type, num_masks_per_clip=num_masks)
     loss = together.compute_loss(together.model, inputs)
@@ -187,13 +187,13 @@ def test_several_masks_for_one_teacher_pass_equal_passes_with_each(mask_type, tm
     for name, gradient in gradients(together.model).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6)
 
-    # the masks of a clip are neighbours, and its features are picked from the same pass
+    # the masks of a clip are adjacent, and their features come from the same pass
     clips = together.pixel_values(inputs["pixel_values_videos"])
     visible, targets = together.compute_targets(clips, inputs["sample_seeds"], 0.75, num_masks=3)
     assert visible.shape == (9, 8) and targets.shape == (9, 2, 8, 16)
-    everything = together.teacher(clips).features  # (3, K, 32, F)
+    features = together.teacher(clips).features  # (3, K, 32, F)
     for row in range(9):
-        torch.testing.assert_close(targets[row], everything[row // 3][:, visible[row]], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(targets[row], features[row // 3][:, visible[row]], rtol=1e-5, atol=1e-6)
     assert together.args.effective_batch_size == 3 * alone.args.effective_batch_size
     assert together.args.learning_rate == 3 * alone.args.learning_rate
 
@@ -203,7 +203,7 @@ def test_several_masks_for_one_teacher_pass_equal_passes_with_each(mask_type, tm
     [("attention", 0.8, 8), ("tube", 0.8, 8), ("random", 0.8, 7), ("attention", 0.75, 8), ("random", 0.5, 16)],
 )
 def test_masks_differ_between_clips_epochs_and_masks(mask_type, ratio, visible, records, tmp_path):
-    """Hidden counts are rounded down: per frame of 16 tokens, or over both frames for random masks."""
+    """The number of hidden tokens is rounded down: per frame of 16 tokens, or over both frames for random masks."""
     dataset = VideoClipDataset(records, **clip_options())
     trainer = make_trainer(None, tmp_path, mask_type=mask_type, mask_ratio=ratio, num_masks_per_clip=2)
     seeds = torch.tensor([dataset[epoch, index]["sample_seed"] for epoch in range(2) for index in range(4)])
@@ -218,7 +218,7 @@ def test_masks_differ_between_clips_epochs_and_masks(mask_type, ratio, visible, 
 # --- a run ----------------------------------------------------------------------------------------------------------
 
 
-class TeacherStaysAsItIs(TrainerCallback):
+class CheckTeacherIsFrozen(TrainerCallback):
     def __init__(self, teacher):
         self.teacher, self.weights = teacher, copy.deepcopy(teacher.state_dict())
 
@@ -230,25 +230,25 @@ class TeacherStaysAsItIs(TrainerCallback):
             assert torch.equal(parameter, self.weights[name])
 
 
-def test_a_run_and_what_it_leaves(videos, tmp_path, capsys):
+def test_a_run_with_its_log_checkpoints_and_saved_model(videos, tmp_path, capsys):
     teacher = make_teacher().train()
     trainer = make_trainer(
         videos, tmp_path, teacher=teacher, num_train_epochs=2, warmup_epochs=1, save_strategy="epoch"
     )
     trainer.processing_class = UMTVideoProcessor.for_config(trainer.model.config)
-    trainer.add_callback(TeacherStaysAsItIs(teacher))
+    trainer.add_callback(CheckTeacherIsFrozen(teacher))
     trainer.train()
     printed = capsys.readouterr()
 
     decayed = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.ndim > 1)
-    spared = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.ndim == 1)
+    not_decayed = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.ndim == 1)
     peak = 0.05 * GLOBAL_BATCH / 256
     for line in (
         "batch: 1 processes x 4 clips x 1 accumulated x 1 views = 4",
         "precision: float32 on cpu",
         f"learning rate: 0.05 x batch / 256 = {peak:.4g}",
         "schedule: 8 steps, of which 4 warm-up",
-        f"no decay: {spared:,} parameters, decay 0,",
+        f"no decay: {not_decayed:,} parameters, decay 0,",
         f"{decayed:,} parameters, decay 0.05",
     ):
         assert line in printed.out, printed.out
@@ -307,7 +307,7 @@ def plain_losses(videos, tmp_path_factory):
     ],
     ids=["checkpointing", "compile-eager", "compile-aot", "accumulation", "workers"],
 )
-def test_ways_to_train_give_the_same_losses(arguments, plain_losses, videos, tmp_path):
+def test_training_options_do_not_change_the_losses(arguments, plain_losses, videos, tmp_path):
     trainer = make_trainer(videos, tmp_path, **arguments)
     trainer.train()
     assert losses_of(trainer) == pytest.approx(plain_losses, rel=1e-5)
@@ -318,7 +318,7 @@ def test_ways_to_train_give_the_same_losses(arguments, plain_losses, videos, tmp
 
 
 def test_labels_in_the_data_change_nothing(plain_losses, records, tmp_path):
-    """Trainer would count them, and leave out the division by the accumulated micro-batches."""
+    """Trainer would count them and omit the division by the number of accumulated micro-batches."""
     labelled = [{"video": record["video"], "label": index % 3} for index, record in enumerate(records)]
     trainer = make_trainer(
         None,
@@ -355,10 +355,10 @@ def test_evaluation(videos, records, tmp_path):
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 0.9 * before
     assert len([line for line in trainer.state.log_history if "eval_loss" in line]) >= 4
-    # the teacher's time in evaluation, which sees four times the clips, is no part of a training step
+    # the teacher's time in evaluation, of four times the clips, is not part of a training step
     assert all(line["student_seconds"] > 0 for line in trainer.state.log_history if "student_seconds" in line)
 
-    # the mean over clips of what the objective is in evaluation mode
+    # the mean over clips of the loss in evaluation mode
     expected = 0.0
     for index in range(len(held_out)):
         sample = held_out[0, index]
@@ -372,11 +372,11 @@ def test_evaluation(videos, records, tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-# --- losses that are no number --------------------------------------------------------------------------------------
+# --- non-finite losses ----------------------------------------------------------------------------------------------
 
 
 class KeepStates(TrainerCallback):
-    """Weights and optimiser state after every optimiser step."""
+    """Keeps weights and optimiser state after every optimiser step."""
 
     def __init__(self):
         self.states = []
@@ -398,7 +398,7 @@ def assert_bit_equal(one, other):
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("clipped", [0.0, 0.1])
-def test_a_step_with_a_loss_that_is_no_number_is_skipped(accumulated, clipped, records, tmp_path):
+def test_a_step_with_a_non_finite_loss_is_skipped(accumulated, clipped, records, tmp_path):
     dataset = PoisonedClips(records, **clip_options())
     trainer = make_trainer(
         None,
@@ -421,7 +421,7 @@ def test_a_step_with_a_loss_that_is_no_number_is_skipped(accumulated, clipped, r
 
     lines = [line for line in trainer.state.log_history if "learning_rate" in line]
     assert [line.get("skipped_steps", 0) for line in lines] == [int(step >= bad) for step in range(4)]
-    # a line tells the mean of the losses that are numbers: of the other micro-batch, or none
+    # a log line has the mean of the finite losses: that of the other micro-batch, or none
     assert ("loss" in lines[bad]) == (accumulated == 2)
     assert all(math.isfinite(line["loss"]) and line["loss"] > 0.5 for line in lines if "loss" in line)
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
@@ -429,8 +429,8 @@ def test_a_step_with_a_loss_that_is_no_number_is_skipped(accumulated, clipped, r
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
 @pytest.mark.parametrize("clipped", [0.0, 0.1])
-def test_a_step_with_a_gradient_that_is_no_number_is_skipped(clipped, optim, records, tmp_path):
-    """The losses are numbers, all of them."""
+def test_a_step_with_a_non_finite_gradient_is_skipped(clipped, optim, records, tmp_path):
+    """All losses are finite."""
     dataset = VideoClipDataset(records, **clip_options())
     trainer = make_trainer(None, tmp_path, dataset=dataset, max_grad_norm=clipped, optim=optim)
     trainer.model.umt.norm.bias.register_hook(
@@ -445,7 +445,7 @@ def test_a_step_with_a_gradient_that_is_no_number_is_skipped(clipped, optim, rec
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
-def test_the_logged_loss_is_the_mean_of_those_that_are_numbers(records, tmp_path):
+def test_the_logged_loss_is_the_mean_of_the_finite_losses(records, tmp_path):
     every_step = make_trainer(None, tmp_path, dataset=PoisonedClips(records, **clip_options()))
     once = make_trainer(None, tmp_path, dataset=PoisonedClips(records, **clip_options()), logging_steps=4)
     every_step.train(), once.train()
@@ -453,7 +453,7 @@ def test_the_logged_loss_is_the_mean_of_those_that_are_numbers(records, tmp_path
     assert len(finite) == 3 and losses_of(once) == pytest.approx([sum(finite) / 3], rel=1e-5)
 
 
-def test_too_many_stop_the_run_and_leave_the_batch(records, tmp_path):
+def test_too_many_non_finite_steps_stop_the_run_and_save_the_batch(records, tmp_path):
     class MorePoison(PoisonedClips):
         poisoned = range(0, 16, 3)
 
@@ -466,7 +466,7 @@ def test_too_many_stop_the_run_and_leave_the_batch(records, tmp_path):
     saved = load_file(path)
     assert saved.keys() == {"0.pixel_values_videos", "0.sample_seeds", "0.video_index"}
     assert saved["0.video_index"].tolist() == trainer.seen[-GLOBAL_BATCH:]
-    # what was saved gives that loss again
+    # the saved batch reproduces the loss
     inputs = {name.removeprefix("0."): tensor for name, tensor in saved.items()}
     assert trainer.compute_loss(trainer.model, inputs).isnan()
     good = ~inputs["pixel_values_videos"].isnan().flatten(1).any(dim=1)
@@ -474,7 +474,7 @@ def test_too_many_stop_the_run_and_leave_the_batch(records, tmp_path):
     assert trainer.compute_loss(trainer.model, {name: tensor[good] for name, tensor in inputs.items()}).isfinite()
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -486,7 +486,7 @@ def test_too_many_stop_the_run_and_leave_the_batch(records, tmp_path):
         ({"lr_scheduler_type": "constant"}, "`lr_scheduler_type` 'constant' was given"),
     ],
 )
-def test_arguments_that_would_be_ignored_or_are_wrong(arguments, message, tmp_path):
+def test_invalid_arguments_are_errors(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         UMTPreTrainingArguments(output_dir=str(tmp_path), **arguments)
 
@@ -501,17 +501,17 @@ def test_arguments_that_would_be_ignored_or_are_wrong(arguments, message, tmp_pa
         ({"tubelet_size": 2}, {}, "`tubelet_size` 2"),
     ],
 )
-def test_a_teacher_that_does_not_fit(student, teacher, message, tmp_path):
+def test_a_teacher_that_does_not_fit_is_an_error(student, teacher, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         make_trainer(None, tmp_path, student=make_student(**student), teacher=make_teacher(**teacher))
 
 
-def test_a_batch_that_the_videos_do_not_fill(videos, tmp_path):
+def test_a_batch_larger_than_the_data_is_an_error(videos, tmp_path):
     with pytest.raises(ValueError, match="16 videos"):
         make_trainer(videos, tmp_path, per_device_train_batch_size=17).train()
 
 
-def test_defaults_are_the_recipe(tmp_path):
+def test_the_defaults_are_those_of_the_published_recipe(tmp_path):
     args = UMTPreTrainingArguments(output_dir=str(tmp_path))
     assert (args.mask_type, args.mask_ratio, args.num_masks_per_clip) == ("attention", 0.8, 1)
     assert (args.base_learning_rate, args.base_min_learning_rate, args.weight_decay) == (1.5e-4, 1e-5, 0.05)

@@ -1,6 +1,6 @@
-"""Stage 1 on two gloo processes is stage 1 on one: DDP through the trainer, FSDP2 by hand, non-finite losses, streams.
+"""Stage 1 on two gloo processes equals stage 1 on one: DDP in the trainer, manual FSDP2, non-finite losses, streams.
 
-One launch trains all cases (`tests/helpers/tiny_pretraining.py`), because starting Python costs more than the training.
+One launch trains all cases (`tests/helpers/tiny_pretraining.py`), because starting Python costs more than training.
 """
 
 import json
@@ -38,7 +38,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_processes(videos, tmp_path_factory):
-    """Folder with what two processes made of every case."""
+    """The folder with the results of two processes for every case."""
     folder = tmp_path_factory.mktemp("two")
     done = launch(
         str(REPOSITORY / "tests" / "helpers" / "tiny_pretraining.py"), str(videos), str(folder), *CASES, "sharded"
@@ -61,7 +61,7 @@ def test_two_processes_train_as_one(case, videos, two_processes, tmp_path):
     assert len(alone["losses"]) == 4 and (None in alone["losses"]) == (case == "poisoned")
     for loss, expected in zip(first["losses"], alone["losses"], strict=True):
         assert expected is None or loss == pytest.approx(expected, rel=1e-5)
-    # every clip once, and each optimiser step the same clips
+    # every clip once, with the same clips in each optimiser step
     for start in range(0, 16, GLOBAL_BATCH):
         mine = slice(start // 2, (start + GLOBAL_BATCH) // 2)
         assert sorted(first["seen"][mine] + second["seen"][mine]) == sorted(
@@ -77,22 +77,22 @@ def test_two_processes_train_as_one(case, videos, two_processes, tmp_path):
         assert not torch.equal(tensor, start[name])
 
 
-def test_a_loss_that_is_no_number_on_one_process_skips_the_step_on_both(two_processes):
+def test_a_non_finite_loss_on_one_process_skips_the_step_on_both(two_processes):
     first, second = results(two_processes, "poisoned")
     assert first["skipped"] == second["skipped"] == 1
     bad = PoisonedClips.poisoned[0]
     assert (bad in first["seen"]) != (bad in second["seen"])
-    # the other process's loss of that step is still told, and it is the mean of that half alone
+    # the log line of that step has the loss of the other process
     assert all(loss is not None and 0.5 < loss < 3 for loss in first["losses"])
 
 
-def test_processes_draw_their_own_stochastic_depth(two_processes):
+def test_processes_have_different_seeds_for_stochastic_depth(two_processes):
     first, second = results(two_processes, "plain")
     assert (first["seed"], second["seed"]) == (42, 43)
 
 
-def test_streams_are_shared_out(videos, two_processes, tmp_path):
-    """Two processes read other videos in an epoch; the sixth step of four clips begins a second epoch."""
+def test_streams_are_sharded_across_processes(videos, two_processes, tmp_path):
+    """Two processes read different videos in an epoch; the sixth step of four clips starts a second epoch."""
     first, second = results(two_processes, "stream")
     assert len(first["losses"]) == 5 and all(0.1 < loss < 3 for loss in first["losses"])
     assert len(first["seen"]) == len(second["seen"]) == 10
@@ -111,13 +111,13 @@ def test_sharded_parameters_give_the_same_step(two_processes, tmp_path):
     loss = step_loss(student, some_clips(GLOBAL_BATCH), torch.arange(GLOBAL_BATCH), tmp_path)
     assert (both[0]["losses"][0] + both[1]["losses"][0]) / 2 == pytest.approx(loss, rel=1e-5)
     for process in range(2):
-        whole = torch.load(two_processes / "sharded" / f"gradients-{process}.pt", weights_only=True)
+        gradients = torch.load(two_processes / "sharded" / f"gradients-{process}.pt", weights_only=True)
         for name, parameter in student.named_parameters():
-            torch.testing.assert_close(whole[name], parameter.grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_nothing_is_warned_of(two_processes):
-    """But for PyTorch's and torchao's own start-up lines."""
+def test_there_are_no_warnings(two_processes):
+    """Except for PyTorch's and torchao's own start-up lines."""
     lines = (two_processes / "stderr.txt").read_text().splitlines()
     ours = [line for line in lines if "warn" in line.lower() and "register_constant" not in line]
     assert not ours, ours

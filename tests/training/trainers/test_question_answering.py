@@ -1,4 +1,4 @@
-"""Training for question answering: weighted answers, broken videos, evaluation, and a whole run from a recipe."""
+"""Training for question answering: weighted answers, broken videos, evaluation, and a run from a recipe."""
 
 import json
 from functools import partial
@@ -57,7 +57,7 @@ def sample(question: str, answer: str | list[str]) -> dict:
     return {"pixel_values_videos": pixels, "question": question, "answer": answer, "broken": []}
 
 
-def test_a_batch_has_every_distinct_answer_once_with_its_share(processor):
+def test_a_batch_has_every_distinct_answer_once_with_its_weight(processor):
     samples = [sample("What's the man doing?", ["yes", "no", "no", "yes", "no"]), sample("A dog?", "a dog")]
     batch = QuestionCollator(processor, ANSWERS)(samples)
     assert batch["answers_per_question"].tolist() == [2, 1]
@@ -67,19 +67,19 @@ def test_a_batch_has_every_distinct_answer_once_with_its_share(processor):
     assert torch.equal(batch["decoder_attention_mask"], encoded["attention_mask"])
     cleaned = processor(text=["whats the man doing", "a dog"], return_tensors="pt")
     assert torch.equal(batch["input_ids"], cleaned["input_ids"])
-    assert batch["answer_places"].tolist() == [ANSWERS.index("no"), ANSWERS.index("a dog")]
+    assert batch["answer_ids"].tolist() == [ANSWERS.index("no"), ANSWERS.index("a dog")]
     with pytest.raises(ValueError, match="load_question_records"):
         QuestionCollator(processor)([{"pixel_values_videos": torch.zeros(2, 3, 32, 32)}])
 
 
-def test_a_broken_video_brings_question_and_answer_of_its_stand_in(data):
+def test_a_broken_video_is_replaced_together_with_its_question_and_answer(data):
     dataset = clips(data)
     rows = json.loads((data / "questions.json").read_text())
-    replaced = dataset[0, 2]
-    stand_in = rows[replaced["video_index"]]
-    assert rows[2]["video"] == "clip1.mp4" and stand_in["video"] != "clip1.mp4"
-    assert (replaced["question"], replaced["answer"]) == (stand_in["question"], stand_in["answer"])
-    assert [reason for _, reason in replaced["broken"]][:1] == ["not_a_video"]
+    sample = dataset[0, 2]
+    replacement = rows[sample["video_index"]]
+    assert rows[2]["video"] == "clip1.mp4" and replacement["video"] != "clip1.mp4"
+    assert (sample["question"], sample["answer"]) == (replacement["question"], replacement["answer"])
+    assert [reason for _, reason in sample["broken"]][:1] == ["not_a_video"]
 
 
 # --- trainer --------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def make_trainer(folder: Path, data: Path, processor: UMTProcessor, **options) -
     return UMTQuestionAnsweringTrainer(tiny_answerer(), args, processor, train_dataset=clips(data, seed=3), **known)
 
 
-def test_the_loss_is_the_models_and_the_rate_is_absolute(tmp_path, data, processor):
+def test_the_loss_is_the_models_and_the_learning_rate_is_absolute(tmp_path, data, processor):
     trainer = make_trainer(tmp_path, data, processor, learning_rate=3e-4, checkpoint_blocks=1, checkpoint_text=True)
     dataset = trainer.train_dataset
     batch = trainer.data_collator([dataset[0, 0], dataset[0, 7]])
@@ -113,19 +113,19 @@ def test_the_loss_is_the_models_and_the_rate_is_absolute(tmp_path, data, process
     torch.testing.assert_close(trainer.compute_loss(model, batch), expected)
     trainer.train()
     rates = [line["learning_rate"] for line in trainer.state.log_history if "learning_rate" in line]
-    assert rates[0] == pytest.approx(3e-4) and "whatever the batch" in trainer.describe_rate()
+    assert rates[0] == pytest.approx(3e-4) and "for any batch size" in trainer.describe_learning_rate()
     checkpointed = [layer for layer in trainer.model.vision_model.layers if layer.gradient_checkpointing]
     assert len(checkpointed) == 1 and trainer.model.text_decoder.encoder.layer[0].gradient_checkpointing
 
 
-def test_evaluation_is_that_of_umt_evaluate(tmp_path, data, processor):
-    whole = tmp_path / "whole.json"
+def test_evaluation_equals_umt_evaluate(tmp_path, data, processor):
+    readable = tmp_path / "readable.json"
     rows = json.loads((data / "questions.json").read_text())
     rows = [row | {"video": str(data / row["video"])} for row in rows if row["video"] != "clip1.mp4"]
-    whole.write_text(json.dumps(rows))
-    records = load_question_records(whole)
+    readable.write_text(json.dumps(rows))
+    records = load_question_records(readable)
     dataset = evaluation_clips(records, 2, processor.video_processor)
-    candidates = ANSWERS[1:]  # one of the right answers is not among them
+    candidates = ANSWERS[1:]  # without one of the correct answers
     trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=candidates)
     metrics = trainer.evaluate()
     scores = evaluate_questions(trainer.model, processor, records, candidates, num_workers=0)
@@ -133,19 +133,19 @@ def test_evaluation_is_that_of_umt_evaluate(tmp_path, data, processor):
     with pytest.raises(ValueError, match="candidates"):
         make_trainer(tmp_path, data, processor, eval_dataset=dataset)
     trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=candidates, bf16=True)
-    made = []
+    dtypes = []
     first = trainer.model.vision_model.layers[0].mlp.fc1
-    first.register_forward_hook(lambda module, inputs, output: made.append(output.dtype))
+    first.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     trainer.evaluate()
-    assert {*made} == {torch.bfloat16}
+    assert {*dtypes} == {torch.bfloat16}
 
 
-def test_accuracy_counts_what_is_not_in_the_list_as_wrong():
+def test_an_answer_that_is_not_a_candidate_counts_as_wrong():
     prediction = SimpleNamespace(predictions=np.array([1, 2, 0, 0]), label_ids=np.array([1, 0, -1, 0]))
     assert accuracy(prediction) == {"accuracy": 50.0}
 
 
-# --- a whole run ----------------------------------------------------------------------------------------------------
+# --- a run from a recipe --------------------------------------------------------------------------------------------
 
 
 def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
@@ -181,13 +181,13 @@ def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
     card = ModelCard.load(output / "README.md")
     assert card.data.pipeline_tag == "visual-question-answering" and "rank_answers" in card.text
     assert "9 questions" in card.text and card.data.eval_results[0].metric_type == "accuracy"
-    # it goes on from the last checkpoint
+    # it resumes from the last checkpoint
     again = ["finetune", "--config", str(tmp_path / "mine.yaml"), "--output_dir", str(output)]
     assert cli.main([*again, "--num_train_epochs", "3"]) == 0
     assert "resuming from" in capsys.readouterr().out
 
 
-def test_what_a_run_lacks_is_told_before_the_first_step(tmp_path, data, stage2, capsys):
+def test_missing_keys_of_a_recipe_are_reported_before_the_first_step(tmp_path, data, stage2, capsys):
     (tmp_path / "mine.yaml").write_text("task: question_answering\n")
     command = ["finetune", "--config", str(tmp_path / "mine.yaml"), "--output_dir", str(tmp_path / "out")]
     given = ["--data", str(data / "questions.json")]

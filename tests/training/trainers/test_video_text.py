@@ -1,4 +1,4 @@
-"""The stage-2 trainer in one process: objectives, weights, masks, optimiser, schedule, draws, evaluation, errors."""
+"""The stage-2 trainer in one process: objectives, masks, optimiser, schedule, random choices, evaluation, errors."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def batch_of(trainer, dataset, indices=(0, 1, 2, 3)):
     return trainer.data_collator([dataset[0, index] for index in indices])
 
 
-def test_a_batch_has_tokens_instead_of_captions(media, tmp_path):
+def test_a_batch_has_token_ids_instead_of_captions(media, tmp_path):
     processor = make_processor(tmp_path)
     batch = VideoTextCollator(processor)([make_clips(media)[0, index] for index in (0, 5)])
     expected = processor(text=[caption(0), caption(5)], return_tensors="pt")
@@ -66,14 +66,23 @@ def test_objectives_are_weighted_and_switched_off(media, tmp_path, off):
             assert lines[0][f"loss_{name}"] == pytest.approx(weight * first[f"loss_{name}"], rel=1e-5)
 
 
-def test_images_have_a_mask_ratio_of_their_own(media, tmp_path):
+def test_the_temperature_is_clamped_before_the_forward_pass(media, tmp_path):
+    for value, expected in ((1e-4, 0.001), (0.3, 0.3), (2.0, 0.5)):
+        trainer = make_trainer(tmp_path, make_clips(media))
+        temperature = trainer.model.video_text.temperature
+        temperature.data.fill_(value)
+        trainer.compute_loss(trainer.model, batch_of(trainer, make_clips(media)))
+        assert temperature.item() == pytest.approx(expected)
+
+
+def test_images_have_their_own_mask_ratio(media, tmp_path):
     trainer = make_trainer(tmp_path, make_clips(media), image_mask_ratio=0.5)
-    for suffix, visible in (("mp4", NUM_FRAMES * 4), ("png", 8)):  # of 16 tokens a frame
+    for suffix, visible in (("mp4", NUM_FRAMES * 4), ("png", 8)):  # of 16 tokens per frame
         _, outputs = trainer.compute_loss(trainer.model, batch_of(trainer, make_clips(media, suffix)), True)
         assert outputs.student_features.shape[2] == visible
 
 
-def test_what_is_drawn_is_a_function_of_seed_step_and_process(media, tmp_path):
+def test_random_choices_are_functions_of_seed_step_and_process(media, tmp_path):
     trainer = make_trainer(tmp_path, make_clips(media))
     batch = batch_of(trainer, make_clips(media))
     losses = [trainer.compute_loss(trainer.model, batch).item() for _ in range(2)]
@@ -83,7 +92,7 @@ def test_what_is_drawn_is_a_function_of_seed_step_and_process(media, tmp_path):
 
 
 def test_the_official_groups_and_schedule(media, tmp_path):
-    """One rate for all, whatever the batch; decay spares vectors and biases, not the temperature; a floor of 1 %."""
+    """One learning rate, for any batch size; no weight decay for vectors and biases; a floor of 1 %."""
     trainer = make_trainer(tmp_path, make_clips(media, number=8), learning_rate=2e-4, warmup_epochs=0.5)
     optimizer = trainer.create_optimizer()
     assert {group["lr"] for group in optimizer.param_groups} == {2e-4}
@@ -106,13 +115,13 @@ def test_the_official_groups_and_schedule(media, tmp_path):
 
 def test_recall_counts_a_video_of_several_captions_once():
     videos = np.eye(3)[[0, 0, 1, 2]]
-    texts = np.eye(3)[[0, 0, 1, 1]]  # the last caption is taken for the second video's
+    texts = np.eye(3)[[0, 0, 1, 1]]  # the last caption is nearest to the second video
     found = recall_both_ways(EvalPrediction((videos, texts), np.array([7, 7, 8, 9])))
     assert found["text_to_video_r1"] == 75 and found["video_to_text_r5"] == 100
     assert found["chance_r1"] == pytest.approx(100 / 3, abs=0.01)
 
 
-def test_evaluation_hides_nothing_and_draws_nothing(media, tmp_path):
+def test_evaluation_is_deterministic_and_without_masks(media, tmp_path):
     trainer = make_trainer(tmp_path, make_clips(media), eval_dataset=make_clips(media, number=7))
     first, second = trainer.evaluate(), trainer.evaluate()
     names = [name for name in first if "_r" in name and "runtime" not in name and "second" not in name]
@@ -122,11 +131,11 @@ def test_evaluation_hides_nothing_and_draws_nothing(media, tmp_path):
 
 def test_evaluation_is_in_the_precision_of_training(media, tmp_path):
     trainer = make_trainer(tmp_path, make_clips(media), eval_dataset=make_clips(media, number=7), bf16=True)
-    made = []
+    dtypes = []
     first = trainer.model.video_text.vision_model.layers[0].mlp.fc1
-    first.register_forward_hook(lambda module, inputs, output: made.append(output.dtype))
+    first.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     trainer.evaluate()
-    assert {*made} == {torch.bfloat16}
+    assert {*dtypes} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
@@ -137,14 +146,14 @@ def test_evaluation_is_in_the_precision_of_training(media, tmp_path):
         ({}, {"projection_dim": 24}, "24 channels"),
     ],
 )
-def test_a_teacher_that_does_not_fit_is_told(tmp_path, fields, teacher, message):
+def test_a_teacher_that_does_not_fit_is_an_error(tmp_path, fields, teacher, message):
     args = UMTVideoTextArguments(output_dir=str(tmp_path), use_cpu=True)
     teacher = None if teacher is None else make_teacher(**teacher)
     with pytest.raises(ValueError, match=message):
         UMTVideoTextTrainer(make_model(**fields), teacher, args, make_processor(tmp_path))
 
 
-def test_sharding_is_refused(media, tmp_path, sharded_trainers):
+def test_sharding_is_an_error(media, tmp_path, sharded_trainers):
     with pytest.raises(ValueError, match="can't be trained under FSDP"):
         make_trainer(tmp_path, make_clips(media))
 
@@ -152,11 +161,11 @@ def test_sharding_is_refused(media, tmp_path, sharded_trainers):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"base_learning_rate": 1e-3}, "`base_learning_rate` was given, but stage 2's rate is absolute"),
+        ({"base_learning_rate": 1e-3}, "`base_learning_rate` was given, but stage 2's learning rate is absolute"),
         ({"mask_type": "blocks"}, "`mask_type` must be one of"),
         ({"contrastive_gradients": "local"}, "one of global, official"),
     ],
 )
-def test_arguments_that_make_no_sense_are_told(tmp_path, fields, message):
+def test_invalid_arguments_are_errors(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
         UMTVideoTextArguments(output_dir=str(tmp_path), use_cpu=True, **fields)

@@ -1,6 +1,6 @@
-"""Stage 2 on two gloo processes is stage 2 on one: contrast and its gradients, alternation, the official scaling.
+"""Stage 2 on two gloo processes equals stage 2 on one: contrast and its gradients, alternation, official scaling.
 
-One launch trains all cases (`tests/helpers/tiny_video_text.py`), because starting Python costs more than the training.
+One launch trains all cases (`tests/helpers/tiny_video_text.py`), because starting Python costs more than training.
 """
 
 import json
@@ -18,7 +18,7 @@ def media(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_processes(media, tmp_path_factory):
-    """Folder with what two processes made of every case."""
+    """The folder with the results of two processes for every case."""
     folder = tmp_path_factory.mktemp("two")
     done = launch(str(REPOSITORY / "tests" / "helpers" / "tiny_video_text.py"), str(media), str(folder), *CASES)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
@@ -35,14 +35,14 @@ def load(folder, case, process):
 
 
 def assert_close(gradient, expected):
-    """To five digits of a parameter's largest entry; a bias of keys has none, but for rounding."""
+    """Compare to five digits of the largest entry; the gradient of a key bias is zero up to rounding."""
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item() + 1e-8)
 
 
 @pytest.mark.parametrize("case", ["contrast", "aligned"])
 def test_two_processes_train_as_one(case, media, two_processes, tmp_path):
-    """Contrast alone, and with alignment over images and videos in turn. Matching draws its negatives from a process's
-    own half of the batch, as in the official code, so it has no equal in one process."""
+    """Contrast alone, and with alignment on alternating images and videos. Matching has no equivalent in one process:
+    as in the official code, its negatives are sampled from the process's own half of the batch."""
     alone = run_case(case, media, tmp_path, num_processes=1)
     gradients = torch.load(tmp_path / "gradients-0.pt", weights_only=True)
     weights = torch.load(tmp_path / "weights-0.pt", weights_only=True)
@@ -66,22 +66,22 @@ def test_two_processes_train_as_one(case, media, two_processes, tmp_path):
     recalls = [name for name in alone["evaluation"] if "_r" in name and "runtime" not in name]
     assert len(recalls) == 8
     assert all(first["evaluation"][name] == second["evaluation"][name] for name in recalls)
-    assert first["evaluation"]["eval_chance_r1"] == pytest.approx(100 / 7, abs=0.01)  # seven pairs, none counted twice
+    assert first["evaluation"]["eval_chance_r1"] == pytest.approx(100 / 7, abs=0.01)  # seven pairs, none repeated
 
 
 def test_the_official_gradients_are_halved_by_two_processes_but_for_the_temperature(media, two_processes, tmp_path):
     run_case("official", media, tmp_path, num_processes=1)
     alone = torch.load(tmp_path / "gradients-0.pt", weights_only=True)
     (result, _, official), _ = (load(two_processes, "official", rank) for rank in range(2))
-    (whole, _, exact), _ = (load(two_processes, "contrast", rank) for rank in range(2))
-    assert result["lines"][0]["loss_vtc"] == whole["lines"][0]["loss_vtc"]
+    (summed, _, exact), _ = (load(two_processes, "contrast", rank) for rank in range(2))
+    assert result["lines"][0]["loss_vtc"] == summed["lines"][0]["loss_vtc"]
     for name, gradient in official.items():
         scale = 1 if name == "video_text.temperature" else 0.5
         assert_close(gradient, scale * exact[name])
-        assert_close(alone[name], exact[name])  # in one process there is nothing to scale
+        assert_close(alone[name], exact[name])  # nothing is scaled in one process
 
 
-def test_all_objectives_keep_processes_together(two_processes):
+def test_all_objectives_keep_the_weights_of_processes_equal(two_processes):
     (first, weights_0, _), (second, weights_1, _) = (load(two_processes, "all", rank) for rank in range(2))
     assert all(torch.equal(weights_0[name], weights_1[name]) for name in weights_0)
     assert {frames for frames, _ in first["seen"]} == {1, 2}
@@ -91,8 +91,8 @@ def test_all_objectives_keep_processes_together(two_processes):
     )
 
 
-def test_nothing_is_warned_of(two_processes):
-    """But for PyTorch's and torchao's own start-up lines."""
+def test_there_are_no_warnings(two_processes):
+    """Except for PyTorch's and torchao's own start-up lines."""
     lines = (two_processes / "stderr.txt").read_text().splitlines()
     ours = [line for line in lines if "warn" in line.lower() and "register_constant" not in line]
     assert not ours, ours

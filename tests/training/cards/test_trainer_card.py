@@ -1,4 +1,4 @@
-"""Model cards: metadata that parses, numbers that are the run's, code that runs; and pushing to a Hub."""
+"""Model cards of trainers: metadata that parses, values of the run, code that runs; and pushing to a Hub."""
 
 import re
 from pathlib import Path
@@ -19,8 +19,9 @@ from video_files import write_video
 
 from modeling_umt import UMTForPreTraining
 from processing_umt import UMTVideoProcessor
-from umt_training.cards.model_card import final_evaluation, hub_name, shown, trainer_card
-from umt_training.runs.finetuning_run import FineTuningRun
+from umt_training import RunFacts
+from umt_training.cards.run_facts import display_name, hub_name
+from umt_training.cards.trainer_card import final_evaluation, trainer_card
 from umt_training.runs.resume import save_with_card
 from umt_training.trainers.base_trainer import UMTTrainer, UMTTrainingArguments
 
@@ -32,14 +33,18 @@ def snippet(card: str) -> str:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A trained classifier, saved with its card; the trainer knows of a run."""
+    """A trained classifier with run facts, saved with its card."""
     folder = tmp_path_factory.mktemp("cards") / "my-model"
     options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
     trainer = tiny_trainer(folder, eval_dataset=tiny_clips(6, seed=1), ema_decay=0.5, **options, **best)
     trainer.processing_class = UMTVideoProcessor.for_config(trainer.model.config)
-    trainer.run = FineTuningRun(
-        data="someone/clips", eval_split="test", init_from="author/umt-b", license="cc-by-4.0", sampling="segments"
+    trainer.run_facts = RunFacts(
+        data=("someone/clips",),
+        eval_data="someone/clips, split test",
+        starts=("author/umt-b",),
+        license="cc-by-4.0",
+        settings={"started from": "author/umt-b", "preset": "full", "LoRA rank": None, "frame sampling": "segments"},
     )
     trainer.train()
     save_with_card(trainer)
@@ -67,7 +72,7 @@ def test_metadata(saved):
         assert result.dataset_name == "someone/clips, split test" and "single centre view" in result.metric_name
 
 
-def test_text_tells_what_decides_the_outcome(saved):
+def test_the_card_states_the_settings_that_determine_the_outcome(saved):
     folder, _ = saved
     text = (folder / "README.md").read_text()
     rows = dict(re.findall(r"^\| (.*?) \| (.*?) \|$", text, re.MULTILINE))
@@ -75,10 +80,10 @@ def test_text_tells_what_decides_the_outcome(saved):
     assert rows["peak learning rate"] == "0.01" and rows["steps"] == "3 (1.5 epochs)"
     assert rows["preset"] == "full" and "LoRA rank" not in rows and rows["frame sampling"] == "segments"
     assert rows["started from"] == "author/umt-b" and rows["precision"] == "float32"
-    assert rows["decay of the averaged weights"] == "0.5" and rows["layer-wise rate decay"] == "0.75"
+    assert rows["decay of the averaged weights"] == "0.5" and rows["layer-wise learning-rate decay"] == "0.75"
     assert rows["torch"] == torch.__version__.split("+")[0] or rows["torch"] == torch.__version__
-    assert "Classes: LABEL_0, LABEL_1, LABEL_2." in text and "3 layers of width 24" in text
-    assert "chose the checkpoint, so it flatters" in text and "cc-by-4.0." in text
+    assert "Classes: LABEL_0, LABEL_1, LABEL_2." in text and "3 layers of hidden size 24" in text
+    assert "The checkpoint was chosen by this evaluation" in text and "cc-by-4.0." in text
 
 
 def test_code_on_the_card_runs(saved, tmp_path, monkeypatch, capsys):
@@ -89,16 +94,30 @@ def test_code_on_the_card_runs(saved, tmp_path, monkeypatch, capsys):
     assert "LABEL_" in capsys.readouterr().out
 
 
-def test_a_trainer_without_a_run_and_without_evaluation(tmp_path):
+def test_a_trainer_without_run_facts_and_without_evaluation(tmp_path):
     trainer = tiny_trainer(tmp_path / "bare", max_steps=1)
     trainer.train()
-    card = trainer_card(trainer, tags=["mine"])
+    card = trainer_card(trainer, trainer.card_sections(), tags=["mine"])
     assert card.data.eval_results is None and card.data.license is None and "mine" in card.data.tags
     for words in ("Not evaluated during training", "has not stated a licence", "a data set given in Python: 8 videos"):
         assert words in card.content
-    # an evaluation of other weights than those that are saved says nothing of them
+    # an evaluation of other weights than the saved ones does not count
     trainer.state.log_history.append({"eval_loss": 1.0, "eval_top1": 50.0, "step": 0})
-    assert final_evaluation(trainer.args, trainer.state) == {}
+    assert final_evaluation(trainer, "eval_loss") == {}
+
+
+def test_several_data_sets_and_starts_and_local_paths(tmp_path):
+    trainer = tiny_trainer(tmp_path / "bare", max_steps=1)
+    trainer.run_facts = RunFacts(
+        data=("someone/clips", str(tmp_path), "someone/more"),
+        starts=("author/umt-b", "google-bert/bert-base-uncased"),
+        settings={"teacher": "/absent/secret/clip"},
+    )
+    card = trainer_card(trainer, trainer.card_sections())
+    assert card.data.datasets == ["someone/clips", "someone/more"]
+    assert card.data.base_model == ["author/umt-b", "google-bert/bert-base-uncased"]
+    assert f"Trained on `someone/clips`, `{tmp_path.name}`, `someone/more`: 8 videos." in card.text
+    assert "| teacher | clip |" in card.text
 
 
 def test_card_of_an_encoder(tmp_path, monkeypatch, capsys):
@@ -115,13 +134,12 @@ def test_card_of_an_encoder(tmp_path, monkeypatch, capsys):
     assert "torch.Size([1, 24])" in capsys.readouterr().out
 
 
-def test_names_on_the_hub_and_local_ones(tmp_path, monkeypatch):
+def test_names_on_the_hub_and_local_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("local/folder").mkdir(parents=True)
     assert hub_name("someone/clips") == "someone/clips"
     assert hub_name("OpenGVLab/UMT:single_modality/b16.pth") == "OpenGVLab/UMT"
     for source in (
-        None,
         "local/folder",
         "umt-b",
         "/data/clips",
@@ -131,15 +149,13 @@ def test_names_on_the_hub_and_local_ones(tmp_path, monkeypatch):
         "shards/{000..005}.tar",
     ):
         assert hub_name(source) is None, source
-    assert shown("local/folder") == "folder" and shown(str(tmp_path)) == tmp_path.name
-    assert (
-        shown("/absent/secret/clips") == "clips" and shown("someone/clips") == "someone/clips" and shown(None) is None
-    )
+    assert display_name("local/folder") == "folder" and display_name(str(tmp_path)) == tmp_path.name
+    assert display_name("/absent/secret/clips") == "clips" and display_name("someone/clips") == "someone/clips"
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """A Hub that two runs of `umt finetune` were pushed to: a whole model and an adapter."""
+    """A Hub to which two runs of `umt finetune` were pushed: a complete model and an adapter."""
     root = tmp_path_factory.mktemp("push")
     recipe = write_recipe(
         root / "recipe.yaml", init_from=str(save_stage1(root / "stage1")), push_to_hub=True, num_train_epochs=1,
@@ -163,7 +179,7 @@ def hub(tmp_path_factory):
         yield server
 
 
-def test_what_is_pushed(hub):
+def test_the_pushed_files(hub):
     files = hub.files(f"{USER}/mine")
     expected = {"model.safetensors", "config.json", "modeling_umt.py", "video_preprocessor_config.json"}
     assert expected | {"video_processing_umt.py", "README.md"} <= files.keys()
@@ -176,7 +192,7 @@ def test_what_is_pushed(hub):
     assert (card.data.library_name, card.data.license, card.data.base_model) == ("peft", "mit", None)
 
 
-def test_anyone_can_run_the_pushed_models_as_their_cards_say(hub, tmp_path):
+def test_the_code_on_the_cards_runs_the_pushed_models(hub, tmp_path):
     write_video(tmp_path / "clip.mp4")
     code = "\n".join(snippet(hub.files(f"{USER}/{name}")["README.md"].decode()) for name in ("mine", "adapter"))
     result = run_clean(code, cwd=tmp_path, env=hub.env())  # without the packages of this repository

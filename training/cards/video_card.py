@@ -1,0 +1,104 @@
+"""The model card of a trained video encoder or classifier."""
+
+from dataclasses import replace
+
+from huggingface_hub import EvalResult
+from peft import PeftModel
+from transformers import Trainer
+
+from modeling_umt import UMTForVideoClassification
+
+from .card_template import table
+from .snippets import CLASSIFY, CLASSIFY_WITH_ADAPTER, EMBED
+from .trainer_card import CardSections, describe_data, evaluated_dataset, evaluation_data, final_evaluation
+
+# Training arguments in the table of settings; trainers have different ones.
+ARGUMENTS = {
+    "layer_decay": "layer-wise learning-rate decay",
+    "label_smoothing_factor": "label smoothing",
+    "mixup_alpha": "mixup alpha",
+    "cutmix_alpha": "CutMix alpha",
+    "ema_decay": "decay of the averaged weights",
+    "mask_type": "mask type",
+    "mask_ratio": "mask ratio",
+    "num_masks_per_clip": "masks per clip",
+}
+MOST_CLASSES = 50  # that are named
+
+
+def video_sections(trainer: Trainer) -> CardSections:
+    """The sections of a classifier's or an encoder's card."""
+    config = trainer.model.config
+    height, width = config.image_height_width
+    size = (
+        f"{config.num_hidden_layers} layers of hidden size {config.hidden_size}, for clips of {config.num_frames} "
+        f"frames of {width} x {height} pixels."
+    )
+    encoder = CardSections(
+        summary=f"An Unmasked Teacher (UMT) video model that encodes clips: {size}",
+        use=EMBED,
+        data=describe_data(trainer, "videos"),
+        results=describe_results(trainer),
+        licensed="The weights it started from and the videos",
+        unit="videos",
+        settings={name: getattr(trainer.args, argument, None) for argument, name in ARGUMENTS.items()},
+    )
+    if not is_classifier(trainer):
+        return encoder
+    labels = f"labels clips with one of {config.num_labels} classes"
+    has_adapter = isinstance(trainer.model, PeftModel)
+    return replace(
+        encoder,
+        summary=f"An Unmasked Teacher (UMT) video model that {labels}: {size}",
+        data=f"{encoder.data}\n{describe_classes(trainer)}",
+        use=CLASSIFY_WITH_ADAPTER if has_adapter else CLASSIFY,
+        scores=accuracies(trainer),
+        pipeline_tag="video-classification",
+        library_name="peft" if has_adapter else "transformers",
+    )
+
+
+def is_classifier(trainer: Trainer) -> bool:
+    model = trainer.model
+    return isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, UMTForVideoClassification)
+
+
+def describe_classes(trainer: Trainer) -> str:
+    config = trainer.model.config
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    return f"Classes: {', '.join(names[:MOST_CLASSES])}{' …' if len(names) > MOST_CLASSES else ''}."
+
+
+def accuracies(trainer: Trainer) -> list[EvalResult]:
+    """Top-1 and top-5 accuracy for the metadata."""
+    results = final_evaluation(trainer, "eval_loss")
+    return [
+        EvalResult(
+            task_type="video-classification",
+            **evaluated_dataset(trainer),
+            metric_type="accuracy",
+            metric_name=f"{name}, single centre view",
+            metric_value=round(results[key], 2),
+        )
+        for key, name in (("eval_top1", "Top-1 accuracy (%)"), ("eval_top5", "Top-5 accuracy (%)"))
+        if key in results
+    ]
+
+
+def describe_results(trainer: Trainer) -> str:
+    results = final_evaluation(trainer, "eval_loss")
+    names = {"eval_top1": "top-1 accuracy, %", "eval_top5": "top-5 accuracy, %", "eval_loss": "loss"}
+    rows = [(name, f"{results[key]:.4g}") for key, name in names.items() if key in results]
+    if not rows:
+        return "Not evaluated during training."
+    text = f"On {evaluation_data(trainer)}, one centre view of each video:\n\n" + table(("measure", "value"), rows)
+    if trainer.args.load_best_model_at_end:
+        text += (
+            "\n\nThe checkpoint was chosen by this evaluation, so the scores are optimistic; evaluate on other videos "
+            "for an unbiased estimate."
+        )
+    if "eval_top1" in results:
+        text += (
+            "\n\nPublished UMT results average several views of a video, as `umt evaluate --clips 4 --crops 3` does."
+        )
+    return text
