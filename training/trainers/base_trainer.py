@@ -25,6 +25,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..atomic_files import atomic_write
 from ..cards.model_card import trainer_card
+from ..cards.run_facts import RunFacts
 from ..data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
 from ..data.broken_videos import BrokenVideoLog
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
@@ -109,7 +110,14 @@ class UMTTrainer(Trainer):
 
     model_card = staticmethod(trainer_card)  # what makes the card of a trainer's model
 
-    def __init__(self, model=None, args: UMTTrainingArguments | None = None, data_collator=None, **kwargs):
+    def __init__(
+        self,
+        model=None,
+        args: UMTTrainingArguments | None = None,
+        data_collator=None,
+        run_facts: RunFacts | None = None,
+        **kwargs,
+    ):
         super().__init__(model=model, args=args, data_collator=data_collator or collate_clips, **kwargs)
         # The losses are means over a micro-batch. Because models take **kwargs, Trainer would else count the labels of
         # a step and leave out the division by the number of accumulated micro-batches.
@@ -126,6 +134,7 @@ class UMTTrainer(Trainer):
         self.add_callback(CurvePicture)
         self.logged_at = (0, time.perf_counter())  # optimiser step and time of the last log line
         self.run: Any = None  # what a recipe says beside the arguments, for the model card
+        self.run_facts = run_facts
 
     # --- optimisation --------------------------------------------------------------------------------------------
 
