@@ -1,9 +1,9 @@
-"""All speed benchmarks of a device, one after another, each a process of its own. What has a result is not run again.
+"""Run all speed benchmarks of a device, one process each; benchmarks that already have a result are skipped.
 
     python -m benchmarks.all --device cuda      # a Hopper GPU, about 25 minutes
     python -m benchmarks.all --device cpu       # two cores with bf16 instructions, about an hour
 
-Each run is short of ten minutes; `--list` prints the commands, `--only` those whose name has a word in it.
+Each run takes less than ten minutes. `--list` prints the commands; `--only` selects names that contain a word.
 """
 
 import argparse
@@ -55,8 +55,8 @@ RUNS = {  # device → name of the result → arguments
 
 
 def commands(device: str, folder: Path, only: list[str]) -> dict[str, list[str]]:
-    """What is still to be run, by the name of its result."""
-    output = [] if folder == RESULTS else ["--output", str(folder)]  # results tell their command, not where they lie
+    """The commands still to be run, by the name of their result."""
+    output = [] if folder == RESULTS else ["--output", str(folder)]  # results contain the command, without the default
     return {
         name: [sys.executable, "-m", *shlex.split(f"benchmarks.{arguments}"), *output]
         for name, arguments in RUNS[device].items()

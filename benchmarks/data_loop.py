@@ -1,9 +1,10 @@
-"""From a video file to a batch: what each step of the loader costs a core, and whether it keeps up with a GPU.
+"""Cost of each step from a video file to a batch on one core, and whether the data loader keeps up with a GPU.
 
-Clips of 340x256 with a keyframe every 12 frames, which is what a corpus re-encoded for training looks like, are read,
-cropped, resized and flipped by the data set of stage 1 in this process, pinned to one core; `collate_clips` makes
-batches. The step that takes longest is named, and one core's clips a second are multiplied to 16 cores. With a
-measured GPU step (`--step-clips`, the clips a second of `benchmarks.stage1`) the page says which of the two waits.
+Videos of 340x256 pixels with a keyframe every 12 frames, as in a corpus re-encoded for training, are read, cropped,
+resized and flipped by the dataset of stage 1 in this process, pinned to one core; `collate_clips` builds batches. The
+page names the slowest step and extrapolates the throughput of one core to 16 cores. With the measured throughput of a
+training step (`--step-clips`, the clips per second of `benchmarks.stage1`), it also reports whether the step waits for
+data.
 
     python -m benchmarks.data_loop [--videos 8] [--seconds 10] [--rounds 10] [--step-clips 200]
 """
@@ -29,7 +30,7 @@ CORES = 16
 
 
 class Clock:
-    """Wraps functions and adds up the CPU seconds that each takes."""
+    """Wraps functions and accumulates the CPU seconds of each."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
@@ -45,23 +46,22 @@ class Clock:
 
 
 def make_dataset(folder: Path, videos: int, seconds: int, clock: Clock) -> VideoClipDataset:
-    """Stage 1's clips of generated videos, with a clock on what a clip goes through."""
+    """Stage-1 clips of generated videos, with the transform timed."""
     records = []
     for number in range(videos):
         path = folder / f"{number}.mp4"
         write_clip(path, 256, 340, 28 * seconds, 28, {"crf": "23", "g": "12"})
         records.append({"video": str(path)})
     crop = clock.timed("crop, resize, flip", partial(augment_for_pretraining, size=224))
-    dataset = VideoClipDataset(records, 8, partial(sample_training_clip, sampling="segments"), crop)
-    return dataset
+    return VideoClipDataset(records, 8, partial(sample_training_clip, sampling="segments"), crop)
 
 
 def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=int, default=8, help="also the clips of a batch")
+    parser.add_argument("--videos", type=int, default=8, help="number of videos, and batch size")
     parser.add_argument("--seconds", type=int, default=10, help="length of a video")
-    parser.add_argument("--rounds", type=int, default=10, help="epochs that are timed")
-    parser.add_argument("--step-clips", type=float, help="clips a second that the training step takes")
+    parser.add_argument("--rounds", type=int, default=10, help="timed epochs")
+    parser.add_argument("--step-clips", type=float, help="clips per second of the training step")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     before = os.sched_getaffinity(0)
@@ -77,9 +77,9 @@ def main(arguments: list[str] | None = None) -> dict:
             clock.seconds.clear()
             wall, cpu = time.perf_counter(), time.process_time()
             collate([read(dataset, epoch, index) for index in range(len(dataset))])
-            clock.seconds["open, seek, decode"] -= clock.seconds["crop, resize, flip"]  # which is within
+            clock.seconds["open, seek, decode"] -= clock.seconds["crop, resize, flip"]  # nested in the former
             total = {"CPU seconds": time.process_time() - cpu, "wall seconds": time.perf_counter() - wall}
-            if epoch:  # the first one warms up
+            if epoch:  # the first epoch is a warm-up
                 rounds.append(clock.seconds | total)
     os.sched_setaffinity(0, before)
     milliseconds = {
@@ -98,13 +98,13 @@ def main(arguments: list[str] | None = None) -> dict:
     }
     lines = ["# From a video to a batch, one core", ""]
     lines += [", ".join(f"{key} {value}" for key, value in results["environment"].items()), ""]
-    lines += ["| step | ms a clip, median |", "|---|---|"]
+    lines += ["| step | ms per clip, median |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in milliseconds.items()]
-    lines += ["", f"{slowest} takes longest. {per_core:.0f} clips a second and core; {CORES} cores: "]
-    lines[-1] += f"{CORES * per_core:.0f} (one core's, multiplied)."
+    lines += ["", f"Slowest step: {slowest}. {per_core:.0f} clips per second and core; {CORES} cores: "]
+    lines[-1] += f"{CORES * per_core:.0f} (extrapolated from one core)."
     if options.step_clips:
-        waits = "the step waits for the videos" if options.step_clips > CORES * per_core else "the videos keep up"
-        lines.append(f"A training step takes {options.step_clips:.0f} clips a second: {waits}.")
+        waits = "it waits for data" if options.step_clips > CORES * per_core else "the data loader keeps up"
+        lines.append(f"The training step takes {options.step_clips:.0f} clips per second: {waits}.")
     write(options.output, "data_loop", results, "\n".join(lines) + "\n")
     return results
 

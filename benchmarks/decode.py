@@ -1,14 +1,14 @@
-"""Eight frames out of a video: this package's reader beside transformers' own, torchcodec, decord and plain PyAV.
+"""Reading eight frames of a video: this package's reader beside Transformers', torchcodec, decord and plain PyAV.
 
-Two clips, made here with PyAV from moving textures and grain so that bitrate and motion are those of real footage:
-10 seconds of 340x256 at 28 frames per second (280 frames) and 10 minutes of 640x480 at 30 (18,000 frames, a keyframe
-every 250). All readers run in this one process, pinned to one core and so at one thread, interleaved round by round;
-CPU time is reported beside wall time because wall time suffers from neighbours on a shared machine. Every reader has
-to return the same frames; the largest difference to plain sequential decoding is in the table.
+The videos are generated with PyAV from moving textures and grain, with the bitrate and motion of real footage: 10
+seconds of 340x256 at 28 frames per second (280 frames; three encodings) and 10 minutes of 640x480 at 30 (18,000
+frames, a keyframe every 250). All readers run in this process, pinned to one core and thus one thread, and take turns
+in every round. CPU time is reported beside wall time, which depends on the load of a shared machine. Every reader must
+return the same frames; the table gives the largest difference to plain sequential decoding.
 
     python -m benchmarks.decode [--rounds 15] [--clips FOLDER] [--video FILE ...] [--output FOLDER]
 
-`torchcodec` and `decord` are left out of the table if they are not installed.
+`torchcodec` and `decord` are skipped if they are not installed.
 """
 
 import argparse
@@ -40,7 +40,7 @@ CLIPS = {  # name -> height, width, frames, frames per second, x264 options
 
 
 def write_clip(path: Path, height: int, width: int, frames: int, rate: int, options: dict[str, str]) -> None:
-    """H.264 in MP4: four textured layers drift over one another, with a cut every 8 seconds and grain."""
+    """Write H.264 in MP4: four drifting textured layers with grain, and a cut every 8 seconds."""
     rng = np.random.default_rng(0)
     grain = rng.normal(0, 3, (16, height, width)).astype(np.int16)
 
@@ -81,12 +81,12 @@ def read_transformers(path: str, indices: np.ndarray) -> np.ndarray:
 
 
 def read_plain(path: str, indices: np.ndarray) -> np.ndarray:
-    """Decodes in order up to the last frame wanted and converts the wanted ones."""
-    wanted, frames = set(indices.tolist()), {}
+    """Decode sequentially up to the last requested frame and convert the requested ones."""
+    requested, frames = set(indices.tolist()), {}
     with av.open(path) as container:
         container.streams.video[0].codec_context.thread_count = 1
         for index, frame in enumerate(container.decode(video=0)):
-            if index in wanted:
+            if index in requested:
                 frames[index] = frame.to_ndarray(format="rgb24")
             if index == indices[-1]:
                 break
@@ -117,14 +117,14 @@ def readers() -> dict[str, Callable[[str, np.ndarray], np.ndarray]]:
         try:
             __import__(f"{package}.decoders" if package == "torchcodec" else package)
         except (ImportError, RuntimeError, OSError) as error:
-            print(f"{package} is left out: {str(error).splitlines()[0]}")
+            print(f"{package} is skipped: {str(error).splitlines()[0]}")
         else:
             found[name] = reader
     return found
 
 
 def measure(path: str, rounds: int, slow_rounds: int) -> dict[str, dict]:
-    """Median CPU and wall milliseconds of each reader; those slower than 2 s run `slow_rounds` times only."""
+    """Median CPU and wall milliseconds of each reader; readers slower than 2 s run only `slow_rounds` times."""
     with VideoReader(path) as reader:
         num_frames, rate = reader.num_frames, reader.fps
     indices = sample_clips(num_frames, 8)[0]
@@ -132,7 +132,7 @@ def measure(path: str, rounds: int, slow_rounds: int) -> dict[str, dict]:
     reference = read_plain(path, indices).astype(int)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     results = {}
-    for name, read in contenders.items():  # also warms up caches and imports
+    for name, read in contenders.items():  # also a warm-up of caches and imports
         frames = read(path, indices)
         same_count = len(frames) == len(reference)
         difference = int(np.abs(frames.astype(int) - reference).max()) if same_count else None
@@ -167,7 +167,7 @@ def environment() -> dict[str, str]:
 
 
 def as_markdown(results: dict) -> str:
-    lines = ["# Eight frames out of a video, one core", ""]
+    lines = ["# Reading eight frames of a video, one core", ""]
     lines.append(", ".join(f"{key} {value}" for key, value in results["environment"].items() if value))
     for clip, result in results["clips"].items():
         lines += ["", f"## {clip} ({result['num_frames']} frames, {result['bytes'] / 1e6:.1f} MB)", ""]
@@ -187,11 +187,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--slow-rounds", type=int, default=3, help="rounds of a reader that takes over 2 seconds")
-    parser.add_argument("--clips", type=Path, help="folder that keeps the generated clips (default: a temporary one)")
+    parser.add_argument("--clips", type=Path, help="folder for the generated videos (default: a temporary one)")
     parser.add_argument("--video", nargs="*", default=[], help="more videos to measure")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # FFmpeg counts the cores it may use: one thread for all
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # FFmpeg uses as many threads as it has cores: one
     results = {"environment": environment(), "clips": {}}
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.clips or Path(temporary)

@@ -1,8 +1,8 @@
-"""The encoder's forward pass beside its peers, at as many tokens and in the same precision.
+"""The encoder's forward pass beside those of its peers, with the same number of tokens and the same precision.
 
-Peers: Transformers' VideoMAE and V-JEPA 2 with one frame a tubelet, and timm's ViT on an image whose patches are as
-many as the clip's; all of them ViTs of UMT-B/16's or L/16's width and depth with random weights, and PyTorch's fused
-attention where they have it. Weights are in the precision itself, as for inference.
+Peers: Transformers' VideoMAE and V-JEPA 2 with tubelets of one frame, and timm's ViT on an image with as many patches
+as the clip. All are ViTs of the size of UMT-B/16 or L/16 with random weights, and use PyTorch's fused attention where
+they support it. Weights are stored in the measured precision, as for inference.
 
     python -m benchmarks.encoder --size l16 --frames 8 16 32 64 --image-size 224 [--device cuda] [--compile]
 """
@@ -25,7 +25,7 @@ PEERS = ("umt", "videomae", "vjepa2", "timm")
 
 
 def make_model(name: str, size: str, frames: int, image_size: int) -> tuple[nn.Module, tuple[int, ...]]:
-    """A model, and the shape of its input for one clip."""
+    """A model and the input shape of one clip."""
     fields = {key: value for key, value in sizes.ENCODERS[size].items() if key in sizes.TINY}
     clip = (1, frames, 3, image_size, image_size)
     if name == "umt":
@@ -63,7 +63,7 @@ class EncoderAlone(nn.Module):
 
 
 def useful_flops(size: str, frames: int, image_size: int) -> int:
-    """Of one clip, counted on UMT."""
+    """FLOPs of one clip, counted on UMT."""
     with torch.device("meta"):
         model, shape = make_model("umt", size, frames, image_size)
         model.set_attn_implementation("eager")
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--compile", action="store_true", help="every contender is compiled")
+    parser.add_argument("--compile", action="store_true", help="compile every contender")
     parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=2)

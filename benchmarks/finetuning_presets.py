@@ -1,21 +1,22 @@
-"""Fine-tuning presets side by side, and what the defaults for little data give, on generated motion clips.
+"""Comparison of the fine-tuning presets, and of the regularisation of `small_data`, on generated motion clips.
 
-One command makes the clips (`umt_training.demo.motion_clips`: eight directions of motion, of which a single frame says
-nothing), trains a tiny CLIP on their frames and captions, pre-trains a tiny UMT on clips without labels with the CLIP
-as teacher (arXiv 2303.16058, section 3), and fine-tunes it with every preset on few labelled clips. Everything goes
-through the package's public classes.
+One command generates the clips (`umt_training.demo.motion_clips`: eight directions of motion, which a single frame
+does not show), trains a tiny CLIP on their frames and captions, pre-trains a tiny UMT on clips without labels with the
+CLIP as teacher (arXiv 2303.16058, section 3), and fine-tunes it with every preset on few labelled clips. All steps use
+the package's public classes.
 
-Teacher and pre-trained student are one for all; a seed stands for the labelled clips, the fresh head and the order of
-the clips. Each preset takes the learning rate of `RATES` that does best on validation clips with the first seed; test
-clips choose nothing. `full` and `lora` have the head that reads frames in their order (`pooling="frames"`), `linear`
-the paper's, which averages the tokens, and `attentive` one that pools them by attention.
+All runs share the teacher and the pre-trained student; a seed determines the labelled clips, the newly initialised
+head and the order of the clips. Each preset uses the learning rate of `RATES` with the best validation accuracy for
+the first seed; test clips are used for the final evaluation only. `full` and `lora` use the head that reads frames in
+temporal order (`pooling="frames"`), `linear` the paper's head, which averages the tokens, and `attentive` attention
+pooling.
 
 Layer decay, mixing, label smoothing, weight decay and drop path are those of the recipe `small_data`. A second table
-changes one of them at a time (`CHANGES`), for `full` at the rate that it chose.
+changes one of them at a time (`CHANGES`), for `full` at its chosen learning rate.
 
     python -m benchmarks.finetuning_presets [--seeds 3] [--finetune-steps 200] [--output FOLDER]
 
-Fine-tuning runs as many processes of one thread as there are cores: at this size they beat one with many threads.
+Fine-tuning uses one process of one thread per core, which at this size is faster than one process of many threads.
 """
 
 import argparse
@@ -61,7 +62,7 @@ from umt_training.trainers.presets import FROZEN_ENCODER, PRESETS, apply_preset,
 
 from .harness import RESULTS, write
 
-RATES = {  # peak learning rates to choose from
+RATES = {  # candidate peak learning rates
     "full": (5e-4, 1e-3),
     "lora": (1e-3, 3e-3),
     "attentive": (1e-3, 3e-3),
@@ -79,14 +80,14 @@ CHANGES: dict[str, dict[str, float]] = {
     "label_smoothing_factor 0": {"label_smoothing_factor": 0.0},
     "drop_path_rate 0": {"drop_path_rate": 0.0},
 }
-# Seeds of the splits; labelled clips have `LABELLED` plus the run's own. Not those on which heads, rates and layer
-# decay were tried (0 and 1001).
+# Seeds of the splits; labelled clips use `LABELLED` plus the run's seed. They differ from those on which heads,
+# learning rates and layer decay were chosen (0 and 1001).
 UNLABELLED, VALIDATION, TEST, LABELLED = 1000, 2001, 2002, 3000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long everything takes; the defaults are the published table's."""
+    """Sizes of the experiment; the defaults are those of the committed table."""
 
     seeds: int = 3
     unlabelled: int = 6000
@@ -99,7 +100,7 @@ class Settings:
 
 
 def train_motion_teacher(settings: Settings, folder: Path) -> float:
-    """A teacher from frames and captions, in `folder / "teacher"`; returns the last loss."""
+    """Train a teacher on frames and captions and save it in `folder / "teacher"`; returns the last loss."""
     frames, _ = render_motion_clips(UNLABELLED, settings.unlabelled)
     clips = [draw_motion_clip(UNLABELLED, index) for index in range(settings.unlabelled)]
     captions = [clip.caption(frame) for clip in clips for frame in range(NUM_FRAMES)]
@@ -107,7 +108,7 @@ def train_motion_teacher(settings: Settings, folder: Path) -> float:
 
 
 def pretrain(settings: Settings, folder: Path) -> float:
-    """A student aligned with the teacher, in `folder / "student"`; returns the last loss that was logged."""
+    """Align a student with the teacher and save it in `folder / "student"`; returns the last logged loss."""
     teacher = UMTTeacherModel.from_pretrained(folder / "teacher", attn_implementation="eager")
     frames, _ = render_motion_clips(UNLABELLED, settings.unlabelled)
     trainer = pretraining_trainer(
@@ -123,16 +124,16 @@ def pretrain(settings: Settings, folder: Path) -> float:
 
 
 def finetune(run: tuple[str, str | None, float, int], settings: Settings, folder: Path) -> dict[str, object]:
-    """Fine-tune the student with a preset at a peak learning rate; accuracies in percent, and cost.
+    """Fine-tune the student with a preset; returns accuracies in percent, and the cost.
 
     Args:
-        run: Preset, key of `CHANGES` or None, peak rate, seed.
+        run: Preset, key of `CHANGES` or None, peak learning rate, seed.
     """
     preset, change, rate, seed = run
     changed = dict(CHANGES[change]) if change else {}
     fields = {"drop_path_rate": changed.pop("drop_path_rate", RECIPE["model"]["drop_path_rate"]), "pooling": "frames"}
     fields |= preset_config(preset)
-    # a frozen encoder leaves the head alone to be trained, at the full rate
+    # with a frozen encoder only the head is trained, at the peak learning rate
     regularisation = REGULARISATION | ({"layer_decay": 1.0} if preset in FROZEN_ENCODER else {}) | changed
     model = classifier(folder / "student", DIRECTIONS, seed, **fields)
     trainer = finetuning_trainer(
@@ -166,15 +167,15 @@ def finetune(run: tuple[str, str | None, float, int], settings: Settings, folder
 
 
 def in_worker() -> None:
-    """Set up a process of fine-tuning runs: one thread, and no log lines between those of the others."""
+    """Set up a worker process: one thread, no output."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, it stays open as long as the process
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open for the lifetime of the process
 
 
 def measure(settings: Settings, folder: Path, processes: int) -> dict[str, object]:
-    """The whole experiment: how the two pre-trainings ended, and a row for each fine-tuning run."""
+    """The complete experiment: results of teacher and pre-training, and a row for each fine-tuning run."""
     results: dict[str, object] = {"settings": asdict(settings)}
     for name, train in (("teacher", train_motion_teacher), ("pretraining", pretrain)):
         started = time.perf_counter()
@@ -208,14 +209,14 @@ def as_markdown(results: dict) -> str:
         "",
         f"`{results['command']}`, {results['date']}; " + ", ".join(f"{key} {value}" for key, value in machine.items()),
         "",
-        f"Top-1 in percent on {settings.test} held-out clips of {len(DIRECTIONS)} directions, chance "
-        f"{100 / len(DIRECTIONS):.1f}; mean ± standard deviation over {settings.seeds} seeds of labelled clips, fresh "
-        f"weights and order. {settings.labelled // len(DIRECTIONS)} labelled clips a class, "
-        f"{settings.finetune_steps} steps of {FINETUNE_BATCH}; one student of four blocks of width 128, after "
+        f"Top-1 accuracy in percent on {settings.test} held-out clips of {len(DIRECTIONS)} directions, chance "
+        f"{100 / len(DIRECTIONS):.1f}; mean ± standard deviation over {settings.seeds} seeds of labelled clips, newly "
+        f"initialised weights and order. {settings.labelled // len(DIRECTIONS)} labelled clips per class, "
+        f"{settings.finetune_steps} steps of {FINETUNE_BATCH}; one student of four layers with hidden size 128, after "
         f"{settings.pretrain_steps} steps of alignment on {settings.unlabelled} clips without labels. Learning rates "
-        f"were chosen on {settings.validation} other clips with the first seed.",
+        f"were chosen on {settings.validation} validation clips with the first seed.",
         "",
-        "| preset | head | trainable parameters | learning rate | top-1 | each seed | validation | seconds a run |",
+        "| preset | head | trainable parameters | learning rate | top-1 | each seed | validation | seconds per run |",
         "|---|---|---|---|---|---|---|---|",
     ]
 
@@ -236,8 +237,9 @@ def as_markdown(results: dict) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        f"`full` at {results['chosen_rates']['full']:g} with one value of the recipe `small_data` changed. The recipe "
-        f"has {', '.join(f'{key} {value:g}' for key, value in (REGULARISATION | RECIPE['model']).items())}.",
+        f"`full` with learning rate {results['chosen_rates']['full']:g} and one value of the recipe `small_data` "
+        "changed. The recipe has "
+        f"{', '.join(f'{key} {value:g}' for key, value in (REGULARISATION | RECIPE['model']).items())}.",
         "",
         "| changed | top-1 | each seed | validation |",
         "|---|---|---|---|",
@@ -247,14 +249,14 @@ def as_markdown(results: dict) -> str:
     teacher, student = results["teacher"], results["pretraining"]
     lines += [
         "",
-        f"Before that, the teacher's contrastive loss came to {teacher['last_loss']:.2f} in {teacher['seconds']:.0f} "
-        f"s, and the student's alignment loss from 2 to {student['last_loss']:.3f} in {student['seconds']:.0f} s.",
+        f"The teacher reached a contrastive loss of {teacher['last_loss']:.2f} in {teacher['seconds']:.0f} s. "
+        f"Pre-training reduced the alignment loss from 2 to {student['last_loss']:.3f} in {student['seconds']:.0f} s.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def accuracy_cells(rows: list[dict]) -> list[str]:
-    """Mean and spread of the test accuracy, each of it by seed, and the mean on validation clips."""
+    """Mean and standard deviation of the test accuracy, its value for each seed, and the mean validation accuracy."""
     tests = [row["test"] for row in sorted(rows, key=lambda row: row["seed"])]
     spread = f" ± {statistics.stdev(tests):.1f}" if len(tests) > 1 else ""
     return [
@@ -279,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="of fine-tuning, one thread each")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes of fine-tuning")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = vars(parser.parse_args(arguments))
     processes, output = options.pop("processes"), options.pop("output")

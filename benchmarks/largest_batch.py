@@ -1,17 +1,16 @@
-"""The memory of a stage-1 step: on a GPU the largest batch that fits and what it takes, on a CPU what given batches
-take, and so a clip.
+"""Memory of a stage-1 step: the largest batch that fits on a GPU, or the memory of given batch sizes on a CPU.
 
     python -m benchmarks.largest_batch --size l16 --device cuda
     python -m benchmarks.largest_batch --size b16 --batches 4 8
 
-Ways: `plain`, the official code's; `fast`, the trainer's, which decodes and compares one aligned layer at a time;
-`fast_at_once`, which keeps all of them for the backward pass. On a GPU the two moments of AdamW are there too; the
-batch is doubled until one does not fit, and what is between is halved. Memory is what PyTorch's allocator gave out.
+Implementations: `plain`, that of the official code; `fast`, that of the trainer, which decodes and compares one
+aligned layer at a time; `fast_at_once`, which keeps all aligned layers for the backward pass. On a GPU the two moments
+of AdamW are allocated too, and the largest batch is found by doubling and bisection; memory is that of PyTorch's
+allocator.
 
-Unusual: a CPU is not filled up, because there the kernel would end the process, or another. Each step is done in a
-process of its own, so that none finds memory that another left, and memory is what is resident beyond what was there
-before the step: activations and gradients, not weights. A batch is to be so large that the activations at the start of
-the backward pass outweigh the gradients at its end.
+A CPU is not filled up, because the kernel would kill a process. Each step runs in its own process, so that it can't
+reuse freed memory. Memory is the resident memory beyond that before the step: activations and gradients, not weights.
+Choose batches so large that the activations at the start of the backward pass outweigh the gradients at its end.
 """
 
 import argparse
@@ -34,13 +33,13 @@ WAYS = ("plain", "fast", "fast_at_once")
 
 
 def make_step(way: str, size: str, dtype: torch.dtype, device: torch.device, folder: str) -> Callable[[int], object]:
-    """A step of a way, as a function of the number of clips, that leaves no gradients."""
+    """A step as a function of the batch size; it clears the gradients at its end."""
     student = sizes.student(size).to(device)
     if way == "plain":
         plain = PlainStageOne(student, sizes.teacher(size), None if dtype == torch.float32 else dtype).to(device)
 
         def step(batch: int) -> None:
-            clips = sizes.clips(batch, student.config).transpose(1, 2) / 255 - 0.5  # the loader's
+            clips = sizes.clips(batch, student.config).transpose(1, 2) / 255 - 0.5  # normalised by the data loader
             plain_step(plain, clips, device)
             plain.student.zero_grad()
 
@@ -51,7 +50,7 @@ def make_step(way: str, size: str, dtype: torch.dtype, device: torch.device, fol
     fast = FastStep(student, sizes.teacher(size), one, dtype, device, folder, trainer_class=trainer)
 
     def step(batch: int) -> None:
-        fast.take(sizes.clips(batch, student.config))
+        fast.set_clips(sizes.clips(batch, student.config))
         fast.step()
         fast.trainer.model.zero_grad()
 
@@ -59,34 +58,33 @@ def make_step(way: str, size: str, dtype: torch.dtype, device: torch.device, fol
 
 
 def largest(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest number up to `limit` that fits, if whatever is smaller than one that fits does too; 0 if none."""
+    """The largest number up to `limit` that fits, by doubling and bisection; 0 if none fits."""
     known, tried = 0, 1
     while tried <= limit and fits(tried):
         known, tried = tried, 2 * tried
-    too_many = min(tried, limit + 1)
-    while too_many - known > 1:
-        tried = (known + too_many) // 2
+    too_large = min(tried, limit + 1)
+    while too_large - known > 1:
+        tried = (known + too_large) // 2
         if fits(tried):
             known = tried
         else:
-            too_many = tried
+            too_large = tried
     return known
 
 
 def largest_batch(
     way: str, size: str, dtype: torch.dtype, device: torch.device, folder: str, limit: int
 ) -> dict[str, int]:
-    """The most clips of a step that fit on a GPU, at most `limit`, and the peak of what it then takes in all, in
-    bytes."""
+    """The largest batch that fits on a GPU, at most `limit`, and its total peak memory in bytes."""
     step = make_step(way, size, dtype, device, folder)
-    # AdamW's; what a step itself needs of the optimiser is less than what its backward pass had
+    # the moments of AdamW; the optimiser's step needs less temporary memory than the backward pass
     weights = sizes.student(size).parameters()
     moments = [torch.zeros_like(weight, device=device) for weight in weights for _ in range(2)]
 
     def fits(batch: int) -> bool:
         try:
             step(batch)
-            step(batch)  # beside what the first one left
+            step(batch)  # with the memory that the first step keeps
         except torch.OutOfMemoryError:
             return False
         finally:
@@ -107,17 +105,16 @@ def largest_batch(
 
 
 def peak_of(way: str, size: str, dtype: torch.dtype, batch: int) -> int:
-    """Bytes that a step on a CPU makes resident beyond what was before it, for which this process has done nothing
-    else; 0 without Linux's counters."""
+    """Peak memory of a step on a CPU in bytes, in a process that has run nothing else; 0 without Linux's counters."""
     device = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
         step = make_step(way, size, dtype, device, folder)
-        step(1)  # what PyTorch sets up once
+        step(1)  # one-time allocations of PyTorch
         return peak_memory(lambda: step(batch), device)
 
 
-def in_a_process_of_its_own(function: Callable, *arguments: object) -> object:
-    # of glibc in the new one: what a tensor leaves is given back at once
+def in_new_process(function: Callable, *arguments: object) -> object:
+    # glibc of the new process returns the memory of freed tensors to the system at once
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
@@ -129,8 +126,8 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8], help="on a CPU")
-    parser.add_argument("--limit", type=int, default=2048, help="on a GPU: no larger batch is tried")
+    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8], help="batch sizes measured on a CPU")
+    parser.add_argument("--limit", type=int, default=2048, help="largest batch size tried on a GPU")
     parser.add_argument("--tag", default="", help="added to the names of the result files")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -141,13 +138,11 @@ def main(arguments: list[str] | None = None) -> dict:
             with tempfile.TemporaryDirectory() as folder:
                 ways[way] = largest_batch(way, options.size, dtype, device, folder, options.limit)
         else:
-            peaks = {
-                batch: in_a_process_of_its_own(peak_of, way, options.size, dtype, batch) for batch in options.batches
-            }
+            peaks = {batch: in_new_process(peak_of, way, options.size, dtype, batch) for batch in options.batches}
             ways[way] = {f"peak_bytes_of_{batch}": peak for batch, peak in peaks.items()}
             fewest, most = min(peaks), max(peaks)
             if most > fewest:
-                ways[way]["bytes_a_clip"] = round((peaks[most] - peaks[fewest]) / (most - fewest))
+                ways[way]["bytes_per_clip"] = round((peaks[most] - peaks[fewest]) / (most - fewest))
         print(way, ways[way], flush=True)
     results = {"environment": environment(device), "ways": ways}
     title = f"Memory of a stage-1 step, {options.size}, {options.dtype}, {device.type}"
@@ -157,7 +152,7 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def as_page(title: str, results: dict) -> str:
-    """Markdown: environment and a row for every way; bytes as MiB."""
+    """Markdown page: environment and a row per implementation; bytes are shown in MiB."""
     columns = list(next(iter(results["ways"].values())))
     lines = [f"# {title}", "", ", ".join(f"{key} {value}" for key, value in results["environment"].items()), ""]
     lines.append(

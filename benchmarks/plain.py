@@ -1,16 +1,16 @@
-"""The plain way to do UMT's work, the baseline of every speed benchmark: stage 1 and re-ranking as the official code
-does them (arXiv 2303.16058), written anew and without a thought for speed.
+"""The baseline of every speed benchmark: stage 1 and re-ranking as in the official code (arXiv 2303.16058),
+reimplemented without optimisation.
 
-It does what the released code does, under today's PyTorch: a three-dimensional convolution embeds all patches, of
-which the hidden ones are then dropped by a boolean mask; the student's attention is two products with a softmax
-between; the teacher is made of `nn.MultiheadAttention`, whose last layer returns weights averaged over heads, with
-LayerNorm in float32, and projects all tokens of all aligned layers; weights are float32 and autocast copies them in
-every pass, the teacher's too; the mask is drawn on the CPU; the host reads the loss and waits for the device in every
-step.
+The computation is that of the released code, in current PyTorch: a three-dimensional convolution embeds all patches,
+and a boolean mask then drops the masked ones; the student's attention is two matrix products with a softmax between;
+the teacher uses `nn.MultiheadAttention`, whose last layer returns weights averaged over heads, computes LayerNorm in
+float32, and projects all tokens of all aligned layers; the weights of student and teacher are float32, and autocast
+casts them in every forward pass; the mask is sampled on the CPU; the host reads the loss and waits for the device in
+every step.
 
-Unusual: the models take their weights from this package's, so that both must return the same loss for the same mask.
+The models copy the weights of this package's models, so both return the same loss for the same mask.
 
-Shape legend: B batch, T frames, P tokens per frame, N = T * P, V visible tokens, D hidden size, K aligned layers.
+Shapes: B batch, T frames, P tokens per frame, N = T * P, V visible tokens, D hidden size, K aligned layers.
 """
 
 import math
@@ -24,14 +24,14 @@ from modeling_umt import UMTForPreTraining, UMTTeacherModel, UMTVideoTextModel
 
 
 class PlainAttention(nn.Module):
-    """Joint attention with one fused matrix, two bias vectors, and weights that are kept."""
+    """Joint space-time attention with one fused projection, biases of queries and values, and eager attention."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, hidden_size: int, heads: int):
         super().__init__()
-        self.heads, self.scale = heads, (width // heads) ** -0.5
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
+        self.heads, self.scale = heads, (hidden_size // heads) ** -0.5
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(hidden_size)), nn.Parameter(torch.zeros(hidden_size))
+        self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias, requires_grad=False), self.v_bias])
@@ -44,11 +44,11 @@ class PlainAttention(nn.Module):
 class PlainBlock(nn.Module):
     """Pre-norm block."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, eps: float):
+    def __init__(self, hidden_size: int, heads: int, mlp_size: int, eps: float):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
-        self.attn = PlainAttention(width, heads)
-        self.fc1, self.fc2 = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(hidden_size, eps=eps), nn.LayerNorm(hidden_size, eps=eps)
+        self.attn = PlainAttention(hidden_size, heads)
+        self.fc1, self.fc2 = nn.Linear(hidden_size, mlp_size), nn.Linear(mlp_size, hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(self.norm1(x))
@@ -61,21 +61,21 @@ class PlainStudent(nn.Module):
     def __init__(self, student: UMTForPreTraining):
         super().__init__()
         config = student.config
-        width, patch = config.hidden_size, config.patch_size
+        hidden_size, patch = config.hidden_size, config.patch_size
         kernel = (config.tubelet_size, patch, patch)
-        self.patch_embed = nn.Conv3d(config.num_channels, width, kernel_size=kernel, stride=kernel)
-        self.pos_embed = student.umt.embeddings.position_embeddings.detach().clone()[
-            None
-        ]  # no buffer: stays on the CPU
+        self.patch_embed = nn.Conv3d(config.num_channels, hidden_size, kernel_size=kernel, stride=kernel)
+        # not a buffer: stays on the CPU
+        self.pos_embed = student.umt.embeddings.position_embeddings.detach().clone()[None]
         self.blocks = nn.ModuleList(
-            PlainBlock(width, config.num_attention_heads, config.intermediate_size, config.layer_norm_eps)
+            PlainBlock(hidden_size, config.num_attention_heads, config.intermediate_size, config.layer_norm_eps)
             for _ in range(config.num_hidden_layers)
         )
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.return_index = student.aligned_layers
         self.decoders = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(width, config.target_dim), nn.LayerNorm(config.target_dim, eps=config.decoder_layer_norm_eps)
+                nn.Linear(hidden_size, config.target_dim),
+                nn.LayerNorm(config.target_dim, eps=config.decoder_layer_norm_eps),
             )
             for _ in self.return_index
         )
@@ -101,7 +101,7 @@ class PlainStudent(nn.Module):
             x = block(x)
             if index in self.return_index:
                 states.append(x)
-        self.norm(x)  # officially computed, and not used
+        self.norm(x)  # the official code computes it without using it
         states = self.norm(torch.stack(states))  # (K, B, V, D)
         pos = self.pos_embed.type_as(states).to(states.device).clone().detach().expand(states.shape[1], -1, -1)
         states = states + pos[~mask].reshape(states.shape[1:])
@@ -110,7 +110,7 @@ class PlainStudent(nn.Module):
 
 
 def encoder_weights(theirs: dict[str, torch.Tensor], kernel: tuple[int, int, int]) -> dict[str, torch.Tensor]:
-    """The weights of a `UMTModel` for the modules above: convolution kernel, fused queries, keys and values."""
+    """Weights of a `UMTModel` renamed for the modules above: convolution kernel, fused queries, keys and values."""
     weights = {}
     for key, value in theirs.items():
         if key == "embeddings.patch_embeddings.weight":
@@ -134,7 +134,7 @@ def encoder_weights(theirs: dict[str, torch.Tensor], kernel: tuple[int, int, int
 
 
 class FloatLayerNorm(nn.LayerNorm):
-    """LayerNorm in float32 whatever comes in."""
+    """LayerNorm computed in float32 for any input type."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.float()).type_as(x)
@@ -148,12 +148,14 @@ class QuickGELU(nn.Module):
 class PlainTeacherBlock(nn.Module):
     """CLIP's block on tokens (1 + P, B*T, D)."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int):
+    def __init__(self, hidden_size: int, heads: int, mlp_size: int):
         super().__init__()
-        self.attn = nn.MultiheadAttention(width, heads)
-        self.ln_1, self.ln_2 = FloatLayerNorm(width), FloatLayerNorm(width)
+        self.attn = nn.MultiheadAttention(hidden_size, heads)
+        self.ln_1, self.ln_2 = FloatLayerNorm(hidden_size), FloatLayerNorm(hidden_size)
         self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, mlp_width), gelu=QuickGELU(), c_proj=nn.Linear(mlp_width, width))
+            OrderedDict(
+                c_fc=nn.Linear(hidden_size, mlp_size), gelu=QuickGELU(), c_proj=nn.Linear(mlp_size, hidden_size)
+            )
         )
 
     def forward(self, x: torch.Tensor, return_attention: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -169,19 +171,19 @@ class PlainTeacher(nn.Module):
     def __init__(self, teacher: UMTTeacherModel):
         super().__init__()
         config = teacher.config
-        width, patch = config.hidden_size, config.patch_size
+        hidden_size, patch = config.hidden_size, config.patch_size
         self.image_size = config.image_size
         kernel = (1, patch, patch)
-        self.conv1 = nn.Conv3d(config.num_channels, width, kernel_size=kernel, stride=kernel, bias=False)
-        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.conv1 = nn.Conv3d(config.num_channels, hidden_size, kernel_size=kernel, stride=kernel, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(hidden_size))
         self.positional_embedding = nn.Parameter(torch.empty_like(teacher.embeddings.position_embeddings))
-        self.ln_pre, self.ln_post = FloatLayerNorm(width), FloatLayerNorm(width)
+        self.ln_pre, self.ln_post = FloatLayerNorm(hidden_size), FloatLayerNorm(hidden_size)
         self.blocks = nn.ModuleList(
-            PlainTeacherBlock(width, config.num_attention_heads, config.intermediate_size)
+            PlainTeacherBlock(hidden_size, config.num_attention_heads, config.intermediate_size)
             for _ in range(config.num_hidden_layers)
         )
         self.return_index = teacher.aligned_layers
-        self.proj = nn.Parameter(torch.empty(width, config.projection_dim))
+        self.proj = nn.Parameter(torch.empty(hidden_size, config.projection_dim))
         self.load_state_dict(self.weights_of(teacher, kernel))
         self.requires_grad_(False).eval()
 
@@ -251,11 +253,11 @@ def attention_mask_on_cpu(attention: torch.Tensor, batch: int, mask_ratio: float
 
 
 class PlainStageOne:
-    """A stage-1 step, forward to backward.
+    """A stage-1 step: forward and backward.
 
     Args:
-        student, teacher: Of this package, whose weights are copied.
-        autocast: The 16-bit type of the arithmetic, or None for float32.
+        student, teacher: Models of this package, whose weights are copied.
+        autocast: 16-bit data type of the arithmetic, or None for float32.
     """
 
     def __init__(self, student: UMTForPreTraining, teacher: UMTTeacherModel, autocast: torch.dtype | None):
@@ -267,12 +269,12 @@ class PlainStageOne:
         return self
 
     def step(self, videos: torch.Tensor, mask_ratio: float = 0.8, mask: torch.Tensor | None = None) -> float:
-        """Gradients of a batch of normalised clips (B, C, T, H, W); returns the loss.
+        """Compute the gradients of a batch; returns the loss.
 
         Args:
-            videos: On the device.
-            mask_ratio: Share of the tokens hidden.
-            mask: bool (B, N), instead of one drawn from the teacher's attention.
+            videos: Normalised clips (B, C, T, H, W) on the device.
+            mask_ratio: Fraction of masked tokens.
+            mask: bool (B, N), instead of one sampled from the teacher's attention.
         """
         precision = torch.autocast(videos.device.type, self.autocast, enabled=self.autocast is not None)
         with precision:
@@ -304,12 +306,12 @@ class PlainStageOne:
 def plain_rerank(
     model: UMTVideoTextModel, text_states: torch.Tensor, text_mask: torch.Tensor, video_states: torch.Tensor
 ) -> torch.Tensor:
-    """Logits for a match (M, N) of every video with every text: the official loop, which repeats the tokens of a video
-    for each of its texts.
+    """Match logits (M, N) of every video with every text. The official loop repeats the tokens of a video for each
+    text.
 
     Args:
-        text_states, text_mask: (N, L, H) and (N, L).
-        video_states: (M, tokens, width).
+        text_states, text_mask: (N, L, D) and (N, L).
+        video_states: (M, tokens, D).
     """
     rows = []
     for states in video_states:

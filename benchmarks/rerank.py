@@ -1,7 +1,7 @@
-"""Re-ranking: every video with its candidate texts through the fusion layers, the plain loop beside `match`.
+"""Cross-encoder re-ranking of the candidate texts of a video: the plain loop of the official code beside `match`.
 
-The loop repeats a video's tokens for each text, as the official code; `match` computes the keys and values of a video
-once for all its texts. Both start from encoded texts and videos with random weights, and must give the same logits.
+The loop repeats a video's tokens for each text; `match` computes the keys and values of a video once for all texts.
+Both get the same encoded texts and videos, with random weights, and must return the same logits.
 
     python -m benchmarks.rerank --size l16 --texts 16 --videos 2 --frames 12 [--device cuda] [--dtype float32]
 """
@@ -23,7 +23,7 @@ from .plain import plain_rerank
 def match_all(
     model: UMTVideoTextModel, text_states: torch.Tensor, text_mask: torch.Tensor, video_states: torch.Tensor
 ) -> torch.Tensor:
-    """As `plain_rerank`, by `match`: (M, N)."""
+    """The match logits (M, N) of `plain_rerank`, computed by `match`."""
     rows = [model.match(text_states, text_mask, states[None])[:, 1] for states in video_states]
     return torch.stack(rows)
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sizes.ENCODERS, default="l16")
     parser.add_argument("--texts", type=int, default=16)
-    parser.add_argument("--length", type=int, default=32, help="word pieces of a text")
+    parser.add_argument("--length", type=int, default=32, help="tokens of a text")
     parser.add_argument("--videos", type=int, default=2)
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--device", default="cpu")
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> dict:
         "environment": environment(device),
         "remarks": {
             "texts": options.texts,
-            "word pieces": options.length,
+            "tokens of a text": options.length,
             "tokens of a video": tokens,
             "largest logit": logits["plain"].abs().max().item(),
             "largest difference": (logits["plain"] - logits["match"]).abs().max().item(),

@@ -1,8 +1,10 @@
-"""How much the choice of resize kernel moves a classifier's logits: the official OpenCV kernel against the default.
+"""Effect of the resize kernel on a classifier's logits: the official OpenCV kernel beside the default.
 
-The official evaluation resizes decoded frames with OpenCV's bilinear kernel, which does not filter; the default here
-is the antialiased kernel of the ecosystem. Only the difference between the two matters, so it is given relative to the
-logits' own size and to the distance between two videos. Without `--model` the weights are random (UMT-B/16, seed 0).
+    python -m benchmarks.resize_kernels [VIDEO ...] [--model MODEL]
+
+The official evaluation resizes decoded frames with OpenCV's bilinear kernel, which does not antialias; the default of
+this package is the antialiased kernel of Transformers. The difference is reported relative to the norm of the logits,
+beside the distance between two videos. Without `--model` the weights are random (UMT-B/16, seed 0).
 """
 
 import argparse
@@ -22,7 +24,7 @@ VIT_B16 = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("videos", nargs="*", help="video files (default: two that are made, 340 x 256)")
+    parser.add_argument("videos", nargs="*", help="video files (default: two generated ones, 340 x 256)")
     parser.add_argument("--model", help="model folder or Hub id (default: UMT-B/16 with random weights)")
     args = parser.parse_args()
     if args.model:
@@ -30,20 +32,20 @@ def main() -> None:
     else:
         torch.manual_seed(0)
         model = UMTForVideoClassification(UMTConfig(**VIT_B16, num_labels=400)).eval()
-        # a fresh head is all but silent; at the scale of a trained one the relative figures are the same
+        # a newly initialised head returns logits near 0; relative figures do not depend on its scale
         model.classifier.weight.data.mul_(1000)
 
     with tempfile.TemporaryDirectory() as folder:
         videos = args.videos or [write_video(Path(folder) / f"video{seed}.mp4", seed) for seed in (0, 1)]
         logits = {kernel: [classify(model, video, kernel) for video in videos] for kernel in KERNELS}
 
-    print("| video | gap between kernels, relative L2 | same top-1 |\n|---|---|---|")
+    print("| video | difference between kernels, relative L2 | same top-1 |\n|---|---|---|")
     for number, video in enumerate(videos):
         ours, official = (logits[kernel][number] for kernel in KERNELS)
         same = bool(ours.argmax() == official.argmax())
         print(f"| {Path(video).name} | {relative(ours, official):.5f} | {'yes' if same else 'no'} |")
     if len(videos) > 1:
-        print(f"| (two videos, for scale) | {relative(*logits['antialias'][:2]):.5f} | |")
+        print(f"| (two videos, for comparison) | {relative(*logits['antialias'][:2]):.5f} | |")
 
 
 def classify(model: UMTForVideoClassification, video: Path | str, kernel: str) -> torch.Tensor:
@@ -57,7 +59,7 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def write_video(path: Path, seed: int, num_frames: int = 60) -> Path:
-    """A video of drifting texture at several scales, 340 x 256, 30 frames a second."""
+    """Write a video of drifting texture at several scales, 340 x 256, 30 frames per second."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[:256, :340]
     waves = generator.uniform(-0.6, 0.6, (24, 2)), generator.uniform(-0.4, 0.4, 24), generator.uniform(0, 1, (24, 3))

@@ -1,4 +1,4 @@
-"""The models that the speed benchmarks run: the published sizes and a tiny one, with random weights."""
+"""The models of the speed benchmarks: the published sizes and a tiny one, with random weights."""
 
 import torch
 
@@ -17,7 +17,7 @@ TEACHERS = {
     "b16": B16 | {"image_size": 224, "patch_size": 16, "projection_dim": 512},
     "l16": L16,
 }
-TEXTS = {  # of stage 2: BERT's sizes and the joint space
+TEXTS = {  # text encoders of stage 2, in the sizes of BERT
     "tiny": TINY | {"vocab_size": 123, "max_position_embeddings": 32, "fusion_layer": 2},
     "b16": B16 | {"fusion_layer": 9},
     "l16": L16 | {"fusion_layer": 19},
@@ -37,6 +37,6 @@ def teacher(size: str, **fields) -> UMTTeacherModel:
 
 
 def clips(batch: int, config: UMTConfig, num_frames: int | None = None) -> torch.Tensor:
-    """Noise, uint8 (B, T, C, H, W)."""
+    """Clips of noise, uint8 (B, T, C, H, W)."""
     shape = (batch, num_frames or config.num_frames, config.num_channels, *config.image_height_width)
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))

@@ -1,17 +1,18 @@
-"""A step of stage 1, plain and fast, in one run: forward and backward of the student, forward of the teacher.
+"""A step of stage 1, plain and fast: forward and backward pass of the student, forward pass of the teacher.
 
-The plain step is `benchmarks/plain.py`'s. The fast one is what the package does: `UMTPreTrainingTrainer.training_step`
-on `uint8` clips, with one, two or four masks for a teacher pass, and with compiled blocks. The optimiser is measured
-by itself, because it costs the same whatever the clips: PyTorch's loop over the parameters, as the official code,
-and the fused one that the trainer takes. Before the clock runs, both ways compute the loss of the same clips and
-masks.
+The plain step is that of `benchmarks/plain.py`. The fast step is `UMTPreTrainingTrainer.training_step` on `uint8`
+clips, with one, two or four masks per forward pass of the teacher, and with compiled blocks. The optimiser is measured
+separately, because its cost does not depend on the clips: PyTorch's loop over the parameters, as in the official code,
+and the fused implementation that the trainer uses. Before the measurement, the loss of both steps is compared on the
+same clips and masks.
 
     python -m benchmarks.stage1 --size b16 --batch 2 [--device cuda] [--rounds 10] [--only fast_bfloat16 ...]
 
 Contenders: plain_float32, plain_bfloat16, plain_bfloat16_teacher, fast_float32, fast_bfloat16, fast_bfloat16_teacher,
 fast_bfloat16_2masks, fast_bfloat16_4masks, fast_bfloat16_compiled, fast_float32_at_once and fast_bfloat16_at_once,
 which keep all aligned layers for the backward pass, adamw_loop, adamw_fused. FLOPs are the useful ones, counted by
-`training/runs/estimate.py`, the same for all that do the same. `benchmarks/largest_batch.py` tells which batch fits.
+`training/runs/estimate.py`, and equal for contenders of the same task. For the largest batch, see
+`benchmarks/largest_batch.py`.
 """
 
 import argparse
@@ -50,8 +51,8 @@ MASK_RATIO = 0.8
 
 
 class AtOnceTrainer(UMTPreTrainingTrainer):
-    """Decodes all aligned layers and then compares them: the same loss, and all that the decoders and it need is kept
-    for the backward pass. One mask a clip."""
+    """Decodes all aligned layers before comparing them: the same loss, but the activations of all decoders are kept
+    for the backward pass. One mask per clip."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips = self.pixel_values(inputs["pixel_values_videos"])
@@ -64,13 +65,13 @@ class FastStep:
     """The trainer's step on one batch, without its loop.
 
     Args:
-        student, teacher: The trainer makes both its own: casts the teacher, sets the student's precision.
+        student, teacher: The trainer changes both: it casts the teacher and sets the student's precision.
         clips: uint8 (B, T, C, H, W) on the CPU.
-        dtype: Of the arithmetic.
-        device: Where.
-        folder: The trainer's.
-        compiled: With compiled blocks.
-        trainer_class: Whose step.
+        dtype: Data type of the arithmetic.
+        device: Device of the step.
+        folder: Output folder of the trainer.
+        compiled: Whether blocks are compiled.
+        trainer_class: Class of the trainer.
     """
 
     def __init__(
@@ -93,36 +94,36 @@ class FastStep:
             report_to="none",
         )
         self.trainer = trainer_class(model=student, teacher=teacher, args=args)
-        self.trainer.current_gradient_accumulation_steps = 1  # what its loop would say
+        self.trainer.current_gradient_accumulation_steps = 1  # set by the trainer's loop
         self.model = self.trainer.accelerator.prepare(self.trainer.model)
-        self.take(clips)
+        self.set_clips(clips)
 
-    def take(self, clips: torch.Tensor) -> None:
-        """Make these the clips of a step."""
+    def set_clips(self, clips: torch.Tensor) -> None:
+        """Set the clips of the step."""
         device = self.trainer.args.device
         seeds = torch.arange(len(clips), device=device)
         self.inputs = {"pixel_values_videos": clips.to(device), "sample_seeds": seeds}
 
     def step(self, num_masks: int = 1) -> torch.Tensor:
-        """Gradients of the batch, and its loss, still on the device."""
+        """Compute the gradients of the batch; returns the loss, on the device."""
         trainer = self.trainer
         trainer.args.num_masks_per_clip = num_masks
         trainer.model.zero_grad()
         loss = trainer.training_step(self.model, dict(self.inputs))
-        # the guard would read these before the optimiser's step and at the next log line
+        # the guard reads these before the optimiser's step and at the next log line, which do not happen here
         trainer.guard.micro_batches.clear()
         trainer.guard.were_finite.clear()
         trainer.timer.pending.clear()
         return loss
 
     def compute_targets(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The teacher's pass alone: `visible_indices` and targets."""
+        """The forward pass of the teacher alone: `visible_indices` and targets."""
         clips = self.trainer.pixel_values(self.inputs["pixel_values_videos"])
         return self.trainer.compute_targets(clips, self.inputs["sample_seeds"], MASK_RATIO)
 
 
-def count(size: str) -> Cost:
-    """FLOPs of a clip at a size."""
+def cost_of_clip(size: str) -> Cost:
+    """FLOPs of a clip for a model size."""
     with torch.device("meta"):
         student, teacher = sizes.student(size), sizes.teacher(size)
     seeds = torch.zeros(1, dtype=torch.int64, device="meta")
@@ -131,7 +132,7 @@ def count(size: str) -> Cost:
 
 
 def gradients_differ(plain: PlainStageOne, fast: FastStep) -> dict[str, float]:
-    """Loss and gradient of both ways for the same masks: how far apart they are."""
+    """Losses of both steps for the same masks, and the relative difference of a gradient."""
     loss = fast.step().item()
     visible_indices, _ = fast.compute_targets()
     tokens = fast.trainer.model.umt.embeddings.position_embeddings.shape[0]
@@ -145,11 +146,11 @@ def gradients_differ(plain: PlainStageOne, fast: FastStep) -> dict[str, float]:
 
 
 def at_once_differs(fast: FastStep, at_once: FastStep) -> dict[str, float]:
-    """Loss and gradients layer by layer and at once: how far apart they are."""
+    """Loss of the step that keeps all aligned layers, and the largest relative difference of its gradients."""
     losses, gradients = [], []
-    for way in (fast, at_once):
-        losses.append(way.step().item())
-        gradients.append({name: tensor.grad for name, tensor in way.trainer.model.named_parameters()})
+    for step in (fast, at_once):
+        losses.append(step.step().item())
+        gradients.append({name: tensor.grad for name, tensor in step.trainer.model.named_parameters()})
     difference = max(relative(gradient, gradients[0][name]) for name, gradient in gradients[1].items())
     return {"at_once_loss": losses[1], "largest_relative_gradient_difference_at_once": difference}
 
@@ -161,22 +162,23 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def make_contenders(
     size: str, batch: int, device: torch.device, only: list[str], folder: str
 ) -> tuple[dict[str, Contender], dict[str, dict[str, float]]]:
-    """The contenders of that name, and how far plain and fast are apart in each precision."""
-    cost = count(size)
+    """The contenders named in `only`, and the differences between plain and fast in each precision."""
+    cost = cost_of_clip(size)
     clips = sizes.clips(batch, sizes.student(size).config)
     plain = PlainStageOne(sizes.student(size), sizes.teacher(size), None).to(device)
-    # models of their own, of the same weights: accelerate prepares a model once, and sets its precision then
+    # each contender has its own models: accelerate prepares a model only once, with the precision of that time
     fast_step = partial(FastStep, clips=clips, device=device, folder=folder)
     contenders, agreement = {}, {}
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
-        if not any(name in wanted for wanted in only):
+        if not any(name in contender for contender in only):
             continue
         fast = fast_step(sizes.student(size), sizes.teacher(size), dtype=dtype)
         plain_of = PlainStageOne.__new__(PlainStageOne)  # the same modules in another precision
         plain_of.__dict__.update(plain.__dict__ | {"autocast": None if dtype == torch.float32 else dtype})
         agreement[name] = gradients_differ(plain_of, fast)
-        videos = fast.trainer.pixel_values(clips).transpose(1, 2).contiguous()  # officially normalised by the loader
+        # the official data loader normalises
+        videos = fast.trainer.pixel_values(clips).transpose(1, 2).contiguous()
 
         def step(flops: float, run, dtype=dtype) -> Contender:
             return Contender(run, units=batch, flops=batch * flops, dtype=dtype)
@@ -184,15 +186,15 @@ def make_contenders(
         contenders[f"plain_{name}"] = step(cost.training_flops(1), partial(plain_step, plain_of, videos, device))
         contenders[f"fast_{name}"] = step(cost.training_flops(1), fast.step)
         if f"fast_{name}_at_once" in only:
-            way = fast_step(sizes.student(size), sizes.teacher(size), dtype=dtype, trainer_class=AtOnceTrainer)
-            agreement[name] |= at_once_differs(fast, way)
-            contenders[f"fast_{name}_at_once"] = step(cost.training_flops(1), way.step)
+            at_once = fast_step(sizes.student(size), sizes.teacher(size), dtype=dtype, trainer_class=AtOnceTrainer)
+            agreement[name] |= at_once_differs(fast, at_once)
+            contenders[f"fast_{name}_at_once"] = step(cost.training_flops(1), at_once.step)
         if dtype == torch.float32:
             continue
         contenders[f"plain_{name}_teacher"] = step(
             cost.teacher_flops, partial(plain_teacher, plain_of, videos, device)
         )
-        contenders[f"fast_{name}_teacher"] = step(cost.teacher_flops, fast.teach)
+        contenders[f"fast_{name}_teacher"] = step(cost.teacher_flops, fast.compute_targets)
         for masks in (2, 4):
             views = step(cost.training_flops(masks), partial(fast.step, masks))
             views.units = batch * masks

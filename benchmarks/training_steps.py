@@ -1,8 +1,7 @@
-"""Steps of fine-tuning and of stage 2 as the trainers take them, with and without compiled blocks.
+"""The trainers' steps of fine-tuning and of stage 2, with and without compiled blocks.
 
-Forward and backward of `training_step`, without the optimiser, in bf16 autocast or float32. Fine-tuning: whole clips,
-mixup, soft targets. Stage 2: clips with 80 % of their tokens hidden, texts of 32 word pieces, four objectives and the
-teacher.
+Forward and backward pass of `training_step`, without the optimiser, in float32 and with bf16 autocast. Fine-tuning:
+all tokens, mixup, soft labels. Stage 2: 80 % of the tokens masked, texts of 32 tokens, four objectives, teacher.
 
     python -m benchmarks.training_steps --task finetuning --size b16 --batch 2 [--device cuda] [--compile]
     python -m benchmarks.training_steps --task stage2 --size b16 --batch 8 [--device cuda] [--compile]
@@ -30,7 +29,7 @@ STAGE2_FRAMES = 4
 
 
 def finetuning(size: str, batch: int, frames: int, **arguments) -> tuple[UMTTrainer, dict[str, torch.Tensor]]:
-    """Trainer and batch of a classifier of 400 classes; `batch` counts clips."""
+    """Trainer and batch of a classifier with 400 classes; `batch` is the number of clips."""
     torch.manual_seed(0)
     config = UMTConfig(**sizes.ENCODERS[size] | {"num_frames": frames}, num_labels=400)
     args = UMTFineTuningArguments(views_per_video=1, **arguments)
@@ -42,7 +41,7 @@ def finetuning(size: str, batch: int, frames: int, **arguments) -> tuple[UMTTrai
 
 
 def stage2(size: str, batch: int, frames: int, **arguments) -> tuple[UMTTrainer, dict[str, torch.Tensor]]:
-    """Trainer and batch of stage 2's pre-training."""
+    """Trainer and batch of stage 2."""
     torch.manual_seed(0)
     vision = sizes.ENCODERS[size] | {"num_frames": frames, "position_grid": None}
     text = sizes.TEXTS[size] | {"encoder_width": vision["hidden_size"]}
@@ -71,7 +70,7 @@ TASKS = {"finetuning": (finetuning, 8), "stage2": (stage2, STAGE2_FRAMES)}
 
 
 def step(trainer: UMTTrainer, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Gradients of a batch, and its loss, still on the device."""
+    """Compute the gradients of a batch; returns the loss, on the device."""
     trainer.model.zero_grad()
     loss = trainer.training_step(model, dict(inputs))
     trainer.guard.micro_batches.clear()
@@ -86,10 +85,10 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--size", choices=sizes.ENCODERS, default="b16")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--frames", type=int, help="8 in fine-tuning and 4 in stage 2, unless given")
+    parser.add_argument("--frames", type=int, help="default: 8 in fine-tuning, 4 in stage 2")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    parser.add_argument("--compile", action="store_true", help="in bf16 with compiled blocks too")
+    parser.add_argument("--compile", action="store_true", help="also measure compiled blocks in bf16")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--matmul-side", type=int, default=0)
@@ -101,18 +100,18 @@ def main(arguments: list[str] | None = None) -> dict:
     contenders, losses = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         common = {"output_dir": folder, "use_cpu": device.type == "cpu", "report_to": "none"}
-        kinds = [(name, False) for name in options.precision]
-        # last, because accelerate is told of it by the environment
-        kinds += [("bfloat16", True)] if options.compile else []
-        for precision, compiled in kinds:
+        variants = [(name, False) for name in options.precision]
+        # last, because compilation is switched on by environment variables of accelerate
+        variants += [("bfloat16", True)] if options.compile else []
+        for precision, compiled in variants:
             own = common | {"bf16": precision == "bfloat16", "torch_compile": compiled}
             trainer, inputs = make(options.size, options.batch, options.frames or frames, **own)
-            trainer.current_gradient_accumulation_steps = 1  # what its loop would say
+            trainer.current_gradient_accumulation_steps = 1  # set by the trainer's loop
             model = trainer.accelerator.prepare(trainer.model)
             inputs = {name: value.to(device) for name, value in inputs.items()}
             run = partial(step, trainer, model, inputs)
             name = f"{precision}_compiled" if compiled else precision
-            if not contenders:  # a compiled graph would hide its products from the counter
+            if not contenders:  # the counter does not see the products of a compiled graph
                 with FlopCounterMode(display=False) as counter:
                     run()
                 flops = counter.get_total_flops()

@@ -1,9 +1,9 @@
-"""Questions about clips in minutes on a laptop, without network, asked of the tiny stage-2 model of video_text.py.
+"""Video question answering in minutes on a laptop, without network, from the tiny stage-2 model of video_text.py.
 
-`UMTForVideoQuestionAnswering` starts from that model, whose vocabulary gets the words of the questions, learns from
-questions about the clips that the model was trained on, and is asked about held-out ones, all of which look different.
-Which way a thing moves, no single frame tells. As a control, the same network learns from the same questions without
-stage 2.
+`UMTForVideoQuestionAnswering` starts from that model, with the words of the questions added to its vocabulary. It is
+trained on questions about the stage-2 training clips and evaluated on questions about held-out clips, whose captions
+are distinct. The direction of motion can't be answered from a single frame. As a control, the same network is trained
+on the same questions without stage 2.
 
     python examples/video_text.py --output video-text
     python examples/question_answering.py --start video-text --output video-answers
@@ -41,7 +41,7 @@ QUESTIONS = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--start", type=Path, default=Path("video-text"), help="what video_text.py has written")
+    parser.add_argument("--start", type=Path, default=Path("video-text"), help="output folder of video_text.py")
     parser.add_argument("--output", type=Path, default=Path("video-answers"), help="folder of questions and model")
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps of each of the two runs")
     args = parser.parse_args(argv)
@@ -69,38 +69,38 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write_questions(captions: Path, folder: Path) -> Path:
-    """The annotation file of four questions about each captioned clip, in the official form."""
+    """Write the annotation file of four questions per captioned clip, in the official format."""
     rows = []
     for row in json.loads(captions.read_text()):
         answers = CAPTION.fullmatch(row["caption"]).groupdict()
         for kind, question in QUESTIONS.items():
             video = str((captions.parent / row["video"]).resolve())
             rows.append({"video": video, "question": question, "answer": answers[kind], "type": kind})
-    for number, row in enumerate(rows):
-        row["question_id"] = number
+    for index, row in enumerate(rows):
+        row["question_id"] = index
     questions = folder / f"{captions.stem}-questions.json"
     questions.write_text(json.dumps(rows))
     return questions
 
 
 def with_words_of_questions(model: Path, folder: Path) -> tuple[UMTForVideoTextPreTraining, UMTProcessor]:
-    """The stage-2 model and its processor, with a row for each word that the captions did not have."""
+    """The stage-2 model and its processor, with embeddings added for the words that are not in the captions."""
     stage2, processor = UMTForVideoTextPreTraining.from_pretrained(model), UMTProcessor.from_pretrained(model)
     known = sorted(processor.tokenizer.vocab, key=processor.tokenizer.vocab.get)
-    asked = " ".join(QUESTIONS.values()).lower().replace("?", "").split()
+    words = " ".join(QUESTIONS.values()).lower().replace("?", "").split()
     vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join([*known, *sorted({*asked} - {*known})]) + "\n")
-    grown = UMTProcessor.from_bert(
+    vocabulary.write_text("\n".join([*known, *sorted({*words} - {*known})]) + "\n")
+    extended = UMTProcessor.from_bert(
         vocabulary, num_frames=video_text.FRAMES, image_size=video_text.SIDE, max_text_length=12
     )
-    stage2.resize_token_embeddings(len(grown.tokenizer), mean_resizing=False)
-    return stage2, grown
+    stage2.resize_token_embeddings(len(extended.tokenizer), mean_resizing=False)
+    return stage2, extended
 
 
 def train(
     source: UMTForVideoTextPreTraining, processor: UMTProcessor, questions: Path, folder: Path, num_steps: int
 ) -> UMTForVideoQuestionAnswering:
-    """A run on clips that are not flipped: that is what the published recipes do, and it would turn east to west."""
+    """Train on clips without flips, as in the published recipes; flips would turn east into west."""
     torch.manual_seed(0)
     trainer = UMTQuestionAnsweringTrainer(
         UMTForVideoQuestionAnswering.from_video_text(source),
@@ -128,19 +128,19 @@ def train(
 
 
 def report(scores: dict[str, QuestionScores], train_questions: Path, test_questions: Path, num_answers: int) -> None:
-    """A table of accuracies, against always giving the most frequent answer to a question in training."""
-    usual = {}
+    """Print a table of accuracies beside that of always giving the most frequent training answer to a question."""
+    most_frequent = {}
     for kind in QUESTIONS:
         rows = [row for row in json.loads(train_questions.read_text()) if row["type"] == kind]
-        usual[kind] = Counter(row["answer"] for row in rows).most_common(1)[0][0]
+        most_frequent[kind] = Counter(row["answer"] for row in rows).most_common(1)[0][0]
     rows = json.loads(test_questions.read_text())
-    print(f"{len(rows)} questions about held-out clips, chosen from {num_answers} answers; right, in percent")
-    print(f"    {'':<32}" + "".join(f"{name:>14}" for name in (*scores, "chance")))
+    print(f"{len(rows)} questions about held-out clips, {num_answers} candidate answers; accuracy in percent")
+    print(f"    {'':<32}" + "".join(f"{name:>15}" for name in (*scores, "most frequent")))
     for kind, question in [*QUESTIONS.items(), (None, "all")]:
-        asked = [row for row in rows if kind in (None, row["type"])]
-        chance = 100 * sum(row["answer"] == usual[row["type"]] for row in asked) / len(asked)
-        values = [found.accuracy_by_type[kind] if kind else found.accuracy for found in scores.values()]
-        print(f"    {question:<32}" + "".join(f"{value:14.1f}" for value in (*values, chance)))
+        of_kind = [row for row in rows if kind in (None, row["type"])]
+        baseline = 100 * sum(row["answer"] == most_frequent[row["type"]] for row in of_kind) / len(of_kind)
+        values = [score.accuracy_by_type[kind] if kind else score.accuracy for score in scores.values()]
+        print(f"    {question:<32}" + "".join(f"{value:15.1f}" for value in (*values, baseline)))
 
 
 if __name__ == "__main__":

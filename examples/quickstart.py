@@ -1,7 +1,7 @@
 """From an official checkpoint file to labels, without network: convert, load, classify a tensor, then a video file.
 
-The checkpoint is made here, in the official layout of UMT-B/16 fine-tuned on Kinetics-400, with random weights, since
-the real ones are downloads; the labels it prints are therefore chance. Every other step is what you would do with
+The checkpoint is created here, in the official layout of UMT-B/16 fine-tuned on Kinetics-400, with random weights
+instead of downloaded ones, so the printed labels are random. All other steps are those for
 `b16_ptk710_ftk710_ftk400_f8_res224.pth`.
 """
 
@@ -44,7 +44,7 @@ def write_official_checkpoint(path: Path) -> None:
 
 
 def write_video(path: Path, num_frames: int = 90, fps: int = 30) -> None:
-    """A bright ball that crosses a dark frame of 320 x 240 pixels."""
+    """Write a video of a bright ball that crosses a dark frame of 320 x 240 pixels."""
     rows, columns = np.mgrid[:240, :320]
     with av.open(path, "w") as container:
         stream = container.add_stream("mpeg4", rate=fps)
@@ -57,7 +57,7 @@ def write_video(path: Path, num_frames: int = 90, fps: int = 30) -> None:
 
 
 def umt(*arguments: object) -> None:
-    """Run the command line as a user would."""
+    """Run a command of the command line."""
     command = [str(argument) for argument in arguments]
     print("$ umt", *command, flush=True)
     subprocess.run([Path(sys.executable).with_name("umt"), *command], check=True)

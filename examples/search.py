@@ -1,9 +1,9 @@
-"""Retrieval and search in minutes on a laptop, without network: what both encoders find among clips nobody trained on.
+"""Retrieval and search in minutes on a laptop, without network: fine-tuning, evaluation, indexing and search.
 
-A tiny model of video and text, with random weights, is fine-tuned for retrieval on generated clips by `umt finetune`,
-and `umt evaluate --task retrieval` measures it on held-out ones, against chance. Then `umt search` indexes a folder of
-other clips, three of them broken; it is killed in the middle, goes on, and is given one file more. The page of what it
-found is `found.html`. Labels without training are the last: what colour is behind the object?
+`umt finetune` trains a tiny video-text model with random weights for retrieval on generated clips, and `umt evaluate
+--task retrieval` measures recall on held-out clips. `umt search` then indexes a folder of other clips, three of them
+broken; it is killed while indexing, resumes, and indexes one file added later. The results are written to the page
+`found.html`. Finally, zero-shot classification predicts the colour of the background.
 
     python examples/search.py --output search
 """
@@ -38,9 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("search"), help="folder of clips, models and index")
     parser.add_argument("--steps", type=int, default=350, help="optimiser steps")
-    parser.add_argument("--clips", type=int, default=2048, help="clips to train on")
-    parser.add_argument("--test-clips", type=int, default=128, help="held-out clips, all of different captions")
-    parser.add_argument("--search-clips", type=int, default=200, help="clips in the folder that is searched")
+    parser.add_argument("--clips", type=int, default=2048, help="training clips")
+    parser.add_argument("--test-clips", type=int, default=128, help="held-out clips, with distinct captions")
+    parser.add_argument("--search-clips", type=int, default=200, help="clips in the searched folder")
     args = parser.parse_args(argv)
     start = time.perf_counter()
 
@@ -62,22 +62,23 @@ def main(argv: list[str] | None = None) -> None:
     index_and_kill(videos, args.output / "model")
     search = ("search", QUERY, videos, "--num-workers", 0, "--top-k", 5)
     umt(*search)
-    say(start, "one file more")
+    say(start, "one more file")
     (videos / "added.mp4").write_bytes(paths[1].read_bytes())
     umt(*search, "--html", args.output / "found.html")
-    print(f"the background's colour, of four, is right for {background_colours(args.output / 'model', 200):.1f} %")
+    accuracy = background_accuracy(args.output / "model", 200)
+    print(f"zero-shot: background colour, one of four, correct for {accuracy:.1f} %")
     say(start, "done")
 
 
 def umt(*words: object, quiet: bool = False) -> None:
-    """A command of `umt`; what it prints is shown, or goes to nobody."""
+    """Run a command of `umt` and show or discard its output."""
     target = subprocess.DEVNULL if quiet else None
     sys.stdout.flush()
     subprocess.run([*UMT, *map(str, words)], check=True, stdout=target, stderr=target)
 
 
 def save_start(folder: Path, processor: UMTProcessor) -> None:
-    """A model with random weights, and its processor."""
+    """Save a model with random weights and its processor."""
     torch.manual_seed(0)
     layers = {"num_hidden_layers": 3}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -97,9 +98,9 @@ def write_recipe(folder: Path, train_list: Path, num_steps: int) -> Path:
         "init_from": str(folder / "start"),
         "num_frames": FRAMES,
         "max_text_length": 12,
-        "several_videos": True,  # clips of one caption are not told apart by it
+        "several_videos": True,  # all clips with the same caption are positives of it
         "flip": False,  # would turn west into east
-        "model": {"vtm_hard_negatives": False},  # hard ones differ in what so few steps do not teach
+        "model": {"vtm_hard_negatives": False},  # they differ in attributes that so few steps do not learn
         "output_dir": str(folder / "model"),
         "max_steps": num_steps,
         "learning_rate": 1.5e-3,
@@ -115,7 +116,7 @@ def write_recipe(folder: Path, train_list: Path, num_steps: int) -> Path:
 
 
 def index_and_kill(videos: Path, model: Path) -> None:
-    """Begins to index, and is killed as soon as something is written down."""
+    """Start indexing, and kill the process as soon as a part of the index is written."""
     folder = videos / FOLDER
     words = ("search", QUERY, videos, "--model", model, "--num-workers", 0, "--batch-size", 1)
     command = subprocess.Popen([*UMT, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -128,9 +129,9 @@ def index_and_kill(videos: Path, model: Path) -> None:
     print(f"killed: exit code {command.wait()}, {len(SearchIndex(folder).known())} videos are in the index")
 
 
-def background_colours(model: Path, num_clips: int) -> float:
-    """Percent of clips whose background `zero-shot-video-classification` names right; the templates are the captions
-    of all colours and shapes."""
+def background_accuracy(model: Path, num_clips: int) -> float:
+    """Percent of clips whose background colour `zero-shot-video-classification` predicts correctly. The hypothesis
+    templates are the captions of all object colours and shapes."""
     classifier = pipeline("zero-shot-video-classification", model=str(model), device="cpu")
     templates = [
         f"A {colour} {shape} moves north, plain {{}} background."
@@ -143,8 +144,8 @@ def background_colours(model: Path, num_clips: int) -> float:
         hypothesis_template=templates,
         batch_size=20,
     )
-    right = [labels[0]["label"] == clip.background for labels, clip in zip(found, clips, strict=True)]
-    return 100 * sum(right) / num_clips
+    correct = [labels[0]["label"] == clip.background for labels, clip in zip(found, clips, strict=True)]
+    return 100 * sum(correct) / num_clips
 
 
 if __name__ == "__main__":

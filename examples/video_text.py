@@ -1,10 +1,10 @@
-"""Stage 2 in minutes on a laptop, without network: a tiny model learns from captions what clips show.
+"""Stage 2 in minutes on a laptop, without network: a tiny video-text model trained on captioned clips.
 
-Generated clips of one drifting object are written as video files, with annotation files in the official form. A tiny
-CLIP learns from single frames and becomes the teacher. Then a video encoder and a small BERT, both from random
-weights, are trained by all four objectives, and recall is measured on held-out clips. The model is saved, loaded again
-through AutoModel and AutoProcessor, and asked which way held-out clips move. That is the hardest part, which only the
-order of frames tells; in the default number of steps the model learns everything else first.
+Generated clips of one drifting object are written as video files, with annotation files in the official format. A tiny
+CLIP trained on single frames is the teacher. A video encoder and a small BERT, both with random weights, are trained
+with all four objectives, and recall is measured on held-out clips. The model is saved, loaded again with AutoModel and
+AutoProcessor, and classifies the motion direction of held-out clips by text. Direction is the hardest attribute, since
+it depends on the order of frames; with the default number of steps the model learns the other attributes first.
 
     python examples/video_text.py --output video-text
 """
@@ -36,8 +36,8 @@ from umt_training.demo.motion_clips import (
 )
 from umt_training.demo.tiny_clip import train_tiny_clip
 
-SIDE, FRAMES, WIDTH, ALIGNED_LAYERS, BATCH = 32, 4, 96, 2, 48
-SPECIAL_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SIDE, FRAMES, HIDDEN_SIZE, ALIGNED_LAYERS, BATCH = 32, 4, 96, 2, 48
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 OBJECTIVES = {
     "loss_vtc": "contrast",
     "loss_vtm": "matching",
@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("video-text"), help="folder of clips, teacher and model")
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps of stage 2")
     parser.add_argument("--teacher-steps", type=int, default=250, help="optimiser steps of the teacher")
-    parser.add_argument("--clips", type=int, default=2048, help="clips to train on")
-    parser.add_argument("--test-clips", type=int, default=128, help="held-out clips, all of different captions")
+    parser.add_argument("--clips", type=int, default=2048, help="training clips")
+    parser.add_argument("--test-clips", type=int, default=128, help="held-out clips, with distinct captions")
     args = parser.parse_args(argv)
     start = time.perf_counter()
 
@@ -60,15 +60,15 @@ def main(argv: list[str] | None = None) -> None:
     test_list = write_clips(args.output, "test", args.test_clips, seed=2)
     say(
         start,
-        f"{args.clips} clips to train on and {args.test_clips} held out, for example: {captions(test_list)[0]!r}",
+        f"{args.clips} training clips and {args.test_clips} held-out clips, for example: {captions(test_list)[0]!r}",
     )
 
     teacher = make_teacher(args.output, min(512, args.clips), args.teacher_steps)
-    say(start, f"a tiny CLIP has seen single frames for {args.teacher_steps} steps and is the teacher")
+    say(start, f"teacher: a tiny CLIP, trained on single frames for {args.teacher_steps} steps")
 
     processor = make_processor(args.output, captions(train_list))
     trainer = train(args.output, train_list, test_list, teacher, processor, args.steps)
-    say(start, f"{args.steps} steps of stage 2; losses, means of the first and last tenth:")
+    say(start, f"{args.steps} steps of stage 2; mean losses of the first and the last tenth:")
     for name, words in OBJECTIVES.items():
         losses = [line[name] for line in trainer.state.log_history if name in line]
         tenth = max(1, len(losses) // 10)
@@ -83,8 +83,8 @@ def main(argv: list[str] | None = None) -> None:
 
     folder = args.output / "model"
     trainer.save_model(str(folder))
-    accuracy = which_way(folder, args.test_clips, seed=2)
-    print(f"loaded again from {folder}: says which way a clip moves for {accuracy:.1f} % of them (chance 12.5 %)")
+    accuracy = direction_accuracy(folder, args.test_clips, seed=2)
+    print(f"loaded again from {folder}: direction of held-out clips correct for {accuracy:.1f} % (chance 12.5 %)")
     say(start, "done")
 
 
@@ -96,13 +96,13 @@ def say(start: float, text: str) -> None:
 
 
 def describe(clip: MotionClip, direction: str | None = None) -> str:
-    """What a whole clip shows, and which way it goes or another one."""
+    """Caption of a clip, with its own direction of motion or a given one."""
     direction = (direction or clip.direction).replace("_", " ")
     return f"A {clip.colour} {clip.shape} moves {direction}, {clip.pattern} {clip.background} background."
 
 
 def write_clips(folder: Path, split: str, number: int, seed: int) -> Path:
-    """Video files and the annotation file that names and captions them; held-out captions are all different."""
+    """Write video files and their annotation file, which is returned; held-out captions are distinct."""
     rows, seen = [], set()
     paths = write_motion_clips(folder / split, number if split == "train" else 2 * number, seed)
     for index, path in enumerate(paths):
@@ -120,7 +120,8 @@ def captions(annotations: Path) -> list[str]:
 
 
 def make_clips(annotations: Path, positives: str, transform) -> VideoClipDataset:
-    """Clips of four of a video's eight frames. Flips, which the published recipes use, would turn west into east."""
+    """Clips of four of a video's eight frames, without the flips of the published recipes, which would turn west into
+    east."""
     return VideoClipDataset(
         load_captioned_records([annotations], positives=positives),
         num_frames=FRAMES,
@@ -133,19 +134,19 @@ def make_clips(annotations: Path, positives: str, transform) -> VideoClipDataset
 
 
 def make_teacher(folder: Path, num_clips: int, num_steps: int) -> UMTTeacherModel:
-    """A CLIP trained on the frames of the first clips and what each of them shows; of motion it knows nothing."""
+    """A CLIP trained on single frames of the first clips and captions of these frames, without motion."""
     frames, _ = render_motion_clips(1, num_clips)
-    words = [draw_motion_clip(1, index).caption(frame) for index in range(num_clips) for frame in range(0, 8, 2)]
-    clip = train_tiny_clip(frames[:, ::2].reshape(-1, SIDE, SIDE, 3), words, num_steps=num_steps)
+    texts = [draw_motion_clip(1, index).caption(frame) for index in range(num_clips) for frame in range(0, 8, 2)]
+    clip = train_tiny_clip(frames[:, ::2].reshape(-1, SIDE, SIDE, 3), texts, num_steps=num_steps)
     clip.save_pretrained(folder / "clip")
     return UMTTeacherModel.from_clip(folder / "clip", image_size=SIDE, num_aligned_layers=ALIGNED_LAYERS)
 
 
 def make_processor(folder: Path, texts: list[str]) -> UMTProcessor:
-    """The processor of a vocabulary of the captions' own words."""
+    """A processor whose vocabulary is the words of the captions."""
     words = sorted({word for text in texts for word in text.lower().replace(",", " ").replace(".", " ").split()})
     vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(SPECIAL_WORDS + words) + "\n")
+    vocabulary.write_text("\n".join(SPECIAL_TOKENS + words) + "\n")
     return UMTProcessor.from_bert(vocabulary, num_frames=FRAMES, image_size=SIDE, max_text_length=12)
 
 
@@ -155,23 +156,23 @@ def make_model(processor: UMTProcessor, target_dim: int) -> UMTForVideoTextPreTr
         processor,
         vision=layers | {"num_aligned_layers": ALIGNED_LAYERS, "target_dim": target_dim},
         text=layers | {"fusion_layer": 2},
-        # Hard ones differ in the direction alone, and in so few steps matching learns nothing from them.
+        # hard negatives differ only in the direction: matching does not learn from them in so few steps
         vtm_hard_negatives=False,
     )
     return UMTForVideoTextPreTraining(config)
 
 
 def make_config(processor: UMTProcessor, vision: dict, text: dict, **fields) -> UMTVideoTextConfig:
-    """A tiny architecture for the processor's clips and vocabulary; how deep it is, the caller says."""
+    """Configuration of a tiny model for the processor's clips and vocabulary; `vision` and `text` give the depth."""
     size = {
-        "hidden_size": WIDTH,
+        "hidden_size": HIDDEN_SIZE,
         "num_attention_heads": 4,
-        "intermediate_size": 4 * WIDTH,
-        "initializer_range": WIDTH**-0.5,  # 0.02 is for widths near a thousand
+        "intermediate_size": 4 * HIDDEN_SIZE,
+        "initializer_range": HIDDEN_SIZE**-0.5,  # 0.02 suits hidden sizes near 1000
     }
     clips = {"image_size": SIDE, "patch_size": 8, "num_frames": FRAMES}
     tokenizer = processor.tokenizer
-    words = {
+    vocabulary = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 16,
         "cls_token_id": tokenizer.cls_token_id,
@@ -179,7 +180,10 @@ def make_config(processor: UMTProcessor, vision: dict, text: dict, **fields) -> 
         "mask_token_id": tokenizer.mask_token_id,
     }
     return UMTVideoTextConfig(
-        vision_config=size | clips | vision, text_config=size | words | text, projection_dim=WIDTH, **fields
+        vision_config=size | clips | vision,
+        text_config=size | vocabulary | text,
+        projection_dim=HIDDEN_SIZE,
+        **fields,
     )
 
 
@@ -205,7 +209,7 @@ def train(
             disable_tqdm=True,
         ),
         processing_class=processor,
-        # clips of one caption are not told apart by it
+        # training clips with the same caption are all positives of it
         train_dataset=make_clips(train_list, "caption", partial(roll_and_jitter, jitter=0.1)),
         eval_dataset=make_clips(test_list, "video", untouched),
     )
@@ -214,16 +218,17 @@ def train(
 
 
 @torch.inference_mode()
-def which_way(folder: Path, num_clips: int, seed: int) -> float:
-    """Percent of held-out clips that a saved model finds nearest to the one right caption of eight directions."""
+def direction_accuracy(folder: Path, num_clips: int, seed: int) -> float:
+    """Percent of held-out clips for which, of captions with eight directions, a saved model ranks the correct one
+    first."""
     processor, model = AutoProcessor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    right = 0
+    correct = 0
     for index in range(num_clips):
         clip = draw_motion_clip(seed, index)
         texts = [describe(clip, direction) for direction in DIRECTIONS]
         inputs = processor(text=texts, videos=clip.frames(), return_tensors="pt")
-        right += model(**inputs).logits_per_video.argmax().item() == clip.label
-    return 100 * right / num_clips
+        correct += model(**inputs).logits_per_video.argmax().item() == clip.label
+    return 100 * correct / num_clips
 
 
 if __name__ == "__main__":

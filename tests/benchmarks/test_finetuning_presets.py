@@ -1,4 +1,4 @@
-"""The comparison of fine-tuning presets, from clips to table, at a few steps."""
+"""The comparison of fine-tuning presets at a few steps, from the clips to the table."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from umt_training.trainers.presets import PRESETS
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Folder of a run of the command, with two rates for one preset and one for the others."""
+    """Folder of a run of the command, with two learning rates for one preset and one for the others."""
     folder = tmp_path_factory.mktemp("results")
     sizes = {"unlabelled": 64, "labelled": 32, "validation": 16, "test": 24, "seeds": 2}
     steps = {"teacher_steps": 2, "pretrain_steps": 2, "finetune_steps": 2}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in (sizes | steps).items()]
     with pytest.MonkeyPatch.context() as patch:
-        # in this process, whose output pytest keeps
+        # in this process, whose output pytest captures
         patch.setattr(finetuning_presets, "RATES", dict.fromkeys(PRESETS, (1e-3,)) | {"linear": (1e-3, 1e-2)})
         patch.setattr(finetuning_presets, "ProcessPoolExecutor", SameProcess)
         finetuning_presets.main([*options, "--output", str(folder)])
@@ -57,7 +57,7 @@ def best_of(row: dict) -> float:
     return row["validation"]
 
 
-def test_the_table_says_what_the_figures_are(results):
+def test_the_page_describes_its_figures(results):
     text = (results / "finetuning_presets.md").read_text()
     rows = [line for line in text.splitlines() if re.match(r"\| (full|lora|attentive|linear) \|", line)]
     assert len(rows) == len(PRESETS)

@@ -1,5 +1,5 @@
-"""The speed benchmarks at tiny size: plain and fast ways agree, and every script writes what it measured. Nothing is
-said about time."""
+"""The speed benchmarks at tiny size: plain and fast implementations agree, and every script writes its results. Times
+are not tested."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ SMALL = ["--rounds=2", "--warmup=1", "--matmul-side=32"]
 
 
 def with_uneven_weights(model: torch.nn.Module) -> torch.nn.Module:
-    """Biases and norms that are neither 0 nor 1, so that one left out would show."""
+    """Biases and norms that are neither 0 nor 1, so that a missing one is noticed."""
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn(parameter.shape)
@@ -36,7 +36,7 @@ def clip_and_mask():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_plain_is_fast(dtype, clip_and_mask):
+def test_plain_and_fast_steps_agree(dtype, clip_and_mask):
     clip, visible_indices = clip_and_mask
     student = with_uneven_weights(make_student()).train()
     teacher = with_uneven_weights(make_teacher()).requires_grad_(False)
@@ -70,7 +70,7 @@ def test_plain_is_fast(dtype, clip_and_mask):
         torch.testing.assert_close(features, everything, rtol=0, atol=1e-5)
 
 
-def test_the_plain_mask_hides_as_many_in_every_frame(clip_and_mask):
+def test_the_plain_mask_hides_the_same_number_of_tokens_in_every_frame(clip_and_mask):
     plain = PlainStageOne(make_student(), make_teacher(), None)
     targets, mask = plain.compute_targets(clip_and_mask[0].transpose(1, 2), 0.75)
     assert mask.shape == (3, 32) and mask.device.type == "cpu"
@@ -78,18 +78,18 @@ def test_the_plain_mask_hides_as_many_in_every_frame(clip_and_mask):
     assert targets.shape == (2, 3, 8, 16)
 
 
-def test_contenders_take_turns_and_shares_are_of_the_matrix_product():
+def test_contenders_take_turns_and_are_compared_with_the_matrix_product():
     calls = []
     contenders = {
         name: harness.Contender(lambda name=name: calls.append(name), units=3, flops=1e6) for name in ("one", "two")
     }
     results = harness.measure(contenders, torch.device("cpu"), rounds=3, warmup=1, matmul_side=16)
-    # warm-up, three rounds of which each starts one further, the step in which memory is measured
+    # warm-up, three rounds with rotating order, the step in which memory is measured
     assert calls == ["one", "two", "one", "two", "two", "one", "one", "two", "one", "two"]
-    row, yardstick = results["one"], results["matrix product float32"]
+    row, product = results["one"], results["matrix product float32"]
     assert row["units_per_second"] == pytest.approx(3 / row["median_seconds"])
-    best = 2 * 16**3 / yardstick["median_seconds"]
-    assert row["share_of_matmul_rate"] == pytest.approx(1e6 / row["median_seconds"] / best)
+    matmul_rate = 2 * 16**3 / product["median_seconds"]
+    assert row["share_of_matmul_rate"] == pytest.approx(1e6 / row["median_seconds"] / matmul_rate)
 
 
 def test_peak_memory_is_that_of_the_step():
@@ -101,7 +101,7 @@ def test_peak_memory_is_that_of_the_step():
 
 
 def run(module, folder, *arguments):
-    """Results, the JSON and the page that a script left."""
+    """Results of a script, and the JSON and the page that it wrote."""
     results = module.main([*arguments, "--output", str(folder)])
     (page,), (data,) = folder.glob("*.md"), folder.glob("*.json")
     assert len(list(folder.iterdir())) == 2
@@ -112,35 +112,35 @@ def run(module, folder, *arguments):
 
 
 def test_stage1(tmp_path):
-    wanted = [name for name in stage1.CONTENDERS if "compiled" not in name]
-    results, saved, text = run(stage1, tmp_path, "--size=tiny", *SMALL, "--only", *wanted)
-    assert set(saved["contenders"]) == {*wanted, "matrix product float32", "matrix product bfloat16"}
+    names = [name for name in stage1.CONTENDERS if "compiled" not in name]
+    results, saved, text = run(stage1, tmp_path, "--size=tiny", *SMALL, "--only", *names)
+    assert set(saved["contenders"]) == {*names, "matrix product float32", "matrix product bfloat16"}
     agreement = results["remarks"]["plain = fast"]
     print(agreement)
     assert agreement["float32"]["fast_loss"] == pytest.approx(agreement["float32"]["plain_loss"], rel=1e-5)
     assert agreement["float32"]["relative_gradient_difference"] < 1e-4
     assert agreement["bfloat16"]["fast_loss"] == pytest.approx(agreement["bfloat16"]["plain_loss"], rel=0.01)
     assert agreement["bfloat16"]["relative_gradient_difference"] < 0.05
-    for name, tolerance in (("float32", 1e-5), ("bfloat16", 0.01)):  # one aligned layer at a time, or all at once
+    for name, tolerance in (("float32", 1e-5), ("bfloat16", 0.01)):  # layer by layer and all at once agree
         found = agreement[name]
         assert found["at_once_loss"] == pytest.approx(found["fast_loss"], rel=1e-6)
         assert found["largest_relative_gradient_difference_at_once"] < tolerance
     assert all(f"| {name} |" in text for name in saved["contenders"])
 
 
-def test_the_fast_steps_of_one_run_keep_their_precision_to_themselves(tmp_path):
+def test_the_fast_steps_of_one_run_have_independent_precisions(tmp_path):
     names = ["fast_float32", "fast_bfloat16"]
     contenders, _ = stage1.make_contenders("tiny", 1, torch.device("cpu"), names, str(tmp_path))
     for name in names:
-        made = []
+        dtypes = []
         fc1 = contenders[name].run.__self__.model.umt.layers[0].mlp.fc1
-        fc1.register_forward_hook(lambda module, inputs, output, made=made: made.append(output.dtype))
+        fc1.register_forward_hook(lambda module, inputs, output, dtypes=dtypes: dtypes.append(output.dtype))
         contenders[name].run()
-        assert made == [contenders[name].dtype]
+        assert dtypes == [contenders[name].dtype]
 
 
 @given(st.integers(0, 3000), st.integers(1, 3000))
-def test_doubling_and_halving_find_the_largest_that_fits(threshold, limit):
+def test_doubling_and_bisection_find_the_largest_that_fits(threshold, limit):
     tried = []
 
     def fits(number: int) -> bool:
@@ -169,13 +169,13 @@ def test_memory_of_steps_on_a_cpu(tmp_path):
     arguments = ["--size=tiny", "--batches", "2", "40", "--ways", "fast"]
     results, saved, text = run(largest_batch, tmp_path, *arguments)
     row = results["ways"]["fast"]
-    # 40 clips of 2 frames of 64 x 64 pixels in float32 are 4 MB, and more than they are held
+    # 40 clips of 2 frames of 64 x 64 pixels in float32 are 4 MB, and activations come on top
     assert row["peak_bytes_of_40"] == 0 or row["peak_bytes_of_40"] > row["peak_bytes_of_2"] + 2 * 2**20
-    assert row["bytes_a_clip"] == pytest.approx((row["peak_bytes_of_40"] - row["peak_bytes_of_2"]) / 38, abs=1)
-    assert saved["ways"] == results["ways"] and "| fast |" in text and "MiB a clip" in text
+    assert row["bytes_per_clip"] == pytest.approx((row["peak_bytes_of_40"] - row["peak_bytes_of_2"]) / 38, abs=1)
+    assert saved["ways"] == results["ways"] and "| fast |" in text and "MiB per clip" in text
 
 
-def test_encoders_of_as_many_tokens(tmp_path):
+def test_encoders_with_the_same_number_of_tokens(tmp_path):
     pytest.importorskip("timm")
     results, saved, text = run(encoder, tmp_path, "--size=tiny", "--frames", "2", "4", "--image-size=64", *SMALL)
     assert set(saved) == {"2", "4"} and set(results[2]["contenders"]) == {*encoder.PEERS, "matrix product bfloat16"}
@@ -183,12 +183,12 @@ def test_encoders_of_as_many_tokens(tmp_path):
 
 
 @pytest.mark.parametrize("peer", encoder.PEERS)
-def test_a_peer_sees_the_tokens_and_the_width_of_umt(peer):
+def test_a_peer_has_the_tokens_and_the_hidden_size_of_umt(peer):
     if peer == "timm":
         pytest.importorskip("timm")
     model, shape = encoder.make_model(peer, "tiny", 2, 64)
-    widths = {module.in_features for module in model.modules() if isinstance(module, torch.nn.Linear)}
-    assert {32, 64} <= widths
+    input_sizes = {module.in_features for module in model.modules() if isinstance(module, torch.nn.Linear)}
+    assert {32, 64} <= input_sizes
     outputs = model.eval()(torch.randn(shape))
     if peer == "timm":
         assert model.patch_embed.num_patches == 2 * 16 and outputs.shape == (1, 32)
@@ -218,13 +218,13 @@ def test_data_loop(tmp_path):
     assert results["slowest"] in steps and all(value >= 0 for value in steps.values())
     parts = sum(value for name, value in steps.items() if not name.endswith("seconds"))
     assert parts == pytest.approx(steps["CPU seconds"], rel=0.5)
-    assert "16 cores" in text and "the step waits for the videos" in text
+    assert "16 cores" in text and "it waits for data" in text
 
 
 @pytest.mark.parametrize("size", ["b16", "l16"])
 def test_published_sizes(size):
-    """FLOPs of a clip as the paper's models have them, in TFLOP (forward of the teacher, step of the student)."""
-    cost = stage1.count(size)
+    """FLOPs per clip of the paper's models, in TFLOP (forward of the teacher, step of the student)."""
+    cost = stage1.cost_of_clip(size)
     teacher, student = {"b16": (0.288, 0.184), "l16": (0.999, 0.626)}[size]
     assert cost.teacher_flops / 1e12 == pytest.approx(teacher, rel=0.08)
     assert cost.student_training_flops / 1e12 == pytest.approx(student, rel=0.03)
@@ -232,8 +232,8 @@ def test_published_sizes(size):
 
 
 @pytest.mark.parametrize("device", all_benchmarks.RUNS)
-def test_every_command_of_a_whole_run_is_understood(device, tmp_path, monkeypatch):
-    """By its script's parser; and the name under which it is looked for is that of the file it writes."""
+def test_every_command_of_all_benchmarks_is_valid(device, tmp_path, monkeypatch):
+    """Its script parses it, and the name of its result is that of the file the script writes."""
 
     class Parsed(Exception):
         pass

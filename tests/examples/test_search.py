@@ -1,4 +1,4 @@
-"""The example of search, at a few steps: it is killed, goes on, and finds; it makes a page."""
+"""The search example at a few steps: indexing is killed and resumed, search returns results and writes a page."""
 
 import re
 import subprocess
@@ -28,4 +28,4 @@ def test_the_example_runs(tmp_path):
     assert len(answers) == 10
     assert "indexed 1 video in" in done.stderr
     assert (tmp_path / "out" / "found.html").exists()
-    assert re.search(r"of four, is right for \d+\.\d %", done.stdout)
+    assert re.search(r"one of four, correct for \d+\.\d %", done.stdout)

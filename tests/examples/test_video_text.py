@@ -1,4 +1,4 @@
-"""The example of stage 2, at a few steps: every part of it runs, and what it saves loads."""
+"""The stage-2 example at a few steps: every part runs, and the saved model loads."""
 
 import json
 import re
@@ -16,7 +16,7 @@ def test_the_example_runs(tmp_path, capfd, monkeypatch):
     for name in example["OBJECTIVES"].values():
         assert re.search(rf"{name} +\d+\.\d+ -> +\d+\.\d+", printed), printed
     assert re.search(r"text to video +\d", printed) and re.search(r"chance +12\.5 +62\.5 +100\.0", printed)
-    assert re.search(r"which way a clip moves for \d+\.\d % of them", printed)
+    assert re.search(r"direction of held-out clips correct for \d+\.\d %", printed)
     held_out = [row["caption"] for row in json.loads(Path("out/test.json").read_text())]
     assert len(held_out) == len(set(held_out)) == 8
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= {

@@ -1,10 +1,10 @@
-"""`umt demo`: the complete method in minutes on two CPU cores, from random weights and without network."""
+"""`umt demo`: all stages of the method in minutes on two cores, without network."""
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
-HELP = "run the complete method in minutes: data, teacher, pre-training, fine-tuning, and what pre-training gains"
+HELP = "run all stages at toy scale in minutes: data, teacher, pre-training, fine-tuning, comparison"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,26 +13,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("umt-demo"),
         metavar="DIR",
-        help="output folder, which must be new or empty",
+        help="folder of the run, new or empty",
     )
     parser.add_argument(
         "--seeds",
         type=int,
         metavar="N",
-        help="number of seeds of every arm (default: 2, and 1 for the arm with the long training)",
+        help="seeds of every arm (default: 2, and 1 for the long training from scratch)",
     )
     parser.add_argument(
         "--videos",
         type=Path,
         metavar="DIR",
-        help="folder of clips, with a sub-folder for each class (default: generated clips)",
+        help="your own clips, one sub-folder per class (default: generated clips)",
     )
-    parser.add_argument(
-        "--ablate",
-        metavar="WHAT",
-        help="repeat stage 1 with one thing changed, over 3 seeds: masking, masks or target",
-    )
-    parser.add_argument("--labelled", type=int, default=50, metavar="N", help="number of labelled clips per class")
+    parser.add_argument("--labelled", type=int, default=50, metavar="N", help="labelled clips per class")
     parser.add_argument(
         "--teacher",
         metavar="MODEL",
@@ -53,12 +48,5 @@ def run(args: argparse.Namespace) -> int:
         settings = replace(settings, seeds=args.seeds, long_seeds=args.seeds)
     given = {name: getattr(args, f"{name}_steps") for name in ("teacher", "pretrain", "finetune")}
     settings = replace(settings, **{f"{name}_steps": steps for name, steps in given.items() if steps is not None})
-    if args.ablate is not None:
-        from ..demo.ablations import ABLATION_STEPS, run_ablation
-
-        steps = args.pretrain_steps or ABLATION_STEPS
-        settings = replace(settings, seeds=args.seeds or 3, long_seeds=0, pretrain_steps=steps)
-        run_ablation(args.ablate, settings, args.output)
-    else:
-        run_demo(settings, args.output)
+    run_demo(settings, args.output)
     return 0

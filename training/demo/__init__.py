@@ -1,1 +1,1 @@
-"""`umt demo`: the whole method in small, on generated clips."""
+"""`umt demo`: all stages of the method at toy scale, on generated clips."""

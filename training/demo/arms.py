@@ -1,9 +1,9 @@
-"""The runs that `umt demo` compares, each a task of a worker: teacher and stage 1, then fine-tuning from it or from
-nothing (arXiv 2303.16058, sections 3 and 4.2, in small).
+"""The training runs that `umt demo` compares, each a task of a worker process: teacher, stage 1, and fine-tuning from
+the pre-trained student or from scratch (arXiv 2303.16058, sections 3 and 4.2, at toy scale).
 
-What the arms have in common is the network, the labelled clips, the steps, and the learning rates that are tried. The
-head reads the frames in their order (`UMTFramePooling`); it is not the paper's, which takes the mean of all tokens.
-The student's layers are all but kept as they are, by a strong layer-wise decay of the rate (docs/demo.md).
+All arms share the network, the labelled clips, the number of steps and the candidate learning rates. The head reads
+the features of the frames in temporal order (`UMTFramePooling`); the paper's head reads the mean of all tokens. A
+strong layer-wise learning-rate decay keeps the student's layers nearly unchanged (docs/demo.md).
 """
 
 from collections.abc import Callable
@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from modeling_umt import UMTTeacherModel
-
-from ..runs.finetuning_run import FineTuningRun
-from ..runs.pretraining_run import PreTrainingRun
+from ..cards.run_facts import RunFacts
+from ..trainers.teachers import load_teacher
 from .data import DemoClips, demo_processor, repeat_one_frame, shuffle_frames
 from .motion_clips import NUM_FRAMES, SIZE, draw_motion_clip, render_motion_clips
 from .tiny_runs import (
-    ALIGNED_LAYERS,
     GRID_SIDE,
     NO_MIXING,
     classifier,
@@ -31,7 +29,7 @@ from .tiny_runs import (
     train_teacher,
 )
 
-TEACHER_CLIPS = 1003  # seed of the clips whose frames and captions the teacher learns from
+TEACHER_CLIPS = 1003  # seed of the clips whose frames and captions the teacher is trained on
 POOLING = "frames"
 DROP_PATH = 0.1
 LAYER_DECAY = 0.3
@@ -41,7 +39,7 @@ LAYER_DECAY = 0.3
 
 
 def train_demo_teacher(num_clips: int, num_steps: int, folder: Path, on_step: Callable[..., None]) -> dict[str, float]:
-    """A tiny CLIP on frames of generated clips and their captions, saved in `folder / "teacher"`."""
+    """Train a tiny CLIP on frames of generated clips and their captions, and save it in `folder / "teacher"`."""
     frames, _ = render_motion_clips(TEACHER_CLIPS, num_clips)
     clips = [draw_motion_clip(TEACHER_CLIPS, index) for index in range(num_clips)]
     captions = [clip.caption(frame) for clip in clips for frame in range(NUM_FRAMES)]
@@ -49,24 +47,25 @@ def train_demo_teacher(num_clips: int, num_steps: int, folder: Path, on_step: Ca
     return {"loss": loss, "parameters": AutoModel.from_pretrained(folder / "clip").num_parameters()}
 
 
-def load_demo_teacher(name: str) -> UMTTeacherModel:
-    """The teacher in a folder or on the Hub, seeing as many tokens as the student.
+def load_demo_teacher(name: str) -> nn.Module:
+    """The teacher in a folder or on the Hub, with the student's token grid.
 
     Raises:
-        ValueError: if it can't be had, with what to do.
+        ValueError: if the teacher can't be loaded.
     """
     try:
         config = AutoConfig.from_pretrained(name)
-        if config.model_type == "umt_teacher":
-            return UMTTeacherModel.from_pretrained(name, attn_implementation="eager")
-        patch = getattr(config, "vision_config", config).patch_size
-        return UMTTeacherModel.from_clip(name, image_size=GRID_SIDE * patch, num_aligned_layers=ALIGNED_LAYERS)
+        # `load_teacher` rejects the models without patches, and reads the student's aligned layers and their norm
+        patch_size = getattr(getattr(config, "vision_config", config), "patch_size", 1)
+        teacher = load_teacher(name, student_config(SIZE, NUM_FRAMES, target_dim=1), GRID_SIDE * patch_size)
     except OSError as error:
         raise ValueError(
-            f"The teacher {name!r} can't be loaded: it is no folder here, and the Hub can't be reached or has no such "
-            f"model ({str(error).splitlines()[0]}). Leave --teacher out to train a tiny one, or give the folder of a "
-            "CLIP that was downloaded before."
+            f"The teacher {name!r} can't be loaded: it is not a local folder, and the Hub is unreachable or does not "
+            f"have the model ({str(error).splitlines()[0]}). Omit --teacher to train a tiny one, or give the folder "
+            "of a downloaded CLIP."
         ) from error
+    teacher.set_attn_implementation("eager")
+    return teacher
 
 
 def pretrain(
@@ -77,7 +76,7 @@ def pretrain(
     options: dict[str, Any],
     on_step: Callable[..., None],
 ) -> dict[str, Any]:
-    """Stage 1 without labels; the student ends in `folder`, with its card.
+    """Run stage 1 without labels; the student and its model card are saved in `folder`.
 
     Args:
         teacher: Folder or Hub id.
@@ -93,9 +92,9 @@ def pretrain(
         num_steps,
         on_step=on_step,
         processing_class=demo_processor(clips.side),
+        run_facts=RunFacts(data=(clips.description,), settings={"teacher": teacher}),
         **options,
     )
-    trainer.run = PreTrainingRun(data=described(clips), teacher=teacher)
     trainer.train()
     trainer.save_model()
     trainer.create_model_card()
@@ -108,13 +107,15 @@ def pretrain(
 
 @dataclass(frozen=True)
 class ArmRun:
-    """A fine-tuning run of an arm.
+    """One fine-tuning run of an arm.
 
     Args:
         arm: `umt`, `scratch` or `long`.
-        start: Folder of the student to start from, or None: from nothing.
-        num_steps, learning_rate, seed: As they say; the seed is of labelled clips, fresh weights and order.
-        layer_decay: Of the rate, if the run starts from a student.
+        start: Folder of the student that the run starts from, or None: from scratch.
+        num_steps: Optimiser steps.
+        learning_rate: Peak learning rate.
+        seed: Seed of the labelled clips, the newly initialised weights and the order of the clips.
+        layer_decay: Layer-wise learning-rate decay of a run that starts from a student.
     """
 
     arm: str
@@ -126,31 +127,32 @@ class ArmRun:
 
 
 def finetune(run: ArmRun, clips: DemoClips, folder: Path, on_step: Callable[..., None]) -> dict[str, Any]:
-    """Train a classifier, save it in `folder` with its card, and score it in percent of clips.
+    """Train a classifier, save it with its model card in `folder`, and evaluate it.
 
     Returns:
-        The run, its `curve` of (step, loss), and top-1 on `validation`, `test`, and the controls' clips.
+        The run's settings, its `curve` of (step, loss), and top-1 accuracy in percent on `validation`, `test`, and the
+        two controls, `one_frame` and `shuffled`.
     """
     source = student_config(clips.side, NUM_FRAMES, 1) if run.start is None else run.start
+    train_dataset = clips.for_finetuning(run.seed)
     trainer = finetuning_trainer(
         classifier(source, clips.class_names, run.seed, pooling=POOLING, drop_path_rate=DROP_PATH),
-        clips.for_finetuning(run.seed),
+        train_dataset,
         folder,
         run.num_steps,
         run.learning_rate,
-        # layers that start from nothing learn at the rate of the head: to slow them down would hold these arms back
+        # layers with random weights learn at the learning rate of the head: decay would hold these arms back
         regularisation=NO_MIXING | {"layer_decay": 1.0 if run.start is None else run.layer_decay},
         seed=run.seed,
         on_step=on_step,
         processing_class=demo_processor(clips.side),
         eval_dataset=clips.for_evaluation("validation"),
-    )
-    trainer.run = FineTuningRun(
-        data=f"{described(clips)}, {len(trainer.train_dataset)} of them with labels",
-        eval_data="validation clips",
-        init_from=None if run.start is None else run.start.name,
-        sampling="segments",
-        flip=False,
+        run_facts=RunFacts(
+            data=(f"{clips.description}, {len(train_dataset)} of them labelled",),
+            eval_data="validation clips",
+            starts=() if run.start is None else (run.start.name,),
+            settings={"frame sampling": "segments", "horizontal flip": False},
+        ),
     )
     trainer.train()
     row = {"arm": run.arm, "rate": run.learning_rate, "seed": run.seed, "steps": run.num_steps}
@@ -164,10 +166,6 @@ def finetune(run: ArmRun, clips: DemoClips, folder: Path, on_step: Callable[...,
 
 
 def accuracy(trainer: Any, dataset: Any) -> float:
-    """Top-1 in percent, which leaves no trace in the trainer's log, as the card tells of the last evaluation there."""
+    """Top-1 accuracy in percent. Nothing is logged: the model card reports the last logged evaluation."""
     prediction = trainer.predict(dataset)
     return float((prediction.predictions.argmax(axis=1) == np.asarray(prediction.label_ids)).mean() * 100)
-
-
-def described(clips: DemoClips) -> str:
-    return "generated motion clips" if clips.generated else "a folder of videos"

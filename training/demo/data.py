@@ -1,10 +1,9 @@
-"""The clips of `umt demo`: video files of its own making or of the user's, read once, dealt out to splits.
+"""The clips of `umt demo`: generated video files or the user's own, read once and split.
 
-Every clip is a file, and what training sees was read from it by the package's video processor. Frames this small are
-then kept in one array on disk, which all processes map: decoding a clip again in each of ten epochs would take longer
-than training on it.
+Every clip is a file, and the package's video processor reads it. The small frames are then kept in one memory-mapped
+array shared by all processes: decoding each clip again in every epoch would take longer than training on it.
 
-Controls (`repeat_one_frame`, `shuffle_frames`) take away what only a video has, and leave every frame's content.
+The controls (`repeat_one_frame`, `shuffle_frames`) remove the temporal information and keep the content of the frames.
 """
 
 import json
@@ -23,24 +22,24 @@ from ..data.video_records import load_video_records
 from .motion_clips import NUM_FRAMES, SIZE, MotionClipDataset, roll_and_jitter, write_motion_clip
 from .tiny_runs import labelled_motion_clips
 
-# Seeds of the generated splits; labelled clips have `LABELLED` plus the run's own. Not those on which the defaults of
-# the demo were chosen (0, 1000 and 1001).
+# Seeds of the generated splits; labelled clips use `LABELLED` plus the run's seed. Labelled, validation and test clips
+# are not those on which the demo's defaults were chosen (seeds 0, 1000 and 1001).
 UNLABELLED, VALIDATION, TEST, LABELLED = 1000, 2001, 2002, 3000
-REAL_SIZE = 64  # pixels that frames of real clips are brought to
-TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15  # of real clips, in each class
+REAL_SIZE = 64  # pixels per side to which frames of real clips are resized
+TEST_FRACTION, VALIDATION_FRACTION = 0.25, 0.15  # of the real clips of each class
 
 
 @dataclass(frozen=True)
 class DemoClips:
-    """All clips of a run and who sees them.
+    """All clips of a run and their splits.
 
     Args:
-        class_names: By number.
-        paths: Files, `(clips,)`.
+        class_names: Names of the classes, by label.
+        paths: Video files, `(clips,)`.
         labels: int64 `(clips,)`.
-        splits: `unlabelled`, `labelled-0`, `labelled-1` ..., `validation`, `test` → numbers of clips.
-        frames_file: The frames, uint8 `(clips, NUM_FRAMES, side, side, 3)`, as `.npy`.
-        generated: Whether the clips are `umt_training.demo.motion_clips`, which a roll leaves in their class.
+        splits: `unlabelled`, `labelled-0`, `labelled-1` ..., `validation`, `test` → indices of clips.
+        frames_file: `.npy` file of the frames, uint8 `(clips, NUM_FRAMES, side, side, 3)`.
+        generated: Whether these are the clips of `umt_training.demo.motion_clips`, whose class a roll preserves.
     """
 
     class_names: list[str]
@@ -52,7 +51,13 @@ class DemoClips:
 
     @property
     def side(self) -> int:
+        """Pixels per side of a frame."""
         return SIZE if self.generated else REAL_SIZE
+
+    @property
+    def description(self) -> str:
+        """The training data as a model card names it."""
+        return "generated motion clips" if self.generated else "a folder of videos"
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Frames `(clips, NUM_FRAMES, side, side, 3)` and labels of a split."""
@@ -65,7 +70,7 @@ class DemoClips:
         return MotionClipDataset(frames, transform=augment, seed=seed)
 
     def for_finetuning(self, seed: int) -> Dataset:
-        """The labelled clips of a seed; none is mirrored, as left and right may make the class."""
+        """The labelled clips of a seed. No flips: left and right may distinguish classes."""
         frames, labels = self.read(f"labelled-{seed}")
         if self.generated:
             return labelled_motion_clips(frames, labels, seed)
@@ -78,7 +83,7 @@ class DemoClips:
 
 
 def demo_processor(side: int) -> UMTVideoProcessor:
-    """The processor that all clips go through; a video of eight frames gives all eight."""
+    """The video processor of all clips; a video of eight frames yields all eight."""
     return UMTVideoProcessor(
         num_frames=NUM_FRAMES,
         sampling="segments",
@@ -87,14 +92,14 @@ def demo_processor(side: int) -> UMTVideoProcessor:
     )
 
 
-# --- which files, and who sees them ----------------------------------------------------------------------------------
+# --- files and splits ------------------------------------------------------------------------------------------------
 
 
 def plan_motion_clips(sizes: dict[str, tuple[int, int]]) -> tuple[list[tuple[str, int, int]], dict[str, list[int]]]:
-    """Which clips to generate for splits of given (seed, number of clips).
+    """The clips to generate for splits given as name → (seed, number of clips).
 
     Returns:
-        (split, seed, index) of every clip, and the splits as numbers of clips.
+        (split, seed, index) of every clip, and the splits as indices of clips.
     """
     plan: list[tuple[str, int, int]] = []
     splits = {}
@@ -107,11 +112,11 @@ def plan_motion_clips(sizes: dict[str, tuple[int, int]]) -> tuple[list[tuple[str
 def make_clips(
     plan: Sequence[tuple[str, int, int]], first: int, folder: Path, frames_file: Path, on_step: Callable[..., None]
 ) -> list[str]:
-    """Write generated clips as files into a folder for each split, and read them back; a task of a worker.
+    """Write generated clips as video files, one folder per split, and read them back; a task of a worker.
 
     Args:
-        plan: (split, seed, index) of each.
-        first: Row of `frames_file` that the first of them is for.
+        plan: (split, seed, index) of each clip.
+        first: Row of `frames_file` for the first clip.
 
     Returns:
         The paths.
@@ -122,7 +127,7 @@ def make_clips(
         on_step(number, 2 * len(plan))
     broken = read_clips(paths, first, frames_file, SIZE, lambda number, _: on_step(len(plan) + number, 2 * len(plan)))
     if broken:
-        raise ValueError(f"{len(broken)} of the videos just written can't be read, first: {broken[0][1]}")
+        raise ValueError(f"{len(broken)} of the videos just written can't be read, the first: {broken[0][1]}")
     return paths
 
 
@@ -130,27 +135,27 @@ def list_real_clips(folder: Path) -> tuple[list[str], list[int], list[str]]:
     """Paths, labels and class names of a folder of class folders.
 
     Raises:
-        ValueError: if there is no such folder, no video in it, or fewer than two classes.
+        ValueError: if the folder does not exist, or contains no video or fewer than two classes.
     """
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder}; give one that holds a sub-folder of videos for each class.")
+        raise ValueError(f"The folder {folder} does not exist; give one with a sub-folder of videos per class.")
     records = load_video_records(folder)
     if "label" not in (records.column_names or []):
-        raise ValueError(f"The videos of {folder} have no classes; put them into a sub-folder for each class.")
+        raise ValueError(f"The videos in {folder} have no classes; move them into one sub-folder per class.")
     class_names = records.features["label"].names
     if len(class_names) < 2:
-        raise ValueError(f"{folder} has the one class {class_names[0]!r}; there must be two sub-folders at least.")
+        raise ValueError(f"{folder} has only the class {class_names[0]!r}; at least two sub-folders are needed.")
     return list(records["video"]), list(records["label"]), class_names
 
 
-def deal_out(
+def split_real_clips(
     labels: np.ndarray, readable: Sequence[int], class_names: Sequence[str], num_labelled: int, seeds: Sequence[int]
 ) -> dict[str, list[int]]:
-    """Splits of real clips: of each class a quarter for the test, 15 % for validation, and the rest to learn from,
-    all of it without labels and `num_labelled` of each class (or what there is) with them.
+    """Splits of real clips: of each class 25 % for the test, 15 % for validation, the rest for training. All training
+    clips are used without labels, and up to `num_labelled` per class with labels.
 
     Raises:
-        ValueError: if a class has fewer than four clips that can be read.
+        ValueError: if a class has fewer than four readable clips.
     """
     splits: dict[str, list[int]] = {name: [] for name in ("unlabelled", "validation", "test")}
     splits |= {f"labelled-{seed}": [] for seed in seeds}
@@ -159,18 +164,18 @@ def deal_out(
         clips = generator.permutation([index for index in readable if labels[index] == label]).tolist()
         if len(clips) < 4:
             raise ValueError(
-                f"The class {name!r} has {len(clips)} videos that can be read; at least 4 are needed, for training, "
-                "validation and test. Add some, or take its folder away."
+                f"The class {name!r} has {len(clips)} readable videos; at least 4 are needed, for training, "
+                "validation and test. Add some, or remove its folder."
             )
-        num_test = max(1, round(TEST_SHARE * len(clips)))
-        num_validation = max(1, round(VALIDATION_SHARE * len(clips)))
+        num_test = max(1, round(TEST_FRACTION * len(clips)))
+        num_validation = max(1, round(VALIDATION_FRACTION * len(clips)))
         splits["test"] += clips[:num_test]
         splits["validation"] += clips[num_test : num_test + num_validation]
-        learning = clips[num_test + num_validation :]
-        splits["unlabelled"] += learning
+        training = clips[num_test + num_validation :]
+        splits["unlabelled"] += training
         for seed in seeds:
             splits[f"labelled-{seed}"] += (
-                np.random.default_rng((1, seed, label)).permutation(learning)[:num_labelled].tolist()
+                np.random.default_rng((1, seed, label)).permutation(training)[:num_labelled].tolist()
             )
     return splits
 
@@ -188,7 +193,7 @@ def read_clips(
     """Read videos into the rows of `frames_file` from `first` on; a task of a worker.
 
     Returns:
-        (number of the clip, what is wrong) of the videos that can't be read.
+        (index of the clip, error message) of each unreadable video.
     """
     rows, processor, broken = np.load(frames_file, mmap_mode="r+"), demo_processor(side), []
     for number, path in enumerate(paths):
@@ -203,7 +208,7 @@ def read_clips(
 
 
 def write_splits(clips: DemoClips, path: Path) -> None:
-    """Which file is in which split, as JSON."""
+    """Write the files of each split as JSON."""
     listed = {split: [clips.paths[index] for index in chosen] for split, chosen in clips.splits.items()}
     path.write_text(json.dumps(listed, indent=1))
 
@@ -212,12 +217,12 @@ def write_splits(clips: DemoClips, path: Path) -> None:
 
 
 def repeat_one_frame(frames: np.ndarray) -> np.ndarray:
-    """Clips (clips, T, H, W, 3) that show their middle frame all the time: what a still picture tells."""
+    """Clips (clips, T, H, W, 3) with all frames replaced by the middle one: tests what a single frame reveals."""
     return np.repeat(frames[:, NUM_FRAMES // 2, None], frames.shape[1], axis=1)
 
 
 def shuffle_frames(frames: np.ndarray) -> np.ndarray:
-    """Clips (clips, T, H, W, 3) whose frames are in a random order, never the true one: what the set of them tells."""
+    """Clips (clips, T, H, W, 3) with shuffled frames, never in the true order: tests what unordered frames reveal."""
     generator = np.random.default_rng(0)
     shuffled = np.empty_like(frames)
     for index, clip in enumerate(frames):

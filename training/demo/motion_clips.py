@@ -1,17 +1,17 @@
-"""Generated clips whose classes differ by motion and by nothing that a single frame shows.
+"""Generated clips whose classes differ only in motion, which a single frame does not show.
 
-One object drifts over a background, on a torus: what leaves on one side enters on the other. Its class is one of
-eight compass directions; shape, colours, orientation, size, speed and starting place are drawn without regard to it.
-The start is uniform, and so the place is uniform in every frame whatever the direction: a model that looks at one
-frame, or at one frame repeated, can do no better than chance; from frames without their order it can learn the axis,
-but not which way along it. That makes the clips a fair test of video learning at toy scale, for which real videos
-serve badly: most of their actions can be told from a still.
+One object drifts over a background on a torus: it leaves on one side and enters on the other. Its class is one of
+eight compass directions; shape, colours, orientation, size, speed and initial position are sampled independently of
+it. The initial position is uniform, so the position in every frame is uniform for every direction. A model that sees
+one frame, or one frame repeated, is therefore at chance level; from unordered frames it can learn the axis of the
+motion, but not the direction along it. Real videos are a poor test of video learning at toy scale, because a still
+frame identifies most of their actions.
 
-Captions name what a frame shows and where: an image-text teacher that has read the words for columns and rows knows
-where things are, which is what a student needs to find motion in its teacher's features.
+Captions describe a frame and the position of the object in words for its column and row. An image-text teacher
+trained on them encodes positions, which the student needs to find motion in the teacher's features.
 
-Unusual: there is no list of clips. Clip number i of a seed is a function of (seed, i), and its class is i modulo 8, so
-any first n clips are balanced to within one, and splits are different seeds.
+No list of clips is stored: clip i of a seed is a function of (seed, i) and its class is i modulo 8. The first n clips
+are therefore balanced to within one clip per class, and splits are different seeds.
 """
 
 import os
@@ -32,7 +32,7 @@ from ..data.video_dataset import mask_seed
 
 SIZE = 32  # side of a frame in pixels
 NUM_FRAMES = 8
-SPEEDS = (3.0, 5.0)  # pixels a frame
+SPEEDS = (3.0, 5.0)  # pixels per frame
 RADII = (5.0, 7.0)  # pixels
 
 DIRECTIONS = ("north", "north_east", "east", "south_east", "south", "south_west", "west", "north_west")
@@ -40,12 +40,12 @@ COLOURS = {"red": (220, 50, 40), "green": (50, 180, 70), "blue": (50, 90, 220), 
 PATTERNS = ("plain", "striped")
 COLUMNS = ("leftmost", "left", "right", "rightmost")
 ROWS = ("top", "upper", "lower", "bottom")
-SECOND_TONE = 0.55  # brightness of an object's other half
+SECOND_TONE = 0.55  # brightness of an object's second half
 STRIPE_TONE = 0.75  # brightness of every other stripe
-STRIPE_WIDTH = 4  # pixels; two of them divide the frame, so that stripes have no seam on the torus
+STRIPE_WIDTH = 4  # pixels; SIZE is a multiple of two stripes, so the pattern has no seam on the torus
 
 
-# --- shapes: signed distance in pixels, negative inside, of offsets from the centre; `radius` is the circle's --------
+# --- shapes: signed distance in pixels, negative inside, at offsets (x, y) from the centre ---------------------------
 
 
 def circle(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
@@ -70,16 +70,18 @@ SHAPES = {"circle": circle, "square": square, "triangle": triangle, "cross": cro
 
 @dataclass(frozen=True)
 class MotionClip:
-    """What a clip shows; `draw_motion_clip` draws one.
+    """Parameters of a clip; `draw_motion_clip` samples them.
 
     Args:
         direction: One of `DIRECTIONS`, north being up.
         shape, colour: Keys of `SHAPES` and `COLOURS`.
         background, pattern: Another key of `COLOURS`, and one of `PATTERNS`.
         x, y: Centre of the object in the first frame, in pixels from the left and from the top.
-        speed, radius: Pixels a frame, and pixels.
+        speed: Pixels per frame.
+        radius: Radius of the circle in pixels; other shapes are scaled to a similar size.
         angle: Orientation of the object, in radians.
-        stripe_axis, stripe_phase: Whether stripes change along y (0) or x (1), and their shift in pixels.
+        stripe_axis: Axis along which stripes alternate, y (0) or x (1).
+        stripe_phase: Offset of the stripes in pixels.
     """
 
     direction: str
@@ -97,25 +99,25 @@ class MotionClip:
 
     @property
     def label(self) -> int:
-        """Number of the direction in `DIRECTIONS`."""
+        """Index of the direction in `DIRECTIONS`."""
         return DIRECTIONS.index(self.direction)
 
     @cached_property
     def positions(self) -> np.ndarray:
-        """(x, y) of the object's centre in every frame, in pixels in [0, `SIZE`): `(NUM_FRAMES, 2)`."""
+        """(x, y) of the object's centre in every frame, `(NUM_FRAMES, 2)`, in pixels in [0, `SIZE`)."""
         heading = self.label * np.pi / 4  # clockwise from north
         step = self.speed * np.array([np.sin(heading), -np.cos(heading)])
         return (np.array([self.x, self.y]) + np.arange(NUM_FRAMES)[:, None] * step) % SIZE
 
     def caption(self, frame: int) -> str:
-        """What frame number `frame` shows, always in seven words; of the motion it says nothing."""
+        """Caption of the frame with index `frame`: seven words, nothing about the motion."""
         column, row = (self.positions[frame] * 4 // SIZE).astype(int) % 4  # rounding can put a centre at `SIZE`
         return (
             f"{self.colour} {self.shape}, {self.pattern} {self.background} background, {COLUMNS[column]}, {ROWS[row]}"
         )
 
     def frames(self) -> np.ndarray:
-        """The clip, uint8 `(NUM_FRAMES, SIZE, SIZE, 3)`, edges antialiased."""
+        """The rendered clip, uint8 `(NUM_FRAMES, SIZE, SIZE, 3)`, with antialiased edges."""
         centres = np.arange(SIZE) + 0.5
         x, y = ((centres - self.positions[:, axis, None] + SIZE / 2) % SIZE - SIZE / 2 for axis in (0, 1))
         x, y = x[:, None, :], y[:, :, None]  # offsets from the object, on the torus: (T, 1, W) and (T, H, 1)
@@ -128,7 +130,7 @@ class MotionClip:
         return np.rint(clip).astype(np.uint8)
 
     def still_background(self) -> np.ndarray:
-        """The background, which does not move: float `(SIZE, SIZE, 3)`."""
+        """The static background, float `(SIZE, SIZE, 3)`."""
         stripe = (np.arange(SIZE) + self.stripe_phase) // STRIPE_WIDTH % 2
         tone = np.where((self.pattern == "striped") & (stripe == 1), STRIPE_TONE, 1.0)
         tone = np.expand_dims(tone, axis=1 - self.stripe_axis) * np.ones((SIZE, SIZE))
@@ -136,10 +138,10 @@ class MotionClip:
 
 
 def draw_motion_clip(seed: int, index: int) -> MotionClip:
-    """Clip number `index` of the endless supply of a seed; its class is `index` modulo 8.
+    """Clip `index` of a seed; its class is `index` modulo 8.
 
     Raises:
-        ValueError: if a number is not 0 to 2^32 - 1.
+        ValueError: if `seed` or `index` is not in 0 to 2^32 - 1.
     """
     generator = sample_generator(seed, 0, index)
     colour, background = generator.permutation(list(COLOURS))[:2].tolist()
@@ -160,7 +162,7 @@ def draw_motion_clip(seed: int, index: int) -> MotionClip:
 
 
 def render_motion_clips(seed: int, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `num_clips` clips of a seed, in memory.
+    """Render the first `num_clips` clips of a seed in memory.
 
     Returns:
         The frames, uint8 `(num_clips, NUM_FRAMES, SIZE, SIZE, 3)`, and the labels, int64 `(num_clips,)`. The captions
@@ -173,13 +175,13 @@ def render_motion_clips(seed: int, num_clips: int) -> tuple[np.ndarray, np.ndarr
 
 
 def write_motion_clips(folder: str | os.PathLike, num_clips: int, seed: int) -> list[Path]:
-    """Write the first `num_clips` clips of a seed as video files into a sub-folder per class.
+    """Write the first `num_clips` clips of a seed as video files, one sub-folder per class.
 
     Args:
-        folder: Made if missing. Files are `<folder>/<direction>/<seed>-<index>.mp4`, so that several seeds may share
-            a folder; a file that exists is written anew.
-        num_clips: A multiple of 8 gives every class the same number.
-        seed: Another one for every split.
+        folder: Created if missing. Files are `<folder>/<direction>/<seed>-<index>.mp4`, so several seeds can share a
+            folder; existing files are overwritten.
+        num_clips: Number of clips; a multiple of 8 is balanced over the classes.
+        seed: Seed of the clips, a different one for every split.
 
     Returns:
         The paths, in the order of the clips.
@@ -188,7 +190,7 @@ def write_motion_clips(folder: str | os.PathLike, num_clips: int, seed: int) -> 
 
 
 def write_motion_clip(folder: str | os.PathLike, seed: int, index: int) -> Path:
-    """Write clip number `index` of a seed as [`write_motion_clips`] does, and return its path."""
+    """Write clip `index` of a seed as [`write_motion_clips`] does, and return its path."""
     clip = draw_motion_clip(seed, index)
     path = Path(folder) / clip.direction / f"{seed}-{index:05d}.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,10 +199,10 @@ def write_motion_clip(folder: str | os.PathLike, seed: int, index: int) -> Path:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = 8) -> None:
-    """Frames, uint8 `(T, height, width, 3)`, as an MP4 file that decodes to exactly these frames.
+    """Write frames, uint8 `(T, height, width, 3)`, to an MP4 file that decodes to exactly these frames.
 
-    H.264 of RGB without loss: on frames this small the usual 4:2:0 video is off by up to 184 of 255 grey levels at
-    edges, because it has one colour for four pixels, and is hardly smaller (3.6 against 4.6 kB).
+    The codec is lossless H.264 in RGB. On frames this small the usual 4:2:0 chroma subsampling causes errors of up to
+    184 of 255 grey levels at edges, and the files are hardly smaller (3.6 instead of 4.6 kB).
     """
     partial = path.with_suffix(".part.mp4")
     with av.open(str(partial), "w") as container:
@@ -213,14 +215,15 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 8) -> None:
 
 
 def roll_and_jitter(frames: np.ndarray, generator: np.random.Generator, jitter: float = 0.0) -> torch.Tensor:
-    """Augmentation that leaves the class alone: a random roll on the torus, and brighter or darker colour channels.
+    """Augmentation that preserves the class: a random roll on the torus and a random gain of each colour channel.
 
-    A transform for `VideoClipDataset` or `MotionClipDataset`. Flips and crops are none: a flip makes west of east.
+    A transform for `VideoClipDataset` or `MotionClipDataset`. Flips and crops are left out: a flip turns east into
+    west.
 
     Args:
         frames: uint8 `(T, height, width, 3)`.
-        generator: The only source of randomness; drawn once for all frames.
-        jitter: Largest share by which a colour channel changes; 0 for the roll alone.
+        generator: The random generator; all frames share the same roll and gains.
+        jitter: Largest relative change of a colour channel; 0 for the roll alone.
 
     Returns:
         uint8 `(T, 3, height, width)`.
@@ -235,18 +238,18 @@ def roll_and_jitter(frames: np.ndarray, generator: np.random.Generator, jitter: 
 
 
 def untouched(frames: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
-    """The transform of evaluation: uint8 `(T, 3, height, width)`, nothing drawn."""
+    """The transform of evaluation, without randomness: uint8 `(T, 3, height, width)`."""
     return as_clip(frames)
 
 
 class MotionClipDataset(Dataset):
-    """Clips in memory as samples of the UMT trainers; what is drawn is a function of (seed, epoch, index).
+    """Clips in memory as samples of the UMT trainers; all randomness is a function of (seed, epoch, index).
 
     Args:
-        frames: uint8 `(clips, T, height, width, 3)`, as `render_motion_clips` makes them.
+        frames: uint8 `(clips, T, height, width, 3)`, as `render_motion_clips` returns them.
         labels: int64 `(clips,)`, or None for pre-training.
         transform: `transform(frames, generator)` of one clip → uint8 `(T, 3, height, width)`.
-        seed: Of everything random.
+        seed: Seed of the augmentation and the masks.
     """
 
     def __init__(
@@ -260,7 +263,7 @@ class MotionClipDataset(Dataset):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Starts an epoch; called by the trainers' loaders, which must not have workers that outlive one."""
+        """Start an epoch; called by the trainers' data loaders, whose workers must not be persistent."""
         self.epoch = epoch
 
     def __len__(self) -> int:

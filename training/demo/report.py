@@ -1,8 +1,8 @@
-"""What `umt demo` says: what it is about to do, the table, the conclusion that follows from it, and the run's page.
+"""Console output and HTML page of `umt demo`: the setup, the table of results, the conclusion, and the pictures.
 
-Unusual: the conclusion is a function of the numbers and can say either. Pre-training wins if it is ahead of the better
-scratch arm by more than the spread: the largest standard deviation over seeds, or, if that is more, twice the standard
-error of the difference of two accuracies on so many test clips.
+The conclusion is a function of the results. Pre-training wins if its accuracy exceeds that of the better arm from
+scratch by more than the spread: the larger of the largest standard deviation over seeds, and twice the standard error
+of the difference between two accuracies on the test clips.
 """
 
 import json
@@ -28,51 +28,49 @@ ARMS = {
     "long": "from scratch, as much time",
 }
 HEAD = (
-    'The head is a hidden layer over the means of the eight frames in their order, pooling="frames". It is not the '
-    "paper's, which takes the mean of all tokens. All arms have it."
+    'All arms use the head pooling="frames": an MLP on the mean features of the eight frames, in temporal order. The '
+    "paper's head uses the mean of all tokens."
 )
 CAPTIONS = (
-    "The teacher's captions name the object's shape and colour, the background, and the column and row of a 4 x 4 "
-    "grid that the object is in. No caption says anything of motion, and the teacher sees single frames."
+    "The teacher is a tiny CLIP, trained on single frames. Its captions give the object's shape and colour, the "
+    "background, and the object's column and row in a 4 x 4 grid, but nothing about motion."
 )
 LIMITS = (
-    "What this does not show: that stage 1 learns motion (position over time is motion, and the teacher knows "
-    "positions), or that alignment beats other kinds of pre-training. The figures are of one teacher and one student; "
-    "seeds are of labelled clips, head and order."
+    "Not shown: that stage 1 learns motion (position over time is motion, and the teacher knows positions), or that "
+    "alignment beats other kinds of pre-training. There is one teacher and one student; seeds vary labelled clips, "
+    "head and order."
 )
 
 
 def describe_start(settings: Any, folder: Path) -> str:
-    """The first lines of a run."""
+    """The first lines of a run: folder, clips, teacher and head."""
     if settings.videos is None:
         clips = (
-            "An object drifts over a background in one of eight directions, the class. Where it is in a frame says "
-            "nothing of the class."
+            "Each clip shows an object drifting in one of eight directions, the class. Its position in a single frame "
+            "is independent of the class."
         )
     else:
-        clips = (
-            f"The clips are those of {settings.videos}, a class for each sub-folder; eight frames are read of each."
-        )
-    return f"Everything is written to {folder}.\n{clips}\n{describe_teacher(settings)}\n{HEAD}\n"
+        clips = f"Clips: {settings.videos}, one class per sub-folder, eight frames of each video."
+    return f"Output folder: {folder}\n{clips}\n{describe_teacher(settings)}\n{HEAD}\n"
 
 
 def describe_teacher(settings: Any) -> str:
-    """Who teaches, and from what it learnt."""
+    """The teacher and its training data."""
     if settings.teacher is not None:
-        return f"The teacher is {settings.teacher}, at {GRID_SIDE} x {GRID_SIDE} tokens a frame."
+        return f"The teacher is {settings.teacher}, with {GRID_SIDE} x {GRID_SIDE} tokens per frame."
     if settings.videos is not None:
-        return f"The teacher is a tiny CLIP that learns from generated frames, not from these clips. {CAPTIONS}"
+        return f"{CAPTIONS} Its frames are generated ones, not those of these clips."
     return CAPTIONS
 
 
 def report(results: dict[str, Any], clips: Any, predictions: dict[str, Any], folder: Path) -> None:
-    """Write results, pictures and page into the folder, and print the table, the conclusion and what to do next."""
+    """Write results, pictures and page to the folder; print the table, the conclusion and suggested commands."""
     text = json.dumps(results | {"conclusion": conclusion(results, clips)}, indent=1, default=str)
     with atomic_write(folder / "results.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     save_picture(
         draw_confusion_matrix(
-            predictions["matrix"], clips.class_names, f"UMT on test files, top-1 {predictions['top1']:.1f} %"
+            predictions["matrix"], clips.class_names, f"UMT on the test files, top-1 {predictions['top1']:.1f} %"
         ),
         folder / "confusion.png",
     )
@@ -89,20 +87,20 @@ def report(results: dict[str, Any], clips: Any, predictions: dict[str, Any], fol
     print()
     for sentence in conclusion(results, clips):
         print(sentence)
-    print(f"\nIt took {minutes(results['seconds'])}. Everything is in {folder}: look at {page}.\n{next_steps(folder)}")
+    print(f"\nFinished in {minutes(results['seconds'])}. Open {page} for the report.\n{next_steps(folder)}")
 
 
-# --- the table and what follows from it ------------------------------------------------------------------------------
+# --- the table and the conclusion ------------------------------------------------------------------------------------
 
 
 def accuracies(results: dict[str, Any], arm: str, measure: str = "test") -> list[float]:
-    """Top-1 in percent of the runs of an arm at the rate that was chosen, by seed."""
+    """Top-1 accuracy in percent of an arm's runs at the chosen learning rate, by seed."""
     rows = [row for row in results["runs"] if row["arm"] == arm and row["chosen"]]
     return [row[measure] for row in sorted(rows, key=lambda row: row["seed"])]
 
 
 def table_rows(results: dict[str, Any], clips: Any) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the one table of a run."""
+    """Header and rows of the table of results."""
     header = ["", "top-1, %", "each seed", "steps", "rate", "CPU s a run"]
     rows = []
     for arm, name in ARMS.items():
@@ -114,7 +112,7 @@ def table_rows(results: dict[str, Any], clips: Any) -> tuple[list[str], list[lis
                 f"{runs[0]['steps']:,}",
                 f"{runs[0]['rate']:g}",
                 f"{seconds_of_a_run(results, arm):.0f}"
-                + (f" + {before(results['costs']):.0f} before" if arm == "umt" else ""),
+                + (f" + {cpu_seconds_before(results['costs']):.0f} before" if arm == "umt" else ""),
             ]
         )
     for measure, name in (("one_frame", "control: UMT, one frame repeated"), ("shuffled", "control: UMT, shuffled")):
@@ -123,75 +121,75 @@ def table_rows(results: dict[str, Any], clips: Any) -> tuple[list[str], list[lis
     return header, rows
 
 
-def before(costs: dict[str, Any]) -> float:
-    """CPU seconds of teacher and stage 1."""
-    return sum(step["cpu_seconds"] for step in costs.values())
+def cpu_seconds_before(costs: dict[str, Any]) -> float:
+    """CPU seconds of the stages before fine-tuning: teacher and stage 1."""
+    return sum(stage["cpu_seconds"] for stage in costs.values())
 
 
 def seconds_of_a_run(results: dict[str, Any], arm: str) -> float:
-    """CPU seconds, the mean of the arm's runs at the rate that was chosen."""
+    """Mean CPU seconds of an arm's runs at the chosen learning rate."""
     return statistics.mean(row["cpu_seconds"] for row in results["runs"] if row["arm"] == arm and row["chosen"])
 
 
 def mean_and_each(values: Sequence[float]) -> tuple[str, str]:
-    """`93.1 ± 2.0`, the standard deviation over seeds, and `91.1 / 95.1`."""
+    """Mean and standard deviation over seeds as `93.1 ± 2.0`, and the single values as `91.1 / 95.1`."""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}", " / ".join(f"{value:.1f}" for value in values)
 
 
 def conclusion(results: dict[str, Any], clips: Any) -> list[str]:
-    """The sentences that follow from the numbers."""
+    """The conclusions drawn from the results, as sentences."""
     num_test, chance = len(clips.splits["test"]), 100 / len(clips.class_names)
     arms = [accuracies(results, arm) for arm in ARMS]
-    ours, theirs = before(results["costs"]) + seconds_of_a_run(results, "umt"), seconds_of_a_run(results, "long")
+    ours = cpu_seconds_before(results["costs"]) + seconds_of_a_run(results, "umt")
+    theirs = seconds_of_a_run(results, "long")
     sentences = [
         conclude(*arms, num_test),
-        f"In CPU seconds: teacher, stage 1 and fine-tuning took {ours:.0f}, the longer training from scratch "
-        f"{theirs:.0f}.",
+        f"CPU seconds: teacher, stage 1 and fine-tuning took {ours:.0f}, the long training from scratch {theirs:.0f}.",
     ]
     frame = statistics.mean(accuracies(results, "umt", "one_frame"))
     shuffled = statistics.mean(accuracies(results, "umt", "shuffled"))
-    sentences.append(judge_control(frame, shuffled, chance, num_test))
+    sentences.append(judge_controls(frame, shuffled, chance, num_test))
     return [*sentences, LIMITS]
 
 
 def conclude(umt: Sequence[float], scratch: Sequence[float], long: Sequence[float], num_test: int) -> str:
-    """Whether pre-training won, in words.
+    """Whether pre-training won, in one sentence.
 
     Args:
-        umt, scratch, long: Top-1 in percent on test clips of each arm's seeds.
+        umt, scratch, long: Top-1 accuracies in percent on the test clips, one per seed of the arm.
         num_test: Number of test clips.
     """
     ours, best = statistics.mean(umt), max(statistics.mean(scratch), statistics.mean(long))
     spread = max([statistics.stdev(arm) for arm in (umt, scratch, long) if len(arm) > 1], default=0.0)
     sampling = 2 * math.sqrt((ours * (100 - ours) + best * (100 - best)) / num_test)
     margin, lead = max(spread, sampling), ours - best
-    numbers = (
+    figures = (
         f"{ours:.1f} % with it, {statistics.mean(scratch):.1f} % from scratch, {statistics.mean(long):.1f} % from "
         "scratch in as much time"
     )
     if lead > margin:
-        return f"Pre-training wins: {numbers}. It is {lead:.1f} points ahead, more than the spread of {margin:.1f}."
+        return f"Pre-training wins: {figures}. It is {lead:.1f} points ahead, more than the spread of {margin:.1f}."
     if lead >= -margin:
         return (
-            f"Pre-training does not win: {numbers}. The difference of {lead:+.1f} points is within the spread of "
+            f"Pre-training does not win: {figures}. The difference of {lead:+.1f} points is within the spread of "
             f"{margin:.1f}."
         )
-    return f"Pre-training loses: {numbers}. It is {-lead:.1f} points behind, more than the spread of {margin:.1f}."
+    return f"Pre-training loses: {figures}. It is {-lead:.1f} points behind, more than the spread of {margin:.1f}."
 
 
-def judge_control(frame: float, shuffled: float, chance: float, num_test: int) -> str:
-    """What a single frame, and the frames without their order, give away, in words."""
+def judge_controls(frame: float, shuffled: float, chance: float, num_test: int) -> str:
+    """The accuracy with a single frame, compared with the chance level, and with shuffled frames, in one sentence."""
     margin = 2 * math.sqrt(chance * (100 - chance) / num_test)
-    tells = "no more than chance" if frame <= chance + margin else "more than chance"
+    verdict = "not above" if frame <= chance + margin else "above"
     return (
-        f"Controls: from one frame, repeated, UMT is right in {frame:.1f} %, {tells} ({chance:.1f} ± {margin:.1f}); "
-        f"from the frames in another order in {shuffled:.1f} %."
+        f"Controls: UMT has top-1 {frame:.1f} % with one frame repeated, {verdict} the chance level "
+        f"({chance:.1f} ± {margin:.1f}), and {shuffled:.1f} % with shuffled frames."
     )
 
 
 def as_text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of columns that are as wide as their widest cell; the first one is set to the left."""
+    """A plain-text table; the first column is left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = []
     for row in [header, *rows]:
@@ -211,10 +209,11 @@ def page_sections(results: dict[str, Any], clips: Any, predictions: dict[str, An
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     num_test, settings = len(clips.splits["test"]), results["settings"]
     caption = (
-        f"Top-1 on {num_test} test clips; ± is the standard deviation over seeds. "
+        f"Top-1 accuracy on {num_test} test clips; ± is the standard deviation over seeds. "
         f"{len(clips.splits['labelled-0'])} labelled clips in {len(clips.class_names)} classes, "
-        f"{len(clips.splits['unlabelled'])} clips without labels. Rates were chosen of "
-        f"{', '.join(f'{rate:g}' for rate in settings['rates'])} on {len(clips.splits['validation'])} other clips."
+        f"{len(clips.splits['unlabelled'])} clips without labels. Learning rates were "
+        f"chosen from {', '.join(f'{rate:g}' for rate in settings['rates'])} on {len(clips.splits['validation'])} "
+        "validation clips."
     )
     examples = [
         [os.path.relpath(path, folder), name, answer, f"{score:.2f}"]
@@ -223,32 +222,32 @@ def page_sections(results: dict[str, Any], clips: Any, predictions: dict[str, An
     about = [Text(HEAD), Text(describe_teacher(SimpleNamespace(**settings)))]
     return [
         Section(
-            "What pre-training buys",
+            "Gain from pre-training",
             [Table(header, rows, caption), *(Text(sentence) for sentence in conclusion(results, clips)), *about],
         ),
         Section(
-            "Unmasked teaching",
+            "Stage 1",
             [
-                Picture(folder / "student" / MASKS, "What the student sees of a clip, and where the teacher looks."),
-                Picture(folder / "stage1.png", "Distance of student and teacher features at visible tokens."),
+                Picture(folder / "student" / MASKS, "A clip, the tokens visible to the student, the attention map."),
+                Picture(folder / "stage1.png", "Distance between student and teacher features at visible tokens."),
             ],
         ),
         Section("Fine-tuning", [Picture(folder / "fine-tuning.png", "The chosen runs of seed 0.")]),
         Section(
             "Predictions",
             [
-                Picture(folder / "confusion.png", "Test files through pipeline, classes by truth and prediction."),
+                Picture(folder / "confusion.png", "Confusion matrix of the test files, predicted by pipeline."),
                 Table(["file", "class", "prediction", "score"], examples),
             ],
         ),
         Section(
-            "What is in this folder",
+            "Files",
             [
                 Table(
-                    ["folder or file", "what it is"],
-                    [[name, what] for name, what in CONTENTS if (folder / name).exists()],
+                    ["folder or file", "content"],
+                    [[name, content] for name, content in CONTENTS if (folder / name).exists()],
                 ),
-                Text(f"Made in {minutes(results['seconds'])} on {machine}."),
+                Text(f"Created in {minutes(results['seconds'])} on {machine}."),
                 Code(next_steps(folder)),
             ],
         ),
@@ -256,28 +255,27 @@ def page_sections(results: dict[str, Any], clips: Any, predictions: dict[str, An
 
 
 CONTENTS = (
-    ("umt", "the classifier that started from the student"),
+    ("umt", "classifier fine-tuned from the student"),
     ("scratch", "the same network from scratch"),
-    ("long", "the same, with the time that teacher, student and classifier took"),
-    ("student", "the student after stage 1"),
-    ("teacher", "the teacher; clip is the whole of it, text tower too"),
-    ("runs", "the other rates and seeds"),
-    ("videos", "the video files"),
-    ("splits.json", "which file is for what"),
-    ("logs", "what the trainers printed"),
-    ("results.json", "all numbers"),
+    ("long", "from scratch, for the time of teacher, stage 1 and fine-tuning"),
+    ("student", "student after stage 1"),
+    ("teacher", "teacher; the folder clip also has its text tower"),
+    ("runs", "the other learning rates and seeds"),
+    ("videos", "video files"),
+    ("splits.json", "files of each split"),
+    ("logs", "output of the trainers"),
+    ("results.json", "all results"),
 )
 
 
 def next_steps(folder: Path) -> str:
-    """Commands to go on with."""
+    """Suggested commands."""
     return (
-        "What to try next:\n"
+        "Next steps:\n"
         f"  umt classify VIDEO --model {folder}/umt\n"
         f"  umt evaluate --model {folder}/umt --data {folder}/videos/test --clips 1 --crops 1\n"
-        "  umt demo --seeds 3 --output another-demo        # three seeds of every arm\n"
-        "  umt demo --videos DIR --output my-demo          # clips of your own, a sub-folder for each class\n"
-        "  umt demo --ablate masking --output ablation     # attention, random or tube masking; also masks, target"
+        "  umt demo --seeds 3 --output another-demo     # three seeds of every arm\n"
+        "  umt demo --videos DIR --output my-demo       # your own clips, one sub-folder per class"
     )
 
 

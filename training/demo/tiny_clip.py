@@ -1,20 +1,20 @@
-"""A CLIP of a million weights, trained from nothing in a minute: the image-text teacher of toy-scale runs.
+"""A CLIP of a million parameters, trained from scratch in a minute: the image-text teacher of toy-scale runs.
 
-Transformers' own `CLIPModel` (arXiv 2103.00020) learns to match frames with their captions, and
-`UMTTeacherModel.from_clip` reads the folder it is saved in as it would read OpenAI's.
+Transformers' `CLIPModel` (arXiv 2103.00020) is trained on frames and captions, and `UMTTeacherModel.from_clip` loads
+it like any other CLIP checkpoint.
 
-Unusual, and needed for a teacher of motion clips. A student that is to follow an object learns nothing from features
-that do not know where things are, and those of so short a training do not, unless
+Unusual: two changes to CLIP's training. A student that has to follow an object needs a teacher whose features encode
+positions, and after so short a training they do so only if
 
-- the mean of the patch tokens learns to match the captions as the class token does. CLIP trains the class token alone:
-  what its last layer writes into the patch tokens, with which UMT aligns, is then left to chance, and at this size
-  positions were in them after some trainings and not after others, whatever the loss;
-- the position table starts at the scale 1, not at CLIP's 0.02. From there, and from 0.09 still, positions are never
-  found.
+- the mean of the patch tokens is matched with the captions too. CLIP's loss trains only the class token, so the last
+  layer's patch tokens, with which UMT aligns, are unconstrained: at this size they encoded positions after some
+  trainings and not after others, independently of the loss;
+- the position table is initialised with standard deviation 1 instead of CLIP's 0.02. From 0.02, and still from 0.09,
+  positions were never learnt.
 
-Two blocks make a better teacher than four: the class token of so few has to look at the object itself to name it, and
-attention masks keep the object. After 1,000 steps of stage 1 the distance to one was 0.09, to three of four blocks
-0.09, 0.16 and 0.39.
+Two blocks are a better teacher than four: with so few blocks the class token attends to the object itself, so
+attention masks keep the object visible. After 1,000 steps of stage 1 the alignment loss was 0.09 with a teacher of
+two blocks, and 0.09, 0.16 and 0.39 with three teachers of four blocks.
 """
 
 import re
@@ -32,12 +32,12 @@ POSITION_STD = 1.0
 
 
 def tiny_clip_config(num_words: int, max_words: int, image_size: int = 32, patch_size: int = 8) -> CLIPConfig:
-    """Vision tower of width 128 and depth 2, text tower of width 128 and depth 2, joint space of width 128.
+    """Vision and text tower of two layers each; all hidden sizes and the joint embedding have dimension 128.
 
     Args:
-        num_words: Size of the vocabulary; the end of a caption is one token more.
+        num_words: Size of the vocabulary without the end-of-text token.
         max_words: Words of the longest caption.
-        image_size, patch_size: Pixels of frames and patches.
+        image_size, patch_size: Pixels per side of frames and patches.
     """
     return CLIPConfig(
         vision_config={
@@ -76,34 +76,36 @@ def train_tiny_clip(
     bf16: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> CLIPModel:
-    """Train a tiny CLIP on frames and captions, its class token and the mean of its patch tokens alike.
+    """Train a tiny CLIP on frames and captions, with the loss of `matching_loss`.
 
-    AdamW at (0.9, 0.98) and weight decay 0.1; the rate warms up over a tenth of the steps and falls along a cosine.
-    Frames are normalised with ImageNet's statistics, because so a UMT teacher gets them.
+    AdamW with betas (0.9, 0.98) and weight decay 0.1; linear warm-up over a tenth of the steps, then a cosine schedule
+    to zero. Frames are normalised with ImageNet's statistics, like the input of a UMT teacher.
 
     Args:
         frames: uint8 `(images, height, width, 3)`, square.
-        captions: One for each frame; a word is a run of letters or digits.
-        num_steps, batch_size, learning_rate: Of the optimiser.
-        seed: Of the weights and of the order of the frames.
-        bf16: Compute in bfloat16; weights stay float32.
+        captions: One per frame; a word is a sequence of letters or digits.
+        num_steps: Optimiser steps.
+        batch_size: Frames per step, sampled with replacement.
+        learning_rate: Peak learning rate.
+        seed: Seed of the initial weights and of the sampling of frames.
+        bf16: Use bfloat16 autocast; weights stay float32.
         on_step: Called as `on_step(step, loss)` after each step, counted from 1.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        ValueError: if the frames are not as many as the captions, or fewer than two.
+        ValueError: if the numbers of frames and captions differ, or are less than two.
     """
     if len(frames) != len(captions) or len(frames) < 2:
         raise ValueError(f"Give one caption for each of at least 2 frames, not {len(captions)} for {len(frames)}.")
     token_ids, words = tokenize(captions)
     generator = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # Transformers draws weights from PyTorch's own state, which is put back afterwards
+        torch.manual_seed(seed)  # Transformers initialises weights from PyTorch's global state, restored afterwards
         model = CLIPModel(tiny_clip_config(len(words), token_ids.shape[1] - 1, image_size=frames.shape[1])).train()
         torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=POSITION_STD)
-    model.set_attn_implementation("eager")  # on a CPU plain products are faster at this size
+    model.set_attn_implementation("eager")  # faster than fused attention on a CPU at this size
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
     schedule = cosine_schedule(
         optimizer,
@@ -128,37 +130,37 @@ def train_tiny_clip(
 
 
 def matching_loss(model: CLIPModel, pixel_values: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """CLIP's contrastive loss, mean of that of the class token and that of the mean of the patch tokens.
+    """CLIP's contrastive loss, averaged over two image embeddings: the class token and the mean patch token.
 
     Args:
         pixel_values: Normalised, `(B, 3, height, width)`.
-        token_ids: int64 `(B, words)`, one caption for each image.
+        token_ids: int64 `(B, words)`, one caption per image.
 
     Returns:
         A float32 scalar.
     """
-    tokens = model.vision_model(pixel_values).last_hidden_state  # (B, 1 + patches, width)
+    tokens = model.vision_model(pixel_values).last_hidden_state  # (B, 1 + patches, D)
     tokens = model.visual_projection(model.vision_model.post_layernorm(tokens)).float()
     texts = model.text_projection(model.text_model(token_ids).pooler_output).float()  # (B, D)
-    texts, own = F.normalize(texts, dim=-1), torch.arange(len(texts))
+    texts, labels = F.normalize(texts, dim=-1), torch.arange(len(texts))
     losses = []
     for images in (tokens[:, 0], tokens[:, 1:].mean(dim=1)):
-        scores = model.logit_scale.exp() * F.normalize(images, dim=-1) @ texts.T  # (B, B)
-        losses += [F.cross_entropy(scores, own), F.cross_entropy(scores.T, own)]
+        logits = model.logit_scale.exp() * F.normalize(images, dim=-1) @ texts.T  # (B, B)
+        losses += [F.cross_entropy(logits, labels), F.cross_entropy(logits.T, labels)]
     return torch.stack(losses).mean()
 
 
 def tokenize(captions: Sequence[str]) -> tuple[torch.Tensor, list[str]]:
-    """Captions as numbers of their words.
+    """Token ids of captions, one token per word.
 
     Returns:
-        int64 `(captions, longest + 1)`, filled up with the token that ends a caption, and the vocabulary, sorted; the
-        end is the number after the last word.
+        int64 `(captions, longest + 1)`, padded with the end-of-text token, and the sorted vocabulary. The id of the
+        end-of-text token is the size of the vocabulary.
     """
     split = [re.findall(r"\w+", caption.lower()) for caption in captions]
     words = sorted(set().union(*split))
-    number = {word: index for index, word in enumerate(words)}
+    ids = {word: index for index, word in enumerate(words)}
     token_ids = torch.full((len(split), max(map(len, split)) + 1), len(words))
     for row, caption in enumerate(split):
-        token_ids[row, : len(caption)] = torch.tensor([number[word] for word in caption])
+        token_ids[row, : len(caption)] = torch.tensor([ids[word] for word in caption])
     return token_ids, words

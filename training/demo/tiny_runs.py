@@ -1,11 +1,11 @@
-"""Teacher, stage 1 and fine-tuning at toy scale: the runs that `umt demo` and the benchmark of presets share.
+"""Teacher, stage 1 and fine-tuning at toy scale: the runs that `umt demo` and the benchmarks share.
 
-The three steps of the method (arXiv 2303.16058, sections 3 and 4.2) on clips in memory, each through the package's
-public classes: a tiny CLIP learns from frames and captions; a student of its width is aligned with it without labels;
-a classifier, from the student's weights or from none, is fine-tuned on few labelled clips.
+The three steps of the method (arXiv 2303.16058, sections 3 and 4.2) on clips in memory, with the package's public
+classes: a tiny CLIP is trained on frames and captions; a student of the same hidden size is aligned with it without
+labels; a classifier, initialised from the student or randomly, is fine-tuned on few labelled clips.
 
-Unusual, and measured: at this size eager attention is faster on a CPU than the fused one, and bfloat16 halves the time
-where the CPU multiplies it itself, while elsewhere it would be emulated.
+Two choices for speed, both measured: at this size eager attention is faster on a CPU than fused attention, and
+bfloat16 halves the time on CPUs with bfloat16 instructions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,27 +26,27 @@ from .motion_clips import MotionClipDataset, roll_and_jitter
 from .tiny_clip import train_tiny_clip
 
 ALIGNED_LAYERS = 2
-PRETRAIN_BATCH = 32  # clips a step for two masks a clip: 64 student views
+PRETRAIN_BATCH = 32  # clips per step with two masks per clip: 64 student views
 FINETUNE_BATCH = 16
-GRID_SIDE = 4  # tokens along a side of a frame, whatever its pixels
-JITTER = 0.2  # of colours, in fine-tuning
+GRID_SIDE = 4  # tokens along a side of a frame, whatever its size in pixels
+JITTER = 0.2  # of the colour channels, in fine-tuning
 NO_MIXING = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
 
-# `logging_steps` as a share of the run
+# `logging_steps` is a fraction of the run
 QUIET = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 0.02}
 
 OnStep = Callable[[int, int, float | None], None]
 
 
 def fast_bf16() -> bool:
-    """Whether bfloat16 is multiplied by the machine itself, and not emulated in float32."""
+    """Whether the machine has bfloat16 instructions; otherwise bfloat16 is emulated in float32."""
     if torch.accelerator.is_available():
         return torch.accelerator.current_accelerator().type != "cuda" or torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported()
 
 
 class Steps(TrainerCallback):
-    """Calls `on_step(step, of_steps, loss)`: every step, and with the loss where it is logged."""
+    """Calls `on_step(step, of_steps, loss)` after every step, with the loss when it is logged and None otherwise."""
 
     def __init__(self, on_step: OnStep):
         self.on_step = on_step
@@ -69,14 +69,14 @@ def callbacks(on_step: OnStep | None) -> list[TrainerCallback]:
 def train_teacher(
     frames: np.ndarray, captions: Sequence[str], num_steps: int, folder: Path, on_step: OnStep | None = None
 ) -> float:
-    """A teacher from frames and captions, in `folder / "teacher"`, and the CLIP that it is part of in `"clip"`.
+    """Train a tiny CLIP, and save it in `folder / "clip"` and its vision tower as a teacher in `folder / "teacher"`.
 
     Args:
         frames: uint8 `(images, side, side, 3)`.
-        captions: One for each frame.
+        captions: One per frame.
 
     Returns:
-        The contrastive loss, mean of the last tenth of the steps.
+        The contrastive loss, averaged over the last tenth of the steps.
     """
     losses = []
 
@@ -85,7 +85,7 @@ def train_teacher(
         if on_step is not None:
             on_step(step, num_steps, loss)
 
-    bf16 = torch.cpu._is_avx512_bf16_supported()  # it is trained on the CPU, accelerator or not
+    bf16 = torch.cpu._is_avx512_bf16_supported()  # the CLIP is trained on the CPU, with or without an accelerator
     clip = train_tiny_clip(frames, captions, num_steps=num_steps, bf16=bf16, on_step=record)
     clip.save_pretrained(folder / "clip")
     teacher = UMTTeacherModel.from_clip(folder / "clip", image_size=frames.shape[1], num_aligned_layers=ALIGNED_LAYERS)
@@ -97,24 +97,25 @@ def train_teacher(
 
 
 def student_config(side: int, num_frames: int, target_dim: int, **fields: Any) -> UMTConfig:
-    """A student of the tiny teacher's width and of four blocks, for clips of `side` pixels.
+    """Configuration of a student of four layers with the tiny teacher's hidden size.
 
     Args:
-        side: Pixels; a multiple of `GRID_SIDE`.
-        target_dim: Width of the teacher's features.
+        side: Pixels per side of a frame, a multiple of `GRID_SIDE`.
+        num_frames: Frames of a clip.
+        target_dim: Dimension of the teacher's features.
         fields: More fields of `UMTConfig`.
     """
-    width = 128
+    hidden_size = 128
     return UMTConfig(
         image_size=side,
         patch_size=side // GRID_SIDE,
         num_frames=num_frames,
-        hidden_size=width,
+        hidden_size=hidden_size,
         num_hidden_layers=4,
         num_attention_heads=4,
-        intermediate_size=4 * width,
+        intermediate_size=4 * hidden_size,
         position_grid=None,
-        initializer_range=width**-0.5,  # 0.02 is for widths near a thousand
+        initializer_range=hidden_size**-0.5,  # 0.02 suits hidden sizes near 1000
         num_aligned_layers=ALIGNED_LAYERS,
         target_dim=target_dim,
         **fields,
@@ -134,7 +135,7 @@ def pretraining_trainer(
     on_step: OnStep | None = None,
     **options: Any,
 ) -> UMTPreTrainingTrainer:
-    """The trainer of stage 1: `2 * PRETRAIN_BATCH` student views a step, however many masks share a teacher pass.
+    """The trainer of stage 1, with `2 * PRETRAIN_BATCH` student views per step for any number of masks per clip.
 
     Args:
         options: More arguments of the trainer.
@@ -151,7 +152,7 @@ def pretraining_trainer(
 def pretraining_arguments(
     output_dir: Path, num_steps: int, *, mask_type: str, num_masks: int, seed: int
 ) -> UMTPreTrainingArguments:
-    """Batch, rate and schedule of stage 1, whatever its objective."""
+    """Batch size, learning rate and schedule of stage 1, for any objective."""
     return UMTPreTrainingArguments(
         output_dir=output_dir,
         max_steps=num_steps,
@@ -173,10 +174,12 @@ def pretraining_arguments(
 def classifier(
     source: Path | UMTConfig, class_names: Sequence[str], seed: int, **fields: Any
 ) -> UMTForVideoClassification:
-    """A classifier that starts from the student in a folder, or with a configuration from nothing.
+    """A classifier initialised from a saved student, or randomly from a configuration.
 
     Args:
-        source: The folder, or the configuration of the same network.
+        source: Folder of the student, or configuration of the same network.
+        class_names: Names of the classes, by label.
+        seed: Seed of the newly initialised weights.
         fields: More fields of `UMTConfig`, such as `pooling`.
     """
     torch.manual_seed(seed)
@@ -204,10 +207,12 @@ def finetuning_trainer(
     on_step: OnStep | None = None,
     **options: Any,
 ) -> UMTFineTuningTrainer:
-    """The trainer of a classifier, or of one that a preset was applied to: a cosine from the peak `learning_rate`.
+    """The trainer of a classifier, with or without a fine-tuning preset; cosine schedule.
 
     Args:
-        regularisation: More fields of `UMTFineTuningArguments`; without `NO_MIXING` two objects move in a clip.
+        learning_rate: Peak learning rate.
+        regularisation: More fields of `UMTFineTuningArguments`. Without `NO_MIXING`, mixup and CutMix put two moving
+            objects into a clip.
         options: More arguments of the trainer.
     """
     args = UMTFineTuningArguments(
@@ -229,5 +234,5 @@ def finetuning_trainer(
 
 
 def labelled_motion_clips(frames: np.ndarray, labels: np.ndarray, seed: int) -> MotionClipDataset:
-    """Generated clips as fine-tuning sees them."""
+    """Generated clips with the augmentation of fine-tuning."""
     return MotionClipDataset(frames, labels, partial(roll_and_jitter, jitter=JITTER), seed=seed)

@@ -1,8 +1,8 @@
-"""Processes that train small models side by side, and one line or bar for each step in the parent.
+"""A pool of processes that train small models in parallel, with progress bars in the parent process.
 
-At toy scale two processes of one thread finish earlier than one of two threads. Unusual: what a worker prints goes to
-a log file of its own, because the lines of several trainers at once are of no use to anybody; the parent shows how far
-each task is, and when it is done what it took.
+At toy scale two processes of one thread are faster than one process of two threads. The output of each task goes to
+its own log file, because the interleaved output of several trainers is unreadable; the parent shows the progress of
+each task and reports its cost.
 """
 
 import multiprocessing
@@ -22,12 +22,12 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 _MOST_PROCESSES = 4
-_worker: Any = None  # in a worker: the queue to the parent, and the folder of logs
+_worker: Any = None  # in a worker: the queue to the parent, and the folder of the logs
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a task returned, and what it cost in its process."""
+    """Result of a task and its cost in its process."""
 
     value: Any
     seconds: float
@@ -35,11 +35,11 @@ class Done:
 
 
 class WorkerPool:
-    """Up to four processes that share the machine's cores, to be used in a `with` statement.
+    """A pool of processes that share the machine's cores; a context manager.
 
     Args:
-        logs: Folder of the workers' output, a file for each task.
-        num_processes: Default: one for each core, four at most.
+        logs: Folder of the workers' output, one file per task.
+        num_processes: Defaults to one per core, at most four.
     """
 
     def __init__(self, logs: Path, num_processes: int | None = None):
@@ -61,7 +61,7 @@ class WorkerPool:
         return self
 
     def __exit__(self, kind: type | None, *error: Any) -> None:
-        if kind is not None:  # an error or Ctrl-C: the tasks that run are of no use any more
+        if kind is not None:  # an error or Ctrl-C: stop the running tasks
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
         self._pool.shutdown(cancel_futures=True)
@@ -70,30 +70,30 @@ class WorkerPool:
         self._queue.close()
 
     def submit(self, name: str, task: Callable[..., Any], *arguments: Any) -> "Future[Done]":
-        """Queue `task(*arguments, on_step=on_step)`; `on_step(step, of_steps, loss or None)` moves its bar.
+        """Queue `task(*arguments, on_step=on_step)`; `on_step(step, of_steps, loss or None)` updates its progress bar.
 
         Args:
-            name: Of the task: its bar, and its log file.
+            name: Name of the task, of its progress bar and of its log file.
         """
         return self._pool.submit(_run_task, name, task, arguments)
 
     def say(self, text: str) -> None:
-        """A line with the time since the start, above the bars."""
+        """Print a line with the time since the start, above the progress bars."""
         minutes, seconds = divmod(round(self.elapsed()), 60)
         with tqdm.external_write_mode(sys.stdout):
             print(f"[{minutes:2d}:{seconds:02d}] {text}", flush=True)
 
     def elapsed(self) -> float:
-        """Seconds since the pool was made."""
+        """Seconds since the pool was created."""
         return time.perf_counter() - self.started
 
     def _show_progress(self) -> None:
-        """Bars of the tasks that run, where there is a terminal."""
+        """Show a progress bar for each running task, on a terminal only."""
         bars: dict[str, tqdm] = {}
         while (message := self._queue.get()) is not None:
             name, step, of_steps, loss = message
             if name not in bars:
-                free = next(place for place in range(len(bars) + 1) if all(bar.pos != -place for bar in bars.values()))
+                free = next(row for row in range(len(bars) + 1) if all(bar.pos != -row for bar in bars.values()))
                 bars[name] = tqdm(
                     desc=name, total=of_steps, position=free, leave=False, disable=None, dynamic_ncols=True
                 )
@@ -111,7 +111,7 @@ def _start_worker(queue: Any, num_threads: int, logs: Path) -> None:
     global _worker
     _worker = queue, logs
     torch.set_num_threads(num_threads)
-    logging.set_verbosity_error()  # a fresh head is no news
+    logging.set_verbosity_error()  # no warnings about newly initialised heads
     logging.disable_progress_bar()
 
 

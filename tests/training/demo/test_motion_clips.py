@@ -1,4 +1,4 @@
-"""The generated motion clips: balanced, reproducible, solvable from two frames and not from one, exact on disk."""
+"""The generated motion clips: balanced, reproducible, solvable from two frames but not from one, lossless on disk."""
 
 from collections import Counter
 from functools import partial
@@ -32,7 +32,7 @@ NUM_CLASSES = len(DIRECTIONS)
 
 @pytest.fixture(scope="module")
 def many() -> tuple[np.ndarray, np.ndarray]:
-    """Positions (clips, NUM_FRAMES, 2) and labels of many clips, whose frames are never drawn."""
+    """Positions (clips, NUM_FRAMES, 2) and labels of many clips, whose frames are not rendered."""
     clips = [draw_motion_clip(5, index) for index in range(8000)]
     return np.stack([clip.positions for clip in clips]), np.array([clip.label for clip in clips])
 
@@ -50,7 +50,7 @@ def test_a_clip_is_a_function_of_seed_and_index():
     assert not (frames == render_motion_clips(4, 40)[0]).all(axis=(1, 2, 3, 4)).any()
 
 
-def test_nothing_is_drawn_from_global_state():
+def test_global_random_state_is_unchanged():
     state = np.random.get_state()[1].copy(), torch.random.get_rng_state()
     render_motion_clips(0, 4)
     assert (np.random.get_state()[1] == state[0]).all() and (torch.random.get_rng_state() == state[1]).all()
@@ -64,7 +64,7 @@ def test_classes_are_balanced(num_clips):
     assert max(sizes) - min(sizes) <= 1 and sum(sizes) == num_clips
 
 
-# --- a single frame tells nothing ------------------------------------------------------------------------------------
+# --- a single frame does not show the class --------------------------------------------------------------------------
 
 
 def test_position_is_uniform_in_every_frame_for_every_class(many):
@@ -76,11 +76,11 @@ def test_position_is_uniform_in_every_frame_for_every_class(many):
             column, row = cells[labels == label, frame].T
             observed = np.bincount(4 * row + column, minlength=16)
             expected = observed.sum() / 16
-            # 64 tests of 15 degrees of freedom: the largest of them exceeds 50 once in a thousand seeds
+            # 64 tests with 15 degrees of freedom: the largest statistic exceeds 50 for one seed in a thousand
             assert ((observed - expected) ** 2 / expected).sum() < 50
 
 
-def test_everything_else_is_drawn_alike_for_all_classes():
+def test_all_other_parameters_have_the_same_distribution_in_every_class():
     clips = [draw_motion_clip(6, index) for index in range(4000)]
     for field in ("shape", "colour", "background", "pattern", "stripe_axis", "stripe_phase"):
         values = sorted({getattr(clip, field) for clip in clips})
@@ -99,7 +99,7 @@ def test_everything_else_is_drawn_alike_for_all_classes():
 
 @pytest.fixture(scope="module")
 def rendered() -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips (1600, NUM_FRAMES, 3 * 16 * 16), halved in size, centred, float, and labels."""
+    """Float clips (1600, NUM_FRAMES, 3 * 16 * 16), downscaled by two and with zero mean, and labels."""
     frames, labels = render_motion_clips(11, 1600)
     clips = torch.from_numpy(frames).float().unflatten(2, (SIZE // 2, 2)).unflatten(4, (SIZE // 2, 2)).mean((3, 5))
     clips = clips.flatten(2)
@@ -107,7 +107,7 @@ def rendered() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ridge_accuracy(features: torch.Tensor, labels: torch.Tensor, num_train: int) -> float:
-    """Percent right of ridge regression onto one-hot labels, on the clips after the first `num_train`."""
+    """Accuracy in percent of ridge regression onto one-hot labels, on the clips after the first `num_train`."""
     targets = torch.nn.functional.one_hot(labels[:num_train]).double()
     train = features[:num_train].double()
     gram = train @ train.T
@@ -117,7 +117,7 @@ def ridge_accuracy(features: torch.Tensor, labels: torch.Tensor, num_train: int)
 
 
 def nearest_accuracy(features: torch.Tensor, labels: torch.Tensor, num_train: int) -> float:
-    """Percent right of the nearest training clip, on the clips after the first `num_train`."""
+    """Accuracy in percent of the nearest training clip, on the clips after the first `num_train`."""
     nearest = torch.cdist(features[num_train:], features[:num_train]).argmin(1)
     return 100 * (labels[:num_train][nearest] == labels[num_train:]).double().mean().item()
 
@@ -130,30 +130,30 @@ def test_probes_of_a_single_frame_are_at_chance(rendered, probe, frame):
     assert abs(accuracy - 12.5) < 5.4  # four standard deviations of chance over 600 clips
 
 
-def test_frames_without_their_order_do_not_tell_a_direction_from_its_opposite(rendered):
-    """Their mean is smeared along the axis of the motion, and no more: played backwards, a clip is as likely."""
+def test_unordered_frames_do_not_distinguish_a_direction_from_its_opposite(rendered):
+    """The mean frame is blurred along the axis of the motion; a clip and its reverse are equally likely."""
     clips, labels = rendered
-    smeared = clips.mean(1)
-    spectra = torch.fft.fft2(smeared.unflatten(1, (SIZE // 2, SIZE // 2, 3)), dim=(1, 2)).abs().flatten(1).log1p()
-    assert ridge_accuracy(spectra - spectra.mean(0), labels % 4, num_train=1000) > 60  # of the four axes
-    for features in (smeared, spectra - spectra.mean(0)):
+    mean_frames = clips.mean(1)
+    spectra = torch.fft.fft2(mean_frames.unflatten(1, (SIZE // 2, SIZE // 2, 3)), dim=(1, 2)).abs().flatten(1).log1p()
+    assert ridge_accuracy(spectra - spectra.mean(0), labels % 4, num_train=1000) > 60  # four axes
+    for features in (mean_frames, spectra - spectra.mean(0)):
         assert abs(ridge_accuracy(features, labels // 4, num_train=1000) - 50) < 8.2
 
 
-# --- two frames tell all ---------------------------------------------------------------------------------------------
+# --- two frames show the class ---------------------------------------------------------------------------------------
 
 
-def test_two_frames_tell_the_direction():
-    """The shift that carries what stands out from the background of one frame onto that of the next."""
-    right = 0
+def test_two_frames_determine_the_direction():
+    """It follows from the shift with the largest cross-correlation between the objects of two frames."""
+    correct = 0
     for index in range(160):
         clip = draw_motion_clip(9, index)
         first, second = (np.abs(frame - clip.still_background()).sum(-1) for frame in clip.frames()[:2].astype(float))
         correlation = np.fft.ifft2(np.fft.fft2(first).conj() * np.fft.fft2(second)).real
         shift = np.array(np.unravel_index(correlation.argmax(), correlation.shape))
         down, east = (shift + SIZE // 2) % SIZE - SIZE // 2
-        right += round(np.arctan2(east, -down) / (np.pi / 4)) % NUM_CLASSES == clip.label
-    assert right >= 158  # rounding to whole pixels can cost one at the slowest diagonal
+        correct += round(np.arctan2(east, -down) / (np.pi / 4)) % NUM_CLASSES == clip.label
+    assert correct >= 158  # rounding to integer shifts can fail for the slowest diagonal motion
 
 
 def test_speed_and_heading(many):
@@ -169,19 +169,19 @@ def test_speed_and_heading(many):
         assert np.allclose(np.sign(mean.round(6)), (x, y))
 
 
-def test_the_object_is_where_its_position_says():
+def test_the_object_is_at_its_position():
     for index in range(64):
         clip = draw_motion_clip(2, index)
         for frame, (x, y) in zip(clip.frames(), clip.positions, strict=True):
             mass = np.abs(frame - clip.still_background()).sum(-1)
-            angles = 2 * np.pi * (np.arange(SIZE) + 0.5) / SIZE  # the centre of mass on a torus
+            angles = 2 * np.pi * (np.arange(SIZE) + 0.5) / SIZE  # circular mean: centre of mass on a torus
             centre_x = np.angle((mass.sum(0) * np.exp(1j * angles)).sum()) * SIZE / (2 * np.pi)
             centre_y = np.angle((mass.sum(1) * np.exp(1j * angles)).sum()) * SIZE / (2 * np.pi)
             offset = (np.array([centre_x - x, centre_y - y]) + SIZE / 2) % SIZE - SIZE / 2
-            assert np.abs(offset).max() < 3  # two tones differ from the background unequally
+            assert np.abs(offset).max() < 3  # the object's two tones have different weights
 
 
-def test_captions_say_what_is_where():
+def test_captions_name_the_object_the_background_and_the_position():
     for index in range(64):
         clip = draw_motion_clip(8, index)
         for frame, (x, y) in enumerate(clip.positions):
@@ -203,7 +203,7 @@ def test_files_decode_to_the_same_frames_in_class_folders(tmp_path):
             assert reader.num_frames == NUM_FRAMES and reader.fps == 8
             assert (np.asarray(reader.read(np.arange(NUM_FRAMES))) == clip).all()
     assert sum(path.stat().st_size for path in paths) < 24 * 8000
-    assert sorted(tmp_path.rglob("*.*")) == sorted(paths), "nothing is left over"
+    assert sorted(tmp_path.rglob("*.*")) == sorted(paths), "temporary files remain"
     records = load_video_records(str(tmp_path))
     assert Counter(records["label"]) == dict.fromkeys(range(NUM_CLASSES), 3)
 
@@ -219,7 +219,7 @@ def test_seeds_share_a_folder_and_a_second_run_changes_nothing(tmp_path):
 # --- samples for the trainers ----------------------------------------------------------------------------------------
 
 
-def test_a_roll_leaves_the_class_alone_and_moves_all_frames_together():
+def test_a_roll_moves_all_frames_together():
     clip = draw_motion_clip(0, 3).frames()
     rolled = roll_and_jitter(clip, np.random.default_rng(0)).permute(0, 2, 3, 1).numpy()
     matches = [
@@ -231,7 +231,7 @@ def test_a_roll_leaves_the_class_alone_and_moves_all_frames_together():
     assert len(matches) >= 1 and matches[0] != (0, 0)
 
 
-def test_jitter_scales_the_channels_of_all_frames_alike():
+def test_jitter_scales_a_channel_equally_in_all_frames():
     clip = np.full((NUM_FRAMES, SIZE, SIZE, 3), 200, np.uint8)
     jittered = roll_and_jitter(clip, np.random.default_rng(2), jitter=0.2)
     assert jittered.dtype == torch.uint8 and (jittered == jittered[:1, :, :1, :1]).all()

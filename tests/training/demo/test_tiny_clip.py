@@ -1,4 +1,4 @@
-"""The tiny CLIP: captions as numbers, its loss, a training that learns and repeats itself, the teacher made of it."""
+"""The tiny CLIP: tokenisation, loss, training and its reproducibility, and the teacher loaded from it."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ def still_frames() -> tuple[np.ndarray, list[str]]:
     return render_motion_clips(0, 64)[0][:, 0], [draw_motion_clip(0, index).caption(0) for index in range(64)]
 
 
-def test_captions_become_the_numbers_of_their_words():
+def test_captions_become_token_ids():
     token_ids, words = tokenize(["Red circle, left", "blue circle"])
     assert words == ["blue", "circle", "left", "red"]
     assert token_ids.tolist() == [[3, 1, 2, 4], [0, 1, 4, 4]]
 
 
-def test_half_of_the_loss_is_clips_own_and_half_is_that_of_the_mean_of_the_patches(still_frames):
+def test_the_loss_is_the_mean_of_clips_loss_and_that_of_the_mean_patch_token(still_frames):
     frames, captions = still_frames
     token_ids, words = tokenize(captions)
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def test_half_of_the_loss_is_clips_own_and_half_is_that_of_the_mean_of_the_patch
     torch.testing.assert_close(loss, (clip.loss - sum(both_ways) / 2) / 2, atol=1e-5, rtol=1e-5)
 
 
-def test_training_learns_to_match_frames_with_captions(still_frames):
+def test_training_reduces_the_loss(still_frames):
     losses = []
     options = {"num_steps": 60, "batch_size": 16, "learning_rate": 5e-4, "seed": 3}
     model = train_tiny_clip(*still_frames, **options, on_step=lambda step, loss: losses.append((step, loss)))
@@ -50,7 +50,7 @@ def test_training_learns_to_match_frames_with_captions(still_frames):
     assert last < first - 0.8
 
 
-def test_a_training_is_a_function_of_its_seed_and_leaves_global_state_alone(still_frames):
+def test_training_is_a_function_of_its_seed_and_keeps_the_global_random_state(still_frames):
     def weights(seed: int) -> dict[str, torch.Tensor]:
         return train_tiny_clip(*still_frames, num_steps=2, batch_size=8, seed=seed).state_dict()
 
@@ -63,7 +63,7 @@ def test_a_training_is_a_function_of_its_seed_and_leaves_global_state_alone(stil
     assert not all((one[name] == other[name]).all() for name in one)
 
 
-def test_the_umt_teacher_sees_what_the_clip_sees(still_frames, tmp_path):
+def test_the_umt_teacher_has_the_image_features_of_the_clip(still_frames, tmp_path):
     frames, captions = still_frames
     train_tiny_clip(frames, captions, num_steps=2, batch_size=8).save_pretrained(tmp_path)
     clip = CLIPModel.from_pretrained(tmp_path)

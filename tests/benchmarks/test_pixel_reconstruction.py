@@ -1,14 +1,14 @@
-"""Pixel reconstruction, what stage 1 is compared with: its targets, its masks, and the encoder that it leaves."""
+"""Pixel reconstruction, the alternative to alignment: its targets, its masks, and the encoder that it saves."""
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import pixel_reconstruction
+from benchmarks.pixel_reconstruction import PixelReconstruction, normalised_patches, pixel_trainer
 from modeling_umt import UMTModel
 from modeling_umt.token_selection_umt import mask_from_visible_indices
-from umt_training.demo import pixel_reconstruction
 from umt_training.demo.motion_clips import NUM_FRAMES, SIZE, MotionClipDataset, render_motion_clips
-from umt_training.demo.pixel_reconstruction import PixelReconstruction, normalised_patches, pixel_trainer
 from umt_training.demo.tiny_runs import classifier, student_config
 
 CONFIG = student_config(SIZE, NUM_FRAMES, 1)
@@ -17,7 +17,7 @@ NUM_TOKENS = NUM_FRAMES * 16
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A trainer after 40 steps on eight clips that never change, and its folder."""
+    """A trainer after 40 steps on eight clips without augmentation, and its folder."""
     frames, _ = render_motion_clips(0, 8)
     clips = MotionClipDataset(np.tile(frames, (8, 1, 1, 1, 1)))
     folder = tmp_path_factory.mktemp("pixels")
@@ -27,12 +27,12 @@ def trained(tmp_path_factory):
     return trainer, folder
 
 
-def test_the_loss_falls_below_that_of_blank_predictions(trained):
+def test_the_loss_falls_below_that_of_constant_predictions(trained):
     trainer, _ = trained
     frames = torch.from_numpy(trainer.train_dataset.frames[:8]).movedim(-1, 2)
-    blank = normalised_patches(trainer.pixel_values(frames), CONFIG).square().mean()  # 1 but for patches of one colour
+    constant = normalised_patches(trainer.pixel_values(frames), CONFIG).square().mean()  # 1, or 0 for one colour
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    assert losses[0] > blank and losses[-1] < 0.8 * blank
+    assert losses[0] > constant and losses[-1] < 0.8 * constant
 
 
 def test_patches_are_in_the_order_of_the_tokens_and_normalised():
@@ -47,7 +47,7 @@ def test_patches_are_in_the_order_of_the_tokens_and_normalised():
     assert normalised_patches(torch.full_like(clips, 0.3), CONFIG).abs().max() < 1e-3  # one colour, no noise
 
 
-def test_hidden_patches_alone_are_targets_and_are_not_seen(monkeypatch):
+def test_only_masked_patches_are_targets_and_the_encoder_does_not_see_them(monkeypatch):
     torch.manual_seed(0)
     model = PixelReconstruction(CONFIG)
     clips = torch.randn(2, NUM_FRAMES, 3, SIZE, SIZE)
@@ -84,7 +84,7 @@ def test_the_classifier_starts_from_every_weight_of_the_encoder(trained):
     model = classifier(folder, ["a", "b"], 0, pooling="frames")
     weights = trainer.model.umt.state_dict()
     loaded = model.umt.state_dict()
-    # the norm on tokens has no place in a classifier, which has one on the mean (as after an alignment)
+    # a classifier has a norm on the mean of the tokens instead of one on the tokens, as after an alignment
     assert set(weights) - set(loaded) == {"norm.weight", "norm.bias"}
     assert set(loaded) - set(weights) == {"fc_norm.weight", "fc_norm.bias"}
     for name in set(weights) & set(loaded):

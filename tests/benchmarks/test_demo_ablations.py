@@ -1,0 +1,77 @@
+"""The ablations of stage 1 at a few steps: their table, the time of pixel reconstruction, and intervals."""
+
+import re
+
+import pytest
+from transformers import AutoModel, AutoVideoProcessor
+
+from benchmarks.demo_ablations import ABLATIONS, interval, pixel_steps, run_ablation
+from umt_training.demo.demo import DemoSettings
+from umt_training.demo.worker_pool import Done
+
+FEW = DemoSettings(
+    seeds=1,
+    long_seeds=0,
+    unlabelled=64,
+    labelled=2,
+    validation=8,
+    test=16,
+    teacher_clips=32,
+    teacher_steps=2,
+    pretrain_steps=4,
+    finetune_steps=2,
+    rates=(1e-3,),
+)
+
+
+def test_an_ablation_has_a_row_for_each_variant(tmp_path, capsys):
+    results = run_ablation("masks", FEW, tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert [row["arm"] for row in results["runs"]] == list(ABLATIONS["masks"])
+    assert all(re.search(rf"^\| {name} \|", printed, re.MULTILINE) for name in ABLATIONS["masks"])
+    assert "chance level 12.5" in printed and "CPU seconds per step" not in printed
+    assert (tmp_path / "run" / "results.md").exists() and (tmp_path / "run" / "results.json").exists()
+
+
+def test_pixel_reconstruction_gets_the_cpu_time_of_alignment_and_teacher(tmp_path, capsys):
+    results = run_ablation("target", FEW, tmp_path / "run")
+    printed = capsys.readouterr().out
+    alignment, pixels = results["runs"]
+    assert (alignment["arm"], pixels["arm"]) == ("alignment", "pixels") and alignment["stage1_steps"] == 4
+    measured = re.search(r"alignment ([\d.]+), pixels ([\d.]+)\. .* gets (\d+) steps.* ([\d.]+) s of teacher", printed)
+    alignment_seconds, pixel_seconds, num_steps, teacher_seconds = map(float, measured.groups())
+    assert num_steps == pixels["stage1_steps"]
+    assert num_steps == pytest.approx((4 * alignment_seconds + teacher_seconds) / pixel_seconds, rel=0.05, abs=1)
+    start = tmp_path / "run" / "student-pixels-0"
+    assert AutoVideoProcessor.from_pretrained(start).num_frames == 8
+    assert AutoModel.from_pretrained(start).config.hidden_size == 128
+    tried = {path.name for path in (tmp_path / "run" / "runs").iterdir()}
+    assert {f"student-pixels-0-rate-0.001-decay-{decay}" for decay in ("0.3", "1")} <= tried
+
+
+def test_the_training_of_the_teacher_counts():
+    """A pool whose worker has measured 0.3 and 0.2 seconds per step."""
+
+    class Pool:
+        def submit(self, *task):
+            return self
+
+        def result(self):
+            return Done((0.3, 0.2), 1.0, 1.0)
+
+        def say(self, text):
+            assert "gets 80 steps" in text
+
+    assert pixel_steps("teacher", 10.0, 20, None, Pool()) == 80
+
+
+def test_interval():
+    low, high = interval([10.0, 12.0, 14.0])
+    assert (low, high) == pytest.approx((12 - 4.968, 12 + 4.968), abs=0.01)
+
+
+@pytest.mark.parametrize("seeds", [0, 11])
+def test_a_number_of_seeds_without_an_interval_is_an_error(seeds, tmp_path):
+    with pytest.raises(ValueError, match="expected 1 to 10"):
+        run_ablation("masks", DemoSettings(seeds=seeds), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
