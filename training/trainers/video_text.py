@@ -146,6 +146,8 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
                 "Stage 2 and retrieval can't be trained under FSDP, which does not support scalar parameters such as "
                 "the temperature: leave `fsdp` out, so that every GPU holds the entire model."
             )
+        if self.args.world_size > 1:
+            model.gather_embeddings = CONTRASTIVE_GRADIENTS[self.args.contrastive_gradients]
         self.losses: dict[str, list[torch.Tensor]] = {}  # of each objective, since the last log line
 
     # --- optimisation --------------------------------------------------------------------------------------------
@@ -158,7 +160,6 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
             ratio = self.args.image_mask_ratio if clips.shape[1] == 1 else self.args.mask_ratio
             with self.timer("teacher"):
                 visible_indices, targets = self.compute_targets(clips, inputs["sample_seeds"], ratio)
-        gather = CONTRASTIVE_GRADIENTS[self.args.contrastive_gradients] if self.args.world_size > 1 else None
         outputs = model(
             pixel_values_videos=clips,
             input_ids=inputs["input_ids"],
@@ -166,7 +167,6 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
             match_ids=inputs["match_ids"],
             visible_indices=visible_indices,
             target_features=targets,
-            gather=gather,
             generator=self.batch_generator(),
         )
         for name in OBJECTIVES:

@@ -15,7 +15,7 @@ from tiny_pretraining import (
     write_videos,
 )
 
-from modeling_umt.transformer_block_umt import eager_attention_forward, parts_are_faster
+from modeling_umt.transformer_block_umt import eager_attention_forward, prefers_unfused_attention
 from umt_training.data.video_records import load_video_records
 from umt_training.trainers.nonfinite_guard import NonFiniteLossError
 
@@ -100,9 +100,11 @@ def test_the_last_step_counts_too(records, tmp_path):
 def test_attention_in_bf16_on_a_cpu_does_not_use_the_fused_kernel():
     student = make_student()
     query, key, value = torch.randn(3, 2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert not parts_are_faster(student.config, query) and parts_are_faster(student.config, query.bfloat16())
-    assert not parts_are_faster(student.config, query.bfloat16().expand(2, 2, 16, 16).repeat(1, 1, 33, 1))
-    # the softmax of 16-bit values is that of float32, rounded
+    assert not prefers_unfused_attention(student.config, query) and prefers_unfused_attention(
+        student.config, query.bfloat16()
+    )
+    assert not prefers_unfused_attention(student.config, query.bfloat16().expand(2, 2, 16, 16).repeat(1, 1, 33, 1))
+    # the softmax of 16-bit numbers is that of float32, rounded
     half = [tensor.bfloat16() for tensor in (query, key, value)]
     output, weights = eager_attention_forward(student, *half, None, scaling=0.25)
     in_float = ((half[0] * 0.25) @ half[1].transpose(-1, -2)).softmax(dim=-1, dtype=torch.float32).bfloat16()
