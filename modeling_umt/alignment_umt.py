@@ -27,67 +27,64 @@ class UMTAlignmentDecoder(nn.Module):
         self.projection = nn.Linear(config.hidden_size, config.target_dim)
         self.norm = nn.LayerNorm(config.target_dim, eps=config.decoder_layer_norm_eps)
         self.normalize = config.target_norm == "l2"
+        self.alignment_loss = config.alignment_loss
 
     def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         features = self.norm(self.projection(hidden_states + positions.to(hidden_states.dtype)))
         return F.normalize(features, dim=-1) if self.normalize else features  # (B, V, F)
 
 
-class UMTAlignmentDecoders(nn.ModuleList):
+def alignment_decoders(config: UMTConfig) -> nn.ModuleList:
     """The K decoders of a student, shallowest aligned layer first.
 
-    Args:
-        config ([`UMTConfig`]): Configuration of the student.
+    A plain `ModuleList`: accelerate's regional compilation replaces a list of equal blocks, of whatever class, by one.
 
     Raises:
         ValueError: if the aligned layers are not distinct blocks of the student.
     """
+    return nn.ModuleList(UMTAlignmentDecoder(config) for _ in aligned_layers(config))
 
-    def __init__(self, config: UMTConfig):
-        super().__init__(UMTAlignmentDecoder(config) for _ in aligned_layers(config))
-        self.target_dim = config.target_dim
-        self.alignment_loss = config.alignment_loss
 
-    # not `forward`: accelerate's hooks on this list would move `norm` to its device
-    def align(
-        self,
-        norm: nn.Module,
-        hidden_states: Sequence[torch.Tensor],
-        positions: torch.Tensor,
-        target_features: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Decode the aligned layers and measure their distance to the teacher's features (section 3.2).
+def align(
+    decoders: nn.ModuleList,
+    norm: nn.Module,
+    hidden_states: Sequence[torch.Tensor],
+    positions: torch.Tensor,
+    target_features: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Decode the aligned layers and measure their distance to the teacher's features (section 3.2).
 
-        Args:
-            norm: The encoder's last norm, shared by all layers.
-            hidden_states (K of `(batch, visible, hidden_size)`): The blocks' outputs, shallowest first.
-            positions (`(batch, visible, hidden_size)` or `(1, tokens, hidden_size)`): Their position embeddings.
-            target_features (`(batch, K, visible, target_dim)`, *optional*): The teacher's features.
+    Args:
+        decoders: Of [`alignment_decoders`].
+        norm: The encoder's last norm, shared by all layers.
+        hidden_states (K of `(batch, visible, hidden_size)`): The blocks' outputs, shallowest first.
+        positions (`(batch, visible, hidden_size)` or `(1, tokens, hidden_size)`): Their position embeddings.
+        target_features (`(batch, K, visible, target_dim)`, *optional*): The teacher's features.
 
-        Returns:
-            The student's features (batch, K, visible, target_dim), and the mean distance, a float32 scalar, or None
-            without targets.
+    Returns:
+        The student's features (batch, K, visible, target_dim), and the mean distance, a float32 scalar, or None
+        without targets.
 
-        Raises:
-            ValueError: if the targets' shape is not that of the student's features.
-        """
-        layers = list(zip(self, hidden_states, strict=True))
-        if target_features is None:
-            return torch.stack([decoder(norm(state), positions) for decoder, state in layers], dim=1), None
+    Raises:
+        ValueError: if the targets' shape is not that of the student's features.
+    """
+    layers = list(zip(decoders, hidden_states, strict=True))
+    if target_features is None:
+        return torch.stack([decoder(norm(state), positions) for decoder, state in layers], dim=1), None
 
-        batch, visible, _ = hidden_states[0].shape
-        check_same_features((batch, len(layers), visible, self.target_dim), target_features.shape)
+    batch, visible, _ = hidden_states[0].shape
+    check_same_features((batch, len(layers), visible, decoders[0].projection.out_features), target_features.shape)
 
-        def decode_and_compare(decoder: nn.Module, state: torch.Tensor, targets: torch.Tensor):
-            features = decoder(norm(state), positions)  # (B, V, F)
-            return features, unmasked_token_alignment_loss(features, targets, self.alignment_loss)
+    def decode_and_compare(decoder: nn.Module, state: torch.Tensor, targets: torch.Tensor):
+        features = decoder(norm(state), positions)  # (B, V, F)
+        return features, unmasked_token_alignment_loss(features, targets, decoder.alignment_loss)
 
-        features, distances = [], []
-        for layer, targets in zip(layers, target_features.unbind(1), strict=True):
-            # nothing random happens in here, so no state of a random generator has to be restored
-            decoded, distance = checkpoint(
-                decode_and_compare, *layer, targets, use_reentrant=False, preserve_rng_state=False
-            )
-            features.append(decoded)
-            distances.append(distance)
-        return torch.stack(features, dim=1), torch.stack(distances).mean()  # layers have one size: the mean of all
+    features, distances = [], []
+    for layer, targets in zip(layers, target_features.unbind(1), strict=True):
+        # nothing random happens in here, so no state of a random generator has to be restored
+        decoded, distance = checkpoint(
+            decode_and_compare, *layer, targets, use_reentrant=False, preserve_rng_state=False
+        )
+        features.append(decoded)
+        distances.append(distance)
+    return torch.stack(features, dim=1), torch.stack(distances).mean()  # layers have one size: the mean of all
