@@ -14,13 +14,15 @@ from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
 from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering, UMTForVideoQuestionAnsweringOutput
-from .modeling_umt_teacher import UMTTeacherModel, UMTTeacherOutput
+from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_text import UMTTextModel
 from .modeling_umt_video_text import UMTVideoTextModel, UMTVideoTextOutput
 from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining, UMTForVideoTextPreTrainingOutput
+from .teacher_forward_umt import UMTTeacherOutput
 from .zero_shot_pipeline_umt import UMTZeroShotVideoClassificationPipeline
 
-# With `register_for_auto_class` every save writes the code beside the weights, so the repository loads without `umt`.
+# With `register_for_auto_class` every save writes the code beside the weights, so a repository loads without this
+# package.
 for config_class in (UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     config_class.register_for_auto_class()
@@ -38,7 +40,7 @@ for auto_class, model_class in (
     model_class.register_for_auto_class(auto_class.__name__)
 
 if is_av_available():
-    # `pipeline` finds a video processor only if it is registered for the config, which this import does.
+    # registers the processors, without which `pipeline` finds none for these configurations
     import processing_umt  # noqa: F401
 
 __all__ = [

@@ -1,8 +1,8 @@
 """Configurations of the UMT video encoder (arXiv 2303.16058, section 3; ViT-B/16 and ViT-L/16), its CLIP teacher, and
-stage 2's joint model of video and text.
+stage 2's video-text model.
 
 Unusual: the position table is not learned. It is the sine-cosine code of the *flattened* token index, computed over
-`position_grid` and resized to whatever clip comes in; a model therefore takes any number of frames and any size.
+`position_grid` and resized to the input; a model therefore takes any number of frames and any size.
 """
 
 from dataclasses import field
@@ -29,39 +29,45 @@ class UMTConfig(PreTrainedConfig):
     `num_attention_heads=12`, `intermediate_size=3072` and `target_dim=512`.
 
     Args:
-        image_size (`int` or `[height, width]`, defaults to 224): Pixels of the clips the model is made for. Others
-            work too; the position table of this size is kept ready.
+        image_size (`int` or `[height, width]`, defaults to 224): Size of the model's clips in pixels. Other sizes
+            work too; the position table of this one is precomputed.
         patch_size (`int`, defaults to 16): Side of a square patch in pixels.
-        num_frames (`int`, defaults to 8): Frames of the clips the model is made for.
-        tubelet_size (`int`, defaults to 1): Frames that one token covers.
+        num_frames (`int`, defaults to 8): Frames of the model's clips.
+        tubelet_size (`int`, defaults to 1): Frames covered by one token.
         num_channels (`int`, defaults to 3): Colour channels.
-        hidden_size (`int`, defaults to 1024): Width.
+        hidden_size (`int`, defaults to 1024): Dimension of the tokens.
         num_hidden_layers (`int`, defaults to 24): Number of blocks.
         num_attention_heads (`int`, defaults to 16): Attention heads; must divide `hidden_size`.
-        intermediate_size (`int`, defaults to 4096): Width inside the MLP.
+        intermediate_size (`int`, defaults to 4096): Dimension of the MLP's hidden layer.
         hidden_act (`str`, defaults to `"gelu"`): Activation of the MLP, by its Transformers name.
-        layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every LayerNorm but the decoders'.
+        layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every LayerNorm except the decoders'.
         drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last block; it grows linearly from 0.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of a fresh classifier's weights. Towers for
-            pre-training start Xavier-uniform, as the official code's do.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of a classifier's initial weights. Encoders
+            for pre-training are initialised Xavier-uniform, as in the official code.
         position_grid (`[frames, rows, columns]` or `None`, defaults to `[8, 14, 14]`): Token grid over which the
             position table is computed before it is resized to the input (space bicubic, time linear). `None`: computed
-            for the input's own grid, as stage 2 does.
-        final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Where the last LayerNorm stands: on the tokens
-            (pre-training, stage 2) or on their mean (classifiers). Each head sets its own.
-        pooling (`"mean"`, `"attention"` or `"frames"`, defaults to `"mean"`): Classifier: the tokens' mean, as
-            published; one cross-attention block with a learned query (an attentive probe); or a hidden layer over the
-            means of the frames in their order, for clips of exactly `num_frames` frames.
-        num_aligned_layers (`int`, defaults to 6): Pre-training: blocks aligned with the teacher, from the last.
-        aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between them.
-        target_dim (`int`, defaults to 768): Pre-training: width of the teacher's features.
+            for the input's own grid, as in stage 2.
+        final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Whether the last LayerNorm is applied to the
+            tokens (pre-training, stage 2) or to their mean (classifiers). Each head sets its own.
+        pooling (`"mean"`, `"attention"` or `"frames"`, defaults to `"mean"`): How a classifier pools the tokens.
+            - `"mean"`: their mean, as in the paper.
+            - `"attention"`: one cross-attention block with a learned query, the attentive probe of V-JEPA (arXiv
+              2404.08471), for a frozen encoder.
+            - `"frames"`: a hidden layer over the concatenated means of the frames, which keeps their order; not from
+              the paper. For clips of few frames whose classes differ by the direction of motion, with a small encoder
+              or few labels. The model then takes clips of exactly `num_frames` frames, and the hidden layer has
+              `(num_frames / tubelet_size * hidden_size)^2` weights.
+        num_aligned_layers (`int`, defaults to 6): Pre-training: number of blocks aligned with the teacher, counted
+            from the last.
+        aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between aligned blocks.
+        target_dim (`int`, defaults to 768): Pre-training: dimension of the teacher's features.
         target_norm (`"l2"` or `"none"`, defaults to `"l2"`): Pre-training: whether student features are unit vectors.
         decoder_layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the decoders' LayerNorm (1e-5 in stage 2).
         alignment_loss (`"l2"`, `"mse"` or `"smooth_l1"`, defaults to `"l2"`): Distance to the teacher's features.
 
     Raises:
         ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not divide or a choice is unknown.
-            Aligned layers that are not distinct blocks of the model are refused by the models that align any.
+            Aligned layers that are not distinct blocks are only refused by models that align layers.
 
     Example:
 
@@ -74,13 +80,6 @@ class UMTConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "umt"
-    # What a saved repository says of its code; `UMTPreTrainedModel.save_pretrained` writes it as `auto_map`.
-    remote_code: ClassVar[dict[str, str]] = {
-        "AutoConfig": "configuration_umt.UMTConfig",
-        "AutoModel": "modeling_umt.UMTModel",
-        "AutoModelForVideoClassification": "modeling_umt.UMTForVideoClassification",
-        "AutoModelForPreTraining": "modeling_umt.UMTForPreTraining",
-    }
 
     image_size: int | list[int] | tuple[int, int] = 224
     patch_size: int = 16
@@ -106,7 +105,7 @@ class UMTConfig(PreTrainedConfig):
     alignment_loss: str = "l2"
 
     def validate_architecture(self):
-        """Refuse sizes that do not fit together."""
+        """Raise a ValueError if fields do not fit together."""
         require_positive(self, "num_frames", "tubelet_size", "target_dim", *ENCODER_SIZES)
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "num_frames", "tubelet_size")
@@ -127,39 +126,39 @@ class UMTConfig(PreTrainedConfig):
 
     @property
     def image_height_width(self) -> tuple[int, int]:
-        """Height and width in pixels of the clips the model is made for."""
+        """Height and width of the model's clips in pixels."""
         if isinstance(self.image_size, int):
             return self.image_size, self.image_size
         return tuple(self.image_size)
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
-        """Tokens along frames, rows and columns of the clips the model is made for."""
+        """Tokens along frames, rows and columns of the model's clips."""
         height, width = self.image_height_width
         return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
 
 @strict
 class UMTTeacherConfig(PreTrainedConfig):
-    r"""Configuration of [`UMTTeacherModel`], CLIP's vision tower (method, 4).
+    r"""Configuration of [`UMTTeacherModel`], CLIP's vision tower.
 
-    The defaults are CLIP ViT-L/14 at 196 pixels, whose 14 x 14 tokens are those of a UMT-L/16 at 224. ViT-B/16 has
+    The defaults are CLIP ViT-L/14 at 196 pixels, whose grid of 14 x 14 tokens is that of UMT-L/16 at 224. ViT-B/16 has
     `image_size=224`, `patch_size=16`, `hidden_size=768`, `num_hidden_layers=12`, `num_attention_heads=12`,
     `intermediate_size=3072` and `projection_dim=512`.
 
     Args:
-        image_size (`int`, defaults to 196): Pixels of the square frames the tower sees; clips are resized to it.
+        image_size (`int`, defaults to 196): Side of the square input frames in pixels; clips are resized to it.
         patch_size (`int`, defaults to 14): Side of a square patch in pixels.
         num_channels (`int`, defaults to 3): Colour channels.
-        hidden_size (`int`, defaults to 1024): Width.
+        hidden_size (`int`, defaults to 1024): Dimension of the tokens.
         num_hidden_layers (`int`, defaults to 24): Number of blocks.
         num_attention_heads (`int`, defaults to 16): Attention heads; must divide `hidden_size`.
-        intermediate_size (`int`, defaults to 4096): Width inside the MLP.
-        projection_dim (`int`, defaults to 768): Width of the features, CLIP's joint space.
+        intermediate_size (`int`, defaults to 4096): Dimension of the MLP's hidden layer.
+        projection_dim (`int`, defaults to 768): Dimension of the features, that of CLIP's joint space.
         hidden_act (`str`, defaults to `"quick_gelu"`): Activation of the MLP.
         layer_norm_eps (`float`, defaults to 1e-5): Epsilon of every LayerNorm.
-        num_aligned_layers (`int`, defaults to 6): Blocks whose features are returned, counted from the last.
-        aligned_layer_interval (`float`, defaults to 1): Distance between them.
+        num_aligned_layers (`int`, defaults to 6): Number of blocks whose features are returned, counted from the last.
+        aligned_layer_interval (`float`, defaults to 1): Distance between these blocks.
         target_norm (`"l2"` or `"none"`, defaults to `"l2"`): Whether features are unit vectors.
 
     Raises:
@@ -168,10 +167,6 @@ class UMTTeacherConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "umt_teacher"
-    remote_code: ClassVar[dict[str, str]] = {
-        "AutoConfig": "configuration_umt.UMTTeacherConfig",
-        "AutoModel": "modeling_umt_teacher.UMTTeacherModel",
-    }
 
     image_size: int = 196
     patch_size: int = 14
@@ -188,7 +183,7 @@ class UMTTeacherConfig(PreTrainedConfig):
     target_norm: str = "l2"
 
     def validate_architecture(self):
-        """Refuse sizes that do not fit together."""
+        """Raise a ValueError if fields do not fit together."""
         require_positive(self, "image_size", "projection_dim", *ENCODER_SIZES)
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "image_size", "patch_size")
@@ -198,28 +193,29 @@ class UMTTeacherConfig(PreTrainedConfig):
 
 @strict
 class UMTTextConfig(PreTrainedConfig):
-    r"""Configuration of [`UMTTextModel`]: BERT's, whose upper layers also look at a video (method, 13).
+    r"""Configuration of [`UMTTextModel`]: a BERT whose upper layers also attend to a video (section 3.3).
 
     The defaults are the text encoder of UMT-L/16, BERT-large. That of UMT-B/16, BERT-base, has `hidden_size=768`,
     `num_hidden_layers=12`, `num_attention_heads=12`, `intermediate_size=3072`, `fusion_layer=9`, `encoder_width=768`.
 
     Args:
-        vocab_size (`int`, defaults to 30522): Word pieces.
-        hidden_size (`int`, defaults to 1024): Width.
+        vocab_size (`int`, defaults to 30522): Number of tokens in the vocabulary.
+        hidden_size (`int`, defaults to 1024): Dimension of the tokens.
         num_hidden_layers (`int`, defaults to 24): Number of layers.
         num_attention_heads (`int`, defaults to 16): Attention heads; must divide `hidden_size`.
-        intermediate_size (`int`, defaults to 4096): Width inside the MLP.
+        intermediate_size (`int`, defaults to 4096): Dimension of the MLP's hidden layer.
         hidden_act (`str`, defaults to `"gelu"`): Activation of the MLP, by its Transformers name.
         hidden_dropout_prob (`float`, defaults to 0.1): Dropout of embeddings and of every branch.
         attention_probs_dropout_prob (`float`, defaults to 0.1): Dropout of attention weights.
-        max_position_embeddings (`int`, defaults to 512): Longest text, in word pieces.
-        type_vocab_size (`int`, defaults to 2): Rows of the table of token types, of which the first is used.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights.
+        max_position_embeddings (`int`, defaults to 512): Length of the longest text in tokens.
+        type_vocab_size (`int`, defaults to 2): Number of token types, of which only the first is used.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of initial weights.
         layer_norm_eps (`float`, defaults to 1e-12): Epsilon of every LayerNorm.
-        pad_token_id, cls_token_id, sep_token_id, mask_token_id (`int`, default to 0, 101, 102, 103): Of the uncased
-            BERT vocabulary: padding, the first token of every text, the end of an answer, and a hidden word piece.
+        pad_token_id, cls_token_id, sep_token_id, mask_token_id (`int`, default to 0, 101, 102, 103): Ids of padding,
+            the first token of every text, the end of an answer, and a masked token. The defaults are those of the
+            uncased BERT vocabulary.
         fusion_layer (`int`, defaults to 19): The first layer with cross-attention; the layers below encode text alone.
-        encoder_width (`int`, defaults to 1024): Width of what cross-attention looks at.
+        encoder_width (`int`, defaults to 1024): Dimension of the states that cross-attention attends to.
         is_decoder (`bool`, defaults to False): Whether tokens attend to earlier ones only (question answering).
 
     Raises:
@@ -250,7 +246,7 @@ class UMTTextConfig(PreTrainedConfig):
     is_decoder: bool = False
 
     def validate_architecture(self):
-        """Refuse sizes that do not fit together."""
+        """Raise a ValueError if fields do not fit together."""
         require_positive(
             self, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
         )
@@ -271,22 +267,24 @@ class UMTVideoTextConfig(PreTrainedConfig):
     mapping of the fields that differ from those defaults.
 
     Args:
-        vision_config (`UMTConfig` or mapping): The video encoder, whose norm stands on the tokens. By default its
-            position table is computed for the input's own grid and its decoders' norms have epsilon 1e-5.
-        text_config (`UMTTextConfig` or mapping): The text and fusion encoder. `encoder_width` is the video encoder's
-            `hidden_size` unless it is given.
-        projection_dim (`int`, defaults to 768): Width of the joint space of the contrastive objective (512 with
+        vision_config (`UMTConfig` or mapping): The video encoder, with `final_norm="tokens"`. By default its position
+            table is computed for the input's own grid and its decoders' norms have epsilon 1e-5.
+        text_config (`UMTTextConfig` or mapping): The text and fusion encoder. `encoder_width` defaults to the video
+            encoder's `hidden_size`.
+        projection_dim (`int`, defaults to 768): Dimension of the joint space of the contrastive objective (512 with
             UMT-B/16).
-        temperature_init_value (`float`, defaults to 0.07): What similarities are divided by; learned.
-        keep_temporal (`bool`, defaults to True): Whether a clip without a mask has one vector a frame in the joint
+        temperature_init_value (`float`, defaults to 0.07): Initial value of the learned temperature, by which
+            similarities are divided.
+        keep_temporal (`bool`, defaults to True): Whether a clip without a mask has one vector per frame in the joint
             space, whose cosines with a text are averaged, or a single one.
         vtc_weight, vtm_weight, mlm_weight, uta_weight (`float`, default to 1.0): Weights of the objectives: contrast,
             matching, masked language modelling, unmasked-token alignment. An objective of weight 0 is not computed;
-            without the last two, [`UMTForVideoTextPreTraining`] has no head for them.
-        vtm_hard_negatives (`bool`, defaults to True): Whether the pairs that do not match are drawn by similarity, or
-            evenly.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh projections and heads.
-        tie_word_embeddings (`bool`, defaults to True): Whether the head that guesses word pieces shares their table.
+            for the last two, [`UMTForVideoTextPreTraining`] then has no head either.
+        vtm_hard_negatives (`bool`, defaults to True): Whether pairs that do not match are sampled in proportion to
+            their similarity, or uniformly.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of initial projections and heads.
+        tie_word_embeddings (`bool`, defaults to True): Whether the masked language modelling head shares the token
+            embeddings.
 
     Raises:
         ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not fit together.
@@ -306,13 +304,11 @@ class UMTVideoTextConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "umt_video_text"
-    # Trainer would gather guesses over the whole vocabulary from all of an evaluation
+    # otherwise Trainer would gather logits over the vocabulary for a complete evaluation
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         *("loss_vtc", "loss_vtm", "loss_mlm", "loss_uta", "vtm_logits", "mlm_logits"),
     ]
     sub_configs: ClassVar[dict] = {"vision_config": UMTConfig, "text_config": UMTTextConfig}
-    # a model class says what else its repository can be loaded as
-    remote_code: ClassVar[dict[str, str]] = {"AutoConfig": "configuration_umt.UMTVideoTextConfig"}
 
     vision_config: UMTConfig | dict | None = None
     text_config: UMTTextConfig | dict | None = None
@@ -332,23 +328,23 @@ class UMTVideoTextConfig(PreTrainedConfig):
             stage2 = {"num_frames": 4, "position_grid": None, "decoder_layer_norm_eps": 1e-5}
             self.vision_config = UMTConfig(**stage2 | (self.vision_config or {}))
         if not isinstance(self.text_config, PreTrainedConfig):
-            width = {"encoder_width": self.vision_config.hidden_size}
-            self.text_config = UMTTextConfig(**width | (self.text_config or {}))
+            encoder_width = {"encoder_width": self.vision_config.hidden_size}
+            self.text_config = UMTTextConfig(**encoder_width | (self.text_config or {}))
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Refuse sizes that do not fit together."""
+        """Raise a ValueError if fields do not fit together."""
         require_positive(self, "projection_dim")
         if self.text_config.encoder_width != self.vision_config.hidden_size:
             raise ValueError(
                 f"`encoder_width` of the text encoder is {self.text_config.encoder_width}, but the video encoder's "
-                f"`hidden_size` is {self.vision_config.hidden_size}; its layers with cross-attention look at the "
-                "video's tokens, so the two must be the same."
+                f"`hidden_size` is {self.vision_config.hidden_size}; the two must be the same, because "
+                "cross-attention attends to the video's tokens."
             )
         if self.vision_config.final_norm != "tokens":
             raise ValueError(
-                '`final_norm` of the video encoder must be "tokens": cross-attention looks at normed tokens. It is '
-                f"{self.vision_config.final_norm!r}."
+                '`final_norm` of the video encoder must be "tokens", because cross-attention attends to normed '
+                f"tokens, but is {self.vision_config.final_norm!r}."
             )
         for name in ("vtc_weight", "vtm_weight", "mlm_weight", "uta_weight"):
             if getattr(self, name) < 0:
@@ -356,14 +352,14 @@ class UMTVideoTextConfig(PreTrainedConfig):
 
     @property
     def num_frames(self) -> int:
-        """Frames of the clips the model is made for."""
+        """Frames of the model's clips."""
         return self.vision_config.num_frames
 
 
 def aligned_layers(config: PreTrainedConfig) -> list[int]:
-    """Indices of the blocks whose outputs are aligned, ascending: `{depth - 1 - int(i * interval)}` (method, 3.1).
+    """Indices of the blocks whose outputs are aligned, ascending: `{depth - 1 - int(i * interval)}`.
 
-    `config` is a student's or a teacher's: both use `num_hidden_layers`, `num_aligned_layers` and
+    `config` is of a student or a teacher: both have `num_hidden_layers`, `num_aligned_layers` and
     `aligned_layer_interval`.
 
     Raises:
@@ -373,7 +369,7 @@ def aligned_layers(config: PreTrainedConfig) -> list[int]:
     layers = sorted({depth - 1 - int(i * interval) for i in range(count)})
     if count < 1 or len(layers) != count or layers[0] < 0:
         raise ValueError(
-            f"`num_aligned_layers` {count} with `aligned_layer_interval` {interval} does not pick {count} distinct "
+            f"`num_aligned_layers` {count} with `aligned_layer_interval` {interval} does not select {count} distinct "
             f"blocks of a model with `num_hidden_layers` {depth}."
         )
     return layers

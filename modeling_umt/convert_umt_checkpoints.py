@@ -25,7 +25,7 @@ from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVi
 from .labels_umt import id2label_for
 from .modeling_umt import UMTForPreTraining, UMTForVideoClassification, UMTModel
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering
-from .modeling_umt_teacher import UMTTeacherModel, resize_square_table
+from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_video_text import UMTVideoTextModel
 from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining
 from .official_layout_umt import (
@@ -42,7 +42,7 @@ from .official_layout_umt import (
     video_key_map,
     without_repetitions,
 )
-from .position_embeddings_umt import position_table
+from .position_embeddings_umt import position_table, resize_square_table
 
 # Head counts can't be read off shapes; every published encoder, of video and of text, has heads of 64 channels.
 PUBLISHED_HEADS = {768: 12, 1024: 16}

@@ -1,22 +1,23 @@
 """UMT video encoder and its heads (arXiv 2303.16058, section 3): a plain ViT with joint space-time attention.
 
-A clip is cut into tubelets, each a token; there is no class token. What is unusual:
+A clip is cut into tubelets, each a token; a class token does not exist. Unusual:
 
-- **Only visible tokens exist.** Given a mask, the pixels of hidden tokens are never projected: visible patches are
-  gathered first and embedded by one matrix product, so the encoder sees `(batch, visible, dim)` from its first layer.
+- **Hidden tokens are never computed.** Given a mask, visible patches are gathered first and embedded by one matrix
+  product, so the encoder works on `(batch, visible, dim)` from its first layer.
 - The position table is computed, not learned, and resized to any clip (`position_embeddings_umt.py`).
-- The last LayerNorm stands on the tokens in pre-training (`norm`) and on their mean in classifiers (`fc_norm`). They
-  are different weights with different names, so neither is ever loaded as the other.
+- The last LayerNorm is applied to the tokens in pre-training (`norm`) and to their mean in classifiers (`fc_norm`).
+  These are different weights with different names, so neither is ever loaded as the other.
 - `UMTForPreTraining` adds the position table a second time before its decoders.
 
-Shape legend: B batch, T frames, C channels, N tokens of the whole clip, V visible tokens (V = N without a mask),
-D hidden size, K aligned layers, F width of the teacher's features.
+Shape legend: B batch, T frames, C channels, N tokens of the clip, V visible tokens (V = N without a mask),
+D hidden size, K aligned layers, F dimension of the teacher's features.
 """
 
 import copy
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -28,17 +29,17 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .alignment_umt import UMTAlignmentDecoder, decode_and_align
-from .attention_pooling_umt import UMTAttentionPooling
+from .alignment_umt import UMTAlignmentDecoder, align_features
 from .configuration_umt import UMTConfig, aligned_layers
-from .frame_pooling_umt import UMTFramePooling
+from .pooling_heads_umt import UMTAttentionPooling, UMTFramePooling
 from .position_embeddings_umt import position_table
-from .token_selection_umt import visible_indices_from_mask
-from .transformer_block_umt import UMTAttention, UMTLayer
+from .remote_code_umt import UMTRemoteCodeMixin
+from .token_selection_umt import resolve_visible_indices
+from .transformer_block_umt import UMTAttention, UMTLayer, UMTQKVLinear
 
 
 class UMTEmbeddings(nn.Module):
-    """Patches of a clip, projected, plus their position code; with `visible_indices` only those tokens."""
+    """Projected patches of a clip plus their position embeddings; with `visible_indices` of those tokens only."""
 
     def __init__(self, config: UMTConfig):
         super().__init__()
@@ -49,7 +50,7 @@ class UMTEmbeddings(nn.Module):
         self.register_buffer("position_embeddings", self.make_position_table(config.token_grid), persistent=False)
 
     def make_position_table(self, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
-        """Position table (N, D) in float32 for a clip of token grid `grid` = (frames, rows, columns)."""
+        """Position table (N, D), float32, for a clip of token grid `grid` = (frames, rows, columns)."""
         return position_table(grid, self.config.hidden_size, self.config.position_grid, device)
 
     def token_grid(self, pixel_values_videos: torch.Tensor) -> tuple[int, int, int]:
@@ -65,7 +66,8 @@ class UMTEmbeddings(nn.Module):
         _, frames, _, height, width = shape
         if frames < 1 or frames % config.tubelet_size:
             raise ValueError(
-                f"The clip has {frames} frames; this model needs a multiple of `tubelet_size` {config.tubelet_size}."
+                f"The clip has {frames} frames; this model requires a multiple of `tubelet_size` "
+                f"{config.tubelet_size}."
             )
         if min(height, width) < 1 or height % config.patch_size or width % config.patch_size:
             raise ValueError(
@@ -77,7 +79,7 @@ class UMTEmbeddings(nn.Module):
     def forward(
         self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token embeddings (B, V, D) and their position codes, (B, V, D), or (1, N, D) without a mask."""
+        """Token embeddings (B, V, D) and their position embeddings, (B, V, D), or (1, N, D) without a mask."""
         patch, tubelet = self.config.patch_size, self.config.tubelet_size
         grid = self.token_grid(pixel_values_videos)
         frames, rows, columns = grid
@@ -86,7 +88,7 @@ class UMTEmbeddings(nn.Module):
         else:
             positions = self.make_position_table(grid, pixel_values_videos.device)
 
-        # A view, no copy yet: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
+        # a view, not yet a copy: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
         patches = pixel_values_videos.unflatten(1, (frames, tubelet))
         patches = patches.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))
         patches = patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
@@ -103,10 +105,16 @@ class UMTEmbeddings(nn.Module):
         return embeddings + positions.to(embeddings.dtype), positions
 
 
-class UMTPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and what Transformers wants to know about every UMT video model."""
+class UMTPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
+    """Weight initialisation and class-level flags of the UMT video models."""
 
     config: UMTConfig
+    remote_code: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_umt.UMTConfig",
+        "AutoModel": "modeling_umt.UMTModel",
+        "AutoModelForVideoClassification": "modeling_umt.UMTForVideoClassification",
+        "AutoModelForPreTraining": "modeling_umt.UMTForPreTraining",
+    }
     base_model_prefix = "umt"
     main_input_name = "pixel_values_videos"
     input_modalities = "video"
@@ -123,41 +131,30 @@ class UMTPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Xavier-uniform towers for pre-training, truncated normal classifiers, as the official code (method, 1).
+        """Xavier-uniform encoders for pre-training, truncated normal classifiers, as in the official code.
 
-        Transformers calls this for modules with parameters or buffers of their own, and for children first.
+        Transformers calls this for modules with parameters or buffers of their own, children first.
         """
         if isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, UMTEmbeddings):
             init.copy_(module.position_embeddings, module.make_position_table(self.config.token_grid))
-            # the default of the framework's convolutions, which the official code leaves untouched
+            # PyTorch's default for convolutions, which the official code keeps
             bound = module.patch_embeddings.in_features**-0.5
             init.uniform_(module.patch_embeddings.weight, -bound, bound)
             init.uniform_(module.patch_embeddings.bias, -bound, bound)
         elif isinstance(module, UMTAttentionPooling):
             init.trunc_normal_(module.query, std=self.config.initializer_range)
-        elif getattr(module, "fan_in_uniform", False):
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             if self.config.final_norm == "tokens":
-                init.xavier_uniform_(module.weight, gain=getattr(module, "xavier_gain", 1.0))
+                # officially one fused (3D, D) matrix, whose Xavier bound is sqrt(6 / 4D) and not sqrt(6 / 2D)
+                gain = 0.5**0.5 if isinstance(module, UMTQKVLinear) else 1.0
+                init.xavier_uniform_(module.weight, gain=gain)
             else:
                 init.trunc_normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:
                 init.zeros_(module.bias)
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """As Transformers does, and with an `auto_map` of every class that can load this repository.
-
-        Transformers itself would record only the class that is saved, and `AutoModel` would not find the encoder of a
-        fine-tuned classifier.
-        """
-        self.config.auto_map = dict(self.config.remote_code)
-        return super().save_pretrained(save_directory, **kwargs)
 
 
 @dataclass
@@ -167,7 +164,7 @@ class UMTEncoderOutput(ModelOutput):
     Args:
         last_hidden_state (`(batch, visible, hidden_size)`): The last block's tokens, before any norm.
         position_embeddings (`(batch, visible, hidden_size)`, or `(1, tokens, hidden_size)` without a mask).
-        aligned_hidden_states: Outputs of the blocks asked for, before any norm, (batch, visible, hidden_size) each.
+        aligned_hidden_states: Outputs of the requested blocks, before any norm, (batch, visible, hidden_size) each.
         hidden_states, attentions: See [`UMTForPreTrainingOutput`].
     """
 
@@ -181,11 +178,11 @@ class UMTEncoderOutput(ModelOutput):
 class UMTModel(UMTPreTrainedModel):
     """The bare UMT video encoder."""
 
-    # any repository holds an encoder: a head beside it is no surprise
+    # every repository contains an encoder, so heads are expected beside it
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^(attention|frame)_pooling\.", r"^decoders\."]
 
     def __init__(self, config: UMTConfig):
-        config.validate_architecture()  # overrides of `from_pretrained` were assigned unseen
+        config.validate_architecture()  # overrides of `from_pretrained` are assigned without validation
         super().__init__(config)
         depth = config.num_hidden_layers
         self.embeddings = UMTEmbeddings(config)
@@ -214,11 +211,11 @@ class UMTModel(UMTPreTrainedModel):
 
         Args:
             pixel_values_videos (`(batch, frames, channels, height, width)`): ImageNet-normalised clips of any length
-                and size that `tubelet_size` and `patch_size` divide. An image is a clip of one frame.
+                and size (in pixels) that `tubelet_size` and `patch_size` divide. An image is a clip of one frame.
             bool_masked_pos (bool `(batch, num_tokens)`, *optional*): True hides a token. Every sample must hide the
                 same number. Tokens are ordered by frame, then row, then column.
-            visible_indices (int64 `(batch, visible)`, *optional*): The same mask as ascending indices of the tokens
-                that stay: static shapes, no synchronisation with the device. Give one of the two, or neither.
+            visible_indices (int64 `(batch, visible)`, *optional*): The same mask as ascending indices of the visible
+                tokens: static shapes, no synchronisation with the device. Give one of the two, or neither.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` (batch, visible tokens, hidden_size), after the norm with
@@ -228,8 +225,7 @@ class UMTModel(UMTPreTrainedModel):
         Raises:
             ValueError: if the clip's shape or dtype does not fit the model, or the mask does not fit the clip.
         """
-        visible_indices = self.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        encoded = self.encode(pixel_values_videos, visible_indices, return_dict=True, **kwargs)
+        encoded = self.encode(pixel_values_videos, bool_masked_pos, visible_indices, return_dict=True, **kwargs)
         hidden_states = encoded.last_hidden_state
         if self.config.final_norm == "tokens":
             hidden_states = self.norm(hidden_states)
@@ -248,11 +244,24 @@ class UMTModel(UMTPreTrainedModel):
     def encode(
         self,
         pixel_values_videos: torch.Tensor,
-        visible_indices: torch.Tensor | None,
+        bool_masked_pos: torch.Tensor | None = None,
+        visible_indices: torch.Tensor | None = None,
         aligned_layers: Collection[int] = (),
         **kwargs: Unpack[TransformersKwargs],
-    ) -> "UMTEncoderOutput":
-        """Clips, or their tokens `visible_indices`, through all blocks; heads build upon it."""
+    ) -> UMTEncoderOutput:
+        """Clips, or their visible tokens, through all blocks but not the last norm; heads build upon it.
+
+        Args:
+            pixel_values_videos, bool_masked_pos, visible_indices: See `forward`.
+            aligned_layers: Indices of the blocks whose outputs are returned as `aligned_hidden_states`.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        num_tokens = math.prod(self.embeddings.token_grid(pixel_values_videos))
+        visible_indices = resolve_visible_indices(
+            pixel_values_videos.shape[0], num_tokens, bool_masked_pos, visible_indices
+        )
         hidden_states, positions = self.embeddings(pixel_values_videos, visible_indices)
         aligned = []
         for depth, layer in enumerate(self.layers):
@@ -264,48 +273,19 @@ class UMTModel(UMTPreTrainedModel):
         )
 
     def get_feature_map(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        """`last_hidden_state` of whole clips as a map (batch, frames/tubelet, height/patch, width/patch, hidden_size).
+        """`last_hidden_state` of complete clips, (batch, frames/tubelet, height/patch, width/patch, hidden_size).
 
-        Args and errors are those of `forward`, without a mask.
+        Arguments and errors are those of `forward`, without a mask.
         """
         grid = self.embeddings.token_grid(pixel_values_videos)
-        kwargs["return_dict"] = True  # which configurations may leave out
+        kwargs["return_dict"] = True  # a configuration may disable it
         return self(pixel_values_videos, **kwargs).last_hidden_state.unflatten(1, grid)
-
-    def resolve_mask(
-        self,
-        pixel_values_videos: torch.Tensor,
-        bool_masked_pos: torch.Tensor | None,
-        visible_indices: torch.Tensor | None,
-    ) -> torch.Tensor | None:
-        """Either form of the mask as `visible_indices` (batch, visible), checked against the clip, or None."""
-        batch, num_tokens = pixel_values_videos.shape[0], math.prod(self.embeddings.token_grid(pixel_values_videos))
-        if bool_masked_pos is not None:
-            if visible_indices is not None:
-                raise ValueError("Give `bool_masked_pos` or `visible_indices`, not both: they say the same.")
-            if bool_masked_pos.dtype != torch.bool or tuple(bool_masked_pos.shape) != (batch, num_tokens):
-                raise ValueError(
-                    f"`bool_masked_pos` must be bool (batch {batch}, tokens {num_tokens}), but is "
-                    f"{bool_masked_pos.dtype} {tuple(bool_masked_pos.shape)}."
-                )
-            return visible_indices_from_mask(bool_masked_pos)
-        if visible_indices is not None and (
-            visible_indices.dtype != torch.int64
-            or visible_indices.ndim != 2
-            or visible_indices.shape[0] != batch
-            or not 0 < visible_indices.shape[1] <= num_tokens
-        ):
-            raise ValueError(
-                f"`visible_indices` must be int64 (batch {batch}, 1 to {num_tokens} visible tokens), but is "
-                f"{visible_indices.dtype} {tuple(visible_indices.shape)}."
-            )
-        return visible_indices
 
 
 class UMTForVideoClassification(UMTPreTrainedModel):
-    """UMT with a linear classifier on the norm of the tokens' mean (official fine-tuning model), or other pooling."""
+    """UMT with a linear classifier on the norm of the tokens' mean (official fine-tuning model) or other pooling."""
 
-    # a stage-1 repository holds the norm on tokens and the decoders, which a classifier does not have
+    # a stage-1 repository contains the norm on tokens and the decoders, which a classifier does not have
     _keys_to_ignore_on_load_unexpected = [r"^umt\.norm\.", r"^decoders\."]
 
     def __init__(self, config: UMTConfig):
@@ -315,15 +295,19 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             self.attention_pooling = UMTAttentionPooling(self.config)
         elif config.pooling == "frames":
             self.frame_pooling = UMTFramePooling(self.config)
-        pooled_size = self.frame_pooling.width if config.pooling == "frames" else config.hidden_size
-        self.classifier = nn.Linear(pooled_size, config.num_labels)
+        pooled_dim = self.frame_pooling.hidden_size if config.pooling == "frames" else config.hidden_size
+        self.classifier = nn.Linear(pooled_dim, config.num_labels)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if module is getattr(self, "classifier", None):
-            # officially trunc_normal(0.02) times `init_scale` 0.001: a fresh head starts all but silent
+        if module is self.classifier:
+            # officially trunc_normal(0.02) times `init_scale` 0.001, so that fresh logits are close to zero
             init.trunc_normal_(module.weight, std=0.001 * self.config.initializer_range)
+            init.zeros_(module.bias)
+        elif self.config.pooling == "frames" and module is self.frame_pooling.fc1:
+            bound = module.in_features**-0.5  # `initializer_range` is too large for so many inputs
+            init.uniform_(module.weight, -bound, bound)
             init.zeros_(module.bias)
         else:
             super()._init_weights(module)
@@ -339,11 +323,15 @@ class UMTForVideoClassification(UMTPreTrainedModel):
 
         Args:
             pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
-            labels (int64 `(batch,)`, *optional*): Class indices; with them the cross-entropy is returned too.
-                Transformers' `problem_type` rules decide on other kinds of labels.
+            labels (int64 `(batch,)`, *optional*): Class indices; with them the cross-entropy is returned too. Other
+                kinds of labels follow Transformers' `problem_type` rules.
 
         Returns:
             `ImageClassifierOutput`: `loss` (scalar, if `labels` are given), `logits` (batch, num_labels).
+
+        Raises:
+            ValueError: if the clips do not fit the model, which includes their number of frames with
+                `pooling="frames"`.
         """
         outputs = self.umt(pixel_values_videos, return_dict=True, **kwargs)
         pooled = outputs.pooler_output
@@ -351,8 +339,8 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             pooled = self.umt.fc_norm(self.attention_pooling(outputs.last_hidden_state))
         elif self.config.pooling == "frames":
             num_frames = pixel_values_videos.shape[1] // self.config.tubelet_size
-            frames = outputs.last_hidden_state.unflatten(1, (num_frames, -1)).mean(dim=2)  # (B, T, D)
-            pooled = self.frame_pooling(self.umt.fc_norm(frames))
+            frame_states = outputs.last_hidden_state.unflatten(1, (num_frames, -1)).mean(dim=2)  # (B, T, D)
+            pooled = self.frame_pooling(self.umt.fc_norm(frame_states))
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(
@@ -380,9 +368,9 @@ class UMTForPreTrainingOutput(ModelOutput):
 
 
 class UMTForPreTraining(UMTPreTrainedModel):
-    """UMT's stage-1 student: K blocks' visible tokens, normed and decoded into the teacher's feature space.
+    """UMT's stage-1 student: visible tokens of K blocks, normed and decoded into the teacher's feature space.
 
-    The teacher is not part of the model: give its features, or none to get the student's.
+    The teacher is not part of the model: pass its features, or none to get the student's alone.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^umt\.fc_norm\.", r"^classifier\.", r"^(attention|frame)_pooling\."]
@@ -403,7 +391,7 @@ class UMTForPreTraining(UMTPreTrainedModel):
         target_features: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UMTForPreTrainingOutput:
-        """Features of the visible tokens and their distance to the teacher's (method, 3 and 6).
+        """Features of the visible tokens and their distance to the teacher's (section 3.2).
 
         Args:
             pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
@@ -414,17 +402,11 @@ class UMTForPreTraining(UMTPreTrainedModel):
         Raises:
             ValueError: if the clip, mask or targets do not fit.
         """
-        visible_indices = self.umt.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
         encoded = self.umt.encode(
-            pixel_values_videos, visible_indices, self.aligned_layers, return_dict=True, **kwargs
+            pixel_values_videos, bool_masked_pos, visible_indices, self.aligned_layers, return_dict=True, **kwargs
         )
-        student_features, loss = decode_and_align(
-            self.config,
-            self.umt.norm,
-            self.decoders,
-            encoded.aligned_hidden_states,
-            encoded.position_embeddings,
-            target_features,
+        student_features, loss = align_features(
+            self.decoders, self.umt.norm, encoded.aligned_hidden_states, encoded.position_embeddings, target_features
         )
         return UMTForPreTrainingOutput(
             loss=loss,
@@ -435,7 +417,7 @@ class UMTForPreTraining(UMTPreTrainedModel):
 
 
 def with_final_norm(config: UMTConfig, final_norm: str) -> UMTConfig:
-    """`config`, or a copy that says where this head's norm stands: the caller's object is never changed."""
+    """`config` with the `final_norm` of a head; a copy if it differs, so that the caller's object never changes."""
     if config.final_norm == final_norm:
         return config
     config = copy.deepcopy(config)

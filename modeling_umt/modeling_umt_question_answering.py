@@ -1,16 +1,16 @@
-"""Answers to questions about a video (arXiv 2303.16058, section 4.3; method, 19).
+"""Video question answering (arXiv 2303.16058, section 4.3).
 
-The question is encoded by all layers of stage 2's BERT, the upper ones looking at the video's tokens. A small decoder,
-started from those upper layers, writes the answer and looks at the question's states alone.
+The question is encoded by all layers of stage 2's BERT, of which the upper ones attend to the video's tokens. A small
+decoder, initialised from those upper layers, generates the answer and attends to the question's states alone.
 
 Unusual:
-- An answer is chosen from a list by `rank_answers`, which counts the probability of its first word piece twice, as the
-  official code does; `generate` writes one freely.
-- Generation keeps no cache of keys and values: answers have at most some four word pieces.
-- Several questions may share a clip, and several answers a question: what they look at is computed once.
+- `rank_answers` selects an answer from a list and counts the probability of its first token twice, as the official
+  code does; `generate` writes one freely.
+- Generation has no cache of keys and values, because answers have only about four tokens.
+- Several questions may share a clip, and several answers a question: shared states are computed once.
 
-Shape legend: B questions, M clips, N tokens of a clip, D their width, L word pieces, H width of the text encoder,
-A answers of a whole batch, C candidates.
+Shape legend: B questions, M clips, N tokens of a clip, D their dimension, L tokens of a question, H hidden size of the
+text encoder, A answers of a batch, C candidates, V vocabulary size.
 """
 
 import copy
@@ -31,7 +31,7 @@ from .modeling_umt_video_text import UMTVideoTextPreTrainedModel
 from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining
 from .objectives_umt import answer_losses
 
-NEW_WORD_PIECES = 4  # of an answer in training, [SEP] included
+MAX_NEW_TOKENS = 4  # of an answer in training, [SEP] included
 
 
 @dataclass
@@ -39,11 +39,11 @@ class UMTForVideoQuestionAnsweringOutput(ModelOutput):
     """Output of [`UMTForVideoQuestionAnswering`]; without labels both losses are None.
 
     Args:
-        loss (scalar): Sum of the answers' weighted losses over the number of questions.
-        logits (`(answers, length, vocab_size)`): At every token of an answer those of the next one.
-        answer_losses (`(answers,)`): Sum of the cross-entropies of an answer's word pieces, not weighted.
-        encoder_last_hidden_state (`(questions, length, hidden_size)`): The questions, having looked at their clips.
-        hidden_states, attentions: On demand, of the video encoder; see [`UMTForPreTrainingOutput`].
+        loss (scalar): Sum of the answers' weighted losses divided by the number of questions.
+        logits (`(answers, length, vocab_size)`): At every token of an answer the logits of the next.
+        answer_losses (`(answers,)`): Sum of the cross-entropies of an answer's tokens, not weighted.
+        encoder_last_hidden_state (`(questions, length, hidden_size)`): The questions after the fusion layers.
+        hidden_states, attentions: On request, of the video encoder; see [`UMTForPreTrainingOutput`].
     """
 
     loss: torch.FloatTensor | None = None
@@ -57,14 +57,15 @@ class UMTForVideoQuestionAnsweringOutput(ModelOutput):
 class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin):
     """Video encoder, question encoder and answer decoder, without the joint space of [`UMTVideoTextModel`]."""
 
-    # no AutoModel: a UMTVideoTextModel has projections and a temperature, which there are not
+    # without AutoModel: the projections and the temperature of a UMTVideoTextModel do not exist here
     remote_code: ClassVar[dict[str, str]] = {
-        "AutoModelForVisualQuestionAnswering": "modeling_umt_question_answering.UMTForVideoQuestionAnswering"
+        "AutoConfig": "configuration_umt.UMTVideoTextConfig",
+        "AutoModelForVisualQuestionAnswering": "modeling_umt_question_answering.UMTForVideoQuestionAnswering",
     }
     _tied_weights_keys = {"lm_head.decoder.weight": "text_decoder.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: UMTVideoTextConfig):
-        config.validate_architecture()  # overrides of `from_pretrained` were assigned unseen
+        config.validate_architecture()  # overrides of `from_pretrained` are assigned without validation
         config = copy.copy(config)  # the caller's object is not changed
         config.is_encoder_decoder = True  # for `generate`
         super().__init__(config)
@@ -76,7 +77,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
             decoder_start_token_id=config.text_config.cls_token_id,
             eos_token_id=config.text_config.sep_token_id,
             pad_token_id=config.text_config.pad_token_id,
-            max_new_tokens=NEW_WORD_PIECES,
+            max_new_tokens=MAX_NEW_TOKENS,
             use_cache=False,
         )
         self.post_init()
@@ -99,9 +100,9 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """As Transformers does, and the table of the questions too: the two have one vocabulary."""
+        """As Transformers does, for the encoder's embeddings too: encoder and decoder share one vocabulary."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
-        for part in (self.text_model, self.text_decoder):  # the latter's table has that size, its configuration not
+        for part in (self.text_model, self.text_decoder):  # of the decoder only the configuration is still to change
             part.resize_token_embeddings(embeddings.num_embeddings, mean_resizing=mean_resizing)
         return embeddings
 
@@ -122,22 +123,22 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         """The losses of answers to questions about clips.
 
         Args:
-            input_ids (int64 `(questions, length)`): Questions as [`UMTProcessor`] makes them: `[CLS]`, words, no
-                `[SEP]`.
+            input_ids (int64 `(questions, length)`): Questions as from [`UMTProcessor`]: `[CLS]`, tokens, no `[SEP]`.
             attention_mask (`(questions, length)`, *optional*): 0 where a question is padded.
-            pixel_values_videos (`(clips, frames, channels, height, width)`): See [`UMTModel.forward`]. A clip for each
-                question, or fewer: then `questions` is a multiple of `clips`, a clip's questions lying side by side.
-            labels (int64 `(answers, answer length)`, *optional*): Answers, `[CLS]` words `[SEP]`, padded by the
-                padding token or -100. Those of a question lie side by side.
-            decoder_attention_mask (`(answers, answer length)`, *optional*): 0 where an answer is padded; by default
-                what `labels` say.
-            answers_per_question (int64 `(questions,)`, *optional*): By default each question has as many as any other.
-            answer_weights (`(answers,)`, *optional*): By default 1 for every answer.
+            pixel_values_videos (`(clips, frames, channels, height, width)`): See [`UMTModel.forward`]. `questions` is
+                a multiple of `clips`; the questions of a clip are adjacent.
+            labels (int64 `(answers, answer length)`, *optional*): Answers, `[CLS]` tokens `[SEP]`, padded by the
+                padding token or -100. The answers of a question are adjacent.
+            decoder_attention_mask (`(answers, answer length)`, *optional*): 0 where an answer is padded; defaults to
+                the padding of `labels`.
+            answers_per_question (int64 `(questions,)`, *optional*): Number of answers of each question; by default
+                equal for all questions.
+            answer_weights (`(answers,)`, *optional*): Defaults to 1 for every answer.
             decoder_input_ids (int64 `(answers, answer length)`, *optional*): Instead of `labels`, for logits alone.
-            encoder_outputs (*optional*): What `encode_questions` returns, instead of questions' words and clips.
+            encoder_outputs (*optional*): The result of `encode_questions`, instead of questions and clips.
 
         Raises:
-            ValueError: if there is no answer, no clip, or shapes do not fit.
+            ValueError: if answers, questions or clips are missing, or shapes do not fit.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encode_questions(input_ids, attention_mask, pixel_values_videos, **kwargs)
@@ -149,14 +150,14 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
             decoder_input_ids = labels.masked_fill(padded, self.config.text_config.pad_token_id)
             decoder_attention_mask = ~padded if decoder_attention_mask is None else decoder_attention_mask
         if answers_per_question is not None:
-            num_answers = decoder_input_ids.shape[0]  # known beforehand, so that nothing waits for the device
+            num_answers = decoder_input_ids.shape[0]  # given, so that `repeat_interleave` does not wait for the device
             questions = questions.repeat_interleave(answers_per_question, dim=0, output_size=num_answers)
             if attention_mask is not None:
                 attention_mask = attention_mask.repeat_interleave(answers_per_question, 0, output_size=num_answers)
         elif decoder_input_ids.shape[0] % questions.shape[0]:
             raise ValueError(
-                f"{decoder_input_ids.shape[0]} answers can't be shared out evenly among {questions.shape[0]} "
-                "questions: give `answers_per_question`."
+                f"{decoder_input_ids.shape[0]} answers to {questions.shape[0]} questions: give "
+                "`answers_per_question`, or a multiple of the number of questions."
             )
         logits = self.decode(decoder_input_ids, decoder_attention_mask, questions, attention_mask)
 
@@ -181,29 +182,30 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         pixel_values_videos: torch.Tensor,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Questions that look at clips.
+        """Questions through text encoder and fusion layers, where they attend to their clips.
 
         Args:
             input_ids, attention_mask, pixel_values_videos: See `forward`.
 
         Returns:
             `BaseModelOutput`: `last_hidden_state` (questions, length, hidden_size); `hidden_states` and `attentions`,
-            on demand, of the video encoder.
+            on request, of the video encoder.
 
         Raises:
-            ValueError: if words or clips are missing, or the questions can't be shared out evenly among the clips.
+            ValueError: if questions or clips are missing, or the number of questions is not a multiple of the number
+                of clips.
         """
         if input_ids is None or pixel_values_videos is None:
             raise ValueError("Give `input_ids` and `pixel_values_videos`: a question is asked about a clip.")
-        self.vision_model.embeddings.token_grid(pixel_values_videos)  # refuses what is no clip, before it is counted
+        self.vision_model.embeddings.token_grid(pixel_values_videos)  # rejects other tensors before clips are counted
         num_questions, num_clips = input_ids.shape[0], pixel_values_videos.shape[0]
         if num_clips == 0 or num_questions % num_clips:
             raise ValueError(
-                f"{num_questions} questions can't be shared out evenly among {num_clips} clips: give a clip for each, "
-                "or as many questions for every clip."
+                f"{num_questions} questions about {num_clips} clips: the number of questions must be a multiple of "
+                "the number of clips."
             )
-        kwargs["return_dict"] = True  # which configurations may leave out
-        encoded = self.vision_model.encode(pixel_values_videos, None, **kwargs)
+        kwargs["return_dict"] = True  # a configuration may disable it
+        encoded = self.vision_model.encode(pixel_values_videos, **kwargs)
         videos = self.vision_model.norm(encoded.last_hidden_state)  # (M, N, D)
         texts = self.text_model.encode(input_ids, attention_mask)  # (B, L, H)
         return BaseModelOutput(
@@ -219,9 +221,9 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         questions: torch.Tensor,
         attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Answers (A, L'), those of a question side by side, and question states (B, L, H) to logits (A, L', V)."""
-        states = self.text_decoder.encode(decoder_input_ids, decoder_attention_mask)  # the embeddings alone
-        return self.lm_head(self.text_decoder.fuse(states, decoder_attention_mask, questions, attention_mask))
+        """Answers (A, L'), adjacent for a question, and question states (B, L, H) to logits (A, L', V)."""
+        hidden_states = self.text_decoder.encode(decoder_input_ids, decoder_attention_mask)  # the embeddings alone
+        return self.lm_head(self.text_decoder.fuse(hidden_states, decoder_attention_mask, questions, attention_mask))
 
     @torch.no_grad()
     def rank_answers(
@@ -235,43 +237,43 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         k: int = 128,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best answers to questions out of a list that all of them share (method, 19).
+        """Rank a list of candidate answers, common to all questions.
 
-        The `k` candidates whose first word piece is likeliest are scored by `log p(first piece) + log p(answer)`, and
-        the softmax over these scores is returned. The first piece is thus counted twice, as in the official code.
-        Candidates that share a first piece are kept in the list's order where `k` cuts them off.
+        The `k` candidates whose first token is most probable are scored by `log p(first token) + log p(answer)`, and
+        the softmax over these scores is returned. The first token is thus counted twice, as in the official code.
+        Candidates with the same first token are kept in the list's order where `k` cuts them off.
 
         Args:
             input_ids, attention_mask, pixel_values_videos: See `forward`.
-            candidate_ids (int64 `(candidates, answer length)`): `[CLS]` words `[SEP]`, padded.
-            candidate_attention_mask (`(candidates, answer length)`, *optional*): 0 where one is padded; by default
-                where the padding token stands.
-            k (`int`, defaults to 128): Candidates to score; of a list that is shorter, all are.
+            candidate_ids (int64 `(candidates, answer length)`): `[CLS]` tokens `[SEP]`, padded.
+            candidate_attention_mask (`(candidates, answer length)`, *optional*): 0 where a candidate is padded; by
+                default at every padding token.
+            k (`int`, defaults to 128): Number of candidates to score; all of a shorter list.
 
         Returns:
-            indices int64 and scores float32, both `(questions, min(k, candidates))`, best first. Indices are places
-            in the list; the scores of a question sum to 1.
+            indices int64 and scores float32, both `(questions, min(k, candidates))`, best first. Indices are those of
+            the list; the scores of a question sum to 1.
 
         Raises:
-            ValueError: if there are no candidates, `k` is less than 1, and what `encode_questions` raises.
+            ValueError: if the list is empty or `k` is less than 1, and as `encode_questions`.
         """
         if len(candidate_ids) == 0 or k < 1:
-            raise ValueError(f"{len(candidate_ids)} candidates can't be ranked with k = {k}; both must be 1 at least.")
+            raise ValueError(f"{len(candidate_ids)} candidates can't be ranked with k = {k}; both must be at least 1.")
         questions = self.encode_questions(input_ids, attention_mask, pixel_values_videos, **kwargs).last_hidden_state
         padded = candidate_ids == self.config.text_config.pad_token_id
         mask = ~padded if candidate_attention_mask is None else candidate_attention_mask
         labels = candidate_ids.masked_fill(padded, -100)
         start = candidate_ids[:1, :1].expand(len(questions), 1)
-        next_piece = self.decode(start, None, questions, attention_mask)[:, -1].float().log_softmax(-1)  # (B, vocab)
-        first_piece = next_piece[:, candidate_ids[:, 1]]  # (B, C)
-        chosen = first_piece.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+        log_probs = self.decode(start, None, questions, attention_mask)[:, -1].float().log_softmax(-1)  # (B, V)
+        first_log_probs = log_probs[:, candidate_ids[:, 1]]  # (B, C)
+        top_k = first_log_probs.sort(dim=-1, descending=True, stable=True).indices[:, :k]
         scores = []
-        for row, own in enumerate(chosen):  # one question at a time: k answers have millions of logits
+        for row, indices in enumerate(top_k):  # one question at a time: k answers have millions of logits
             question_mask = None if attention_mask is None else attention_mask[row : row + 1]
-            logits = self.decode(candidate_ids[own], mask[own], questions[row : row + 1], question_mask)
-            scores.append(first_piece[row, own] - answer_losses(logits, labels[own]))
+            logits = self.decode(candidate_ids[indices], mask[indices], questions[row : row + 1], question_mask)
+            scores.append(first_log_probs[row, indices] - answer_losses(logits, labels[indices]))
         scores, order = torch.stack(scores).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-        return chosen.gather(-1, order), scores
+        return top_k.gather(-1, order), scores
 
     @torch.no_grad()
     def generate(
@@ -281,16 +283,19 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         pixel_values_videos: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor | ModelOutput:
-        """Write answers, from `[CLS]` to `[SEP]` (`GenerationMixin.generate`).
+        """Generate answers, from `[CLS]` to `[SEP]` (`GenerationMixin.generate`).
 
         Args:
             input_ids, attention_mask, pixel_values_videos: See `forward`.
-            kwargs: Options of `GenerationMixin.generate`, such as `num_beams`. By default an answer is written
-                greedily and has at most 4 word pieces, `[SEP]` included, as in training; `max_new_tokens` allows more.
+            kwargs: Options of `GenerationMixin.generate`, such as `num_beams`. By default decoding is greedy, and an
+                answer has at most 4 new tokens, `[SEP]` included, as in training; `max_new_tokens` allows more.
 
         Returns:
-            int64 `(questions, length)`: the answers with their `[CLS]`, padded; a tokenizer's
-            `batch_decode(…, skip_special_tokens=True)` makes them text.
+            int64 `(questions, length)`: the answers with their `[CLS]`, padded; to be decoded by a tokenizer's
+            `batch_decode(…, skip_special_tokens=True)`.
+
+        Raises:
+            ValueError: as `encode_questions`.
         """
         encoder_outputs = self.encode_questions(input_ids, attention_mask, pixel_values_videos)
         return super().generate(encoder_outputs=encoder_outputs, attention_mask=attention_mask, **kwargs)
@@ -302,7 +307,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         encoder_outputs: BaseModelOutput | None = None,
         **kwargs,
     ) -> dict[str, torch.Tensor | BaseModelOutput | None]:
-        """What `generate` gives `forward` at a step; without a cache, that is the whole answer so far."""
+        """The inputs of `forward` at one step of `generate`; without a cache, the complete answer so far."""
         return {
             "decoder_input_ids": decoder_input_ids,
             "attention_mask": attention_mask,
@@ -313,19 +318,20 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
     def from_video_text(
         cls, video_text: str | UMTForVideoTextPreTraining, **vision_fields
     ) -> "UMTForVideoQuestionAnswering":
-        """Start from a stage-2 model; nothing is fresh (method, 19).
+        """Initialise from a stage-2 model; no weight is fresh.
 
-        The decoder's layers are copies of the fusion layers, its embeddings and its head of the text encoder's
-        embeddings and of the head for masked language modelling.
+        The decoder's layers are copies of the fusion layers, its embeddings are those of the text encoder, and its
+        head is the masked language modelling head.
 
         Args:
             video_text: Hub id or folder of a [`UMTForVideoTextPreTraining`], or one in memory, e.g. a converted
                 stage-2 file.
-            vision_fields: Fields of the video encoder's [`UMTConfig`] that shall differ, such as `num_frames=12`.
+            vision_fields: Changed fields of the video encoder's [`UMTConfig`], such as `num_frames=12`.
 
         Raises:
-            ValueError: if the model has no head for masked language modelling, or its two towers differ in width:
-                the decoder's layers look at question states where the fusion layers look at video tokens.
+            ValueError: if the model has no masked language modelling head, or its two encoders differ in
+                `hidden_size`: the decoder's layers attend to question states where the fusion layers attend to video
+                tokens.
         """
         source = video_text
         if isinstance(video_text, str):
@@ -334,14 +340,14 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         vision, text = config.vision_config, config.text_config
         if not isinstance(source, UMTForVideoTextPreTraining) or config.mlm_weight == 0:
             raise ValueError(
-                f"Question answering starts from a UMTForVideoTextPreTraining with its head for masked language "
-                f"modelling (`mlm_weight` above 0), which becomes the decoder's; this is a {type(source).__name__} "
-                f"with `mlm_weight` {config.mlm_weight:g}."
+                f"Question answering starts from a UMTForVideoTextPreTraining with its masked language modelling head "
+                f"(`mlm_weight` above 0), which becomes the decoder's; this is a {type(source).__name__} with "
+                f"`mlm_weight` {config.mlm_weight:g}."
             )
         if vision.hidden_size != text.hidden_size:
             raise ValueError(
                 f"The video encoder's `hidden_size` {vision.hidden_size} and the text encoder's {text.hidden_size} "
-                "must be the same, so that fusion layers can become the decoder's."
+                "must be the same, because the fusion layers become the decoder's."
             )
         config.vision_config = UMTConfig.from_dict(vision.to_dict(), **vision_fields)
         state = {}
@@ -358,15 +364,15 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
 
 
 def decoder_config(config: UMTTextConfig) -> UMTTextConfig:
-    """The decoder of a question encoder: as many layers as it has fusion layers, all of which look at questions."""
-    config = copy.deepcopy(config)  # and not by `to_dict`, which leaves out the attention implementation
+    """Configuration of the decoder: as many layers as the encoder's fusion layers, all with cross-attention."""
+    config = copy.deepcopy(config)  # `to_dict` would leave out the attention implementation
     config.num_hidden_layers -= config.fusion_layer
     config.fusion_layer, config.encoder_width, config.is_decoder = 0, config.hidden_size, True
     return config
 
 
 def key_in_decoder(key: str, fusion_layer: int) -> str | None:
-    """Where a weight `text_model.<...>` starts one of the decoder, if it does."""
+    """The decoder's key that is initialised from the weight `text_model.<...>`; None without one."""
     part, _, name = key.partition(".")
     if part != "text_model":
         return None

@@ -1,14 +1,14 @@
 """BERT as text encoder and as fusion encoder (arXiv 2303.16058, section 3.3).
 
-One stack of post-norm layers does both: the layers below `fusion_layer` read a text alone, those from it on also look
-at a video by cross-attention between self-attention and MLP. Parameter names are BERT's.
+One stack of post-norm layers does both: the layers below `fusion_layer` encode a text alone, the others also attend to
+a video by cross-attention between self-attention and MLP. Parameter names are BERT's.
 
-Unusual: several texts may share a video. Keys and values of a video are computed once a layer, however many texts look
-at it; that is most of the work, because a clip has thousands of tokens and a text some thirty. Either the texts of a
-video lie side by side, and then they attend as one long query, with no copy of the video; or `video_indices` tells
-which video each text looks at.
+Unusual: several texts may share a video. Keys and values of a video are computed once per layer, however many texts
+attend to it; this is most of the computation, because a clip has thousands of tokens and a text some thirty. Either
+the texts of a video are adjacent, and then attend as one long query without a copy of the video; or `video_indices`
+gives the video of each text.
 
-Shape legend: B texts, L word pieces of a text, H hidden size, M videos, N tokens of a video, W width of these.
+Shape legend: B texts, L tokens of a text, H hidden size, M videos, N tokens of a video, W dimension of these.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from .transformer_block_umt import eager_attention_forward
 
 
 class UMTTextEmbeddings(nn.Module):
-    """Word pieces plus positions plus the first token type, normed."""
+    """Token, position and first token-type embeddings, summed and normed."""
 
     def __init__(self, config: UMTTextConfig):
         super().__init__()
@@ -45,75 +45,86 @@ class UMTTextEmbeddings(nn.Module):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         length, longest = input_ids.shape[1], self.position_embeddings.num_embeddings
         if length > longest:
-            raise ValueError(f"The texts have {length} word pieces; this model takes at most {longest}.")
+            raise ValueError(f"The texts have {length} tokens; this model takes at most {longest}.")
         positions = torch.arange(length, device=input_ids.device)
-        # the tables are called, not read: one that was offloaded is only there during its call
+        # the tables are called, not indexed: an offloaded one is only loaded during its call
         embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings(torch.zeros_like(positions))
         return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(positions)))  # (B, L, H)
 
 
-class UMTTextAttentionProduct(nn.Module):
-    """Queries of a text against keys and values of itself or of a video."""
+class UMTTextMultiHeadAttention(nn.Module):
+    """Multi-head attention of a text to itself or, with another `key_dim`, to a video; without output projection."""
 
-    def __init__(self, config: UMTTextConfig, key_width: int, is_causal: bool):
+    def __init__(self, config: UMTTextConfig, key_dim: int, is_causal: bool):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = is_causal
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(key_width, config.hidden_size)
-        self.value = nn.Linear(key_width, config.hidden_size)
+        self.key = nn.Linear(key_dim, config.hidden_size)
+        self.value = nn.Linear(key_dim, config.hidden_size)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        key_states: torch.Tensor,
+        context_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         video_indices: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = (
+        query_states, key_states, value_states = (
             states.unflatten(-1, (-1, self.head_dim))  # (B, L, heads, head_dim), (M, N, heads, head_dim) twice
-            for states in (self.query(hidden_states), self.key(key_states), self.value(key_states))
+            for states in (self.query(hidden_states), self.key(context_states), self.value(context_states))
         )
         if video_indices is not None:
-            key, value = key[video_indices], value[video_indices]  # (B, N, heads, head_dim)
-        elif key.shape[0] != query.shape[0]:
-            query = query.unflatten(0, (key.shape[0], -1)).flatten(1, 2)  # (M, B/M * L, heads, head_dim)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            key_states, value_states = (
+                key_states[video_indices],
+                value_states[video_indices],
+            )  # (B, N, heads, head_dim)
+        elif key_states.shape[0] != query_states.shape[0]:
+            num_videos = key_states.shape[0]
+            query_states = query_states.unflatten(0, (num_videos, -1)).flatten(1, 2)  # (M, B/M * L, heads, head_dim)
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        heads_first = (states.transpose(1, 2) for states in (query, key, value))
-        output, weights = attend(self, *heads_first, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs)
-        return output.reshape(hidden_states.shape), weights
+        attn_output, attn_weights = attention_interface(
+            self,
+            query_states.transpose(1, 2),
+            key_states.transpose(1, 2),
+            value_states.transpose(1, 2),
+            attention_mask,
+            scaling=self.scaling,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            **kwargs,
+        )
+        return attn_output.reshape(hidden_states.shape), attn_weights
 
 
-class UMTTextBranchOutput(nn.Module):
-    """End of a branch: Linear, dropout, the residual, LayerNorm."""
+class UMTTextOutput(nn.Module):
+    """Output projection of a branch: Linear, dropout, residual, LayerNorm."""
 
-    def __init__(self, config: UMTTextConfig, width: int):
+    def __init__(self, config: UMTTextConfig, input_dim: int):
         super().__init__()
-        self.dense = nn.Linear(width, config.hidden_size)
+        self.dense = nn.Linear(input_dim, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, branch: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dropout(self.dense(branch)) + residual)
+    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
 
 
 class UMTTextAttention(nn.Module):
-    """A whole attention branch, of a text to itself or, with another `key_width`, to a video."""
+    """An attention branch with its output projection, of a text to itself or, with another `key_dim`, to a video."""
 
-    def __init__(self, config: UMTTextConfig, key_width: int, is_causal: bool = False):
+    def __init__(self, config: UMTTextConfig, key_dim: int, is_causal: bool = False):
         super().__init__()
-        self.self = UMTTextAttentionProduct(config, key_width, is_causal)
-        self.output = UMTTextBranchOutput(config, config.hidden_size)
+        self.self = UMTTextMultiHeadAttention(config, key_dim, is_causal)
+        self.output = UMTTextOutput(config, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        branch, _ = self.self(hidden_states, *args, **kwargs)
-        return self.output(branch, hidden_states)
+        attn_output, _ = self.self(hidden_states, *args, **kwargs)
+        return self.output(attn_output, hidden_states)
 
 
 class UMTTextIntermediate(nn.Module):
@@ -129,7 +140,7 @@ class UMTTextIntermediate(nn.Module):
 
 
 class UMTTextLayer(GradientCheckpointingLayer):
-    """BERT's layer; from `fusion_layer` on with cross-attention to a video."""
+    """BERT's layer; with `has_cross_attention` it also attends to a video."""
 
     def __init__(self, config: UMTTextConfig, has_cross_attention: bool):
         super().__init__()
@@ -137,7 +148,7 @@ class UMTTextLayer(GradientCheckpointingLayer):
         if has_cross_attention:
             self.crossattention = UMTTextAttention(config, config.encoder_width)
         self.intermediate = UMTTextIntermediate(config)
-        self.output = UMTTextBranchOutput(config, config.intermediate_size)
+        self.output = UMTTextOutput(config, config.intermediate_size)
 
     def forward(
         self,
@@ -157,7 +168,7 @@ class UMTTextLayer(GradientCheckpointingLayer):
 
 
 class UMTTextEncoder(nn.Module):
-    """Holds the layers under BERT's name."""
+    """Container of the layers under BERT's name."""
 
     def __init__(self, config: UMTTextConfig):
         super().__init__()
@@ -167,7 +178,7 @@ class UMTTextEncoder(nn.Module):
 
 
 class UMTTextPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and what Transformers wants to know about the text models."""
+    """Weight initialisation and class-level flags of the text models."""
 
     config: UMTTextConfig
     base_model_prefix = "bert"
@@ -176,12 +187,12 @@ class UMTTextPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["UMTTextEmbeddings", "UMTTextLayer"]
     _supports_sdpa = True
-    # it would take the mask of what cross-attention looks at for the queries' own, which have another length
+    # it would apply the mask of the cross-attention's keys to the queries, which have another length
     _supports_flash_attn = False
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": UMTTextLayer, "attentions": UMTTextAttentionProduct}
+    _can_record_outputs = {"hidden_states": UMTTextLayer, "attentions": UMTTextMultiHeadAttention}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -189,10 +200,10 @@ class UMTTextPreTrainedModel(PreTrainedModel):
 
 
 class UMTTextModel(UMTTextPreTrainedModel):
-    """Text encoder and fusion encoder in one stack; as a decoder, every token attends to earlier ones only."""
+    """Text encoder and fusion encoder in one stack; with `is_decoder` every token attends to earlier ones only."""
 
     def __init__(self, config: UMTTextConfig):
-        config.validate_architecture()
+        config.validate_architecture()  # overrides of `from_pretrained` are assigned without validation
         super().__init__(config)
         self.embeddings = UMTTextEmbeddings(config)
         self.encoder = UMTTextEncoder(config)
@@ -218,11 +229,11 @@ class UMTTextModel(UMTTextPreTrainedModel):
         """Encode texts by the lower layers, or together with videos by all of them.
 
         Args:
-            input_ids (int64 `(batch, length)`): Word pieces.
+            input_ids (int64 `(batch, length)`): Token ids.
             attention_mask (`(batch, length)`, *optional*): 0 where a text is padded.
-            encoder_hidden_states (`(videos, tokens, encoder_width)`, *optional*): Tokens of a video for each text;
-                `batch` must be a multiple of `videos`, the texts of a video lying side by side. Without it the layers
-                from `fusion_layer` on do not run.
+            encoder_hidden_states (`(videos, tokens, encoder_width)`, *optional*): Tokens of the videos; `batch` must
+                be a multiple of `videos`, and the texts of a video must be adjacent. Without it the layers from
+                `fusion_layer` on do not run.
             encoder_attention_mask (`(videos, tokens)`, *optional*): 0 where these are padded; videos are not.
 
         Returns:
@@ -259,8 +270,8 @@ class UMTTextModel(UMTTextPreTrainedModel):
     ) -> torch.Tensor:
         """Encoded texts (B, L, H) and videos (M, N, W) through the layers from `fusion_layer` on: (B, L, H).
 
-        Text i looks at video `video_indices[i]` or, without them, `i // (B / M)`; a mask of padded videos (M, N) needs
-        the latter.
+        Text i attends to video `video_indices[i]` or, without them, `i // (B / M)`. A mask of padded videos (M, N) is
+        supported only without `video_indices`.
         """
         mask = self.self_attention_mask(hidden_states, attention_mask)
         if encoder_attention_mask is not None:
@@ -277,12 +288,12 @@ class UMTTextModel(UMTTextPreTrainedModel):
     def self_attention_mask(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """The mask of texts (B, L) in the form that the attention implementation wants."""
+        """The mask of texts (B, L) in the form that the attention implementation expects."""
         if self.config.is_decoder:
             return create_causal_mask(self.config, hidden_states, attention_mask, None)
         if attention_mask is None:
             return None
-        # always built: to look whether any text is padded at all would wait for the device
+        # always built: checking whether any text is padded would wait for the device
         return create_bidirectional_mask(self.config, hidden_states, attention_mask, allow_is_bidirectional_skip=False)
 
 
@@ -308,11 +319,11 @@ class UMTTextPredictionHead(nn.Module):
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.transform(hidden_states))  # (..., H) -> (..., vocabulary)
+        return self.decoder(self.transform(hidden_states))  # (..., H) -> (..., vocab_size)
 
 
 def init_bert_weights(module: nn.Module, std: float) -> None:
-    """BERT's fresh weights: normal matrices and tables, padding at zero, no bias."""
+    """BERT's initialisation: normal matrices and embeddings, zero biases and padding embedding."""
     if isinstance(module, nn.LayerNorm):
         init.ones_(module.weight)
         init.zeros_(module.bias)
@@ -324,7 +335,7 @@ def init_bert_weights(module: nn.Module, std: float) -> None:
             init.zeros_(module.weight[module.padding_idx])
 
 
-# what BERT's configuration says of the fields of ours
+# fields that our configuration shares with BERT's
 BERT_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -342,12 +353,12 @@ BERT_FIELDS = (
 
 
 def read_bert(pretrained_model_name_or_path: str, **kwargs) -> tuple[dict, dict[str, torch.Tensor]]:
-    """A BERT of Transformers as fields of [`UMTTextConfig`] and weights, `bert.<...>` and `cls.predictions.<...>`.
+    """Read a BERT of Transformers: fields of [`UMTTextConfig`] and weights `bert.<...>`, `cls.predictions.<...>`.
 
     Args:
         pretrained_model_name_or_path: Hub id or folder, e.g. `"google-bert/bert-base-uncased"`.
-        kwargs: Further fields. `fusion_layer` is by default 9 of 12 layers and 19 of 24, as published, and of another
-            depth three quarters.
+        kwargs: Further fields. `fusion_layer` defaults to 9 of 12 layers and 19 of 24, as published, and to three
+            quarters of another depth.
 
     Raises:
         ValueError: if the checkpoint lacks weights of BERT or of its masked language modelling head.
@@ -357,13 +368,13 @@ def read_bert(pretrained_model_name_or_path: str, **kwargs) -> tuple[dict, dict[
     )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
-            f"{pretrained_model_name_or_path!r} lacks {len(missing)} weights of BERT or of its head for masked "
-            f"language modelling, among them {missing[0]!r}; take a BERT such as 'google-bert/bert-base-uncased'."
+            f"{pretrained_model_name_or_path!r} lacks {len(missing)} weights of BERT or of its masked language "
+            f"modelling head, among them {missing[0]!r}; use a BERT such as 'google-bert/bert-base-uncased'."
         )
     fields = {name: getattr(bert.config, name) for name in BERT_FIELDS}
     depth = bert.config.num_hidden_layers
     fields["fusion_layer"] = 19 if depth == 24 else 3 * depth // 4
-    # the head's bias has two names, one of which is ours
+    # the head's bias has two names; ours is `decoder.bias`
     state = {key: tensor for key, tensor in bert.state_dict().items() if key != "cls.predictions.bias"}
     return fields | kwargs, state
 

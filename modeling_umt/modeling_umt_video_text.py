@@ -1,12 +1,14 @@
-"""Stage 2's two towers: the video encoder and BERT in one space, and fused (arXiv 2303.16058, section 3.3).
+"""Stage 2's dual encoder and cross-encoder: the video encoder and BERT in one joint space, and fused (arXiv
+2303.16058, section 3.3).
 
-Cosines in the joint space compare every video with every text; the fusion layers look at a video and a text together
-and tell whether they match. The first is fast and finds candidates, the second is slow and ranks them.
+Cosines in the joint space compare every video with every text; the fusion layers encode a video and a text together
+and classify whether they match. The first is fast and finds candidates, the second is slow and re-ranks them.
 
-Unusual: a clip without a mask has one vector a frame in the joint space, and a text's similarity is the mean of its
-cosines with them. In pre-training, where a frame has few visible tokens or none, it has one vector.
+Unusual: a clip without a mask has one vector per frame in the joint space, and a text's similarity is the mean of its
+cosines with them. In pre-training, where a frame has few visible tokens or none, a clip has one vector.
 
-Shape legend: B clips or texts, T frames, V visible tokens, D width of the video encoder, E width of the joint space.
+Shape legend: B clips or texts, T frames, V visible tokens, D hidden size of the video encoder, E dimension of the
+joint space.
 """
 
 from dataclasses import dataclass
@@ -25,8 +27,9 @@ from transformers.utils.generic import maybe_autocast
 from .configuration_umt import UMTVideoTextConfig
 from .modeling_umt import UMTModel
 from .modeling_umt_text import UMTTextModel, init_bert_weights
+from .remote_code_umt import UMTRemoteCodeMixin
 
-TEMPERATURE_RANGE = (0.001, 0.5)  # officially enforced before every step (method, 15)
+TEMPERATURE_RANGE = (0.001, 0.5)  # officially enforced before every step
 
 
 @dataclass
@@ -34,12 +37,12 @@ class UMTVideoTextOutput(ModelOutput):
     """Output of [`UMTVideoTextModel`].
 
     Args:
-        logits_per_video (`(videos, texts)`): Similarities over the temperature, float32.
+        logits_per_video (`(videos, texts)`): Similarities divided by the temperature, float32.
         logits_per_text (`(texts, videos)`): Its transpose.
         video_embeds (`(videos, projection_dim)`): Mean of the L2-normalised vectors of the frames, not normalised
-            again: its product with a text's is the mean of cosines.
+            again: its dot product with a text's vector is the mean of cosines.
         text_embeds (`(texts, projection_dim)`): Unit vectors.
-        hidden_states, attentions: On demand, of the video encoder; see [`UMTForPreTrainingOutput`].
+        hidden_states, attentions: On request, of the video encoder; see [`UMTForPreTrainingOutput`].
     """
 
     logits_per_video: torch.FloatTensor | None = None
@@ -50,43 +53,40 @@ class UMTVideoTextOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class UMTVideoTextPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and what Transformers wants to know about the models of video and text."""
+class UMTVideoTextPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
+    """Weight initialisation and class-level flags of the video-text models."""
 
     config: UMTVideoTextConfig
-    # what a repository of this class can be loaded as
-    remote_code: ClassVar[dict[str, str]] = {"AutoModel": "modeling_umt_video_text.UMTVideoTextModel"}
+    remote_code: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_umt.UMTVideoTextConfig",
+        "AutoModel": "modeling_umt_video_text.UMTVideoTextModel",
+    }
     base_model_prefix = "video_text"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["UMTEmbeddings", "UMTLayer", "UMTTextEmbeddings", "UMTTextLayer"]
     _supports_sdpa = True
-    # the text encoder does not; `attn_implementation={"vision_config": "flash_attention_2"}` spares it
+    # the text encoder does not; `attn_implementation={"vision_config": "flash_attention_2"}` leaves it out
     _supports_flash_attn = False
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    accepts_loss_kwargs = False  # losses are means of a batch, which Trainer's own count of labels knows nothing of
+    accepts_loss_kwargs = False  # losses are means of a batch, not of the labels that Trainer counts
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Heads as BERT's; the two towers are models of their own and initialise themselves."""
+        """Heads as BERT's; the two towers are separate models and initialise themselves."""
         init_bert_weights(module, self.config.initializer_range)
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """As Transformers does, and with an `auto_map` of every class that can load this repository."""
-        self.config.auto_map = self.config.remote_code | self.remote_code
-        return super().save_pretrained(save_directory, **kwargs)
 
 
 class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
-    """Video and text in one space, and fused: the official retrieval model."""
+    """Dual encoder and cross-encoder of videos and texts: the official retrieval model."""
 
     _keys_to_ignore_on_load_unexpected = [r"^decoders\.", r"^mlm_head\."]
 
     def __init__(self, config: UMTVideoTextConfig):
-        config.validate_architecture()  # overrides of `from_pretrained` were assigned unseen
+        config.validate_architecture()  # overrides of `from_pretrained` are assigned without validation
         super().__init__(config)
         video, text = config.vision_config, config.text_config
         self.vision_model = UMTModel._from_config(video)
@@ -119,11 +119,11 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UMTVideoTextOutput:
-        """Compare every video with every text (method, 15).
+        """Compare every video with every text by cosines in the joint space.
 
         Args:
-            input_ids (int64 `(texts, length)`): Word pieces as [`UMTProcessor`] makes them: `[CLS]` first and no
-                `[SEP]`. They may be any number.
+            input_ids (int64 `(texts, length)`): Token ids of any number of texts, as from [`UMTProcessor`]: `[CLS]`
+                first and no `[SEP]`.
             pixel_values_videos (`(videos, frames, channels, height, width)`): See [`UMTModel.forward`].
             attention_mask (`(texts, length)`, *optional*): 0 where a text is padded.
 
@@ -153,22 +153,26 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         keep_temporal: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Tokens of clips, and their vectors in the joint space (method, 12).
+        """Tokens of clips, and their vectors in the joint space.
 
         Args:
             pixel_values_videos, bool_masked_pos, visible_indices: See [`UMTModel.forward`].
-            keep_temporal (`bool`, *optional*): One vector a frame, for which every frame must show as many tokens as
-                any other, or one a clip. By default one a clip with a mask, and what the configuration says without.
+            keep_temporal (`bool`, *optional*): One vector per frame, which requires equally many visible tokens in
+                every frame, or one per clip. Defaults to one per clip with a mask, and to the configuration's
+                `keep_temporal` without.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` (batch, visible tokens, hidden_size), normed;
             `pooler_output` (batch, frames or 1, projection_dim), not of unit length.
+
+        Raises:
+            ValueError: if the clips do not fit the model, or the mask does not fit the clips.
         """
-        visible_indices = self.vision_model.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        kwargs["return_dict"] = True  # which configurations may leave out
-        encoded = self.vision_model.encode(pixel_values_videos, visible_indices, **kwargs)
+        kwargs["return_dict"] = True  # a configuration may disable it
+        encoded = self.vision_model.encode(pixel_values_videos, bool_masked_pos, visible_indices, **kwargs)
         tokens = self.vision_model.norm(encoded.last_hidden_state)
-        num_vectors = self.num_video_vectors(pixel_values_videos, visible_indices, keep_temporal)
+        has_mask = bool_masked_pos is not None or visible_indices is not None
+        num_vectors = self.num_video_vectors(pixel_values_videos, has_mask, keep_temporal)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=self.project_video(tokens, num_vectors),
@@ -176,16 +180,14 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             attentions=encoded.attentions,
         )
 
-    def num_video_vectors(
-        self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None, keep_temporal: bool | None
-    ) -> int:
-        """Vectors of a clip in the joint space: its frames (after tubelets), or 1."""
+    def num_video_vectors(self, pixel_values_videos: torch.Tensor, has_mask: bool, keep_temporal: bool | None) -> int:
+        """Number of vectors of a clip in the joint space: its frames (after tubelets), or 1."""
         if keep_temporal is None:
-            keep_temporal = self.config.keep_temporal and visible_indices is None
+            keep_temporal = self.config.keep_temporal and not has_mask
         return self.vision_model.embeddings.token_grid(pixel_values_videos)[0] if keep_temporal else 1
 
     def project_video(self, tokens: torch.Tensor, num_vectors: int) -> torch.Tensor:
-        """Tokens (B, V, D), ordered by frame and as many of each, to vectors of the joint space (B, vectors, E)."""
+        """Tokens (B, V, D), ordered by frame, equally many of each, to vectors of the joint space (B, vectors, E)."""
         pooled = tokens.unflatten(1, (num_vectors, -1)).mean(dim=2)
         return self.video_projection(self.pool_norm(pooled))
 
@@ -195,14 +197,17 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Texts through the layers that read text alone (method, 13).
+        """Texts through the layers below `fusion_layer`, and their vectors in the joint space.
 
         Args:
             input_ids, attention_mask: See `forward`.
 
         Returns:
-            `BaseModelOutputWithPooling`: `last_hidden_state` (batch, length, hidden_size), what `match` takes;
+            `BaseModelOutputWithPooling`: `last_hidden_state` (batch, length, hidden_size), the input of `match`;
             `pooler_output` (batch, projection_dim), the projection of the first token, not of unit length.
+
+        Raises:
+            ValueError: if a text is longer than the model's `max_position_embeddings`.
         """
         hidden_states = self.text_model.encode(input_ids, attention_mask, **kwargs)
         return BaseModelOutputWithPooling(
@@ -216,27 +221,27 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         video_hidden_states: torch.Tensor,
         chunk_size: int | None = None,
     ) -> torch.Tensor:
-        """Whether texts and videos belong together, by the fusion layers (method, 15.2).
+        """Classify pairs of texts and videos as matching or not by the fusion layers (cross-encoder).
 
         Args:
             text_hidden_states (`(n, length, hidden_size)`): `get_text_features(...).last_hidden_state`.
             attention_mask (`(n, length)` or None): 0 where a text is padded.
             video_hidden_states (`(videos, tokens, hidden_size)`): `get_video_features(...).last_hidden_state`. `n` is
-                `videos` or a multiple of it: then the texts of a video lie side by side, and its keys and values are
-                computed once for all of them. A single video is compared with all texts.
-            chunk_size (`int`, *optional*): Texts at a time, so that many need no more memory than few.
+                a multiple of `videos`; the texts of a video are adjacent, and its keys and values are computed once
+                for all of them. A single video is compared with all texts.
+            chunk_size (`int`, *optional*): Number of texts per forward pass, which bounds the memory. Defaults to all.
 
         Returns:
-            `torch.Tensor` of shape `(n, 2)`: logits; column 1 speaks for a match.
+            `torch.Tensor` of shape `(n, 2)`: logits; column 1 is the match logit.
 
         Raises:
-            ValueError: if the texts can't be shared out evenly among the videos.
+            ValueError: if the number of texts is not a multiple of the number of videos.
         """
         num_texts, num_videos = text_hidden_states.shape[0], video_hidden_states.shape[0]
         if num_videos == 0 or num_texts % num_videos:
             raise ValueError(
-                f"{num_texts} texts can't be shared out evenly among {num_videos} videos: give as many of both, a "
-                "multiple of the videos, or one video."
+                f"{num_texts} texts and {num_videos} videos: the number of texts must be a multiple of the number of "
+                "videos."
             )
         if attention_mask is None:
             attention_mask = torch.ones(text_hidden_states.shape[:2], device=text_hidden_states.device)
@@ -246,26 +251,27 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         logits = []
         for first in range(0, num_videos, videos_at_once):
             videos = video_hidden_states[first : first + videos_at_once]
-            own = slice(first * texts_per_video, (first + len(videos)) * texts_per_video)
+            rows = slice(first * texts_per_video, (first + len(videos)) * texts_per_video)
+            texts, masks = text_hidden_states[rows], attention_mask[rows]
             # a single video may have more texts than fit into a chunk
-            chunks = zip(text_hidden_states[own].split(chunk_size), attention_mask[own].split(chunk_size), strict=True)
-            logits += [self.matching_head(self.text_model.fuse(*texts, videos)[:, 0]) for texts in chunks]
+            chunks = zip(texts.split(chunk_size), masks.split(chunk_size), strict=True)
+            logits += [self.matching_head(self.text_model.fuse(*chunk, videos)[:, 0]) for chunk in chunks]
         return torch.cat(logits)
 
 
 def mean_of_unit_vectors(frames: torch.Tensor) -> torch.Tensor:
-    """Vectors of frames (B, T, E) to one of each clip (B, E), whose product with a text's is the mean of cosines."""
+    """Vectors of frames (B, T, E) to one per clip (B, E), whose dot product with a text's is the mean of cosines."""
     return F.normalize(frames, dim=-1).mean(dim=1)
 
 
 def similarity_over_temperature(
     video_embeds: torch.Tensor, text_embeds: torch.Tensor, temperature: torch.Tensor
 ) -> torch.Tensor:
-    """Products of clips (B, E) and texts (B', E), divided by the temperature: (B, B').
+    """Dot products of clips (B, E) and texts (B', E), divided by the temperature: (B, B').
 
-    In float32, also under autocast: a similarity of 1 over 0.07 would be rounded to a sixteenth in bfloat16. The
-    temperature may lie on another device, as in a model that is split by `device_map`, and is taken as it is: training
-    keeps the parameter in its range, since a clamp has no gradient at its ends.
+    In float32, also under autocast: bfloat16 would round a similarity of 1 / 0.07 to a sixteenth. The temperature may
+    be on another device, as in a model split by `device_map`. It is not clamped here, because a clamp has no gradient
+    at its ends: training keeps the parameter in its range by `clamp_temperature`.
     """
     with maybe_autocast(video_embeds.device.type, enabled=False):
         similarity = video_embeds.float() @ text_embeds.float().T

@@ -1,16 +1,17 @@
 """Stage 2's pre-training: four objectives on clips and their texts (arXiv 2303.16058, section 3.3, equations 2 to 4).
 
-Contrast puts a clip near its text, matching has the fusion layers tell pairs that belong together from hard ones that
-do not, masked language modelling has them guess hidden word pieces, and stage 1's unmasked-token alignment goes on.
+Contrast pulls a clip towards its text, matching trains the fusion layers to classify pairs, with hard negatives,
+masked language modelling trains them to predict masked tokens, and stage 1's unmasked-token alignment continues.
 
 Unusual:
-- Matching and masked language modelling are one pass of the fusion layers, four texts a clip: keys and values of the
-  clips' tokens, which cost most of it, are computed once for all of them.
-- Losses come weighted, and the temperature is kept within bounds before every step, as in the official code.
+- Matching and masked language modelling share one forward pass of the fusion layers, with four texts per clip: keys
+  and values of the clips' tokens, which are most of the computation, are computed once for all of them.
+- The losses in the output are weighted. Official training keeps the temperature in a range: call `clamp_temperature`
+  before every forward pass in training, as the trainer does; `forward` itself changes no parameter.
 - An objective of weight 0 has no head: without `mlm_weight` and `uta_weight` this is the retrieval fine-tuning model.
 
-Shape legend: B clips and texts, V visible tokens, D width of the video encoder, L word pieces, H width of the text
-encoder, E width of the joint space.
+Shape legend: B clips and texts, V visible tokens, D hidden size of the video encoder, L tokens of a text, H hidden
+size of the text encoder, E dimension of the joint space.
 """
 
 from collections.abc import Callable
@@ -25,9 +26,9 @@ from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
-from .alignment_umt import UMTAlignmentDecoder, decode_and_align
+from .alignment_umt import UMTAlignmentDecoder, align_features
 from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig, aligned_layers
-from .modeling_umt import UMTForPreTraining
+from .modeling_umt import UMTEncoderOutput, UMTForPreTraining
 from .modeling_umt_text import UMTTextPredictionHead, read_bert
 from .modeling_umt_video_text import (
     TEMPERATURE_RANGE,
@@ -41,23 +42,23 @@ from .objectives_umt import (
     video_text_contrastive_loss,
     video_text_matching_loss,
 )
-from .video_text_sampling_umt import draw_negatives, hide_word_pieces
+from .video_text_sampling_umt import mask_tokens, sample_negatives
 
 
 @dataclass
 class UMTForVideoTextPreTrainingOutput(ModelOutput):
-    """Output of [`UMTForVideoTextPreTraining`]; what was not computed is None.
+    """Output of [`UMTForVideoTextPreTraining`]; entries that were not computed are None.
 
     Args:
         loss (scalar): Sum of the following.
         loss_vtc, loss_vtm, loss_mlm, loss_uta (scalars): Contrast, matching, masked language modelling and alignment,
-            each times its weight.
+            each multiplied by its weight.
         vtm_logits (`(3 * batch, 2)`): Of the pairs (video, its text), (another video, text), (video, another text), in
-            this order; column 1 speaks for a match.
-        mlm_logits (`(batch, length, vocab_size)`): Guesses of every word piece.
+            this order; column 1 is the match logit.
+        mlm_logits (`(batch, length, vocab_size)`): Predictions at every token.
         student_features (`(batch, num_aligned_layers, visible, target_dim)`): As in [`UMTForPreTrainingOutput`].
         video_embeds, text_embeds (`(batch, projection_dim)`): As in [`UMTVideoTextOutput`].
-        hidden_states, attentions: On demand, of the video encoder.
+        hidden_states, attentions: On request, of the video encoder.
     """
 
     loss: torch.FloatTensor | None = None
@@ -74,8 +75,25 @@ class UMTForVideoTextPreTrainingOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+@dataclass
+class EncodedPairs:
+    """Clips and their texts after the two encoders."""
+
+    encoder: UMTEncoderOutput
+    video_states: torch.Tensor  # (B, V, D), normed
+    text_states: torch.Tensor  # (B, L, H)
+    video_embeds: torch.Tensor  # (B, E)
+    text_embeds: torch.Tensor  # (B, E)
+
+
 class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
-    """[`UMTVideoTextModel`] with the heads and losses of its training. The teacher is not part of it."""
+    """[`UMTVideoTextModel`] with the heads and losses of its training. The teacher is not part of it.
+
+    Attributes:
+        gather_embeddings (*optional*): Concatenates a tensor of all processes along its first axis, with gradients.
+            The contrast is then among the clips of all processes: it is called with `match_ids`, which `forward` then
+            requires, and with the embeddings. None, the default: the contrast is within the batch. Trainers set it.
+    """
 
     remote_code: ClassVar[dict[str, str]] = UMTVideoTextPreTrainedModel.remote_code | {
         "AutoModelForPreTraining": "modeling_umt_video_text_pretraining.UMTForVideoTextPreTraining"
@@ -85,6 +103,7 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
 
     def __init__(self, config: UMTVideoTextConfig):
         super().__init__(config)
+        self.gather_embeddings: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.video_text = UMTVideoTextModel(config)
         self.aligned_layers = aligned_layers(config.vision_config) if config.uta_weight > 0 else []
         if config.uta_weight > 0:
@@ -115,6 +134,11 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.mlm_head.decoder = value
 
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Move the learned temperature into `TEMPERATURE_RANGE`, as the official code does before every step."""
+        self.video_text.temperature.clamp_(*TEMPERATURE_RANGE)
+
     @can_return_tuple
     def forward(
         self,
@@ -130,146 +154,181 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         negative_video_indices: torch.Tensor | None = None,
         negative_text_indices: torch.Tensor | None = None,
         keep_temporal: bool | None = None,
-        gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
         generator: torch.Generator | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UMTForVideoTextPreTrainingOutput:
-        """The losses of clips and their texts (method, 15). What is not given is drawn.
+        """The losses of clips and their texts. Masked texts and negatives that are not given are sampled.
 
         Args:
             pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
-            input_ids (int64 `(batch, length)`): Text i belongs to clip i.
+            input_ids (int64 `(batch, length)`): Token ids; text i matches clip i.
             attention_mask (`(batch, length)`, *optional*): 0 where a text is padded.
             bool_masked_pos, visible_indices (*optional*): The mask, in one of its two forms. Without one, all tokens
                 are visible.
             target_features (`(batch, num_aligned_layers, visible, target_dim)`, *optional*): The teacher's features at
-                the visible tokens; without them nothing is aligned.
-            match_ids (int64 `(batch,)`, *optional*): Clips and texts of the same id belong together. By default each
-                pair is alone.
-            mlm_input_ids, mlm_labels (int64 `(batch, length)`, *optional*): Texts with hidden word pieces, and these,
-                -100 elsewhere. By default drawn by `hide_word_pieces`.
-            negative_video_indices, negative_text_indices (int64 `(batch,)`, *optional*): A clip that does not belong
-                to text i, a text that does not belong to clip i. By default drawn by `draw_negatives`.
+                the visible tokens; without them `loss_uta` is not computed.
+            match_ids (int64 `(batch,)`, *optional*): Clips and texts of the same id match. By default only text i
+                matches clip i.
+            mlm_input_ids, mlm_labels (int64 `(batch, length)`, *optional*): Masked texts, and the original tokens
+                where masked, -100 elsewhere. By default sampled by `mask_tokens`.
+            negative_video_indices, negative_text_indices (int64 `(batch,)`, *optional*): A clip that does not match
+                text i, a text that does not match clip i. By default sampled by `sample_negatives`.
             keep_temporal (`bool`, *optional*): See [`UMTVideoTextModel.get_video_features`].
-            gather (*optional*): Puts together a tensor of all processes along its first axis, with gradients, so that
-                the contrast is among the clips of all of them. It is called with embeddings and with `match_ids`,
-                which are needed then.
-            generator (*optional*): The source of what is drawn, on the device of the model.
+            generator (`torch.Generator`, *optional*): Random generator of the sampling, on the model's device.
 
         Raises:
-            ValueError: if shapes do not fit, or `gather` is given without `match_ids`.
+            ValueError: if shapes do not fit, or `gather_embeddings` is set and `match_ids` are missing.
         """
-        config, base = self.config, self.video_text
-        visible_indices = base.vision_model.resolve_mask(pixel_values_videos, bool_masked_pos, visible_indices)
-        batch = input_ids.shape[0]
-        if pixel_values_videos.shape[0] != batch:
-            raise ValueError(f"{pixel_values_videos.shape[0]} clips and {batch} texts: give one text for each clip.")
-        if gather is not None and match_ids is None:
-            raise ValueError("`gather` needs `match_ids`: places in a batch say nothing across processes.")
-        with torch.no_grad():
-            base.temperature.clamp_(*TEMPERATURE_RANGE)
-
-        # --- the two towers
-        encoded = base.vision_model.encode(
-            pixel_values_videos, visible_indices, self.aligned_layers, return_dict=True, **kwargs
+        config, bert = self.config, self.config.text_config
+        if self.gather_embeddings is not None and match_ids is None:
+            raise ValueError(
+                "`gather_embeddings` requires `match_ids`: batch indices are not unique across processes."
+            )
+        pairs = self.encode_pairs(
+            pixel_values_videos, input_ids, attention_mask, bool_masked_pos, visible_indices, keep_temporal, **kwargs
         )
-        videos = base.vision_model.norm(encoded.last_hidden_state)  # (B, V, D)
-        video_embeds = mean_of_unit_vectors(
-            base.project_video(videos, base.num_video_vectors(pixel_values_videos, visible_indices, keep_temporal))
-        )  # (B, E)
-        texts = base.text_model.encode(input_ids, attention_mask)  # (B, L, H)
-        text_embeds = F.normalize(base.text_projection(texts[:, 0]), dim=-1)  # (B, E)
-        losses = {}
-
-        # --- contrast
-        if config.vtc_weight > 0:
-            everywhere = gather or (lambda tensor: tensor)
-            ids = None if match_ids is None else everywhere(match_ids)
-            similarity = similarity_over_temperature(
-                everywhere(video_embeds), everywhere(text_embeds), base.temperature
+        temperature = self.video_text.temperature
+        similarity = similarity_over_temperature(pairs.video_embeds, pairs.text_embeds, temperature)  # (B, B)
+        loss_vtc = self.contrast(pairs, similarity, match_ids)
+        if config.vtm_weight > 0 and (negative_video_indices is None or negative_text_indices is None):
+            negative_video_indices, negative_text_indices = sample_negatives(
+                similarity.detach().T, match_ids, config.vtm_hard_negatives, generator
             )
-            losses["vtc"] = config.vtc_weight * video_text_contrastive_loss(similarity, ids, ids)
-
-        # --- matching and masked language modelling: texts, their masks, and which video each looks at
-        own = torch.arange(batch, device=texts.device)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        pairs = []
-        if config.vtm_weight > 0:
-            if negative_video_indices is None or negative_text_indices is None:
-                # of this process alone
-                similarity = similarity_over_temperature(video_embeds, text_embeds, base.temperature).detach()
-                negative_video_indices, negative_text_indices = draw_negatives(
-                    similarity.T, match_ids, config.vtm_hard_negatives, generator
-                )
-            pairs += [
-                (texts, attention_mask, own),
-                (texts, attention_mask, negative_video_indices),
-                (texts[negative_text_indices], attention_mask[negative_text_indices], own),
-            ]
-        if config.mlm_weight > 0:
-            if mlm_input_ids is None or mlm_labels is None:
-                bert = config.text_config
-                never = (bert.pad_token_id, bert.cls_token_id)
-                mlm_input_ids, mlm_labels = hide_word_pieces(
-                    input_ids, bert.vocab_size, bert.mask_token_id, never, generator=generator
-                )
-            pairs.append((base.text_model.encode(mlm_input_ids, attention_mask), attention_mask, own))
-        vtm_logits = mlm_logits = None
-        if pairs:
-            fused_texts, masks, looks_at = (torch.cat(column) for column in zip(*pairs, strict=True))
-            fused = base.text_model.fuse(fused_texts, masks, videos, video_indices=looks_at)  # (3B, 4B or B, L, H)
-        if config.vtm_weight > 0:
-            vtm_logits = base.matching_head(fused[: 3 * batch, 0])
-            labels = matching_labels(own if match_ids is None else match_ids)
-            losses["vtm"] = config.vtm_weight * video_text_matching_loss(vtm_logits, labels)
-        if config.mlm_weight > 0:
-            mlm_logits = self.mlm_head(fused[-batch:])
-            losses["mlm"] = config.mlm_weight * masked_language_modeling_loss(mlm_logits, mlm_labels)
-
-        # --- alignment with the teacher
-        student_features = None
-        if config.uta_weight > 0:
-            student_features, loss_uta = decode_and_align(
-                config.vision_config,
-                base.vision_model.norm,
-                self.decoders,
-                encoded.aligned_hidden_states,
-                encoded.position_embeddings,
-                target_features,
+        if config.mlm_weight > 0 and (mlm_input_ids is None or mlm_labels is None):
+            unmaskable_ids = (bert.pad_token_id, bert.cls_token_id)
+            mlm_input_ids, mlm_labels = mask_tokens(
+                input_ids, bert.vocab_size, bert.mask_token_id, unmaskable_ids, generator=generator
             )
-            if loss_uta is not None:
-                losses["uta"] = config.uta_weight * loss_uta
-
+        loss_vtm, loss_mlm, vtm_logits, mlm_logits = self.match_and_mlm(
+            pairs, attention_mask, match_ids, negative_video_indices, negative_text_indices, mlm_input_ids, mlm_labels
+        )
+        loss_uta, student_features = self.align(pairs, target_features)
+        losses = [loss for loss in (loss_vtc, loss_vtm, loss_mlm, loss_uta) if loss is not None]
         return UMTForVideoTextPreTrainingOutput(
-            loss=sum(losses.values()) if losses else None,
-            **{f"loss_{name}": loss for name, loss in losses.items()},
+            loss=sum(losses) if losses else None,
+            loss_vtc=loss_vtc,
+            loss_vtm=loss_vtm,
+            loss_mlm=loss_mlm,
+            loss_uta=loss_uta,
             vtm_logits=vtm_logits,
             mlm_logits=mlm_logits,
             student_features=student_features,
-            video_embeds=video_embeds,
-            text_embeds=text_embeds,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
+            video_embeds=pairs.video_embeds,
+            text_embeds=pairs.text_embeds,
+            hidden_states=pairs.encoder.hidden_states,
+            attentions=pairs.encoder.attentions,
         )
+
+    def encode_pairs(
+        self,
+        pixel_values_videos: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        bool_masked_pos: torch.Tensor | None,
+        visible_indices: torch.Tensor | None,
+        keep_temporal: bool | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EncodedPairs:
+        """Clips and texts through the two encoders and into the joint space; arguments as in `forward`."""
+        base = self.video_text
+        encoder = base.vision_model.encode(
+            pixel_values_videos, bool_masked_pos, visible_indices, self.aligned_layers, return_dict=True, **kwargs
+        )
+        num_clips, num_texts = pixel_values_videos.shape[0], input_ids.shape[0]
+        if num_clips != num_texts:
+            raise ValueError(f"{num_clips} clips and {num_texts} texts: give one text for each clip.")
+        video_states = base.vision_model.norm(encoder.last_hidden_state)
+        has_mask = bool_masked_pos is not None or visible_indices is not None
+        num_vectors = base.num_video_vectors(pixel_values_videos, has_mask, keep_temporal)
+        video_embeds = mean_of_unit_vectors(base.project_video(video_states, num_vectors))
+        text_states = base.text_model.encode(input_ids, attention_mask)
+        text_embeds = F.normalize(base.text_projection(text_states[:, 0]), dim=-1)
+        return EncodedPairs(encoder, video_states, text_states, video_embeds, text_embeds)
+
+    def contrast(
+        self, pairs: EncodedPairs, similarity: torch.Tensor, match_ids: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """The contrastive loss of the batch, whose similarities (B, B) are given, or of all processes' batches."""
+        if self.config.vtc_weight == 0:
+            return None
+        if (gather := self.gather_embeddings) is not None:
+            match_ids = gather(match_ids)
+            similarity = similarity_over_temperature(
+                gather(pairs.video_embeds), gather(pairs.text_embeds), self.video_text.temperature
+            )
+        return self.config.vtc_weight * video_text_contrastive_loss(similarity, match_ids, match_ids)
+
+    def match_and_mlm(
+        self,
+        pairs: EncodedPairs,
+        attention_mask: torch.Tensor | None,
+        match_ids: torch.Tensor | None,
+        negative_video_indices: torch.Tensor | None,
+        negative_text_indices: torch.Tensor | None,
+        mlm_input_ids: torch.Tensor | None,
+        mlm_labels: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Matching and masked language modelling in one forward pass of the fusion layers; arguments as in `forward`.
+
+        Returns:
+            Both losses, matching logits (3B, 2) and token logits (B, L, vocab_size); None with weight 0.
+        """
+        config, base, texts = self.config, self.video_text, pairs.text_states
+        batch = texts.shape[0]
+        positives = torch.arange(batch, device=texts.device)
+        if attention_mask is None:
+            attention_mask = torch.ones(texts.shape[:2], dtype=torch.int64, device=texts.device)
+        inputs = []  # texts, their masks, and the index of the video that each attends to
+        if config.vtm_weight > 0:
+            inputs += [
+                (texts, attention_mask, positives),
+                (texts, attention_mask, negative_video_indices),
+                (texts[negative_text_indices], attention_mask[negative_text_indices], positives),
+            ]
+        if config.mlm_weight > 0:
+            inputs.append((base.text_model.encode(mlm_input_ids, attention_mask), attention_mask, positives))
+        loss_vtm = loss_mlm = vtm_logits = mlm_logits = None
+        if inputs:
+            text_states, masks, video_indices = (torch.cat(column) for column in zip(*inputs, strict=True))
+            fused = base.text_model.fuse(text_states, masks, pairs.video_states, video_indices=video_indices)
+        if config.vtm_weight > 0:
+            vtm_logits = base.matching_head(fused[: 3 * batch, 0])
+            labels = matching_labels(positives if match_ids is None else match_ids)
+            loss_vtm = config.vtm_weight * video_text_matching_loss(vtm_logits, labels)
+        if config.mlm_weight > 0:
+            mlm_logits = self.mlm_head(fused[-batch:])
+            loss_mlm = config.mlm_weight * masked_language_modeling_loss(mlm_logits, mlm_labels)
+        return loss_vtm, loss_mlm, vtm_logits, mlm_logits
+
+    def align(
+        self, pairs: EncodedPairs, target_features: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The distance to the teacher's features, None without targets, and the student's; None with weight 0."""
+        if self.config.uta_weight == 0:
+            return None, None
+        norm, encoder = self.video_text.vision_model.norm, pairs.encoder
+        student_features, distance = align_features(
+            self.decoders, norm, encoder.aligned_hidden_states, encoder.position_embeddings, target_features
+        )
+        return None if distance is None else self.config.uta_weight * distance, student_features
 
     @classmethod
     def from_video_text_pretrained(
         cls, video: str | PreTrainedModel, text: str, num_frames: int = 4, **kwargs
     ) -> "UMTForVideoTextPreTraining":
-        """Join a stage-1 encoder with a BERT; cross-attention, projections and matching head start fresh.
+        """Combine a stage-1 encoder with a BERT; cross-attention, projections and matching head start fresh.
 
         Args:
             video: Hub id or folder of a UMT model, or a [`UMTForPreTraining`], e.g. a converted stage-1 file. Its
-                decoders come along.
+                decoders are kept.
             text: Hub id or folder of a BERT, e.g. `"google-bert/bert-base-uncased"` for UMT-B/16 and
                 `"google-bert/bert-large-uncased"` for UMT-L/16.
             num_frames (`int`, defaults to 4): Frames of the clips.
             kwargs: Fields of [`UMTVideoTextConfig`]. `text_config` may be a mapping of fields that differ from the
-                BERT's (`fusion_layer`); `projection_dim` is by default the width of the teacher's joint space.
+                BERT's (`fusion_layer`); `projection_dim` defaults to the dimension of the teacher's joint space.
 
         Raises:
-            ValueError: if `text` is no BERT with its masked language modelling head.
+            ValueError: if `text` is not a BERT with its masked language modelling head.
         """
         student = video
         if isinstance(video, str):
@@ -294,16 +353,16 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         fresh = [key for key in fresh if not any(head in key for head in heads)]
         if fresh or unknown:
             raise ValueError(
-                f"The parts do not fit together; without weights: {', '.join(fresh) or '-'}; without a place: "
+                f"The parts do not fit together. Missing keys: {', '.join(fresh) or '-'}. Unexpected keys: "
                 f"{', '.join(unknown) or '-'}."
             )
         return model
 
 
 def matching_labels(ids: torch.Tensor) -> torch.Tensor:
-    """Labels (3B,) of `vtm_logits` by ids (B,): 1, then 0, or -100 for what has no negative in the batch."""
-    alone = (ids[:, None] == ids[None, :]).all(dim=1)
-    no_match = torch.where(alone, -100, 0)
+    """Labels (3B,) of `vtm_logits` by ids (B,): 1, then 0, or -100 where a pair has no negative in the batch."""
+    has_no_negative = (ids[:, None] == ids[None, :]).all(dim=1)
+    no_match = torch.where(has_no_negative, -100, 0)
     return torch.cat([torch.ones_like(no_match), no_match, no_match])
 
 

@@ -1,15 +1,15 @@
 """The training objectives of UMT (arXiv 2303.16058, section 3) as pure functions of tensors.
 
 UTA, unmasked-token alignment: the student's features at the visible tokens are pulled to the teacher's at the same
-tokens and layers. Only visible tokens are compared; nothing is reconstructed.
+tokens and layers. Hidden tokens are not reconstructed.
 
-Stage 2 adds VTC, video-text contrast: a video is to be nearer to its own text than to the batch's other texts, and the
-other way round; VTM, video-text matching: the fusion encoder tells pairs that belong together from pairs that do not;
-MLM, masked language modelling: hidden word pieces are guessed from the others and the video. The last two are
-cross-entropies, as is that of an answer to a question.
+Stage 2 adds VTC, video-text contrast: a video should be closer to its own text than to the batch's other texts, and
+vice versa; VTM, video-text matching: the fusion encoder classifies pairs as matching or not; MLM, masked language
+modelling: masked tokens are predicted from the others and the video. The last two are cross-entropies, as is the loss
+of an answer to a question.
 
-Unusual: everything is computed in float32 whatever the dtype of the features, also under autocast, and every aligned
-layer weighs the same.
+All losses are computed in float32 whatever the dtype of the features, also under autocast, and every aligned layer has
+the same weight.
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,15 @@ from torch.nn import functional as F
 def unmasked_token_alignment_loss(
     student_features: torch.Tensor, target_features: torch.Tensor, kind: str = "l2"
 ) -> torch.Tensor:
-    """
-    Mean distance between student and teacher features.
+    """Mean distance between student and teacher features (section 3.2).
 
     Args:
-        student_features (`torch.Tensor` of shape `(batch, K, visible, dim)`): The decoders' outputs. A layer may come
-            alone, `(batch, visible, dim)`.
+        student_features (`torch.Tensor` of shape `(batch, K, visible, dim)`): The decoders' outputs, or those of a
+            single layer, `(batch, visible, dim)`.
         target_features (`torch.Tensor` of the same shape): The teacher's features at the visible tokens.
         kind (`str`, defaults to `"l2"`):
-            `"l2"`: `2 - 2 <s, t>` per token, the squared distance if both sides are unit vectors, as every published
-            recipe makes them; `"mse"`: squared difference per element; `"smooth_l1"`: Huber with beta 1 per element.
+            `"l2"`: `2 - 2 <s, t>` per token, the squared distance of unit vectors, as in every published recipe;
+            `"mse"`: squared difference per element; `"smooth_l1"`: Huber with beta 1 per element.
 
     Returns:
         `torch.Tensor`, float32 scalar.
@@ -50,7 +49,7 @@ def unmasked_token_alignment_loss(
 
 
 def check_same_features(student_shape: Sequence[int], target_shape: Sequence[int]) -> None:
-    """Raise a ValueError unless student and teacher features are of the same shape."""
+    """Raise a ValueError unless student and teacher features have the same shape."""
     if tuple(student_shape) != tuple(target_shape):
         raise ValueError(
             f"Student features of shape {tuple(student_shape)} cannot be aligned with target features of shape "
@@ -62,24 +61,23 @@ def check_same_features(student_shape: Sequence[int], target_shape: Sequence[int
 def video_text_contrastive_loss(
     logits_per_video: torch.Tensor, video_ids: torch.Tensor | None = None, text_ids: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """
-    Cross-entropy of similarities over texts and over videos, averaged (method, 15.1).
+    """Cross-entropy of similarities over texts and over videos, averaged (section 3.3).
 
     Args:
-        logits_per_video (`torch.Tensor` of shape `(videos, texts)`): Similarities over the temperature.
-        video_ids, text_ids (int64 `(videos,)` and `(texts,)`, *optional*): A video and a text of the same id belong
-            together; several do so with equal shares. Without ids, video i and text i do.
+        logits_per_video (`torch.Tensor` of shape `(videos, texts)`): Similarities divided by the temperature.
+        video_ids, text_ids (int64 `(videos,)` and `(texts,)`, *optional*): A video and a text of the same id match;
+            several matches of one row have equal target probability. Without ids, video i and text i match.
 
     Returns:
         `torch.Tensor`, float32 scalar.
 
     Raises:
-        ValueError: if there are no ids and the matrix is not square.
+        ValueError: if ids are missing and the matrix is not square.
     """
     logits = logits_per_video.float()
     if video_ids is None:
         if logits.shape[0] != logits.shape[1]:
-            raise ValueError(f"{logits.shape[0]} videos and {logits.shape[1]} texts need ids that say which match.")
+            raise ValueError(f"{logits.shape[0]} videos and {logits.shape[1]} texts need ids that state which match.")
         video_ids = text_ids = torch.arange(logits.shape[0], device=logits.device)
     same = (video_ids[:, None] == text_ids[None, :]).float()  # (videos, texts)
     over_texts = -(same / same.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
@@ -88,12 +86,11 @@ def video_text_contrastive_loss(
 
 
 def video_text_matching_loss(matching_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """
-    Cross-entropy of pairs (method, 15.2).
+    """Cross-entropy of matching and non-matching pairs (section 3.3).
 
     Args:
-        matching_logits (`torch.Tensor` of shape `(pairs, 2)`): Column 1 speaks for a match.
-        labels (int64 `(pairs,)`): 1 for a match, 0 for none, -100 for a pair that does not count.
+        matching_logits (`torch.Tensor` of shape `(pairs, 2)`): Column 1 is the match logit.
+        labels (int64 `(pairs,)`): 1 for a match, 0 for no match, -100 for a pair to ignore.
 
     Returns:
         `torch.Tensor`, float32 scalar.
@@ -102,27 +99,25 @@ def video_text_matching_loss(matching_logits: torch.Tensor, labels: torch.Tensor
 
 
 def masked_language_modeling_loss(mlm_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """
-    Cross-entropy of the hidden word pieces (method, 15.3).
+    """Cross-entropy of the masked tokens (section 3.3).
 
     Args:
-        mlm_logits (`torch.Tensor` of shape `(batch, length, vocabulary)`).
-        labels (int64 `(batch, length)`): The word piece that was hidden, -100 elsewhere.
+        mlm_logits (`torch.Tensor` of shape `(batch, length, vocab_size)`).
+        labels (int64 `(batch, length)`): The original token where one was masked, -100 elsewhere.
 
     Returns:
-        `torch.Tensor`, float32 scalar: the mean over hidden word pieces, 0 if there is none.
+        `torch.Tensor`, float32 scalar: the mean over masked tokens, 0 without any.
     """
     total = F.cross_entropy(mlm_logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
     return total / (labels != -100).sum().clamp(min=1)
 
 
 def answer_losses(answer_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """
-    Cross-entropy of whole answers, the sum over their word pieces (method, 19).
+    """Cross-entropy of complete answers, summed over their tokens.
 
     Args:
-        answer_logits (`torch.Tensor` of shape `(answers, length, vocabulary)`): At every token those of the next one.
-        labels (int64 `(answers, length)`): The answers, of which the first token is not guessed; -100 where padded.
+        answer_logits (`torch.Tensor` of shape `(answers, length, vocab_size)`): At every token the logits of the next.
+        labels (int64 `(answers, length)`): The answers, whose first token is not predicted; -100 where padded.
 
     Returns:
         `torch.Tensor` of shape `(answers,)`, float32.

@@ -1,9 +1,12 @@
-"""Sine-cosine position table over the flattened token index (UMT's official code; the paper inherits VideoMAE's).
+"""Position tables: the student's sine-cosine table, which is computed, and the resizing of a teacher's learned one.
 
-Unusual: the angle depends on the index `t * rows * columns + h * columns + w` alone, so neighbours in a row differ by
-1, in a column by `columns`, in time by `rows * columns`. To resize, the table is computed for the grid the weights
-were trained on and interpolated: bicubic in space, then linear in time. Nothing here is learned.
+Unusual: the sine-cosine angle depends on the flattened token index `t * rows * columns + h * columns + w` alone, as in
+UMT's official code, so neighbours in a row differ by 1, in a column by `columns`, in time by `rows * columns`. To
+resize, the table is computed for the grid the weights were trained on and interpolated: bicubic in space, then linear
+in time.
 """
+
+import math
 
 import torch
 from torch.nn import functional as F
@@ -52,8 +55,22 @@ def position_table(
 ) -> torch.Tensor:
     """The table `(prod(grid), dim)` of a model trained on `position_grid`, for a clip of token grid `grid`.
 
-    With `position_grid=None` the code is computed for `grid` itself.
+    With `position_grid=None` the table is computed for `grid` itself.
     """
     source_grid = grid if position_grid is None else tuple(position_grid)
     table = sincos_position_table(source_grid[0] * source_grid[1] * source_grid[2], dim, device)
     return resize_position_table(table, source_grid, grid)
+
+
+def resize_square_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Resize a learned table `(1 + side * side, dim)` of a square image to `(1 + rows * columns, dim)`.
+
+    `grid` is (rows, columns). The class token's row is kept; the others are resized bicubically, without antialiasing,
+    in float32.
+    """
+    side = math.isqrt(table.shape[0] - 1)
+    if grid == (side, side):
+        return table
+    squares = table[1:].float().unflatten(0, (side, side)).permute(2, 0, 1)[None]  # (1, D, side, side)
+    squares = F.interpolate(squares, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([table[:1], squares[0].flatten(1).T.to(table.dtype)])

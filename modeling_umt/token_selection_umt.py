@@ -1,22 +1,24 @@
-"""Which tokens the student sees: UMT's "semantic masking" (arXiv 2303.16058, section 3), and tube and random masks.
+"""Token selection: UMT's "semantic masking" by attention (arXiv 2303.16058, section 3), tube and random masks, and the
+two forms of a mask.
 
 A strategy is one function of one signature,
 
     strategy(cls_attention, mask_ratio, generator=None, sample_seeds=None) -> visible_indices
 
 so a trainer takes any callable, and `functools.partial(strategy, mask_ratio=0.8, ...)` is the `token_selector` that
-the teacher calls inside its own pass. A new strategy scores the tokens, draws `uniform_noise` where chance is wanted,
-and ends in `highest_scoring_tokens` (over the clip) or `highest_scoring_tokens_per_frame`.
+the teacher calls inside its forward pass. A new strategy scores the tokens, adds `uniform_noise` where it samples, and
+ends in `highest_scoring_tokens` (over the clip) or `highest_scoring_tokens_per_frame`.
 
 Unusual:
 - Sampling without replacement is a top-k of log-probabilities plus Gumbel noise (Efraimidis & Spirakis, 2006; Kool et
   al., arXiv 1903.06059), which equals `torch.multinomial(replacement=False)` in distribution but has a static shape,
   accepts rows of zeros and never waits for the device.
-- Chance comes from a `torch.Generator`, or from one integer seed per sample. With seeds, a clip's mask depends on its
-  own seed alone: neither the batch it travels in, nor the number of processes, nor a resume changes it. The seeded
-  path is plain integer arithmetic, so unlike a generator it also compiles into one graph.
+- Randomness comes from a `torch.Generator`, or from one integer seed per sample. With seeds, a clip's mask depends on
+  its own seed alone: neither the other clips of the batch, nor the number of processes, nor a resume changes it. The
+  seeded path is plain integer arithmetic, so unlike a generator it also compiles into one graph.
 
-Shapes: B batch, T frames (of tokens), S tokens per frame, V visible tokens. Tokens are frame-major: index = t * S + s.
+Shape legend: B batch, T frames (of tokens), S tokens per frame, N = T * S, V visible tokens. Tokens are frame-major:
+index = t * S + s.
 """
 
 from collections.abc import Callable
@@ -31,18 +33,17 @@ def attention_token_selection(
     generator: torch.Generator | None = None,
     sample_seeds: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """
-    Keeps `S - int(S * mask_ratio)` tokens of every frame, drawn without replacement in proportion to the teacher's
-    attention: what the class token looks at is likely to stay visible. Frames are drawn independently.
+    """Keep `S - int(S * mask_ratio)` tokens of every frame, sampled without replacement in proportion to attention.
 
-    A token of attention 0 is taken only after all others of its frame; a frame of zeros is drawn uniformly.
+    Tokens that the teacher's class token attends to are likely to stay visible. Frames are sampled independently. A
+    token of attention 0 is selected only after all others of its frame; a frame of zeros is sampled uniformly.
 
     Args:
         cls_attention (`torch.Tensor` of shape `(batch, frames, tokens_per_frame)`):
             Non-negative attention of the teacher's class token; rows need not sum to one.
-        mask_ratio (`float`): Share of the tokens that is hidden, in `[0, 1)`; 0.8 in every published recipe.
+        mask_ratio (`float`): Fraction of the tokens that is hidden, in `[0, 1)`; 0.8 in every published recipe.
         generator (`torch.Generator`, *optional*):
-            Source of chance, on the device of `cls_attention`; defaults to PyTorch's own for that device.
+            Random generator on the device of `cls_attention`; defaults to PyTorch's own for that device.
         sample_seeds (`torch.Tensor` of shape `(batch,)`, int64, *optional*):
             One seed per sample, used instead of a generator.
 
@@ -66,9 +67,10 @@ def tube_token_selection(
     generator: torch.Generator | None = None,
     sample_seeds: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """
-    Keeps the same `S - int(S * mask_ratio)` positions, drawn uniformly, in every frame. Of `cls_attention` only the
-    shape and the device matter. Arguments, result and errors as in [`attention_token_selection`].
+    """Keep the same `S - int(S * mask_ratio)` positions, sampled uniformly, in every frame.
+
+    Only the shape and the device of `cls_attention` are used. Arguments, result and errors as in
+    [`attention_token_selection`].
     """
     batch, frames, tokens_per_frame = _grid(cls_attention)
     noise = uniform_noise((batch, tokens_per_frame), cls_attention.device, generator, sample_seeds)
@@ -82,9 +84,9 @@ def random_token_selection(
     generator: torch.Generator | None = None,
     sample_seeds: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """
-    Keeps `T*S - int(T*S * mask_ratio)` tokens drawn uniformly over the whole clip, so frames may keep different
-    numbers. Of `cls_attention` only the shape and the device matter. Arguments, result and errors as in
+    """Keep `N - int(N * mask_ratio)` tokens sampled uniformly over the clip, so that counts differ between frames.
+
+    Only the shape and the device of `cls_attention` are used. Arguments, result and errors as in
     [`attention_token_selection`].
     """
     batch, frames, tokens_per_frame = _grid(cls_attention)
@@ -100,28 +102,26 @@ def draw_masks(
     sample_seeds: torch.Tensor,
     num_masks: int,
 ) -> torch.Tensor:
-    """
-    Several masks of every clip, mask m drawn from the clip's seed plus m.
+    """Several masks of every clip, mask m sampled with the clip's seed plus m.
 
     Args:
-        strategy: One of the strategies above, or another of their signature.
+        strategy: One of the strategies above, or another function of their signature.
         cls_attention, mask_ratio, sample_seeds: As in [`attention_token_selection`].
-        num_masks (`int`): Masks of a clip, M.
+        num_masks (`int`): Masks per clip, M.
 
     Returns:
         `torch.Tensor` of shape `(batch, M, visible)`, int64: ascending indices of the visible tokens.
     """
-    draw = partial(strategy, cls_attention, mask_ratio)
-    return torch.stack([draw(sample_seeds=sample_seeds + mask) for mask in range(num_masks)], dim=1)
+    select = partial(strategy, cls_attention, mask_ratio)
+    return torch.stack([select(sample_seeds=sample_seeds + mask) for mask in range(num_masks)], dim=1)
 
 
 def highest_scoring_tokens(scores: torch.Tensor, num_visible: int) -> torch.Tensor:
-    """
-    The `num_visible` best tokens of each row, in ascending order of index.
+    """The `num_visible` highest-scoring tokens of each row, in ascending order of index.
 
     Args:
-        scores (`torch.Tensor` of shape `(..., tokens)`): Higher is kept first; ties are broken arbitrarily.
-        num_visible (`int`): How many to keep, at most `tokens`.
+        scores (`torch.Tensor` of shape `(..., tokens)`): Scores; ties are broken arbitrarily.
+        num_visible (`int`): Number of tokens to keep, at most `tokens`.
 
     Returns:
         `torch.Tensor` of shape `(..., num_visible)`, int64.
@@ -130,12 +130,11 @@ def highest_scoring_tokens(scores: torch.Tensor, num_visible: int) -> torch.Tens
 
 
 def highest_scoring_tokens_per_frame(scores: torch.Tensor, num_visible_per_frame: int) -> torch.Tensor:
-    """
-    The best tokens of each frame, as indices into the clip.
+    """The highest-scoring tokens of each frame, as indices into the clip.
 
     Args:
-        scores (`torch.Tensor` of shape `(batch, frames, tokens_per_frame)`): Higher is kept first.
-        num_visible_per_frame (`int`): How many to keep in every frame.
+        scores (`torch.Tensor` of shape `(batch, frames, tokens_per_frame)`): Scores.
+        num_visible_per_frame (`int`): Number of tokens to keep in every frame.
 
     Returns:
         `torch.Tensor` of shape `(batch, frames * num_visible_per_frame)`, int64, ascending.
@@ -152,15 +151,14 @@ def uniform_noise(
     generator: torch.Generator | None = None,
     sample_seeds: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """
-    Uniform numbers in `[0, 1)`: from `generator`, from PyTorch's default one, or row by row from `sample_seeds`.
+    """Uniform values in `[0, 1)`: from `generator`, from PyTorch's default one, or row by row from `sample_seeds`.
 
     With seeds, value i of a row is a hash of (seed, i), the same on every device and in every batch.
 
     Args:
         shape (`tuple[int, int]`): `(batch, values)`.
-        device (`torch.device`): Where the numbers are made; the generator or the seeds must live there.
-        generator (`torch.Generator`, *optional*): Source of chance.
+        device (`torch.device`): Device of the values; the generator or the seeds must be on it.
+        generator (`torch.Generator`, *optional*): Random generator.
         sample_seeds (`torch.Tensor` of shape `(batch,)`, int64, *optional*): One seed per row, any 64-bit value.
 
     Returns:
@@ -186,42 +184,91 @@ def uniform_noise(
     return (bits >> 8).float() * 2.0**-24
 
 
-def visible_indices_from_mask(bool_masked_pos: torch.Tensor) -> torch.Tensor:
+def resolve_visible_indices(
+    batch_size: int,
+    num_tokens: int,
+    bool_masked_pos: torch.Tensor | None = None,
+    visible_indices: torch.Tensor | None = None,
+    allow_repeats: bool = False,
+) -> torch.Tensor | None:
+    """Either form of a mask as `visible_indices`, checked against the clips, or None without a mask.
+
+    Args:
+        batch_size (`int`): Number of clips.
+        num_tokens (`int`): Tokens of a clip.
+        bool_masked_pos (bool `(batch, num_tokens)`, *optional*): True = hidden from the student.
+        visible_indices (int64 `(batch, visible)`, *optional*): Indices of the visible tokens.
+        allow_repeats (`bool`, defaults to False): Accept more than `num_tokens` indices: several masks of a clip side
+            by side, whose tokens overlap.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, visible)`, int64, or None.
+
+    Raises:
+        ValueError: if both forms are given, or the mask's dtype or shape does not fit.
     """
-    Turns a mask into indices. The number of visible tokens is read back from the device, which waits for it once; a
-    training loop keeps to `visible_indices` from the start.
+    if bool_masked_pos is not None:
+        if visible_indices is not None:
+            raise ValueError("Give `bool_masked_pos` or `visible_indices`, not both: they are two forms of one mask.")
+        return visible_indices_from_mask(bool_masked_pos, expected_shape=(batch_size, num_tokens))
+    if visible_indices is not None and (
+        visible_indices.dtype != torch.int64
+        or visible_indices.ndim != 2
+        or visible_indices.shape[0] != batch_size
+        or visible_indices.shape[1] < 1
+        or (visible_indices.shape[1] > num_tokens and not allow_repeats)
+    ):
+        raise ValueError(
+            f"`visible_indices` must be int64 (batch {batch_size}, 1 to {num_tokens} visible tokens), but is "
+            f"{visible_indices.dtype} {tuple(visible_indices.shape)}."
+        )
+    return visible_indices
+
+
+def visible_indices_from_mask(
+    bool_masked_pos: torch.Tensor, expected_shape: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Convert a mask to indices.
+
+    The number of visible tokens is read back from the device, which waits for it once; a training loop keeps to
+    `visible_indices` from the start.
 
     Args:
         bool_masked_pos (`torch.Tensor` of shape `(batch, tokens)`, bool): True = hidden from the student.
+        expected_shape (*optional*): The `(batch, tokens)` that the mask must have.
 
     Returns:
         `torch.Tensor` of shape `(batch, visible)`, int64: ascending indices of the visible tokens.
 
     Raises:
-        ValueError: if the mask is not a 2-D bool tensor, if samples hide different numbers of tokens, or all of them.
+        ValueError: if the mask is not a bool tensor of that shape, if samples hide different numbers of tokens, or all
+            of them.
     """
-    if bool_masked_pos.dtype != torch.bool or bool_masked_pos.ndim != 2:
+    shape = tuple(bool_masked_pos.shape)
+    if bool_masked_pos.dtype != torch.bool or len(shape) != 2 or expected_shape not in (None, shape):
+        expected = "(batch, tokens)"
+        if expected_shape is not None:
+            expected = f"(batch {expected_shape[0]}, tokens {expected_shape[1]})"
         raise ValueError(
-            "`bool_masked_pos` must be a bool tensor of shape (batch, tokens), True = hidden; "
-            f"got {bool_masked_pos.dtype} of shape {tuple(bool_masked_pos.shape)}."
+            f"`bool_masked_pos` must be bool {expected}, True = hidden, but is {bool_masked_pos.dtype} {shape}. "
+            "Student and teacher can share a mask only if their token grids are the same."
         )
     visible_counts = (~bool_masked_pos).sum(dim=1).tolist()
     if len(set(visible_counts)) != 1 or visible_counts[0] == 0:
         raise ValueError(
             "Every sample of `bool_masked_pos` must leave the same number of tokens visible, and at least one; "
-            f"got {visible_counts} visible of {bool_masked_pos.shape[1]}. Hide equally many in each sample."
+            f"got {visible_counts} visible of {shape[1]}. Hide equally many in each sample."
         )
     # visible (0) before hidden (1); a stable sort keeps each in ascending order
     return bool_masked_pos.to(torch.uint8).argsort(dim=1, stable=True)[:, : visible_counts[0]]
 
 
 def mask_from_visible_indices(visible_indices: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """
-    Turns indices into a mask; the inverse of [`visible_indices_from_mask`].
+    """Convert indices to a mask; the inverse of [`visible_indices_from_mask`].
 
     Args:
         visible_indices (`torch.Tensor` of shape `(batch, visible)`, int64): Indices below `num_tokens`.
-        num_tokens (`int`): Tokens of the whole clip.
+        num_tokens (`int`): Tokens of the clip.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_tokens)`, bool: True = hidden from the student.
@@ -243,7 +290,7 @@ def _mix_bits(word: torch.Tensor) -> torch.Tensor:
 def _grid(cls_attention: torch.Tensor) -> torch.Size:
     if cls_attention.ndim != 3:
         raise ValueError(
-            "Token selection needs a tensor of shape (batch, frames, tokens_per_frame), like the teacher's "
+            "Token selection requires a tensor of shape (batch, frames, tokens_per_frame), like the teacher's "
             f"`cls_attention`; got shape {tuple(cls_attention.shape)}."
         )
     return cls_attention.shape
@@ -252,5 +299,5 @@ def _grid(cls_attention: torch.Tensor) -> torch.Size:
 def _num_visible(num_tokens: int, mask_ratio: float) -> int:
     # the hidden count is truncated, so the visible one is rounded up: 196 tokens at 0.8 leave 40
     if not 0 <= mask_ratio < 1:
-        raise ValueError(f"`mask_ratio` is the share of hidden tokens and must be in [0, 1); got {mask_ratio}.")
+        raise ValueError(f"`mask_ratio` is the fraction of hidden tokens and must be in [0, 1); got {mask_ratio}.")
     return num_tokens - int(num_tokens * mask_ratio)

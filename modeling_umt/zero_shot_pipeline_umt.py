@@ -1,9 +1,9 @@
-"""`pipeline("zero-shot-video-classification")`: which of some labels a video shows, by the two towers of stage 2
+"""`pipeline("zero-shot-video-classification")`: classification into labels given as texts, by stage 2's dual encoder
 (arXiv 2303.16058, section 3.3).
 
-The conventions are those of Transformers' zero-shot classification of images, `candidate_labels` and
-`hypothesis_template`; Transformers has none for videos. Unusual: with several templates the vector of a label is the
-mean of its texts' unit vectors, of unit length again, as CLIP's authors do; and texts are encoded once for all videos.
+The conventions are those of Transformers' zero-shot image classification, `candidate_labels` and
+`hypothesis_template`; Transformers has no such task for videos. With several templates the vector of a label is the
+mean of its texts' unit vectors, normalised again, as CLIP's authors do. Texts are encoded once for all videos.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from .modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit_vectors, si
 
 
 class UMTZeroShotVideoClassificationPipeline(Pipeline):
-    """Classifies videos into labels that are given as texts.
+    """Classifies videos into labels given as texts.
 
-    Called with a video or a list of videos, as the processor takes them: paths, URLs, bytes, arrays.
+    The input is a video or a list of videos in the processor's forms: paths, URLs, bytes, arrays.
 
     Args:
-        candidate_labels (`list[str]`): What a video may show.
-        hypothesis_template (`str` or `list[str]`, defaults to `"a video of {}"`): Makes a text of a label; several are
-            averaged. `"{}"` for labels that are texts already.
+        candidate_labels (`list[str]`): The class names.
+        hypothesis_template (`str` or `list[str]`, defaults to `"a video of {}"`): Template of a label's text; several
+            are averaged. `"{}"` for labels that are complete texts.
 
     Returns:
-        For each video a list of `{"score", "label"}`, the likeliest first; the scores sum to 1.
+        For each video a list of `{"score", "label"}`, highest score first; the scores sum to 1.
 
     Raises:
-        ValueError: no labels, or a template without `{}`.
+        ValueError: if labels are missing or empty, a template has no `{}`, or an option is unknown.
 
     Example:
 
@@ -58,7 +58,7 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
     ) -> tuple[dict, dict, dict]:
         if kwargs:
             raise ValueError(
-                f"Unknown: {', '.join(kwargs)}; the options are `candidate_labels` and `hypothesis_template`."
+                f"Unknown options: {', '.join(kwargs)}; choose `candidate_labels` or `hypothesis_template`."
             )
         texts = {}
         if candidate_labels is not None:
@@ -69,12 +69,12 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
         return {}, texts, {name: value for name, value in texts.items() if name == "candidate_labels"}
 
     def save_pretrained(self, save_directory, **kwargs: Any) -> None:
-        """As Transformers does, which forgets the processor."""
+        """As Transformers does, and the processor, which Transformers does not save."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
     def preprocess(self, video: Any) -> dict[str, torch.Tensor]:
-        # one view, whatever the processor was saved with
+        # one view, whatever the saved processor's settings
         inputs = self.processor(videos=video, num_clips=1, num_crops=1, return_tensors="pt")
         return {"pixel_values_videos": inputs["pixel_values_videos"]}
 
@@ -91,11 +91,13 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
         return {"logits": logits}
 
     def label_vectors(self, candidate_labels: tuple[str, ...], templates: tuple[str, ...]) -> torch.Tensor:
-        """Unit vectors `(labels, projection_dim)`; those of the last call are kept."""
+        """Unit vectors `(labels, projection_dim)`; those of the last call are cached."""
         if not candidate_labels or not all(isinstance(label, str) and label.strip() for label in candidate_labels):
-            raise ValueError(f"`candidate_labels` must name at least one label, but are {candidate_labels!r}.")
+            raise ValueError(
+                f"`candidate_labels` must contain at least one label and no empty one, but are {candidate_labels!r}."
+            )
         if not templates or not all("{}" in template for template in templates):
-            raise ValueError(f"`hypothesis_template` must hold {{}} in the label's place, but is {templates!r}.")
+            raise ValueError(f"`hypothesis_template` must contain {{}} for the label, but is {templates!r}.")
         key = (candidate_labels, templates)
         if getattr(self, "_encoded", (None,))[0] != key:
             texts = [template.replace("{}", label) for label in candidate_labels for template in templates]

@@ -1,7 +1,7 @@
 """UMT models through files and a Hub, loaded in fresh interpreters with and without the package.
 
-Three of them: an author with the package saves, pushes, trains and converts; a user without it loads the folders;
-another loads by repository id and pushes his own. All must see the author's numbers, and no warning.
+Three users: an author with the package saves, pushes, trains and converts; a user without it loads the folders;
+another loads by repository id and pushes copies. All must get the author's outputs, without a warning.
 """
 
 import io
@@ -40,7 +40,7 @@ TEACHER_SIZES = {
     "patch_size": 16,
     "projection_dim": 8,
 }
-# The kinds of repository, and the Auto classes that must load each whole.
+# The kinds of repository, and the Auto classes that must load each completely.
 KINDS = {
     "base": ["AutoModel"],
     "classifier": ["AutoModel", "AutoModelForVideoClassification"],
@@ -60,18 +60,21 @@ TEACHER_AUTO_MAP = {
 }
 CODE = {
     "alignment_umt.py",
-    "attention_pooling_umt.py",
     "configuration_umt.py",
-    "frame_pooling_umt.py",
     "modeling_umt.py",
     "objectives_umt.py",
+    "pooling_heads_umt.py",
     "position_embeddings_umt.py",
+    "remote_code_umt.py",
     "token_selection_umt.py",
     "transformer_block_umt.py",
 }
 TEACHER_CODE = {
     "configuration_umt.py",
     "modeling_umt_teacher.py",
+    "position_embeddings_umt.py",
+    "remote_code_umt.py",
+    "teacher_forward_umt.py",
     "token_selection_umt.py",
     "transformer_block_umt.py",
 }
@@ -109,12 +112,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> SimpleNamespace:
-    """The Hub with `author` having saved, pushed, trained and converted; its folders below `root`."""
+    """The Hub after the author has saved, pushed, trained and converted; the folders are below `root`."""
     root = tmp_path_factory.mktemp("hub_umt")
     config = UMTConfig(**SIZES, id2label={0: "clap", 1: "jump", 2: "wave"})
     torch.manual_seed(0)
     models = {"base": UMTModel(config), "classifier": UMTForVideoClassification(config)}
-    # a converted stage-1 file has the table of its own clip
+    # a converted stage-1 file has a position table over its own grid
     models["pretraining"] = UMTForPreTraining(UMTConfig(**SIZES, position_grid=[4, 2, 2]))
     models["teacher"] = UMTTeacherModel(UMTTeacherConfig(**TEACHER_SIZES))
     with torch.no_grad():
@@ -176,7 +179,7 @@ def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> 
 
 
 def check_repository(files: dict[str, bytes], kind: str) -> None:
-    """Weights, all of the code and the whole `auto_map`; the head's architecture is named."""
+    """Weights, code and `auto_map` are complete; `architectures` names the head."""
     code = TEACHER_CODE if kind == "teacher" else CODE
     assert files.keys() >= code | {"config.json", "model.safetensors"}
     config = json.loads(files["config.json"])
@@ -186,7 +189,7 @@ def check_repository(files: dict[str, bytes], kind: str) -> None:
     assert config["architectures"] == [{**heads, "teacher": "UMTTeacherModel"}[kind]]
 
 
-def test_author_heard_no_complaint(world):
+def test_the_author_gets_no_warning(world):
     assert world.author["complaints"] == []
 
 
@@ -195,7 +198,7 @@ def test_with_the_package(world, kind, auto):
     folder, pushed = world.author[f"{kind} {auto}"], world.author[f"pushed {kind} {auto}"]
     check_loaded(world, folder, kind, auto)
     check_loaded(world, pushed, kind, auto)
-    module = f"modeling_umt.{auto_map(kind)[auto].split('.')[0]}"  # local code, though the Hub has some
+    module = f"modeling_umt.{auto_map(kind)[auto].split('.')[0]}"  # local code takes precedence over the Hub's
     assert folder["module"] == pushed["module"] == module
 
 
@@ -219,7 +222,7 @@ def test_official_file_from_the_hub(world, kind):
 
 @pytest.fixture(scope="module")
 def folder_user(world, tmp_path_factory) -> dict:
-    """Who has the folders, but neither the package nor a network."""
+    """A user of the folders without the package and without a network."""
     return run(
         f"""
         answer = {{}}
@@ -253,13 +256,13 @@ def test_checkpoint_without_the_package(world, folder_user):
         torch.testing.assert_close(torch.tensor(folder_user[source]["output"]), trained, rtol=0, atol=1e-6)
 
 
-def test_folder_user_heard_no_complaint(folder_user):
+def test_the_folder_user_gets_no_warning(folder_user):
     assert folder_user["complaints"] == []
 
 
 @pytest.fixture(scope="module")
 def hub_user(world, tmp_path_factory) -> dict:
-    """Who has only the repositories' ids, pins their commits, pushes what he loaded as his own and loads that."""
+    """A user of repository ids and pinned commits, who pushes the loaded models as copies and loads these."""
     commits = {kind: world.hub.commits(f"{USER}/{kind}")[-1].oid for kind in KINDS}
     return run(
         f"""
@@ -287,7 +290,7 @@ def test_hub_without_the_package(world, hub_user, kind, auto):
     check_repository(world.hub.files(f"{USER}/again-{kind}"), kind)
 
 
-def test_hub_user_heard_what_transformers_says_of_unpinned_code(hub_user):
-    """His own repositories were loaded without `revision=`: Transformers says which code it fetched. Nothing else."""
+def test_the_hub_user_gets_only_the_notice_of_unpinned_code(hub_user):
+    """The copies are loaded without `revision=`, so Transformers reports which code it downloaded."""
     notice = "A new version of the following files was downloaded"
     assert hub_user["complaints"] and all(notice in c and f"{USER}/again-" in c for c in hub_user["complaints"])

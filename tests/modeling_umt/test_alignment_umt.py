@@ -1,5 +1,5 @@
-"""Layer by layer or all at once: the alignment of the K layers has the same loss and gradients, and layer by layer
-keeps nothing of the features for the backward pass."""
+"""Alignment layer by layer has the loss and gradients of all layers at once, and keeps no features for the backward
+pass."""
 
 import copy
 
@@ -9,31 +9,31 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling_umt import UMTConfig
-from modeling_umt.alignment_umt import UMTAlignmentDecoder, decode_and_align
+from modeling_umt.alignment_umt import UMTAlignmentDecoder, align_features
 from modeling_umt.objectives_umt import unmasked_token_alignment_loss
 
-BATCH, LAYERS, VISIBLE, WIDTH, TARGET = 2, 3, 5, 16, 24
+BATCH, LAYERS, VISIBLE, DIM, TARGET = 2, 3, 5, 16, 24
 KINDS = [("l2", "l2"), ("mse", "none"), ("smooth_l1", "none")]
 
 
 class Part(nn.Module):
-    """What of a student comes after its blocks."""
+    """The part of a student after its blocks."""
 
     def __init__(self, kind: str = "l2", target_norm: str = "l2"):
         super().__init__()
-        sizes = {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": LAYERS}
+        sizes = {"hidden_size": DIM, "num_attention_heads": 2, "num_hidden_layers": LAYERS}
         fields = {"num_aligned_layers": LAYERS, "target_dim": TARGET, "target_norm": target_norm}
         self.config = UMTConfig(**sizes, **fields, alignment_loss=kind)
         torch.manual_seed(0)
-        self.norm = nn.LayerNorm(WIDTH)
+        self.norm = nn.LayerNorm(DIM)
         self.decoders = nn.ModuleList(UMTAlignmentDecoder(self.config) for _ in range(LAYERS))
-        # leaves, as many as there are layers, and positions of every clip
-        self.states = nn.ParameterList(torch.randn(BATCH, VISIBLE, WIDTH) for _ in range(LAYERS))
-        self.register_buffer("positions", torch.randn(BATCH, VISIBLE, WIDTH))
+        # one leaf per layer, and position embeddings of every clip
+        self.states = nn.ParameterList(torch.randn(BATCH, VISIBLE, DIM) for _ in range(LAYERS))
+        self.register_buffer("positions", torch.randn(BATCH, VISIBLE, DIM))
         self.register_buffer("targets", F.normalize(torch.randn(BATCH, LAYERS, VISIBLE, TARGET), dim=-1))
 
     def forward(self, targets: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return decode_and_align(self.config, self.norm, self.decoders, list(self.states), self.positions, targets)
+        return align_features(self.decoders, self.norm, list(self.states), self.positions, targets)
 
     def at_once(self) -> tuple[torch.Tensor, torch.Tensor]:
         features, loss = self()
@@ -48,7 +48,7 @@ class Part(nn.Module):
 
 @pytest.mark.parametrize("kind, target_norm", KINDS)
 @pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
-def test_layer_by_layer_is_all_at_once(kind, target_norm, precision):
+def test_layer_by_layer_equals_all_at_once(kind, target_norm, precision):
     part = Part(kind, target_norm)
     if precision == "bfloat16":
         part = part.to(torch.bfloat16)
@@ -64,7 +64,7 @@ def test_layer_by_layer_is_all_at_once(kind, target_norm, precision):
     )
     print(f"{kind}, {precision}: losses {loss} and {expected}, largest relative difference of gradients {difference}")
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
-    # of a layer's gradient only the factor 1 / K is applied at another place
+    # only the factor 1 / K of a layer's gradient is applied at another point
     assert difference < (1e-6 if precision == "float32" else 0.01)
 
 
@@ -85,19 +85,19 @@ def test_without_gradients_the_loss_is_the_same():
 
 
 def test_no_features_are_kept_for_the_backward_pass():
-    """Nor what is between a block's output and them."""
+    """Nor the states between a block's output and the features."""
     part = Part()
-    mine = {tensor.untyped_storage().data_ptr() for tensor in [*part.parameters(), *part.buffers()]}
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*part.parameters(), *part.buffers()]}
     kept: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.numel() >= BATCH * VISIBLE and tensor.untyped_storage().data_ptr() not in mine:
+        if tensor.numel() >= BATCH * VISIBLE and tensor.untyped_storage().data_ptr() not in own:
             kept.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         at_once = part.at_once()
-        assert len(kept) > 4 * LAYERS  # else this test would see nothing
+        assert len(kept) > 4 * LAYERS  # otherwise this test would detect nothing
         kept.clear()
         layer_by_layer = part(part.targets)
     assert not kept

@@ -1,7 +1,7 @@
-"""The test battery: what every model class must do, whatever it computes. A new class is one more row of `CASES`.
+"""The test battery: requirements on every model class. A new class is a new row of `CASES`.
 
-A row tells how to build a tiny model, what it eats and which shapes come out; the tests below know no class by name.
-Weights are random everywhere (also where fresh ones would be zero), so that no term can go missing unseen.
+A row describes how to build a tiny model, its inputs and its output shapes; the tests below are the same for all
+classes. All weights are random (also where initial ones are zero), so that a missing term is detected.
 """
 
 import copy
@@ -109,12 +109,12 @@ def clips_and_texts(config: UMTVideoTextConfig, batch: int = 2, **sizes) -> dict
     }
 
 
-def clips_and_hidden_words(config: UMTVideoTextConfig, batch: int = 2, **sizes) -> dict:
-    """The same with word pieces to guess, so that of a batch of two clips nothing is left to be drawn."""
+def clips_and_masked_texts(config: UMTVideoTextConfig, batch: int = 2, **sizes) -> dict:
+    """The same with masked tokens, so that nothing is random for a batch of two clips."""
     inputs = clips_and_texts(config, batch, **sizes)
-    hidden = inputs["attention_mask"].bool() & (torch.arange(8) % 3 == 1)
-    guessed = {"mlm_input_ids": inputs["input_ids"].masked_fill(hidden, 3)}
-    return inputs | guessed | {"mlm_labels": inputs["input_ids"].masked_fill(~hidden, -100)}
+    masked = inputs["attention_mask"].bool() & (torch.arange(8) % 3 == 1)
+    mlm_input_ids = inputs["input_ids"].masked_fill(masked, 3)
+    return inputs | {"mlm_input_ids": mlm_input_ids, "mlm_labels": inputs["input_ids"].masked_fill(~masked, -100)}
 
 
 def short_answers(config, batch, *shape) -> dict:
@@ -145,7 +145,7 @@ def video_text_student_shapes(config, batch, grid, visible):
 
 
 def vision(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The configuration of the encoder that looks at clips."""
+    """The configuration of the video encoder."""
     return getattr(config, "vision_config", config)
 
 
@@ -153,12 +153,13 @@ def vision(config: PreTrainedConfig) -> PreTrainedConfig:
 class Case:
     """One row.
 
-    `shapes` and `targets` are functions of (config, batch, token grid, visible tokens): the outputs that every
-    comparison looks at, with their shapes, and what makes the model return a `loss` (None: it has none).
+    `shapes` and `targets` are functions of (config, batch, token grid, visible tokens): the outputs that are compared,
+    with their shapes, and the inputs with which the model returns a `loss` (None: it has none).
     `sequence` gives (sequences, their length) of hidden states, by default the clips and their visible tokens.
-    `masks`: "hide" if hidden tokens do not exist for the model, "select" if they are only left out of the outputs.
+    `masks`: "hide" if the model does not compute hidden tokens, "select" if they are only left out of the outputs.
     `resizes`: clips of any size are resized to `image_size` before they are cut into patches.
-    `untouched`: pattern of the parameters that `forward` does not use.
+    `fixed_frames`: clips must have exactly `num_frames` frames.
+    `unused`: pattern of the parameters that `forward` does not use.
     """
 
     name: str
@@ -167,26 +168,28 @@ class Case:
     targets: Callable[..., dict[str, torch.Tensor]] | None = None
     masks: str | None = None
     resizes: bool = False
+    fixed_frames: bool = False
     config: Callable[..., PreTrainedConfig] = umt_config
     config_fields: dict = field(default_factory=dict)
     grid: Callable[..., tuple[int, int, int]] = umt_grid
     inputs: Callable[..., dict[str, torch.Tensor]] = clips
     sequence: Callable[..., tuple[int, int]] = lambda config, batch, grid, visible: (batch, visible)
     lora_modules: tuple[str, ...] = ("q_proj", "v_proj", "fc1")
-    untouched: str = r"$^"
+    unused: str = r"$^"
     gradient_tolerance: float = 1e-5
 
     def build(self, **fields) -> PreTrainedModel:
-        """A seeded model in eval mode, every weight random."""
+        """A seeded model in eval mode, all weights random except scalars (a random temperature may be negative)."""
         torch.manual_seed(0)
         model = self.model_class(self.config(**{**self.config_fields, **fields})).eval()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                if parameter.ndim > 0:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
         return model
 
     def batch(self, model: PreTrainedModel, visible: int | None = None, targets: bool = False, **sizes) -> dict:
-        """Inputs of `model`; with `visible`, a mask that leaves so many tokens; with `targets`, what gives a loss."""
+        """Inputs of `model`; with `visible`, a mask with so many visible tokens; with `targets`, those of the loss."""
         inputs = self.inputs(model.config, **sizes)
         clip = inputs["pixel_values_videos"]
         grid = self.grid(model.config, clip.shape[1], *clip.shape[3:])
@@ -198,23 +201,25 @@ class Case:
             inputs |= self.targets(model.config, clip.shape[0], grid, visible or num_tokens)
         return inputs
 
-    def compared(self, outputs) -> dict[str, torch.Tensor]:
+    def select_outputs(self, outputs) -> dict[str, torch.Tensor]:
         return {name: outputs[name] for name in self.shapes(self.config(), 1, (1, 1, 1), 1)}
 
     def scalar(self, outputs) -> torch.Tensor:
-        """The loss, or for models without one a weighted sum of all outputs."""
+        """The loss, or a weighted sum of all outputs for models without one."""
         if self.targets:
             return outputs.loss
-        return sum((t * torch.linspace(-1, 1, t.numel()).view_as(t)).mean() for t in self.compared(outputs).values())
+        return sum(
+            (t * torch.linspace(-1, 1, t.numel()).view_as(t)).mean() for t in self.select_outputs(outputs).values()
+        )
 
     def run(self, model: PreTrainedModel, inputs: dict, **kwargs) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            return self.compared(model(**inputs, **kwargs))
+            return self.select_outputs(model(**inputs, **kwargs))
 
     def gradients(self, model: PreTrainedModel, inputs: dict) -> dict[str, torch.Tensor]:
         model.zero_grad()
         self.scalar(model(**inputs)).backward()
-        used = [item for item in model.named_parameters() if not re.search(self.untouched, item[0])]
+        used = [item for item in model.named_parameters() if not re.search(self.unused, item[0])]
         return {name: parameter.grad.clone() for name, parameter in used}
 
 
@@ -228,6 +233,14 @@ CASES = [
         classifier_shapes,
         targets=class_labels,
         config_fields={"pooling": "attention"},
+    ),
+    Case(
+        "frame-order-classifier",
+        UMTForVideoClassification,
+        classifier_shapes,
+        targets=class_labels,
+        fixed_frames=True,
+        config_fields={"pooling": "frames"},
     ),
     Case("student", UMTForPreTraining, student_shapes, targets=teacher_features, masks="hide"),
     Case(
@@ -246,7 +259,7 @@ CASES = [
         joint_shapes,
         config=video_text_config,
         inputs=clips_and_texts,
-        untouched=r"layer\.[23]\.|matching_head|^temperature",
+        unused=r"layer\.[23]\.|matching_head|^temperature",
     ),
     Case(
         "video-text-student",
@@ -255,8 +268,8 @@ CASES = [
         targets=lambda config, *shape: teacher_features(config.vision_config, *shape),
         masks="hide",
         config=video_text_config,
-        config_fields={"keep_temporal": False},  # with it, a mask that hides nothing would be more than none
-        inputs=clips_and_hidden_words,
+        config_fields={"keep_temporal": False},  # otherwise a mask without hidden tokens would differ from no mask
+        inputs=clips_and_masked_texts,
         gradient_tolerance=1e-4,  # similarities are divided by the temperature
     ),
     Case(
@@ -271,7 +284,7 @@ CASES = [
 
 
 def cases(condition: Callable[[Case], bool] = lambda case: True):
-    """Parametrise a test over the rows that fulfil `condition`."""
+    """Parametrise a test over the rows that satisfy `condition`."""
     return pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES if condition(c)])
 
 
@@ -296,8 +309,8 @@ def relative_error(actual: dict[str, torch.Tensor], expected: dict[str, torch.Te
 
 
 def remote_code(model: PreTrainedModel) -> dict[str, str]:
-    """What a saved repository is to say of its code."""
-    return type(model.config).remote_code | getattr(model, "remote_code", {})
+    """The `auto_map` of a saved repository."""
+    return type(model).remote_code
 
 
 # --- saving and loading ---------------------------------------------------------------------------------------------
@@ -313,7 +326,7 @@ def test_save_and_load_loses_nothing(case, tmp_path):
     assert (tmp_path / "model.safetensors").exists()
     assert not any(info.values()), info
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == remote_code(model)
-    # buffers too: the position table is in no file, and loading must make it again
+    # buffers too: no file contains the position table, and loading must compute it again
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     assert_same({**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}, tensors)
     assert_same(case.run(loaded, inputs), case.run(model, inputs))
@@ -354,7 +367,7 @@ def test_lora_trains_saves_loads_and_merges(case, tmp_path):
     base = case.build()
     inputs = case.batch(base, targets=True)
     adapted = get_peft_model(copy.deepcopy(base), LoraConfig(r=2, target_modules=list(case.lora_modules)))
-    assert_same(case.compared(adapted(**inputs)), case.run(base, inputs))  # fresh adapters add nothing
+    assert_same(case.select_outputs(adapted(**inputs)), case.run(base, inputs))  # fresh adapters add nothing
 
     trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-2)
@@ -375,7 +388,7 @@ def test_lora_trains_saves_loads_and_merges(case, tmp_path):
 
 
 class _Clips(Dataset):
-    """The rows of a batch of six, one by one."""
+    """The samples of a batch of six."""
 
     def __init__(self, case: Case, model: PreTrainedModel):
         self.rows = case.batch(model, visible=16 if case.masks else None, targets=True, batch=6)
@@ -407,7 +420,7 @@ def test_plain_trainer_trains_and_saves_weights_with_code(case, tmp_path):
     assert trainer.train().training_loss > 0
     assert any(not torch.equal(tensor, start[name]) for name, tensor in model.state_dict().items())
 
-    predicted = trainer.predict(samples)  # two batches, put together along their first axis
+    predicted = trainer.predict(samples)  # two batches, concatenated along their first axis
     assert predicted.metrics["test_loss"] > 0
     shapes = case.shapes(model.config, 6, (4, 4, 4), 16).values()
     predictions = predicted.predictions if isinstance(predicted.predictions, tuple) else (predicted.predictions,)
@@ -429,7 +442,7 @@ MULTI_LABEL = Case("multi-label", UMTForVideoClassification, classifier_shapes, 
     "case", [pytest.param(c, id=c.name) for c in [*(case for case in CASES if case.targets), MULTI_LABEL]]
 )
 def test_plain_trainer_accumulates_means(case, tmp_path):
-    """A batch twice over gives the step that it gives once, whatever Trainer counts in its labels."""
+    """Two accumulated copies of a batch give the step of one, whatever Trainer counts in its labels."""
 
     def trained(accumulation_steps: int) -> dict[str, torch.Tensor]:
         model = case.build()
@@ -447,7 +460,7 @@ def test_plain_trainer_accumulates_means(case, tmp_path):
             use_cpu=True,
             disable_tqdm=True,
         )
-        # one sample, so that all batches are the same one
+        # one sample, so that all batches are the same
         Trainer(model, arguments, train_dataset=[_Clips(case, model)[0]] * 6).train()
         return dict(model.named_parameters())
 
@@ -483,11 +496,11 @@ def test_autocast_bfloat16_trains(case):
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(**inputs)
         loss = case.scalar(outputs)
-    assert relative_error(case.compared(outputs), expected) < 0.03
+    assert relative_error(case.select_outputs(outputs), expected) < 0.03
     assert loss.dtype == torch.float32
     loss.backward()
     for name, parameter in model.named_parameters():
-        if re.search(case.untouched, name):
+        if re.search(case.unused, name):
             continue
         assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all(), name
 
@@ -510,7 +523,7 @@ def test_eager_equals_sdpa_in_outputs_and_gradients(case):
 
 
 @cases()
-def test_attention_asked_for_at_loading_is_that_of_every_part(case, tmp_path):
+def test_the_attention_implementation_of_loading_is_that_of_every_part(case, tmp_path):
     case.build().save_pretrained(tmp_path)
     model = case.model_class.from_pretrained(tmp_path, attn_implementation="eager")
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
@@ -518,8 +531,8 @@ def test_attention_asked_for_at_loading_is_that_of_every_part(case, tmp_path):
 
 
 @cases()
-def test_flash_attention_is_refused_where_texts_are_read(case):
-    """It would silently take the mask of what cross-attention looks at for another."""
+def test_flash_attention_is_refused_for_text_models(case):
+    """It would silently apply the mask of the cross-attention's keys to the queries."""
     for part in case.build().modules():
         if not isinstance(part, PreTrainedModel):
             continue
@@ -538,7 +551,7 @@ def test_flex_attention_equals_eager(case):
     model.set_attn_implementation("eager")
     expected = case.run(model, inputs)
     model.set_attn_implementation("flex_attention")
-    # its own definition, uncompiled: half a minute of C++ compilation would test PyTorch, not the model
+    # uncompiled: half a minute of C++ compilation would test PyTorch, not the model
     with torch.compiler.set_stance("force_eager"):
         assert_same(case.run(model, inputs), expected, tolerance=1e-5)
 
@@ -560,7 +573,7 @@ def test_hidden_states_and_attentions(case):
     for weights in outputs.attentions:
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
     assert len({state.sum().item() for state in outputs.hidden_states}) == 4
-    assert_same(case.compared(outputs), case.run(model, inputs))  # looking does not change anything
+    assert_same(case.select_outputs(outputs), case.run(model, inputs))  # recording changes no output
     assert model(**inputs).hidden_states is None and model(**inputs).attentions is None
 
 
@@ -590,14 +603,14 @@ def test_compiles_into_one_graph(case):
     for inputs in batches:
         assert_same(case.run(compiled, inputs), case.run(model, inputs), tolerance=1e-6)
     with torch.no_grad():
-        # plain first: Transformers hooks the layers at the first request, under a lock that can't be traced
+        # eager first: Transformers hooks the layers at the first request, under a lock that can't be traced
         expected = model(**inputs, output_hidden_states=True).hidden_states
         states = compiled(**inputs, output_hidden_states=True).hidden_states
     assert_same(dict(enumerate(states)), dict(enumerate(expected)), tolerance=1e-6)
 
 
 @cases()
-def test_compiled_gradients_are_the_plain_ones(case):
+def test_compiled_gradients_equal_eager_ones(case):
     torch.compiler.reset()
     model = case.build(num_hidden_layers=2).train()
     inputs = case.batch(model, visible=24 if case.masks else None, targets=True)
@@ -626,14 +639,24 @@ def test_exports_for_any_batch(case):
 def test_every_parameter_gets_a_gradient(case):
     model = case.build().train()
     for name, gradient in case.gradients(model, case.batch(model, targets=True)).items():
-        # the softmax is blind to a bias of the keys
+        # a bias of the keys does not change the softmax
         assert gradient.isfinite().all(), name
         assert gradient.abs().max() > 0 or name.endswith(("k_proj.bias", "key.bias")), name
 
 
 @cases()
+def test_a_forward_pass_changes_no_parameter_or_buffer(case):
+    model = case.build()
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    for training in (True, False):
+        case.gradients(model.train(training), case.batch(model, targets=True))
+        assert_same({name: tensor.detach() for name, tensor in tensors.items()}, before)
+
+
+@cases()
 def test_activation_checkpointing_recomputes_the_same_gradients(case):
-    # with drop path, the recomputation must draw the same paths again
+    # with drop path, the recomputation must drop the same branches again
     fields = {"drop_path_rate": 0.5} if hasattr(vision(case.config()), "drop_path_rate") else {}
     model = case.build(**fields).train()
     inputs = case.batch(model, targets=True, batch=4)
@@ -641,11 +664,11 @@ def test_activation_checkpointing_recomputes_the_same_gradients(case):
     handles = [
         module.register_forward_hook(lambda *_: forwards.append(1))
         for name, module in model.named_modules()
-        if re.search(r"layers\.\d\.norm2$|layer\.\d\.intermediate$", name) and not re.search(case.untouched, name)
+        if re.search(r"layers\.\d\.norm2$|layer\.\d\.intermediate$", name) and not re.search(case.unused, name)
     ]
     torch.manual_seed(3)
     expected, plain_forwards = case.gradients(model, inputs), len(forwards)
-    # the second is its name in older versions of Transformers
+    # the second is the name in older versions of Transformers
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     torch.manual_seed(3)
@@ -673,7 +696,7 @@ def test_drop_path_is_seeded_in_training_and_off_in_evaluation(case):
 
 
 @takes_masks
-def test_both_forms_of_a_mask_are_one(case):
+def test_both_forms_of_a_mask_are_equivalent(case):
     model = case.build()
     inputs = case.batch(model, visible=24)
     hidden = torch.ones(2, 64, dtype=torch.bool).scatter(1, inputs["visible_indices"], False)
@@ -685,7 +708,7 @@ def test_both_forms_of_a_mask_are_one(case):
 
 
 @takes_masks
-def test_a_mask_that_hides_nothing_is_no_mask(case):
+def test_a_mask_without_hidden_tokens_equals_no_mask(case):
     model = case.build()
     inputs = case.batch(model)
     nothing = torch.zeros(2, 64, dtype=torch.bool)
@@ -714,6 +737,7 @@ SIZES = [(1, 64, 64), (4, 64, 64), (8, 64, 64), (16, 32, 32), (12, 48, 80), (2, 
 @cases()
 @pytest.mark.parametrize("frames, height, width", SIZES, ids=str)
 def test_any_size_without_rebuilding(case, frames, height, width):
+    frames = 4 if case.fixed_frames else frames
     model = case.build()
     actual = case.run(model, case.batch(model, frames=frames, height=height, width=width))
     grid = case.grid(model.config, frames, height, width)
@@ -723,23 +747,24 @@ def test_any_size_without_rebuilding(case, frames, height, width):
 
 @cuts_patches
 @pytest.mark.parametrize("frames, height, width", SIZES, ids=str)
-def test_another_size_is_what_a_model_made_for_it_computes(case, frames, height, width):
-    model, made_for_it = case.build(), case.build(num_frames=frames, image_size=[height, width])
+def test_another_size_gives_the_result_of_a_model_created_for_it(case, frames, height, width):
+    frames = 4 if case.fixed_frames else frames
+    model, specialised = case.build(), case.build(num_frames=frames, image_size=[height, width])
     inputs = case.batch(model, frames=frames, height=height, width=width)
-    assert_same(case.run(model, inputs), case.run(made_for_it, inputs), tolerance=1e-6)
+    assert_same(case.run(model, inputs), case.run(specialised, inputs), tolerance=1e-6)
 
 
 @takes_tubelets
 def test_tubelets_of_two_frames(case):
     model = case.build(tubelet_size=2)
-    for frames, grid in ((4, (2, 4, 4)), (8, (4, 4, 4)), (2, (1, 4, 4))):
+    for frames, grid in ((4, (2, 4, 4)), (8, (4, 4, 4)), (2, (1, 4, 4)))[: 1 if case.fixed_frames else 3]:
         inputs = case.batch(model, frames=frames, visible=7 if case.masks else None)
         for name, shape in case.shapes(model.config, 2, grid, 7 if case.masks else 16 * grid[0]).items():
             assert case.run(model, inputs)[name].shape == shape
 
 
 @cases()
-def test_samples_of_a_batch_do_not_see_each_other(case):
+def test_samples_of_a_batch_are_independent(case):
     model = case.build()
     inputs = case.batch(model)
     alone = case.run(model, {name: tensor[1:] for name, tensor in inputs.items()})
@@ -810,8 +835,8 @@ WRONG_MASKS = {
 @pytest.mark.parametrize("wrong", WRONG_MASKS)
 def test_wrong_masks_are_refused(case, wrong):
     model = case.build()
-    mask, said = WRONG_MASKS[wrong]
+    mask, words = WRONG_MASKS[wrong]
     with pytest.raises(ValueError) as error:
         model(**case.batch(model), **mask)
-    for words in said:
-        assert words in str(error.value)
+    for word in words:
+        assert word in str(error.value)

@@ -1,4 +1,4 @@
-"""Configurations: defaults, checks, and the way to JSON and back."""
+"""Configurations: defaults, validation, and the round trip through JSON."""
 
 import ast
 import inspect
@@ -40,7 +40,7 @@ def test_defaults_are_the_large_architecture():
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_does_not_fit_is_refused(fields, message):
+def test_fields_that_do_not_fit_are_refused(fields, message):
     # strict dataclasses wrap the ValueError (TypeError for a wrong type) in their own error
     with pytest.raises(StrictDataclassError, match=message) as error:
         UMTConfig(**fields)
@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_refused(fields, message):
 def test_aligned_layers_must_be_distinct_blocks(count, interval):
     sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 32}
     config = UMTConfig(**sizes, num_aligned_layers=count, aligned_layer_interval=interval)
-    UMTModel(config)  # only pre-training aligns
+    UMTModel(config)  # only pre-training aligns layers
     with pytest.raises(
         ValueError, match=f"`num_aligned_layers` {count} with `aligned_layer_interval` {interval} does"
     ):
@@ -74,7 +74,7 @@ def test_aligned_layers_are_counted_from_the_last(depth, count, interval):
 @pytest.mark.parametrize(
     "fields", [{}, {"image_size": [96, 64], "position_grid": None, "aligned_layer_interval": 1.5}]
 )
-def test_json_and_back(fields, tmp_path):
+def test_round_trip_through_json(fields, tmp_path):
     config = UMTConfig(**fields, num_labels=3, drop_path_rate=0)
     config.save_pretrained(tmp_path)
     loaded = UMTConfig.from_pretrained(tmp_path)
@@ -84,7 +84,7 @@ def test_json_and_back(fields, tmp_path):
     assert (changed.num_frames, changed.final_norm, changed.num_labels) == (16, "pooled", 3)
 
 
-def test_overrides_are_checked_when_the_model_is_made(tmp_path):
+def test_overrides_are_checked_when_the_model_is_created(tmp_path):
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     UMTModel(UMTConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="`num_frames` 3 must be a multiple of `tubelet_size` 2"):
@@ -100,7 +100,7 @@ def test_a_field_is_declared_once():
             assert sorted(names) == sorted(set(names)), node.name
 
 
-def test_a_position_grid_is_nobody_elses():
+def test_configurations_do_not_share_a_position_grid():
     first, second = UMTConfig(), UMTConfig()
     first.position_grid[0] = 4
     assert second.position_grid == [8, 14, 14]

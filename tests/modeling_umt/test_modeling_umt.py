@@ -1,4 +1,4 @@
-"""What is particular to the UMT encoder and its heads; what every class must do is in `test_battery.py`."""
+"""Tests specific to the UMT encoder and its heads; those of all classes are in `test_battery.py`."""
 
 import copy
 import math
@@ -53,12 +53,12 @@ def test_patches_of_hidden_tokens_are_never_projected(model_class, form):
     clip = clips()
     model(clip, **{form: mask})
     assert [tuple(patches.shape) for patches in seen] == [(2, 24, 3 * 16 * 16)]
-    # a patch is its channels, rows and columns of pixels, at the place that its index tells
-    for sample, place in ((0, 0), (1, 11), (1, 23)):
-        frame, cell = divmod(visible[sample, place].item(), 16)
+    # a patch is its channels, rows and columns of pixels, at the position that its index gives
+    for sample, i in ((0, 0), (1, 11), (1, 23)):
+        frame, cell = divmod(visible[sample, i].item(), 16)
         row, column = divmod(cell, 4)
         patch = clip[sample, frame, :, 16 * row : 16 * (row + 1), 16 * column : 16 * (column + 1)]
-        assert torch.equal(seen[0][sample, place], patch.flatten())
+        assert torch.equal(seen[0][sample, i], patch.flatten())
 
 
 def test_the_order_of_indices_is_the_order_of_tokens():
@@ -90,7 +90,7 @@ def test_feature_map(frames, height, width, tubelet):
         assert torch.equal(model.get_feature_map(clip), features)
 
 
-def test_the_last_norm_stands_on_the_tokens_or_on_their_mean():
+def test_the_last_norm_is_applied_to_the_tokens_or_to_their_mean():
     for final_norm in ("tokens", "pooled"):
         model = build(UMTModel, final_norm=final_norm)
         with torch.no_grad():
@@ -106,7 +106,7 @@ def test_the_last_norm_stands_on_the_tokens_or_on_their_mean():
         assert torch.equal(outputs.hidden_states[0], embeddings)
 
 
-def test_heads_place_the_norm_and_leave_the_callers_configuration_alone():
+def test_heads_set_final_norm_and_do_not_change_the_callers_configuration():
     config = tiny(final_norm="pooled")
     assert UMTForPreTraining(config).config.final_norm == "tokens" and config.final_norm == "pooled"
     config = tiny(final_norm="tokens")
@@ -116,7 +116,7 @@ def test_heads_place_the_norm_and_leave_the_callers_configuration_alone():
 # --- stochastic depth -----------------------------------------------------------------------------------------------
 
 
-def test_drop_path_zeroes_whole_samples_and_keeps_the_mean():
+def test_drop_path_zeroes_complete_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     branch = torch.rand(4000, 3, 2) + 1
     dropped = drop_path(branch, 0.25)
@@ -126,12 +126,12 @@ def test_drop_path_zeroes_whole_samples_and_keeps_the_mean():
     assert 0.72 < kept.float().mean() < 0.78
 
 
-def test_drop_path_grows_linearly_from_none_and_branches_draw_alone(monkeypatch):
+def test_drop_path_grows_linearly_from_zero_and_branches_drop_independently(monkeypatch):
     model = build(UMTModel, num_hidden_layers=5, drop_path_rate=0.4).train()
     assert [layer.drop_path_rate for layer in model.layers] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     rates = []
-    drawn = "modeling_umt.transformer_block_umt.drop_path"
-    monkeypatch.setattr(drawn, lambda branch, rate: rates.append(rate) or branch)
+    function = "modeling_umt.transformer_block_umt.drop_path"
+    monkeypatch.setattr(function, lambda branch, rate: rates.append(rate) or branch)
     model(clips())
     assert rates == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4])
 
@@ -141,13 +141,13 @@ def test_drop_path_grows_linearly_from_none_and_branches_draw_alone(monkeypatch)
 
 def test_initial_weights_follow_the_official_code():
     torch.manual_seed(0)
-    width, mlp = 192, 768
-    fields = {"hidden_size": width, "intermediate_size": mlp, "num_attention_heads": 3, "num_hidden_layers": 2}
+    dim, mlp = 192, 768
+    fields = {"hidden_size": dim, "intermediate_size": mlp, "num_attention_heads": 3, "num_hidden_layers": 2}
     student, classifier = UMTForPreTraining(tiny(**fields)), UMTForVideoClassification(tiny(**fields))
 
     layer = student.umt.layers[0]
-    bounds = {"attention.q_proj": math.sqrt(6 / (4 * width)), "attention.o_proj": math.sqrt(6 / (2 * width))}
-    bounds |= {"attention.k_proj": bounds["attention.q_proj"], "mlp.fc1": math.sqrt(6 / (width + mlp))}
+    bounds = {"attention.q_proj": math.sqrt(6 / (4 * dim)), "attention.o_proj": math.sqrt(6 / (2 * dim))}
+    bounds |= {"attention.k_proj": bounds["attention.q_proj"], "mlp.fc1": math.sqrt(6 / (dim + mlp))}
     for name, bound in bounds.items():
         largest = layer.get_submodule(name).weight.abs().max().item()
         assert 0.99 * bound < largest <= bound, name
@@ -156,11 +156,11 @@ def test_initial_weights_follow_the_official_code():
     for model in (student, classifier):
         patches = model.umt.embeddings.patch_embeddings
         assert 0.99 < patches.weight.abs().max() * math.sqrt(768) <= 1 and patches.bias.any()
-        assert all(torch.equal(layer.norm1.weight, torch.ones(width)) for layer in model.umt.layers)
+        assert all(torch.equal(layer.norm1.weight, torch.ones(dim)) for layer in model.umt.layers)
     assert 1e-5 < classifier.classifier.weight.std() < 3e-5 and not classifier.classifier.bias.any()
 
 
-def test_every_repository_holds_an_encoder_and_fresh_parts_are_told(tmp_path):
+def test_every_repository_contains_an_encoder_and_fresh_weights_are_reported(tmp_path):
     for model_class, fresh in (
         (UMTForVideoClassification, {"norm.weight", "norm.bias"}),
         (UMTForPreTraining, {"fc_norm.weight", "fc_norm.bias"}),
@@ -178,7 +178,7 @@ def test_every_repository_holds_an_encoder_and_fresh_parts_are_told(tmp_path):
         assert set(info["missing_keys"]) == fresh
 
 
-def test_a_classifier_takes_another_number_of_classes_only_when_asked(tmp_path):
+def test_a_classifier_takes_another_number_of_classes_only_on_request(tmp_path):
     build(UMTForVideoClassification).save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="mismatched"):
         UMTForVideoClassification.from_pretrained(tmp_path, num_labels=7)
@@ -198,13 +198,13 @@ def test_auto_classes(tmp_path):
     assert type(AutoConfig.from_pretrained(tmp_path)) is UMTConfig
 
 
-def test_the_position_table_is_no_weight():
+def test_the_position_table_is_not_a_weight():
     model = build(UMTForVideoClassification)
     assert not [name for name in model.state_dict() if "position" in name]
     table = position_table((4, 4, 4), 32, [2, 3, 3])
     assert torch.equal(model.umt.embeddings.position_embeddings, table)
-    keys = copy.deepcopy(model.umt.embeddings).requires_grad_(True)
-    assert not keys.position_embeddings.requires_grad
+    embeddings = copy.deepcopy(model.umt.embeddings).requires_grad_(True)
+    assert not embeddings.position_embeddings.requires_grad
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_classification_loss_is_cross_entropy():
 
 
 @pytest.mark.parametrize("kind, norm", [("l2", "l2"), ("mse", "none"), ("smooth_l1", "none")])
-def test_alignment_with_ones_own_features_costs_nothing(kind, norm):
+def test_the_distance_to_a_students_own_features_is_zero(kind, norm):
     model = build(UMTForPreTraining, alignment_loss=kind, target_norm=norm)
     inputs = {"pixel_values_videos": clips(), "visible_indices": some_visible()}
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""DINOv2 as teacher: its own numbers, and that it takes a student's place beside CLIP. Masks, errors, sizes and graphs
+"""DINOv2 as teacher: Transformers' own values, loading, and a student aligned with it. Masks, errors, sizes and graphs
 are tested for all teachers together in `test_modeling_umt_teacher.py`."""
 
 import pytest
@@ -30,7 +30,7 @@ def clips(batch: int = 2, frames: int = 3, height: int = 56, width: int = 56) ->
 @pytest.mark.parametrize("fields", [{}, {"use_swiglu_ffn": True}, {"qkv_bias": False}], ids=str)
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("height, width", [(56, 56), (84, 42)])
-def test_numbers_are_transformers_own(height, width, implementation, fields):
+def test_features_and_attention_are_those_of_transformers(height, width, implementation, fields):
     backbone, reference = dinov2(**fields), dinov2(**fields)
     backbone.set_attn_implementation(implementation)
     reference.set_attn_implementation("eager")
@@ -64,7 +64,7 @@ def test_frames_are_resized_to_14_patches_a_side():
     assert torch.equal(teacher(small[None]).features, outputs.features)
 
 
-def test_other_channels_are_told_from_the_backbone():
+def test_the_number_of_channels_is_that_of_the_backbone():
     teacher = UMTDinov2Teacher(dinov2(num_channels=1), image_size=56, num_aligned_layers=2)
     with pytest.raises(ValueError, match="1 channels"):
         teacher(clips())
@@ -91,7 +91,7 @@ def test_from_pretrained_takes_the_backbone_of_a_classifier(tmp_path):
 def test_from_pretrained_refuses_other_families(tmp_path):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=28, patch_size=14)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"holds a 'clip_vision_model' model; a DINOv2 checkpoint was expected"):
+    with pytest.raises(ValueError, match=r"contains a 'clip_vision_model' model; a DINOv2 checkpoint was expected"):
         UMTDinov2Teacher.from_pretrained(tmp_path)
 
 

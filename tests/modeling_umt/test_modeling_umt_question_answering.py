@@ -1,6 +1,6 @@
-"""Question answering: recorded numbers, starting from stage 2, writing and ranking answers, loading without `umt`.
+"""Question answering: recorded values, initialisation from stage 2, generation and ranking of answers, remote code.
 
-What every model class must do is in the battery.
+Tests of all model classes are in the battery.
 """
 
 import json
@@ -20,7 +20,7 @@ from modeling_umt import (
     UMTVideoTextConfig,
     convert_umt_checkpoint,
 )
-from modeling_umt.official_layout_umt import official_state_dict
+from modeling_umt.convert_umt_checkpoints import official_state_dict
 from umt_training.runs.retrieval_run import RetrievalRun, load_retrieval_model
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -89,7 +89,7 @@ def recorded_config(description: dict) -> UMTVideoTextConfig:
     return UMTVideoTextConfig(vision_config=vision, text_config=text, projection_dim=16)
 
 
-# --- recorded numbers -----------------------------------------------------------------------------------------------
+# --- recorded values ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -101,20 +101,20 @@ def recorded_case():
     expected = {
         key.removeprefix("expected/"): tensor for key, tensor in tensors.items() if key.startswith("expected/")
     }
-    asked = {
+    inputs = {
         "input_ids": given["question_ids"],
         "attention_mask": given["question_mask"],
         "pixel_values_videos": given["video"],
     }
-    return description, model, given, asked, expected
+    return description, model, given, inputs, expected
 
 
 @pytest.mark.parametrize("implementation", ("eager", "sdpa"))
-def test_training_has_the_recorded_numbers(recorded_case, implementation):
-    description, model, given, asked, expected = recorded_case
+def test_training_has_the_recorded_values(recorded_case, implementation):
+    description, model, given, inputs, expected = recorded_case
     model.set_attn_implementation(implementation)
     outputs = model(
-        **asked,
+        **inputs,
         labels=given["answer_ids"],
         decoder_attention_mask=given["answer_mask"],
         answers_per_question=torch.tensor(description["k"]),
@@ -129,12 +129,12 @@ def test_training_has_the_recorded_numbers(recorded_case, implementation):
 
 @pytest.mark.parametrize("implementation", ("eager", "sdpa"))
 @pytest.mark.parametrize("name", ("topk", "ranked_all", "longer_than_the_list"))
-def test_ranking_has_the_recorded_numbers(recorded_case, implementation, name):
-    description, model, given, asked, expected = recorded_case
+def test_ranking_has_the_recorded_values(recorded_case, implementation, name):
+    description, model, given, inputs, expected = recorded_case
     model.set_attn_implementation(implementation)
     candidates = given["candidate_ids"]
     indices, scores = model.rank_answers(
-        **asked,
+        **inputs,
         candidate_ids=candidates,
         candidate_attention_mask=given["candidate_mask"],
         k={"topk": description["k_test"], "ranked_all": len(candidates), "longer_than_the_list": 128}[name],
@@ -144,7 +144,7 @@ def test_ranking_has_the_recorded_numbers(recorded_case, implementation, name):
     close(scores, expected[f"{name}_probs"])
 
 
-def test_the_official_layout_goes_back_bit_for_bit(recorded_case):
+def test_the_conversion_is_reversible_bit_for_bit(recorded_case):
     _, model, *_ = recorded_case
     _, tensors = load_recorded("vqa")
     learned = {key: tensor for key, tensor in state_of(tensors).items() if not key.endswith("position_ids")}
@@ -153,10 +153,10 @@ def test_the_official_layout_goes_back_bit_for_bit(recorded_case):
     assert all(torch.equal(official[key], tensor) for key, tensor in learned.items())
 
 
-# --- starting from stage 2 ------------------------------------------------------------------------------------------
+# --- initialisation from stage 2 ------------------------------------------------------------------------------------
 
 
-def test_every_weight_comes_from_where_the_official_loader_takes_it(tmp_path):
+def test_every_weight_has_the_source_of_the_official_loader(tmp_path):
     maps, _ = load_recorded("multimodal_checkpoint_keys")
     stage2 = randomised(UMTForVideoTextPreTraining(config()))
     stage2.save_pretrained(tmp_path)
@@ -178,23 +178,23 @@ def test_every_weight_comes_from_where_the_official_loader_takes_it(tmp_path):
     assert stage2.config.vision_config.num_frames == 2 and not stage2.config.is_encoder_decoder
 
 
-def test_a_vocabulary_that_grew_in_stage_2_is_the_decoders_too():
+def test_a_vocabulary_extended_in_stage_2_is_the_decoders_too():
     stage2 = randomised(UMTForVideoTextPreTraining(config()))
     stage2.resize_token_embeddings(33, mean_resizing=False)
     model = UMTForVideoQuestionAnswering.from_video_text(stage2).eval()
     assert model.config.text_config.vocab_size == 33
-    asked = questions()
-    asked["input_ids"][:, 1] = 32
-    assert model(**asked, labels=ANSWERS[:3]).logits.shape == (3, 5, 33)
+    inputs = questions()
+    inputs["input_ids"][:, 1] = 32
+    assert model(**inputs, labels=ANSWERS[:3]).logits.shape == (3, 5, 33)
 
 
-def test_the_vocabulary_grows_for_questions_and_answers(tmp_path):
+def test_the_vocabulary_is_resized_for_questions_and_answers(tmp_path):
     model = randomised(UMTForVideoQuestionAnswering(config()))
     assert model.resize_token_embeddings(33, mean_resizing=False) is model.text_decoder.get_input_embeddings()
-    asked, answers = questions(), ANSWERS[:3].clone()
-    asked["input_ids"][:, 1], answers[:, 1] = 32, 31
+    inputs, answers = questions(), ANSWERS[:3].clone()
+    inputs["input_ids"][:, 1], answers[:, 1] = 32, 31
     with torch.no_grad():
-        logits = model(**asked, labels=answers).logits
+        logits = model(**inputs, labels=answers).logits
     assert logits.shape == (3, 5, 33)
 
     model.save_pretrained(tmp_path)
@@ -202,10 +202,10 @@ def test_the_vocabulary_grows_for_questions_and_answers(tmp_path):
     assert not any(info.values()), info
     assert loaded.config.text_config.vocab_size == model.text_decoder.config.vocab_size == 33
     with torch.no_grad():
-        assert torch.equal(loaded(**asked, labels=answers).logits, logits)
+        assert torch.equal(loaded(**inputs, labels=answers).logits, logits)
 
 
-def test_a_stage_2_model_that_lacks_a_part_is_refused():
+def test_a_stage_2_model_without_a_required_part_is_refused():
     with pytest.raises(ValueError, match="mlm_weight"):
         UMTForVideoQuestionAnswering.from_video_text(UMTForVideoTextPreTraining(config(mlm_weight=0)))
     wider = UMTVideoTextConfig(vision_config=VISION | {"hidden_size": 24}, text_config=TEXT, projection_dim=8)
@@ -213,7 +213,7 @@ def test_a_stage_2_model_that_lacks_a_part_is_refused():
         UMTForVideoQuestionAnswering.from_video_text(UMTForVideoTextPreTraining(wider))
 
 
-def test_retrieval_is_not_fine_tuned_from_it(model, tmp_path):
+def test_retrieval_is_not_fine_tuned_from_question_answering(model, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="holds a UMTForVideoQuestionAnswering, which lacks the projections"):
         load_retrieval_model(RetrievalRun(init_from=str(tmp_path)))
@@ -222,7 +222,7 @@ def test_retrieval_is_not_fine_tuned_from_it(model, tmp_path):
 # --- losses ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_head_shares_the_decoders_word_embeddings(model, tmp_path):
+def test_the_head_shares_the_decoders_token_embeddings(model, tmp_path):
     assert model.lm_head.decoder.weight is model.text_decoder.embeddings.word_embeddings.weight
     model.save_pretrained(tmp_path)
     loaded = UMTForVideoQuestionAnswering.from_pretrained(tmp_path)
@@ -230,39 +230,39 @@ def test_the_head_shares_the_decoders_word_embeddings(model, tmp_path):
     assert loaded.generation_config.to_dict() == model.generation_config.to_dict()
 
 
-def test_answers_are_shared_out_as_told(model):
-    asked = questions()
+def test_answers_belong_to_questions_by_their_counts(model):
+    inputs = questions()
     counts, weights = torch.tensor([2, 1, 2]), torch.tensor([0.25, 0.75, 1.0, 0.5, 0.5])
-    outputs = model(**asked, labels=ANSWERS, answers_per_question=counts, answer_weights=weights)
-    repeated = {name: tensor.repeat_interleave(counts, dim=0) for name, tensor in asked.items()}
+    outputs = model(**inputs, labels=ANSWERS, answers_per_question=counts, answer_weights=weights)
+    repeated = {name: tensor.repeat_interleave(counts, dim=0) for name, tensor in inputs.items()}
     alone = model(**repeated, labels=ANSWERS)
     torch.testing.assert_close(outputs.answer_losses, alone.answer_losses, **TOLERANCE)
     torch.testing.assert_close(outputs.loss, (alone.answer_losses * weights).sum() / 3, **TOLERANCE)
-    padded = model(**asked, labels=ANSWERS.masked_fill(ANSWERS == 0, -100), answers_per_question=counts)
+    padded = model(**inputs, labels=ANSWERS.masked_fill(ANSWERS == 0, -100), answers_per_question=counts)
     torch.testing.assert_close(padded.answer_losses, outputs.answer_losses, **TOLERANCE)
     with pytest.raises(ValueError, match=r"5 answers .* 3 questions"):
-        model(**asked, labels=ANSWERS)
+        model(**inputs, labels=ANSWERS)
 
 
-def test_questions_of_a_clip_share_it(model):
-    asked = questions(4)
-    clips = asked.pop("pixel_values_videos")[:2]
-    shared = model(**asked, pixel_values_videos=clips, labels=ANSWERS[:4])
-    alone = model(**asked, pixel_values_videos=clips.repeat_interleave(2, dim=0), labels=ANSWERS[:4])
+def test_several_questions_may_share_a_clip(model):
+    inputs = questions(4)
+    clips = inputs.pop("pixel_values_videos")[:2]
+    shared = model(**inputs, pixel_values_videos=clips, labels=ANSWERS[:4])
+    alone = model(**inputs, pixel_values_videos=clips.repeat_interleave(2, dim=0), labels=ANSWERS[:4])
     torch.testing.assert_close(shared.logits, alone.logits, **TOLERANCE)
     with pytest.raises(ValueError, match=r"4 questions .* 3 clips"):
-        model(**asked, pixel_values_videos=questions()["pixel_values_videos"], labels=ANSWERS[:4])
+        model(**inputs, pixel_values_videos=questions()["pixel_values_videos"], labels=ANSWERS[:4])
     with pytest.raises(ValueError, match="pixel_values_videos"):
-        model(**asked, labels=ANSWERS[:4])
+        model(**inputs, labels=ANSWERS[:4])
 
 
 # --- ranking --------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_word_piece_counts_twice(model):
-    asked = questions(1)
-    indices, scores = model.rank_answers(**asked, candidate_ids=ANSWERS, k=3)
-    repeated = {name: tensor.repeat_interleave(5, dim=0) for name, tensor in asked.items()}
+def test_the_first_token_counts_twice(model):
+    inputs = questions(1)
+    indices, scores = model.rank_answers(**inputs, candidate_ids=ANSWERS, k=3)
+    repeated = {name: tensor.repeat_interleave(5, dim=0) for name, tensor in inputs.items()}
     with torch.no_grad():
         outputs = model(**repeated, labels=ANSWERS)
     first = outputs.logits[:, 0].log_softmax(-1).gather(1, ANSWERS[:, 1:2])[:, 0]
@@ -272,7 +272,7 @@ def test_the_first_word_piece_counts_twice(model):
     assert torch.equal(indices[0], best[order])
 
 
-def test_candidates_with_the_same_first_piece_are_kept_in_the_lists_order(model):
+def test_candidates_with_the_same_first_token_are_kept_in_the_lists_order(model):
     candidates = torch.tensor([[2, 9, 4, 0], [2, 9, 5, 4], [2, 9, 6, 4], [2, 9, 7, 4]])
     indices, _ = model.rank_answers(**questions(), candidate_ids=candidates, k=2)
     assert torch.equal(indices.sort(dim=1).values, torch.tensor([[0, 1]] * 3))
@@ -281,38 +281,38 @@ def test_candidates_with_the_same_first_piece_are_kept_in_the_lists_order(model)
             model.rank_answers(**questions(), **wrong)
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+# --- generation -----------------------------------------------------------------------------------------------------
 
 
-def likeliest(model, asked: dict, length: int) -> torch.Tensor:
-    """Greedy answers, written one word piece at a time by `forward` alone."""
-    answers = torch.full((len(asked["input_ids"]), 1), 2)
+def greedy_answers(model, inputs: dict, length: int) -> torch.Tensor:
+    """Greedy decoding, one token at a time by `forward` alone."""
+    answers = torch.full((len(inputs["input_ids"]), 1), 2)
     for _ in range(length):
         with torch.no_grad():
-            logits = model(**asked, decoder_input_ids=answers).logits[:, -1]
+            logits = model(**inputs, decoder_input_ids=answers).logits[:, -1]
         done = (answers == 4).any(dim=1)
         answers = torch.cat([answers, logits.argmax(-1).masked_fill(done, 0)[:, None]], dim=1)
     return answers
 
 
-def log_probability(model, asked: dict, answers: torch.Tensor) -> torch.Tensor:
+def log_probability(model, inputs: dict, answers: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return -model(**asked, labels=answers).answer_losses
+        return -model(**inputs, labels=answers).answer_losses
 
 
 def test_greedy_and_beam_search(model):
-    asked = questions()
-    # a likely end, so that answers have several lengths
+    inputs = questions()
+    # a more probable end, so that answers differ in length
     with torch.no_grad():
         bias = model.lm_head.decoder.bias
         before = bias[4].item()
         bias[4] += 1.5
-        greedy = model.generate(**asked, max_new_tokens=8)
-        expected = likeliest(model, asked, greedy.shape[1] - 1)
-        beams = model.generate(**asked, num_beams=5, max_new_tokens=3, min_new_tokens=3, length_penalty=0.0)
-        fixed = model.generate(**asked, max_new_tokens=3, min_new_tokens=3)
-        better = log_probability(model, asked, beams) - log_probability(model, asked, fixed)
-        short = model.generate(**asked)
+        greedy = model.generate(**inputs, max_new_tokens=8)
+        expected = greedy_answers(model, inputs, greedy.shape[1] - 1)
+        beams = model.generate(**inputs, num_beams=5, max_new_tokens=3, min_new_tokens=3, length_penalty=0.0)
+        fixed = model.generate(**inputs, max_new_tokens=3, min_new_tokens=3)
+        better = log_probability(model, inputs, beams) - log_probability(model, inputs, fixed)
+        short = model.generate(**inputs)
         bias[4] = before
     assert torch.equal(greedy, expected) and (greedy == 4).any()
     assert (better >= -1e-5).all() and not torch.equal(beams, fixed)
@@ -322,25 +322,25 @@ def test_greedy_and_beam_search(model):
 # --- without the package --------------------------------------------------------------------------------------------
 
 
-def test_a_saved_repository_answers_without_the_package(model, tmp_path):
+def test_a_saved_repository_works_without_the_package(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     saved = json.loads((tmp_path / "model" / "config.json").read_text())["auto_map"]
     assert saved["AutoModelForVisualQuestionAnswering"] == (
         "modeling_umt_question_answering.UMTForVideoQuestionAnswering"
     )
-    assert "AutoModel" not in saved  # a UMTVideoTextModel would have parts without weights
+    assert "AutoModel" not in saved  # parts of a UMTVideoTextModel would have no weights
     code = """
         import json, torch
         from transformers import AutoModelForVisualQuestionAnswering
-        asked, answers = torch.load("asked.pt")
+        inputs, answers = torch.load("inputs.pt")
         model, report = AutoModelForVisualQuestionAnswering.from_pretrained(
             "model", trust_remote_code=True, output_loading_info=True
         )
-        indices, scores = model.eval().rank_answers(**asked, candidate_ids=answers)
-        written = model.generate(**asked, num_beams=2)
+        indices, scores = model.eval().rank_answers(**inputs, candidate_ids=answers)
+        written = model.generate(**inputs, num_beams=2)
         print(json.dumps([indices.tolist(), scores.tolist(), written.tolist(), sum(map(len, report.values()))]))
     """
-    torch.save((questions(), ANSWERS), tmp_path / "asked.pt")
+    torch.save((questions(), ANSWERS), tmp_path / "inputs.pt")
     result = run_clean(textwrap.dedent(code), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert not complaints(result.stderr)

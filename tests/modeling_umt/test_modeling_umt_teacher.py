@@ -1,7 +1,7 @@
-"""The teachers: recorded numbers, CLIP's own numbers, masks, the one attention row, and where weights may come from.
+"""The teachers: recorded values, CLIP's own values, masks, the attention row, and sources of weights.
 
-What every teacher must do is tested for CLIP and for DINOv2 alike; DINOv2's own numbers have a file of their own. The
-battery has a row for `UMTTeacherModel`.
+Tests of all teachers run for CLIP and for DINOv2; DINOv2's own values are tested in a separate file. The battery has a
+row for `UMTTeacherModel`.
 """
 
 import functools
@@ -29,18 +29,18 @@ from transformers import (
 
 from modeling_umt import UMTDinov2Teacher, UMTTeacherConfig, UMTTeacherModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict
-from modeling_umt.modeling_umt_teacher import patch_tokens, prepare_frames
+from modeling_umt.teacher_forward_umt import patch_tokens, prepare_frames
 from modeling_umt.token_selection_umt import attention_token_selection, visible_indices_from_mask
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 IMPLEMENTATIONS = ("eager", "sdpa")
-WIDTH, DEPTH, HEADS, FEATURES = 32, 3, 4, 24
+DIM, DEPTH, HEADS, FEATURES = 32, 3, 4, 24
 FIELDS = {"num_aligned_layers": 2, "aligned_layer_interval": 1.5}
 
 
 @torch.no_grad()
 def randomized(model):
-    """The model with every weight random, so that no term is zero or one."""
+    """The model with all weights random, so that no term is zero or one."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
@@ -49,7 +49,7 @@ def randomized(model):
 
 def clip_model(image_size: int = 64, projection_dim: int = FEATURES, words: int = 50, **vision) -> CLIPModel:
     """A tiny CLIP with patches of 16 pixels."""
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "intermediate_size": 48}
+    sizes = {"hidden_size": DIM, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "intermediate_size": 48}
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     text |= {"vocab_size": words, "bos_token_id": 1, "eos_token_id": 2}
     vision = {**sizes, "image_size": image_size, "patch_size": 16, "projection_dim": projection_dim, **vision}
@@ -59,7 +59,7 @@ def clip_model(image_size: int = 64, projection_dim: int = FEATURES, words: int 
 
 def dinov2_model(**fields) -> Dinov2Model:
     """A tiny DINOv2 with patches of 16 pixels."""
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "mlp_ratio": 2}
+    sizes = {"hidden_size": DIM, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "mlp_ratio": 2}
     torch.manual_seed(0)
     return randomized(Dinov2Model(Dinov2Config(**{**sizes, "image_size": 64, "patch_size": 16, **fields})))
 
@@ -92,7 +92,7 @@ def random_mask(visible: int = 20, batch: int = 2, tokens: int = 48) -> torch.Te
     return torch.ones(batch, tokens, dtype=torch.bool).scatter(1, order[:, :visible], False)
 
 
-# --- recorded numbers -----------------------------------------------------------------------------------------------
+# --- recorded values ------------------------------------------------------------------------------------------------
 
 
 def sub_state(tensors: dict, prefix: str) -> dict:
@@ -147,11 +147,11 @@ def test_recorded_stage1_targets(implementation):
     resized = tensors["expected/teacher_video"].transpose(1, 2).flatten(0, 1)
     torch.testing.assert_close(frames, resized, **TOLERANCE)
     with torch.no_grad():
-        whole, masked = model(clip), model(clip, bool_masked_pos=tensors["expected/mask"])
+        unmasked, masked = model(clip), model(clip, bool_masked_pos=tensors["expected/mask"])
     attention = tensors["expected/teacher_attention"]
-    for outputs in (whole, masked):
+    for outputs in (unmasked, masked):
         torch.testing.assert_close(outputs.cls_attention.flatten(0, 1), attention, **TOLERANCE)
-    torch.testing.assert_close(whole.features.transpose(0, 1), tensors["expected/teacher_features"], **TOLERANCE)
+    torch.testing.assert_close(unmasked.features.transpose(0, 1), tensors["expected/teacher_features"], **TOLERANCE)
     torch.testing.assert_close(masked.features.transpose(0, 1), tensors["expected/teacher_targets"], **TOLERANCE)
 
 
@@ -159,7 +159,7 @@ def test_recorded_stage1_targets(implementation):
 
 
 def official_tower(clip: CLIPModel) -> dict[str, torch.Tensor]:
-    """CLIP's vision tower as the official extraction stores it."""
+    """CLIP's vision tower in the layout of the official extraction."""
     tower = clip.vision_model
     state = {
         "conv1.weight": tower.embeddings.patch_embedding.weight,
@@ -185,14 +185,14 @@ def official_tower(clip: CLIPModel) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("image_size", [64, 96, 48], ids=str)
-def test_from_clip_is_the_official_path(folder, image_size):
+def test_from_clip_equals_the_official_extraction(folder, image_size):
     ours = UMTTeacherModel.from_clip(folder, image_size=image_size, **FIELDS)
     theirs = convert_umt_checkpoint(official_tower(CLIPModel.from_pretrained(folder)), ours.config)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     for key, tensor in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[key], tensor), key
     side = image_size // 16
-    assert ours.embeddings.position_embeddings.shape == (1 + side**2, WIDTH) and not ours.training
+    assert ours.embeddings.position_embeddings.shape == (1 + side**2, DIM) and not ours.training
     with torch.no_grad():
         actual, expected = ours(clips()), theirs(clips())
     assert torch.equal(actual.features, expected.features)
@@ -213,7 +213,7 @@ def clips_own(clip: CLIPModel, video: torch.Tensor, layers: list[int], **kwargs)
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("hidden_act", ["quick_gelu", "gelu"])
-def test_numbers_are_transformers_own(tmp_path, hidden_act, implementation):
+def test_features_and_attention_are_those_of_transformers(tmp_path, hidden_act, implementation):
     path = clip_folder(tmp_path, hidden_act=hidden_act, layer_norm_eps=1e-3)
     model = UMTTeacherModel.from_clip(path, image_size=64, **FIELDS)
     model.set_attn_implementation(implementation)
@@ -228,7 +228,7 @@ def test_numbers_are_transformers_own(tmp_path, hidden_act, implementation):
     torch.testing.assert_close(outputs.cls_attention, attention, **TOLERANCE)
 
 
-def test_the_attention_row_is_that_of_the_whole_map(folder):
+def test_the_attention_row_is_that_of_the_complete_map(folder):
     model = UMTTeacherModel.from_clip(folder, image_size=64, **FIELDS)
     model.set_attn_implementation("eager")
     with torch.no_grad():
@@ -248,33 +248,33 @@ def test_from_clip_reads_the_architecture(tmp_path):
     config = UMTTeacherModel.from_clip(path, target_norm="none", num_aligned_layers=3).config
     assert {name: getattr(config, name) for name in vision} == vision
     assert (config.projection_dim, config.hidden_act, config.layer_norm_eps) == (20, "gelu", 1e-4)
-    assert (config.patch_size, config.image_size) == (16, 224)  # 14 patches a side, whatever CLIP's size was
+    assert (config.patch_size, config.image_size) == (16, 224)  # 14 patches a side, whatever CLIP's size
     assert (config.target_norm, config.num_aligned_layers) == ("none", 3)
 
 
-def test_from_clip_takes_the_width_of_the_weights(tmp_path):
-    """In some published configurations only the whole model's `projection_dim` is the right one."""
+def test_from_clip_takes_the_dimension_of_the_weights(tmp_path):
+    """In some published configurations only the outer `projection_dim` is correct."""
     path = clip_folder(tmp_path)
-    told = json.loads((tmp_path / "config.json").read_text())
-    told["vision_config"]["projection_dim"] = 512
-    (tmp_path / "config.json").write_text(json.dumps(told))
-    assert UMTTeacherModel.from_clip(path, **FIELDS).projection.weight.shape == (FEATURES, WIDTH)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"]["projection_dim"] = 512
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert UMTTeacherModel.from_clip(path, **FIELDS).projection.weight.shape == (FEATURES, DIM)
 
 
 def test_from_clip_takes_a_vision_tower_alone(folder, tmp_path):
     CLIPVisionModelWithProjection.from_pretrained(folder).save_pretrained(tmp_path)
-    alone, whole = UMTTeacherModel.from_clip(tmp_path, **FIELDS), UMTTeacherModel.from_clip(folder, **FIELDS)
-    for key, tensor in whole.state_dict().items():
+    alone, complete = UMTTeacherModel.from_clip(tmp_path, **FIELDS), UMTTeacherModel.from_clip(folder, **FIELDS)
+    for key, tensor in complete.state_dict().items():
         assert torch.equal(alone.state_dict()[key], tensor), key
 
 
-def test_from_clip_makes_float32_of_half_precision(folder, tmp_path):
+def test_from_clip_converts_half_precision_to_float32(folder, tmp_path):
     CLIPModel.from_pretrained(folder, dtype=torch.float16).save_pretrained(tmp_path)
     model = UMTTeacherModel.from_clip(tmp_path, image_size=96, **FIELDS)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     official = official_tower(CLIPModel.from_pretrained(tmp_path, dtype=torch.float32))
     table = convert_umt_checkpoint(official, model.config).embeddings.position_embeddings
-    assert torch.equal(model.embeddings.position_embeddings, table)  # resized before it could be rounded again
+    assert torch.equal(model.embeddings.position_embeddings, table)  # resized in float32, not rounded again
 
 
 @pytest.mark.parametrize("from_pretrained", [UMTTeacherModel.from_clip, UMTDinov2Teacher.from_pretrained])
@@ -282,7 +282,7 @@ def test_other_models_are_refused(from_pretrained, tmp_path):
     BertModel(
         BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
     ).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"holds a 'bert' model; a (CLIP|DINOv2) checkpoint.*expected, e.g."):
+    with pytest.raises(ValueError, match=r"contains a 'bert' model; a (CLIP|DINOv2) checkpoint.*expected, e.g."):
         from_pretrained(tmp_path)
 
 
@@ -293,8 +293,8 @@ def test_a_tower_without_projection_is_refused(folder, tmp_path):
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peak memory is read from Linux' /proc")
-def test_the_text_tower_stays_on_the_disk_and_nothing_is_said_of_it(tmp_path):
-    # half precision, or a whole model would be mapped rather than read
+def test_the_text_tower_is_not_loaded_and_not_reported(tmp_path):
+    # half precision, because a float32 model would be mapped rather than read
     clip_model(words=2**20).half().save_pretrained(tmp_path / "large")  # 64 MiB of text embeddings once in float32
     result = run_clean(
         """
@@ -314,18 +314,18 @@ def test_the_text_tower_stays_on_the_disk_and_nothing_is_said_of_it(tmp_path):
             return peak() - before
 
         ours = growth(lambda: UMTTeacherModel.from_clip("large", num_aligned_layers=1))
-        whole = growth(lambda: CLIPModel.from_pretrained("large", dtype=torch.float32))
-        print(json.dumps([ours, whole]))
+        complete = growth(lambda: CLIPModel.from_pretrained("large", dtype=torch.float32))
+        print(json.dumps([ours, complete]))
         """,
         cwd=tmp_path,
         allow_umt=True,
     )
     assert result.returncode == 0, result.stderr
-    ours, whole = json.loads(result.stdout.splitlines()[-1])
-    assert ours < 16 and whole > 60, (ours, whole)
+    ours, complete = json.loads(result.stdout.splitlines()[-1])
+    assert ours < 16 and complete > 60, (ours, complete)
     assert complaints(result.stderr) == []
-    for said in ("text_model", "REPORT", "UNEXPECTED"):
-        assert said not in result.stderr
+    for word in ("text_model", "REPORT", "UNEXPECTED"):
+        assert word not in result.stderr
 
 
 def test_a_saved_teacher_is_found_by_auto_model(folder, tmp_path):
@@ -353,20 +353,20 @@ def test_three_ways_to_give_one_mask(teacher):
         seen.append(cls_attention)
         return indices
 
-    whole = teacher(clips())
-    assert whole.features.shape == (2, 2, 48, whole.features.shape[-1]) and whole.visible_indices is None
+    unmasked = teacher(clips())
+    assert unmasked.features.shape == (2, 2, 48, unmasked.features.shape[-1]) and unmasked.visible_indices is None
     masks = ({"bool_masked_pos": hidden}, {"visible_indices": indices}, {"token_selector": selector})
     for outputs in [teacher(clips(), **mask) for mask in masks]:
         assert torch.equal(outputs.visible_indices, indices)
-        assert torch.equal(outputs.cls_attention, whole.cls_attention)
+        assert torch.equal(outputs.cls_attention, unmasked.cls_attention)
         for sample in range(2):
-            rows = whole.features[sample][:, ~hidden[sample]]  # (K, V, F)
+            rows = unmasked.features[sample][:, ~hidden[sample]]  # (K, V, F)
             torch.testing.assert_close(outputs.features[sample], rows, rtol=0, atol=1e-6)
-    assert [attention.shape for attention in seen] == [(2, 3, 16)] and torch.equal(seen[0], whole.cls_attention)
+    assert [attention.shape for attention in seen] == [(2, 3, 16)] and torch.equal(seen[0], unmasked.cls_attention)
 
 
 def pixels_of(tokens: torch.Tensor) -> torch.Tensor:
-    """A bool per token (B, N) as a bool per pixel (B, T, 1, H, W)."""
+    """A bool per token (B, N) to a bool per pixel (B, T, 1, H, W)."""
     grid = tokens.view(len(tokens), 3, 1, 4, 4)
     return grid.repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
 
@@ -411,7 +411,7 @@ def test_patches_are_picked_past_the_class_tokens(data, batch, frames, per_frame
     assert torch.equal(patch_tokens(tokens, frames, indices), expected)
 
 
-# --- what is never computed -----------------------------------------------------------------------------------------
+# --- computation that is left out -----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -424,43 +424,51 @@ def test_hidden_tokens_are_never_projected(folder):
                 lambda _, args, output, n=name: shapes.setdefault(n, []).append(args[0].shape)
             )
     model(clips(), bool_masked_pos=random_mask(visible=20))
-    assert shapes.pop("projection") == shapes.pop("post_norm") == [(2, 20, WIDTH)] * 2
-    assert shapes.pop("layers.2.mlp") == [(2, 20, WIDTH)]
-    assert set(map(str, shapes.values())) == {str([torch.Size([6, 17, WIDTH])])} and len(shapes) == 5
+    assert shapes.pop("projection") == shapes.pop("post_norm") == [(2, 20, DIM)] * 2
+    assert shapes.pop("layers.2.mlp") == [(2, 20, DIM)]
+    assert set(map(str, shapes.values())) == {str([torch.Size([6, 17, DIM])])} and len(shapes) == 5
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_the_last_block_for_visible_tokens_is_the_whole_one(folder, implementation):
-    """Whoever asks for hidden states gets whole ones: the plain path, which must give the same features."""
+def test_the_last_layer_at_visible_tokens_equals_the_complete_one(folder, implementation):
+    """With `output_hidden_states` the last layer is computed for all tokens, with the same features."""
     model = UMTTeacherModel.from_clip(folder, image_size=64, **FIELDS)
     model.set_attn_implementation(implementation)
     indices = visible_indices_from_mask(random_mask())
     for mask in ({}, {"visible_indices": indices}):
-        plain, lean = model(clips(), output_hidden_states=True, **mask), model(clips(), **mask)
-        assert [state.shape for state in plain.hidden_states] == [(6, 17, WIDTH)] * (1 + DEPTH)
-        torch.testing.assert_close(lean.features, plain.features, rtol=0, atol=1e-6)
+        complete, selected = model(clips(), output_hidden_states=True, **mask), model(clips(), **mask)
+        assert [state.shape for state in complete.hidden_states] == [(6, 17, DIM)] * (1 + DEPTH)
+        torch.testing.assert_close(selected.features, complete.features, rtol=0, atol=1e-6)
         by_hand = [
-            model.project(patch_tokens(plain.hidden_states[1 + layer], 3, mask.get("visible_indices")))
+            model.project(patch_tokens(complete.hidden_states[1 + layer], 3, mask.get("visible_indices")))
             for layer in model.aligned_layers
         ]
-        torch.testing.assert_close(plain.features, torch.stack(by_hand, dim=1), rtol=0, atol=1e-6)
+        expected = F.normalize(torch.stack(by_hand, dim=1), dim=-1)
+        torch.testing.assert_close(complete.features, expected, rtol=0, atol=1e-6)
     model.config.output_hidden_states = True
-    assert model(clips(), visible_indices=indices).hidden_states[-1].shape == (6, 17, WIDTH)
+    assert model(clips(), visible_indices=indices).hidden_states[-1].shape == (6, 17, DIM)
 
 
-def test_nothing_is_kept_for_gradients_under_no_grad(teacher):
-    def kept(**mask):
+def test_a_forward_pass_changes_no_weight(teacher):
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    for training in (True, False):
+        teacher.train(training)(clips(), bool_masked_pos=random_mask()).features.sum().backward()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_nothing_is_saved_for_gradients_under_no_grad(teacher):
+    def saved(**mask):
         tensors = []
         with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensors.append(tensor) or tensor, lambda t: t):
             outputs = teacher(clips(), **mask)
         return len(tensors), outputs.features.requires_grad, outputs.cls_attention.requires_grad
 
     with torch.no_grad():
-        assert kept(bool_masked_pos=random_mask()) == kept() == (0, False, False)
-    assert kept()[0] > 0 and kept()[1]
+        assert saved(bool_masked_pos=random_mask()) == saved() == (0, False, False)
+    assert saved()[0] > 0 and saved()[1]
     teacher.requires_grad_(False)
-    assert kept(bool_masked_pos=random_mask()) == (0, False, False)
+    assert saved(bool_masked_pos=random_mask()) == (0, False, False)
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------
@@ -478,7 +486,7 @@ def test_clips_of_another_size_are_resized(teacher, height, width):
 
 @torch.no_grad()
 @pytest.mark.parametrize("height, width", [(64, 64), (96, 96), (48, 80), (80, 48), (16, 112)])
-def test_the_position_table_is_resized_on_demand(folder, height, width):
+def test_the_position_table_is_resized_on_request(folder, height, width):
     model = UMTTeacherModel.from_clip(folder, image_size=64, target_norm="none", **FIELDS)
     clip = clips(height=height, width=width)
     features, attention = clips_own(
@@ -489,9 +497,9 @@ def test_the_position_table_is_resized_on_demand(folder, height, width):
     assert outputs.cls_attention.shape == (2, 3, tokens) and outputs.features.shape == (2, 2, 3 * tokens, FEATURES)
     torch.testing.assert_close(outputs.features, features, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(outputs.cls_attention, attention, **TOLERANCE)
-    if height == width:  # the same as a model made for that size
-        made_for_it = UMTTeacherModel.from_clip(folder, image_size=height, target_norm="none", **FIELDS)
-        torch.testing.assert_close(made_for_it(clip).features, outputs.features, rtol=0, atol=1e-6)
+    if height == width:  # the same as a model created for that size
+        specialised = UMTTeacherModel.from_clip(folder, image_size=height, target_norm="none", **FIELDS)
+        torch.testing.assert_close(specialised(clip).features, outputs.features, rtol=0, atol=1e-6)
     masked = model(clip, interpolate_pos_encoding=True, visible_indices=torch.tensor([[0, 3 * tokens - 1]] * 2))
     torch.testing.assert_close(masked.features, outputs.features[:, :, [0, -1]], rtol=0, atol=1e-6)
 
@@ -537,10 +545,13 @@ def test_more_than_one_mask_is_refused(teacher, left_out):
 
 
 WRONG_MASKS = {
-    "another grid": (random_mask(tokens=27), r"tokens 48\), but is torch.bool \(2, 27\).*grid must be the student's"),
-    "another batch": (random_mask(batch=3), r"bool \(batch 2, tokens 48\), but is torch.bool \(3, 48\)"),
-    "numbers": (random_mask().float(), r"must be bool .* torch.float32 \(2, 48\)"),
-    "per frame": (random_mask().view(2, 3, 16), r"bool \(batch 2, tokens 48\), but is torch.bool \(2, 3, 16\)"),
+    "another grid": (
+        random_mask(tokens=27),
+        r"tokens 48\), True = hidden, but is torch.bool \(2, 27\).*token grids are the same",
+    ),
+    "another batch": (random_mask(batch=3), r"bool \(batch 2, tokens 48\), .* is torch.bool \(3, 48\)"),
+    "floats": (random_mask().float(), r"must be bool .* torch.float32 \(2, 48\)"),
+    "per frame": (random_mask().view(2, 3, 16), r"bool \(batch 2, tokens 48\), .* is torch.bool \(2, 3, 16\)"),
     "unequal": (torch.arange(48).repeat(2, 1) < torch.tensor([[20], [21]]), r"\[28, 27\] visible of 48"),
     "everything": (torch.ones(2, 48, dtype=torch.bool), r"\[0, 0\] visible of 48"),
 }
@@ -566,13 +577,13 @@ def test_wrong_indices_are_refused_given_or_selected(teacher, wrong):
     indices, message = WRONG_INDICES[wrong]
     with pytest.raises(ValueError, match=message):
         teacher(clips(), visible_indices=indices)
-    if wrong != "too many":  # several masks of a clip, side by side
+    if wrong != "too many":  # a selector may return several masks of a clip, side by side
         with pytest.raises(ValueError, match=message):
             teacher(clips(), token_selector=lambda cls_attention: indices)
 
 
 @torch.no_grad()
-def test_a_selector_may_return_more_tokens_than_there_are(teacher):
+def test_a_selector_may_return_more_indices_than_tokens(teacher):
     every_token_twice = torch.arange(48).repeat(2, 2)
     features = teacher(clips(), token_selector=lambda cls_attention: every_token_twice).features
     torch.testing.assert_close(features, teacher(clips()).features.repeat(1, 1, 2, 1), rtol=1e-5, atol=1e-5)
@@ -588,7 +599,7 @@ def test_half_precision(teacher, dtype):
     expected = teacher(clips(), **mask)
     with torch.autocast("cpu", dtype):
         automatic = teacher(clips(), **mask)
-    half = teacher.to(dtype)(clips(), **mask)  # the clip in float32: resized there, then rounded
+    half = teacher.to(dtype)(clips(), **mask)  # the clip is resized in float32, then rounded
     assert half.features.dtype == dtype
     for outputs in (automatic, half):
         assert outputs.cls_attention.dtype == torch.float32
@@ -614,7 +625,7 @@ def test_compiles_into_one_graph_with_resizing_and_selection_inside(teacher):
 
 
 class SelectingTeacher(torch.nn.Module):
-    """The teacher with the published selection inside, a function of clips and seeds."""
+    """The teacher with the published token selection, as a function of clips and seeds."""
 
     def __init__(self, teacher: torch.nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The losses against recorded numbers, hand-written formulas, low precision and gradients."""
+"""Losses against recorded values and explicit formulas, in low precision, and their gradients."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_recorded_losses(recorded, kind):
 
 
 def plain_loss(student, target, kind):
-    """Token by token, as the formulas are written."""
+    """The formulas, token by token."""
     student, target = student.double(), target.double()
     difference = student - target
     if kind == "l2":
@@ -99,7 +99,7 @@ def test_errors():
         unmasked_token_alignment_loss(features(0), features(1), "cosine")
 
 
-def test_without_hidden_word_pieces_there_is_no_language_modelling_loss():
+def test_the_masked_language_modelling_loss_without_masked_tokens_is_zero():
     logits = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.full((2, 4), -100)
     loss = masked_language_modeling_loss(logits, labels)
@@ -110,22 +110,22 @@ def test_without_hidden_word_pieces_there_is_no_language_modelling_loss():
     torch.testing.assert_close(masked_language_modeling_loss(logits, labels), expected)
 
 
-def test_contrast_is_the_cross_entropy_both_ways():
+def test_contrast_is_the_cross_entropy_in_both_directions():
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
-    own = torch.arange(5)
-    expected = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    positives = torch.arange(5)
+    expected = (F.cross_entropy(logits, positives) + F.cross_entropy(logits.T, positives)) / 2
     torch.testing.assert_close(video_text_contrastive_loss(logits), expected)
     ids = torch.tensor([7, 3, 9, 1, 4])
     torch.testing.assert_close(video_text_contrastive_loss(logits, ids, ids), expected)
     torch.testing.assert_close(video_text_contrastive_loss(logits.bfloat16()), expected, rtol=0, atol=0.02)
 
 
-def test_contrast_shares_among_what_belongs_together():
-    """Videos 0 and 1 are one; each has two texts at equal shares."""
+def test_several_matches_of_a_row_have_equal_target_probability():
+    """Videos 0 and 1 have the same id, so each has two texts with probability 1/2."""
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(2))
     ids = torch.tensor([5, 5, 8])
-    shares = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
-    expected = (F.cross_entropy(logits, shares) + F.cross_entropy(logits.T, shares)) / 2
+    targets = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
     torch.testing.assert_close(video_text_contrastive_loss(logits, ids, ids), expected)
     with pytest.raises(ValueError, match="3 videos and 2 texts need ids"):
         video_text_contrastive_loss(logits[:, :2])

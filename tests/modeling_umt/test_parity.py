@@ -1,7 +1,7 @@
-"""Numbers recorded from the official code: encoder, classifier, student, alignment loss and its gradients.
+"""Values recorded from the official code: encoder, classifier, student, alignment loss and its gradients.
 
-Every model is made from a state dict in the official layout by the converter. Recorded clips are (batch, channels,
-frames, height, width), recorded layers come K-first.
+The converter creates every model from a state dict in the official layout. Recorded clips are (batch, channels,
+frames, height, width), recorded layers are K-first.
 """
 
 import pytest
@@ -106,7 +106,7 @@ def test_time_is_resized_linearly_with_half_pixel_centres():
     torch.testing.assert_close(halved, (frames[0::2] + frames[1::2]) / 2)
 
 
-def test_without_a_grid_of_its_own_a_clip_is_coded_from_frame_0_on():
+def test_without_a_position_grid_a_clip_is_coded_from_frame_0_on():
     # stage 2: 12 frames share the codes of the first 4 and of an image
     long, short = position_table((12, 14, 14), 24, None), position_table((4, 14, 14), 24, None)
     assert torch.equal(long, sincos_position_table(12 * 196, 24)) and torch.equal(long[: 4 * 196], short)
@@ -132,19 +132,19 @@ def test_classifier(name, implementation):
     torch.testing.assert_close(model.umt.embeddings.position_embeddings[None], table, **TOLERANCE)
 
 
-def test_one_model_takes_the_sizes_of_all():
-    """The 8-frame weights on other clips are what a model made for those clips computes."""
+def test_one_model_takes_clips_of_all_sizes():
+    """The 8-frame weights on other clips give the result of a model created for those clips."""
     recorded, tensors = load_recorded("classifier_f8_224")
     model = convert_umt_checkpoint(sub_state(tensors, "state/"), classifier_config(recorded["constructor"]))
     for name in ("classifier_f16_224", "classifier_f8_288"):
         other, others = load_recorded(name)
         sizes = {key: other["constructor"][key] for key in ("img_size", "all_frames")}
-        made_for_it = convert_umt_checkpoint(
+        specialised = convert_umt_checkpoint(
             sub_state(tensors, "state/"), classifier_config({**recorded["constructor"], **sizes})
         )
         clip = others["input/video"].transpose(1, 2)
         with torch.no_grad():
-            torch.testing.assert_close(model(clip).logits, made_for_it(clip).logits, **TOLERANCE)
+            torch.testing.assert_close(model(clip).logits, specialised(clip).logits, **TOLERANCE)
 
 
 # --- stage 1 --------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_stage1_student(name, implementation):
 
 
 def fold_layer_scale(state: dict) -> dict:
-    """LayerScale, which no published recipe uses, as part of the matrices before it: the same function."""
+    """Multiply LayerScale, which no published recipe uses, into the matrices before it: the same function."""
     state = dict(state)
     for key in [key for key in state if "gamma_" in key]:
         block, gamma = key.rsplit(".", 1)
@@ -206,9 +206,9 @@ def test_stage1_loss_and_gradients_with_the_recorded_teacher(name, implementatio
         parameter.data = parameter.grad
     gradients = official_state_dict(model)
     folded = {f"{k.rsplit('.', 1)[0]}.{n}." for k in state if "gamma_" in k for n in ("attn.proj", "mlp.fc2")}
-    compared = [key for key in gradients if not key.startswith(tuple(folded))]
-    assert compared and set(compared) <= recorded["grad_norms"].keys()
-    for key in compared:
+    keys = [key for key in gradients if not key.startswith(tuple(folded))]
+    assert keys and set(keys) <= recorded["grad_norms"].keys()
+    for key in keys:
         assert gradients[key].norm().item() == pytest.approx(recorded["grad_norms"][key], rel=1e-4), key
         if f"expected/grad/{key}" in tensors:
             torch.testing.assert_close(gradients[key], tensors[f"expected/grad/{key}"], **TOLERANCE)
@@ -223,7 +223,7 @@ def test_alignment_loss_of_recorded_features(name):
     torch.testing.assert_close(recorded["clip_loss_ratio"] * loss, tensors["expected/loss"][0], **TOLERANCE)
 
 
-# --- from one kind of checkpoint to another -------------------------------------------------------------------------
+# --- initialisation from another kind of checkpoint -----------------------------------------------------------------
 
 
 def test_stage1_repository_becomes_a_classifier(tmp_path):
@@ -233,7 +233,7 @@ def test_stage1_repository_becomes_a_classifier(tmp_path):
     assert list(student.config.position_grid) == [4, 4, 4]
     student.save_pretrained(tmp_path)
 
-    # the official classifier resizes the table of 8 x 14 x 14 tokens; at the published size both tables are one
+    # the official classifier resizes the table of 8 x 14 x 14 tokens; at the published size both tables are the same
     fields = {"num_labels": recorded["classifier"]["num_classes"], "position_grid": [8, 14, 14]}
     model, info = UMTForVideoClassification.from_pretrained(tmp_path, output_loading_info=True, **fields)
     fresh = {"umt.fc_norm.weight", "umt.fc_norm.bias", "classifier.weight", "classifier.bias"}
@@ -261,8 +261,8 @@ def test_stage1_repository_becomes_a_classifier(tmp_path):
 
 
 def test_interpolated_checkpoint():
-    """The official loader keeps a stored table and resizes it. We refuse one that is not the computed one (here it was
-    overwritten by random numbers); its resizing and everything else is ours too."""
+    """The official loader keeps a stored table and resizes it. We refuse a table that is not the computed one (here it
+    was overwritten by random values); resizing and logits are the same."""
     recorded, tensors = load_recorded("checkpoint_interpolate")
     state = sub_state(tensors, "state/")
     source = classifier_config(recorded["common"] | recorded["source"])

@@ -1,4 +1,4 @@
-"""Token selection: exact counts, distribution against torch.multinomial, seeds, compile, and the mask/index twins."""
+"""Token selection: exact counts, distribution against torch.multinomial, seeds, compile, and both forms of a mask."""
 
 from functools import partial
 
@@ -13,6 +13,7 @@ from modeling_umt.token_selection_umt import (
     highest_scoring_tokens_per_frame,
     mask_from_visible_indices,
     random_token_selection,
+    resolve_visible_indices,
     tube_token_selection,
     uniform_noise,
     visible_indices_from_mask,
@@ -97,11 +98,11 @@ def test_passed_sources_leave_the_global_state_alone(strategy):
 def test_a_sample_seed_decides_its_own_mask_only(strategy):
     grid, seeds = attention(6, 4, 49), torch.tensor([3, -1, 2**62, 3 + 2**32, 0, 3])
     together = strategy(grid, 0.8, sample_seeds=seeds)
-    for i in range(6):  # the batch of one, in another company, gives the same mask
+    for i in range(6):  # a batch of one gives the same mask
         assert torch.equal(together[i], strategy(grid[i : i + 1], 0.8, sample_seeds=seeds[i : i + 1])[0])
     same_grid = strategy(grid[:1].expand(6, -1, -1), 0.8, sample_seeds=seeds)
     assert torch.equal(same_grid[0], same_grid[5])
-    assert len({tuple(row) for row in same_grid.tolist()}) == 5  # all 64 bits of a seed count
+    assert len({tuple(row) for row in same_grid.tolist()}) == 5  # all 64 bits of a seed matter
 
 
 def test_tube_repeats_one_frame():
@@ -110,7 +111,7 @@ def test_tube_repeats_one_frame():
     assert not torch.equal(visible[0], visible[1])
 
 
-def test_frames_are_drawn_independently_by_attention():
+def test_frames_are_sampled_independently_by_attention():
     visible = attention_token_selection(torch.ones(1, 8, 196), 0.8, generator(1)).view(8, 40) % 196
     assert len({tuple(row) for row in visible.tolist()}) == 8
 
@@ -135,7 +136,7 @@ def test_attention_selection_is_multinomial_without_replacement(source):
         a, b = statistic(ours), statistic(theirs)
         pooled = (a + b) / 2
         assert ((a - b).abs() <= 5 * (2 * pooled * (1 - pooled) / draws).sqrt() + 1e-4).all()
-    # and the test can fail: the uniform draw is far outside
+    # uniform sampling would be far outside
     assert (inclusion_frequencies(ours, tokens) - keep / tokens).abs().max() > 0.2
 
 
@@ -186,7 +187,7 @@ def test_seeded_noise_is_uniform_and_uncorrelated(seeds):
     assert standard.mean(dim=1).abs().max() < 5.5 * 1568**-0.5  # every seed over the tokens
     for product in (
         standard[:, 1:] * standard[:, :-1],  # neighbouring tokens
-        standard[:, 196:] * standard[:, :-196],  # the same place in neighbouring frames
+        standard[:, 196:] * standard[:, :-196],  # the same position in neighbouring frames
         standard[1:] * standard[:-1],  # neighbouring seeds
         standard[512:] * standard[:512],  # distant seeds
         standard[1:, :-1] * standard[:-1, 1:],  # neighbouring seeds, shifted by one token
@@ -199,22 +200,22 @@ def test_seeded_noise_stays_the_same_between_releases():
     assert (noise * 2**24).tolist() == [
         [5123152, 9515070, 10063907],
         [703081, 5607694, 1193194],
-    ]  # or an interrupted run would resume with other masks
+    ]  # otherwise an interrupted run would resume with other masks
 
 
 def test_recorded_masks(recorded):
     for name in ("stage1_loss_l2", "stage1_loss_mse", "stage1_loss_smooth_l1"):
         description, tensors = recorded(name)
         mask, importance = tensors["expected/mask"], tensors["input/importance"]
-        # the recorded order of the draw, as scores: first drawn scores highest
+        # the recorded order of sampling as scores: the first has the highest
         scores = (-importance.argsort(dim=1)).view(mask.shape[0], -1, importance.shape[1])
         visible = highest_scoring_tokens_per_frame(scores, description["visible_per_frame"])
         assert torch.equal(mask_from_visible_indices(visible, mask.shape[1]), mask)
         assert torch.equal(visible_indices_from_mask(mask), visible)
-        drawn = attention_token_selection(
+        selected = attention_token_selection(
             tensors["expected/teacher_attention"].view_as(scores), description["mask_ratio"], generator(0)
         )
-        assert drawn.shape == visible.shape
+        assert selected.shape == visible.shape
 
 
 def test_highest_scoring_tokens_over_the_clip():
@@ -233,8 +234,8 @@ def test_compiles_into_one_graph(strategy, dynamic):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_runs_without_looking_at_values(strategy):
-    # the meta device has no values: any host synchronisation, boolean index or data-dependent shape fails there
+def test_runs_without_reading_values(strategy):
+    # the meta device has no values: a host synchronisation, boolean index or data-dependent shape fails there
     grid = torch.empty(2, 8, 196, device="meta")
     visible = strategy(grid, 0.8, sample_seeds=torch.empty(2, dtype=torch.int64, device="meta"))
     assert visible.shape == ((2, 314) if strategy is random_token_selection else (2, 320))
@@ -242,7 +243,7 @@ def test_runs_without_looking_at_values(strategy):
 
 
 def test_a_new_strategy_is_one_function():
-    """A clip-wide top-k of a token importance, in the manner of motion-guided selection, needs no more than this."""
+    """A top-k of token importance over the clip, as in motion-guided selection."""
 
     def motion_token_selection(importance, mask_ratio, generator=None, sample_seeds=None):
         tokens = importance.flatten(1)
@@ -277,7 +278,32 @@ def test_bad_masks():
         visible_indices_from_mask(torch.tensor([[True, False, False], [True, True, False]]))
     with pytest.raises(ValueError, match="at least one"):
         visible_indices_from_mask(torch.ones(2, 3, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"bool tensor.*int64"):
+    with pytest.raises(ValueError, match=r"must be bool.*int64"):
         visible_indices_from_mask(torch.ones(2, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"\(batch, tokens\).*\(3,\)"):
         visible_indices_from_mask(torch.ones(3, dtype=torch.bool))
+
+
+def test_both_forms_of_a_mask_resolve_to_the_same_indices():
+    visible = torch.tensor([[0, 2], [1, 4]])
+    mask = mask_from_visible_indices(visible, 5)
+    assert torch.equal(resolve_visible_indices(2, 5, bool_masked_pos=mask), visible)
+    assert resolve_visible_indices(2, 5, visible_indices=visible) is visible
+    assert resolve_visible_indices(2, 5) is None
+    several = visible.repeat(1, 3)  # three masks of a clip side by side
+    assert resolve_visible_indices(2, 5, visible_indices=several, allow_repeats=True) is several
+
+
+def test_masks_of_other_clips_are_refused():
+    mask, visible = torch.tensor([[True, False, False]]), torch.tensor([[1, 2]])
+    for options, message in (
+        ({"bool_masked_pos": mask, "visible_indices": visible}, "not both"),
+        ({"bool_masked_pos": mask[:, :2]}, r"bool \(batch 1, tokens 3\).*torch.bool \(1, 2\)"),
+        ({"bool_masked_pos": mask.float()}, r"bool \(batch 1, tokens 3\).*torch.float32 \(1, 3\)"),
+        ({"visible_indices": visible.int()}, r"int64 \(batch 1, 1 to 3 visible tokens\).*torch.int32 \(1, 2\)"),
+        ({"visible_indices": visible.repeat(1, 2)}, r"1 to 3 visible tokens.*\(1, 4\)"),
+        ({"visible_indices": visible[:, :0]}, r"1 to 3 visible tokens.*\(1, 0\)"),
+        ({"visible_indices": visible.repeat(2, 1)}, r"batch 1.*\(2, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resolve_visible_indices(1, 3, **options)

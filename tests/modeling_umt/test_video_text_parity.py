@@ -1,7 +1,7 @@
-"""Numbers recorded from the official multi-modality code: encoders, losses, gradients, matching, re-ranking.
+"""Values recorded from the official multi-modality code: encoders, losses, gradients, matching, re-ranking.
 
-Every model is made from a state dict in the official layout by the converter. Recorded layers come K-first, and
-recorded student and teacher features are from before their normalisation.
+The converter creates every model from a state dict in the official layout. Recorded layers are K-first, and recorded
+student and teacher features are not normalised.
 """
 
 import pytest
@@ -18,8 +18,8 @@ from modeling_umt import (
     UMTVideoTextModel,
     convert_umt_checkpoint,
 )
-from modeling_umt.official_layout_umt import official_state_dict
-from modeling_umt.video_text_sampling_umt import draw_negatives
+from modeling_umt.convert_umt_checkpoints import official_state_dict
+from modeling_umt.video_text_sampling_umt import sample_negatives
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 CASES = ("multimodal_pretrain", "multimodal_finetune", "multimodal_tube_mask", "retrieval_rerank")
@@ -77,7 +77,7 @@ def build(name: str, implementation: str = "eager"):
 
 
 def as_pretraining(model: UMTVideoTextModel) -> UMTForVideoTextPreTraining:
-    """A retrieval model with the losses of its fine-tuning."""
+    """A retrieval model with the losses of fine-tuning."""
     trained = UMTForVideoTextPreTraining(model.config).eval()
     trained.video_text.load_state_dict(model.state_dict())
     return trained
@@ -101,7 +101,7 @@ def recorded_teacher(description: dict, tensors: dict):
 
 
 def recorded_pairs(tensors: dict, medium: str = "video") -> dict[str, torch.Tensor]:
-    """The clips or images and all of their texts that a recorded pre-training step was given."""
+    """The inputs of a recorded pre-training step on clips or images."""
     names = {"pixel_values_videos": medium, "match_ids": "idx"}
     names |= {"negative_video_indices": "vision_neg_indices", "negative_text_indices": "text_neg_indices"}
     names |= {name: name for name in ("input_ids", "attention_mask", "mlm_input_ids", "mlm_labels")}
@@ -109,7 +109,7 @@ def recorded_pairs(tensors: dict, medium: str = "video") -> dict[str, torch.Tens
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_conversion_is_complete_and_goes_back_bit_for_bit(name):
+def test_conversion_is_complete_and_reversible_bit_for_bit(name):
     _, tensors, model = build(name)
     official = official_state_dict(model)
     learned = {
@@ -134,16 +134,17 @@ def test_pretraining_masked(implementation, medium):
 
     teacher = recorded_teacher(description, tensors)
     with torch.no_grad():
-        taught = teacher(clips, bool_masked_pos=expected["mask"])
-        every = teacher(clips)
-    close(taught.features.transpose(0, 1), expected["teacher_targets"])
-    close(every.features.transpose(0, 1), expected["teacher_features"])
-    close(every.cls_attention, expected["teacher_attention"])
+        masked = teacher(clips, bool_masked_pos=expected["mask"])
+        unmasked = teacher(clips)
+    close(masked.features.transpose(0, 1), expected["teacher_targets"])
+    close(unmasked.features.transpose(0, 1), expected["teacher_features"])
+    close(unmasked.cls_attention, expected["teacher_attention"])
 
+    model.clamp_temperature()
     outputs = model(
         **recorded_pairs(tensors, medium),
         bool_masked_pos=expected["mask"],
-        target_features=F.normalize(taught.features, dim=-1),
+        target_features=F.normalize(masked.features, dim=-1),
     )
     for name in ("loss_vtc", "loss_vtm", "loss_mlm", "loss_uta", "vtm_logits", "mlm_logits"):
         close(outputs[name], expected[name])
@@ -158,13 +159,14 @@ def test_pretraining_masked(implementation, medium):
 @IMPLEMENTATIONS
 def test_pretraining_gradients(implementation):
     description, tensors, model = build("multimodal_pretrain", implementation)
-    taught = recorded_teacher(description, tensors)
+    teacher = recorded_teacher(description, tensors)
     mask = tensors["expected/video_masked/mask"]
     with torch.no_grad():
-        targets = F.normalize(taught(tensors["input/video"], bool_masked_pos=mask).features, dim=-1)
+        targets = F.normalize(teacher(tensors["input/video"], bool_masked_pos=mask).features, dim=-1)
+    model.clamp_temperature()
     model(**recorded_pairs(tensors), bool_masked_pos=mask, target_features=targets).loss.backward()
     with torch.no_grad():
-        for parameter in model.parameters():  # so that `official_state_dict` speaks of gradients
+        for parameter in model.parameters():  # so that `official_state_dict` contains gradients
             parameter.copy_(parameter.grad)
     gradients = official_state_dict(model)
     norms = description["gradients"]["norms"]
@@ -200,8 +202,8 @@ def test_pretraining_without_mask(implementation, medium):
             close(whole, tensors[f"{prefix}multi_modal_output"])
 
 
-def test_negatives_are_drawn_by_the_recorded_weights():
-    """20,000 draws a row against the recorded weights, and never a pair that belongs together."""
+def test_negatives_are_sampled_by_the_recorded_weights():
+    """20,000 samples per row against the recorded weights, and never a matching pair."""
     _, tensors, model = build("multimodal_pretrain")
     with torch.no_grad():
         base, mask = model.video_text, tensors["expected/video_masked/mask"]
@@ -211,19 +213,20 @@ def test_negatives_are_drawn_by_the_recorded_weights():
     generator = torch.Generator().manual_seed(0)
     counts = torch.zeros(2, 4, 4)
     for _ in range(20_000):
-        for side, drawn in enumerate(draw_negatives(logits, tensors["input/idx"], generator=generator)):
-            counts[side, torch.arange(4), drawn] += 1
+        for side, indices in enumerate(sample_negatives(logits, tensors["input/idx"], generator=generator)):
+            counts[side, torch.arange(4), indices] += 1
     for side, name in enumerate(("vision", "text")):
         weights = tensors[f"expected/video_masked/vtm_weights_for_{name}_negatives"]
         assert (counts[side][weights == 0] == 0).all()
         torch.testing.assert_close(counts[side] / 20_000, weights / weights.sum(1, keepdim=True), rtol=0, atol=0.015)
 
 
-def test_tube_masks_keep_the_frames_apart():
+def test_tube_masks_allow_one_vector_per_frame():
     description, tensors, model = build("multimodal_tube_mask")
     mask = tensors["input/mask"]
     with torch.no_grad():
         targets = recorded_teacher(description, tensors)(tensors["input/video"], bool_masked_pos=mask).features
+        model.clamp_temperature()
         outputs = model(**recorded_pairs(tensors), bool_masked_pos=mask, target_features=targets, keep_temporal=True)
         features = model.video_text.get_video_features(tensors["input/video"], mask, keep_temporal=True)
     for name in ("loss_vtc", "loss_vtm", "loss_mlm", "loss_uta", "vtm_logits", "mlm_logits"):
@@ -248,6 +251,7 @@ def test_finetuning(implementation):
         close(fused, tensors["expected/fusion_output"])
         close(model.vision_model.embeddings.position_embeddings, tensors["expected/pos_embed"])
         trained = as_pretraining(model)
+        trained.clamp_temperature()
         outputs = trained(
             clips,
             ids,
@@ -265,7 +269,7 @@ def test_finetuning(implementation):
 
 @IMPLEMENTATIONS
 def test_retrieval_scores(implementation):
-    """Every pair of the tiny set, with the videos' keys and values computed once; recorded are each row's best 35."""
+    """All pairs, with the videos' keys and values computed once; the 35 highest scores of each row are recorded."""
     _, tensors, model = build("retrieval_rerank", implementation)
     ids, mask = tensors["input/input_ids"], tensors["input/attention_mask"]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`pipeline("zero-shot-video-classification")` against the model's logits, in batches, with templates, and saved."""
+"""`pipeline("zero-shot-video-classification")`: the model's scores, batches, templates, saving."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def test_scores(classifier, folder, videos):
         assert max(scores.values()) > 0.3
 
 
-def test_batches_change_nothing(classifier, videos):
+def test_scores_do_not_depend_on_the_batch_size(classifier, videos):
     one_by_one = [classifier(video, candidate_labels=LABELS) for video in videos]
     together = classifier(videos, candidate_labels=LABELS, batch_size=2)
     for result, alone in zip(together, one_by_one, strict=True):
@@ -57,7 +57,7 @@ def test_batches_change_nothing(classifier, videos):
         assert [entry["score"] for entry in result] == pytest.approx([entry["score"] for entry in alone], abs=1e-5)
 
 
-def test_one_view_whatever_the_processor_was_saved_with(classifier, videos, monkeypatch):
+def test_one_view_whatever_the_saved_processors_settings(classifier, videos, monkeypatch):
     expected = classifier(videos[0], candidate_labels=LABELS)
     for option, value in {"sampling": "sparse", "num_clips": 2, "do_center_crop": True, "num_crops": 3}.items():
         monkeypatch.setattr(classifier.processor.video_processor, option, value)
@@ -86,8 +86,8 @@ def test_texts_are_encoded_once(classifier, videos, monkeypatch):
     [
         ({"candidate_labels": []}, "at least one label"),
         ({}, "at least one label"),
-        ({"candidate_labels": LABELS, "hypothesis_template": "a video"}, "in the label's place"),
-        ({"candidate_labels": LABELS, "labels": LABELS}, "Unknown: labels"),
+        ({"candidate_labels": LABELS, "hypothesis_template": "a video"}, "must contain {}"),
+        ({"candidate_labels": LABELS, "labels": LABELS}, "Unknown options: labels"),
     ],
 )
 def test_errors(classifier, videos, options, message):
@@ -95,8 +95,8 @@ def test_errors(classifier, videos, options, message):
         classifier(videos[0], **options)
 
 
-def test_saved_with_its_code(classifier, videos, tmp_path):
-    """`save_pretrained` of the pipeline, which is Transformers' way to publish it, needs no installed `umt`."""
+def test_a_saved_pipeline_loads_with_its_code(classifier, videos, tmp_path):
+    """A folder of the pipeline's `save_pretrained` works without the installed package."""
     classifier.save_pretrained(tmp_path / "saved")
     np.save(tmp_path / "video.npy", videos[0])
     code = f"""

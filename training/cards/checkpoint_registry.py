@@ -161,7 +161,7 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
         if row.kind == "stage-1":  # whose table is computed over the clip's own grid
             config.position_grid = list(config.token_grid)
     config.architectures = [model_class.__name__]
-    config.auto_map = config.remote_code | getattr(model_class, "remote_code", {})
+    config.auto_map = dict(model_class.remote_code)
     config.dtype = torch.float32
     return config
 

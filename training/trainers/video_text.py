@@ -144,18 +144,20 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
                 "Stage 2 and retrieval can't be trained under FSDP, which takes no scalar parameter such as the "
                 "temperature: leave `fsdp` out, and every GPU holds the whole model."
             )
+        if self.args.world_size > 1:
+            model.gather_embeddings = CONTRASTIVE_GRADIENTS[self.args.contrastive_gradients]
         self.losses: dict[str, list[torch.Tensor]] = {}  # of each objective, since the last log line
 
     # --- optimisation --------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.accelerator.unwrap_model(model).clamp_temperature()
         clips = self.pixel_values(inputs["pixel_values_videos"])
         visible_indices = targets = None
         if self.teacher is not None:
             ratio = self.args.image_mask_ratio if clips.shape[1] == 1 else self.args.mask_ratio
             with self.timer("teacher"):
                 visible_indices, targets = self.compute_targets(clips, inputs["sample_seeds"], ratio)
-        gather = CONTRASTIVE_GRADIENTS[self.args.contrastive_gradients] if self.args.world_size > 1 else None
         outputs = model(
             pixel_values_videos=clips,
             input_ids=inputs["input_ids"],
@@ -163,7 +165,6 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
             match_ids=inputs["match_ids"],
             visible_indices=visible_indices,
             target_features=targets,
-            gather=gather,
             generator=self.batch_generator(),
         )
         for name in OBJECTIVES:

@@ -15,7 +15,7 @@ from tiny_pretraining import (
     write_videos,
 )
 
-from modeling_umt.transformer_block_umt import eager_attention_forward, parts_are_faster
+from modeling_umt.transformer_block_umt import eager_attention_forward, prefers_unfused_attention
 from umt_training.data.video_records import load_video_records
 from umt_training.trainers.nonfinite_guard import NonFiniteLossError
 
@@ -100,8 +100,10 @@ def test_the_last_step_counts_too(records, tmp_path):
 def test_in_bf16_on_a_cpu_attention_goes_without_the_kernel():
     student = make_student()
     query, key, value = torch.randn(3, 2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert not parts_are_faster(student.config, query) and parts_are_faster(student.config, query.bfloat16())
-    assert not parts_are_faster(student.config, query.bfloat16().expand(2, 2, 16, 16).repeat(1, 1, 33, 1))
+    assert not prefers_unfused_attention(student.config, query) and prefers_unfused_attention(
+        student.config, query.bfloat16()
+    )
+    assert not prefers_unfused_attention(student.config, query.bfloat16().expand(2, 2, 16, 16).repeat(1, 1, 33, 1))
     # the softmax of 16-bit numbers is that of float32, rounded
     half = [tensor.bfloat16() for tensor in (query, key, value)]
     output, weights = eager_attention_forward(student, *half, None, scaling=0.25)
