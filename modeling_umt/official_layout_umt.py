@@ -1,50 +1,24 @@
-"""The layout of official UMT files: which of their keys is which of ours, in both directions.
+"""The layout of official UMT files: a table from each official key to our keys, which is read in both directions.
 
-A table leads from each official key to our keys, and is read both ways; only here and in `convert_umt_checkpoints.py`
-are official key names known.
-
-Unusual: our query, key and value matrices are three where the official one is fused, our patch embeddings are matrices
-where the official ones are convolutions, and official files hold some tensors twice.
+Only this file and `official_configuration_umt.py` contain official key names. Query, key and value matrices are fused
+in official files and separate here, patch embeddings are convolutions there and matrices here, and official files
+contain some tensors twice.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
 from transformers import PreTrainedModel
 
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
+from .position_embeddings_umt import resize_square_table
 
-
-class UnsupportedCheckpointError(ValueError):
-    """The file is no UMT checkpoint, or one of a kind that this package has no model for."""
-
-
-def official_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The learned tensors of a model in the official layout, every one bit for bit; the inverse of the conversion.
-
-    Position tables are computed, so they are not part of it. `model` is what [`convert_umt_checkpoint`] returns.
-
-    Raises:
-        UnsupportedCheckpointError: if the model has no official layout, or weights that have no place in it.
-    """
-    key_maps = {
-        "UMTForPreTraining": stage1_key_map,
-        "UMTForVideoClassification": classification_key_map,
-        "UMTTeacherModel": teacher_key_map,
-        "UMTForVideoTextPreTraining": stage2_key_map,
-        "UMTVideoTextModel": retrieval_key_map,
-        "UMTForVideoQuestionAnswering": question_answering_key_map,
-    }
-    if type(model).__name__ not in key_maps:
-        raise UnsupportedCheckpointError(f"{type(model).__name__} has no official layout.")
-    key_map = key_maps[type(model).__name__](model.config)
-    if left_over := weights_without_key(model, key_map):
-        raise UnsupportedCheckpointError(f"The official layout has no place for {', '.join(left_over)}.")
-    return official_tensors(model, key_map)
+VIDEO_PREFIX, TEACHER_PREFIX = "vision_encoder.encoder.", "clip_teacher."  # of the parts of a stage-2 file
 
 
 def weights_without_key(model: PreTrainedModel, key_map: dict[str, list[str]]) -> list[str]:
-    """Names of the weights of a model that no official key of `key_map` leads to."""
+    """Names of the model's weights that are not among the targets of `key_map`."""
     return sorted(model.state_dict().keys() - {key for our_keys in key_map.values() for key in our_keys})
 
 
@@ -64,11 +38,11 @@ def official_tensors(model: PreTrainedModel, key_map: dict[str, list[str]]) -> d
     return official
 
 
-# --- which official key is which of ours ----------------------------------------------------------------------------
+# --- official keys to ours ------------------------------------------------------------------------------------------
 
 
 def encoder_key_map(config: UMTConfig, official: str = "", ours: str = "umt.") -> dict[str, list[str]]:
-    """Official keys of patch embedding and blocks to ours; the fused `qkv` goes to three matrices."""
+    """Official keys of patch embedding and blocks to ours; the fused `qkv` maps to three matrices."""
     keys = {
         f"{official}patch_embed.proj.{kind}": [f"{ours}embeddings.patch_embeddings.{kind}"]
         for kind in ("weight", "bias")
@@ -86,7 +60,7 @@ def encoder_key_map(config: UMTConfig, official: str = "", ours: str = "umt.") -
 
 
 def stage1_key_map(config: UMTConfig) -> dict[str, list[str]]:
-    """Keys of a stage-1 file; decoder 0 is the shallowest aligned layer's in both."""
+    """Keys of a stage-1 file; in both layouts decoder 0 belongs to the shallowest aligned layer."""
     keys = encoder_key_map(config, official="encoder.")
     for kind in ("weight", "bias"):
         keys[f"encoder.norm.{kind}"] = [f"umt.norm.{kind}"]
@@ -106,7 +80,7 @@ def classification_key_map(config: UMTConfig) -> dict[str, list[str]]:
 
 
 def teacher_key_map(config: UMTTeacherConfig) -> dict[str, list[str]]:
-    """Keys of an extracted CLIP vision tower; the packed `in_proj` goes to three matrices."""
+    """Keys of an extracted CLIP vision tower; the packed `in_proj` maps to three matrices."""
     keys = {
         "class_embedding": ["embeddings.class_embedding"],
         "positional_embedding": ["embeddings.position_embeddings"],
@@ -128,16 +102,14 @@ def teacher_key_map(config: UMTTeacherConfig) -> dict[str, list[str]]:
     return keys
 
 
-def video_key_map(
-    config: UMTConfig, official: str = "vision_encoder.encoder.", ours: str = ""
-) -> dict[str, list[str]]:
+def video_key_map(config: UMTConfig, ours: str = "") -> dict[str, list[str]]:
     """Keys of the video encoder in a multi-modality file."""
-    keys = encoder_key_map(config, official, ours)
-    return keys | {f"{official}norm.{kind}": [f"{ours}norm.{kind}"] for kind in ("weight", "bias")}
+    keys = encoder_key_map(config, VIDEO_PREFIX, ours)
+    return keys | {f"{VIDEO_PREFIX}norm.{kind}": [f"{ours}norm.{kind}"] for kind in ("weight", "bias")}
 
 
 def text_key_map(config: UMTTextConfig, official: str, ours: str) -> dict[str, list[str]]:
-    """Keys of a BERT, which are ours too."""
+    """Keys of a BERT, the same in both layouts except for the prefix."""
     tables = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
     modules = ["embeddings.LayerNorm"]
     for j in range(config.num_hidden_layers):
@@ -151,7 +123,7 @@ def text_key_map(config: UMTTextConfig, official: str, ours: str) -> dict[str, l
 
 
 def prediction_key_map(official: str, ours: str) -> dict[str, list[str]]:
-    """Keys of a masked language modelling head, whose bias official files hold twice."""
+    """Keys of a masked language modelling head, whose bias is in official files twice."""
     names = [f"{name}.{kind}" for name in ("transform.dense", "transform.LayerNorm") for kind in ("weight", "bias")]
     keys = {f"{official}{name}": [f"{ours}{name}"] for name in (*names, "decoder.weight", "decoder.bias")}
     return keys | {f"{official}bias": [f"{ours}decoder.bias"]}
@@ -160,7 +132,7 @@ def prediction_key_map(official: str, ours: str) -> dict[str, list[str]]:
 def retrieval_key_map(
     config: UMTVideoTextConfig, official_text: str = "text_encoder.", ours: str = ""
 ) -> dict[str, list[str]]:
-    """Keys of a retrieval file: towers, projections, matching head, temperature."""
+    """Keys of a retrieval file: two encoders, projections, matching head, temperature."""
     keys = video_key_map(config.vision_config, ours=f"{ours}vision_model.")
     keys |= text_key_map(config.text_config, official_text, f"{ours}text_model.")
     heads = {"vision_encoder.pool_norm": "pool_norm", "vision_proj": "video_projection"}
@@ -171,8 +143,8 @@ def retrieval_key_map(
 
 
 def stage2_key_map(config: UMTVideoTextConfig) -> dict[str, list[str]]:
-    """Keys of a stage-2 file but for its teacher's: a retrieval model, its decoders and its word piece head; with
-    neither of these, as retrieval is fine-tuned, those of a retrieval file."""
+    """Keys of a stage-2 file without its teacher: a retrieval model, its decoders and its masked language modelling
+    head. Without decoders and that head, as in retrieval fine-tuning, the keys of a retrieval file."""
     if config.mlm_weight == config.uta_weight == 0:
         return retrieval_key_map(config, ours="video_text.")
     keys = retrieval_key_map(config, official_text="text_encoder.bert.", ours="video_text.")
@@ -186,7 +158,7 @@ def stage2_key_map(config: UMTVideoTextConfig) -> dict[str, list[str]]:
 
 
 def question_answering_key_map(config: UMTVideoTextConfig) -> dict[str, list[str]]:
-    """Keys of a question answering file: encoders, and a decoder as deep as the text encoder has fusion layers."""
+    """Keys of a question answering file: two encoders, and a decoder with one layer per fusion layer."""
     text = config.text_config
     fields = {"num_hidden_layers": text.num_hidden_layers - text.fusion_layer, "fusion_layer": 0}
     keys = video_key_map(config.vision_config, ours="vision_model.")
@@ -195,19 +167,41 @@ def question_answering_key_map(config: UMTVideoTextConfig) -> dict[str, list[str
     return keys | prediction_key_map("text_decoder.cls.predictions.", "lm_head.")
 
 
-def without_repetitions(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A multi-modality state without the numbers of positions, which are no weights.
+# --- preparing a state dict ------------------------------------------------------------------------------------------
+
+
+def teacher_part(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The teacher's tensors of a stage-2 file, under the keys of an extracted CLIP tower."""
+    return {
+        key.removeprefix(TEACHER_PREFIX): tensor for key, tensor in state.items() if key.startswith(TEACHER_PREFIX)
+    }
+
+
+def video_part(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The video encoder's tensors of a multi-modality file."""
+    return {key: tensor for key, tensor in state.items() if key.startswith(VIDEO_PREFIX)}
+
+
+def classification_state(state: Mapping[str, torch.Tensor], config: UMTConfig) -> dict[str, torch.Tensor]:
+    """A classifier's tensors without the position table, which is computed."""
+    return {key: tensor for key, tensor in state.items() if key != "pos_embed"}
+
+
+def multimodal_state(state: Mapping[str, torch.Tensor], config: UMTVideoTextConfig) -> dict[str, torch.Tensor]:
+    """A multi-modality model's tensors without its teacher and without `position_ids`, which are not weights.
 
     Raises:
-        ValueError: if these are not 0, 1, 2, ..., or if a tensor that a file holds twice is there in two versions.
+        ValueError: if these are not 0, 1, 2, ..., or if the two copies of a tensor differ.
     """
     twice = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
     twice["bert.embeddings.word_embeddings.weight"] = "cls.predictions.decoder.weight"
     kept = {}
     for key, tensor in state.items():
+        if key.startswith(TEACHER_PREFIX):
+            continue
         if key.endswith("embeddings.position_ids"):
             if not torch.equal(tensor.flatten(), torch.arange(tensor.numel())):
-                raise ValueError(f"{key!r} is not 0, 1, 2, ...: this model knows positions in no other order.")
+                raise ValueError(f"{key!r} is not 0, 1, 2, ...: the model supports no other order of positions.")
             continue
         kept[key] = tensor
         for one, other in twice.items():
@@ -215,21 +209,36 @@ def without_repetitions(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
             if key.endswith(one) and copy is not None and not torch.equal(tensor, copy):
                 raise ValueError(
                     f"{key!r} and {key.replace(one, other)!r} differ, but are one tensor in the model. The file is "
-                    "damaged, or was made by another one."
+                    "damaged, or of another model."
                 )
     return kept
 
 
-def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str]]) -> dict[str, torch.Tensor]:
-    """Copies of the tensors of a fitting official state dict under our names, in float32.
+def teacher_state(state: Mapping[str, torch.Tensor], config: UMTTeacherConfig) -> dict[str, torch.Tensor]:
+    """A CLIP tower with the kernel of one frame, (D, C, patch, patch), and the position table resized for `config`."""
+    state = dict(state)
+    kernel = state["conv1.weight"]
+    if kernel.ndim == 5:
+        if kernel.shape[2] != 1:
+            raise ValueError(f"'conv1.weight' {tuple(kernel.shape)} spans several frames; the teacher's covers one.")
+        state["conv1.weight"] = kernel.squeeze(2)
+    table = state.get("positional_embedding")
+    if table is not None and table.ndim == 2 and math.isqrt(table.shape[0] - 1) ** 2 == table.shape[0] - 1:
+        side = config.image_size // config.patch_size
+        state["positional_embedding"] = resize_square_table(table.float(), (side, side))
+    return state
 
-    Copies, because a model whose weights lay in the caller's mapping or in the mapped file would change with it.
+
+def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str]]) -> dict[str, torch.Tensor]:
+    """The tensors of a fitting official state dict under our names, in float32.
+
+    They are copies: weights that share memory with the caller's mapping or the mapped file would change with it.
     """
     ours = {}
     for official_key, our_keys in key_map.items():
         tensor = state[official_key]
         if official_key.endswith("patch_embed.proj.weight") or official_key == "conv1.weight":
-            tensor = tensor.flatten(1)  # the convolution's kernel as the matrix that multiplies a flat patch
+            tensor = tensor.flatten(1)  # convolution kernel -> matrix that multiplies a flattened patch
         elif official_key == "proj":
             tensor = tensor.T  # officially multiplied from the right
         pieces = tensor.chunk(len(our_keys)) if len(our_keys) > 1 else [tensor]
@@ -244,11 +253,11 @@ def require_exact_fit(
     config: UMTConfig | UMTTeacherConfig | UMTVideoTextConfig,
     key_map: dict[str, list[str]],
 ) -> None:
-    """Raise a ValueError that lists every official key that is missing, unexpected or misshaped for the model."""
+    """Raise a ValueError that lists all official keys that are missing, unexpected or misshaped for the model."""
     with torch.device("meta"):
         model = model_class(config)
     if unfilled := weights_without_key(model, key_map):
-        raise ValueError(f"`config` asks for weights that no official checkpoint holds: {', '.join(unfilled)}.")
+        raise ValueError(f"`config` requires weights that no official checkpoint contains: {', '.join(unfilled)}.")
     expected = {key: tuple(tensor.shape) for key, tensor in official_tensors(model, key_map).items()}
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     misshaped = [
@@ -263,6 +272,3 @@ def require_exact_fit(
             f"Unexpected keys ({len(unexpected)}): {', '.join(unexpected) or '-'}. "
             f"Misshaped keys ({len(misshaped)}): {', '.join(misshaped) or '-'}."
         )
-
-
-__all__ = ["UnsupportedCheckpointError", "official_state_dict"]

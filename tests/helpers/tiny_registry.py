@@ -7,7 +7,7 @@ import yaml
 from bert_vocabulary import bert_words
 from transformers import BertTokenizer, CLIPConfig, CLIPModel
 
-from modeling_umt.official_layout_umt import official_state_dict
+from modeling_umt.convert_umt_checkpoints import official_state_dict
 from umt_training.cards.card_template import CARDS_FOLDER
 from umt_training.cards.checkpoint_registry import checkpoint_row, read_registry, row_config
 

@@ -1,4 +1,4 @@
-"""The converter: official layouts in, models out; everything else is an error, and nothing is loaded half."""
+"""Conversion of single-modality files: official layouts to models and back, complete or not at all."""
 
 import argparse
 import os
@@ -27,17 +27,17 @@ from umt_training.cli import main
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
 
-def block_shapes(prefix: str, width: int, depth: int, mlp: int) -> dict[str, tuple[int, ...]]:
-    """Patch embedding and blocks as the official files name them."""
-    shapes = {f"{prefix}patch_embed.proj.weight": (width, 3, 1, 16, 16), f"{prefix}patch_embed.proj.bias": (width,)}
+def block_shapes(prefix: str, dim: int, depth: int, mlp: int) -> dict[str, tuple[int, ...]]:
+    """Patch embedding and blocks under their official keys."""
+    shapes = {f"{prefix}patch_embed.proj.weight": (dim, 3, 1, 16, 16), f"{prefix}patch_embed.proj.bias": (dim,)}
     for i in range(depth):
         block = f"{prefix}blocks.{i}"
-        shapes |= {f"{block}.{norm}.{kind}": (width,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
-        shapes |= {f"{block}.attn.q_bias": (width,), f"{block}.attn.v_bias": (width,)}
-        shapes |= {f"{block}.attn.qkv.weight": (3 * width, width)}
-        shapes |= {f"{block}.attn.proj.weight": (width, width), f"{block}.attn.proj.bias": (width,)}
-        shapes |= {f"{block}.mlp.fc1.weight": (mlp, width), f"{block}.mlp.fc1.bias": (mlp,)}
-        shapes |= {f"{block}.mlp.fc2.weight": (width, mlp), f"{block}.mlp.fc2.bias": (width,)}
+        shapes |= {f"{block}.{norm}.{kind}": (dim,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
+        shapes |= {f"{block}.attn.q_bias": (dim,), f"{block}.attn.v_bias": (dim,)}
+        shapes |= {f"{block}.attn.qkv.weight": (3 * dim, dim)}
+        shapes |= {f"{block}.attn.proj.weight": (dim, dim), f"{block}.attn.proj.bias": (dim,)}
+        shapes |= {f"{block}.mlp.fc1.weight": (mlp, dim), f"{block}.mlp.fc1.bias": (mlp,)}
+        shapes |= {f"{block}.mlp.fc2.weight": (dim, mlp), f"{block}.mlp.fc2.bias": (dim,)}
     return shapes
 
 
@@ -46,34 +46,34 @@ def random_state(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.
     return {key: torch.randn(shape, generator=generator).to(dtype) for key, shape in shapes.items()}
 
 
-def classifier_state(classes: int = 5, width: int = 32, depth: int = 2, mlp: int = 48, dtype=torch.float32) -> dict:
-    shapes = block_shapes("", width, depth, mlp) | {"fc_norm.weight": (width,), "fc_norm.bias": (width,)}
-    return random_state(shapes | {"head.weight": (classes, width), "head.bias": (classes,)}, dtype)
+def classifier_state(classes: int = 5, dim: int = 32, depth: int = 2, mlp: int = 48, dtype=torch.float32) -> dict:
+    shapes = block_shapes("", dim, depth, mlp) | {"fc_norm.weight": (dim,), "fc_norm.bias": (dim,)}
+    return random_state(shapes | {"head.weight": (classes, dim), "head.bias": (classes,)}, dtype)
 
 
 def stage1_state(
-    width: int = 32, depth: int = 2, mlp: int = 48, decoders: int = 2, target: int = 12, dtype=None
+    dim: int = 32, depth: int = 2, mlp: int = 48, decoders: int = 2, target: int = 12, dtype=None
 ) -> dict:
-    shapes = block_shapes("encoder.", width, depth, mlp)
-    shapes |= {"encoder.norm.weight": (width,), "encoder.norm.bias": (width,)}
+    shapes = block_shapes("encoder.", dim, depth, mlp)
+    shapes |= {"encoder.norm.weight": (dim,), "encoder.norm.bias": (dim,)}
     for k in range(decoders):
-        shapes |= {f"clip_decoder.{k}.head.weight": (target, width), f"clip_decoder.{k}.head.bias": (target,)}
+        shapes |= {f"clip_decoder.{k}.head.weight": (target, dim), f"clip_decoder.{k}.head.bias": (target,)}
         shapes |= {f"clip_decoder.{k}.norm.weight": (target,), f"clip_decoder.{k}.norm.bias": (target,)}
     return random_state(shapes, dtype or torch.float32)
 
 
-def teacher_state(width: int = 32, depth: int = 2, mlp: int = 48, dtype: torch.dtype = torch.float32) -> dict:
+def teacher_state(dim: int = 32, depth: int = 2, mlp: int = 48, dtype: torch.dtype = torch.float32) -> dict:
     """An extracted CLIP tower of 4 x 4 patches."""
-    shapes = {"class_embedding": (width,), "positional_embedding": (17, width), "proj": (width, 12)}
-    shapes |= {"conv1.weight": (width, 3, 16, 16)}
-    shapes |= {f"{norm}.{kind}": (width,) for norm in ("ln_pre", "ln_post") for kind in ("weight", "bias")}
+    shapes = {"class_embedding": (dim,), "positional_embedding": (17, dim), "proj": (dim, 12)}
+    shapes |= {"conv1.weight": (dim, 3, 16, 16)}
+    shapes |= {f"{norm}.{kind}": (dim,) for norm in ("ln_pre", "ln_post") for kind in ("weight", "bias")}
     for i in range(depth):
         block = f"transformer.resblocks.{i}"
-        shapes |= {f"{block}.{norm}.{kind}": (width,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")}
-        shapes |= {f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,)}
-        shapes |= {f"{block}.attn.out_proj.weight": (width, width), f"{block}.attn.out_proj.bias": (width,)}
-        shapes |= {f"{block}.mlp.c_fc.weight": (mlp, width), f"{block}.mlp.c_fc.bias": (mlp,)}
-        shapes |= {f"{block}.mlp.c_proj.weight": (width, mlp), f"{block}.mlp.c_proj.bias": (width,)}
+        shapes |= {f"{block}.{norm}.{kind}": (dim,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")}
+        shapes |= {f"{block}.attn.in_proj_weight": (3 * dim, dim), f"{block}.attn.in_proj_bias": (3 * dim,)}
+        shapes |= {f"{block}.attn.out_proj.weight": (dim, dim), f"{block}.attn.out_proj.bias": (dim,)}
+        shapes |= {f"{block}.mlp.c_fc.weight": (mlp, dim), f"{block}.mlp.c_fc.bias": (mlp,)}
+        shapes |= {f"{block}.mlp.c_proj.weight": (dim, mlp), f"{block}.mlp.c_proj.bias": (dim,)}
     return random_state(shapes, dtype)
 
 
@@ -88,7 +88,7 @@ def teacher_config(**fields) -> UMTTeacherConfig:
 
 KINDS = {
     "classification": (classifier_state, UMTConfig(**SMALL)),
-    "stage-1": (stage1_state, stage1_config()),
+    "stage1": (stage1_state, stage1_config()),
     "teacher": (teacher_state, teacher_config()),
 }
 
@@ -109,7 +109,7 @@ def recorded_shapes(name: str) -> dict:
 
 
 def convert_shapes(monkeypatch, state: dict) -> tuple[type, UMTConfig, dict]:
-    """A conversion up to the loading of the weights: `(class, config, tensors under our names)`."""
+    """A conversion without loading the weights: `(class, config, tensors under our names)`."""
 
     def loaded(cls, path, config, state_dict, dtype):
         return cls, config, state_dict
@@ -145,8 +145,8 @@ def test_published_classifier_keys_convert_with_nothing_left_over(monkeypatch, s
     image, frames, classes = (int(part.lstrip("fc")) for part in variant.split("_"))
     table_values = 0
     if "pos_embed" in state:
-        grid, width = (frames, image // 16, image // 16), state["head.weight"].shape[1]
-        state["pos_embed"] = position_table(grid, width, [8, 14, 14])[None]
+        grid, dim = (frames, image // 16, image // 16), state["head.weight"].shape[1]
+        state["pos_embed"] = position_table(grid, dim, [8, 14, 14])[None]
         table_values = state["pos_embed"].numel()
     model_class, config, ours = convert_shapes(monkeypatch, state)
     assert model_class is UMTForVideoClassification
@@ -156,13 +156,13 @@ def test_published_classifier_keys_convert_with_nothing_left_over(monkeypatch, s
     assert_published_size(config, size)
 
 
-@pytest.mark.parametrize("flat_kernel", [True, False], ids=["as-extracted", "as-the-official-model-has-it"])
+@pytest.mark.parametrize("flat_kernel", [True, False], ids=["as-extracted", "as-in-the-official-model"])
 @pytest.mark.parametrize(
     "name, rows, image_size, patch_size, target_dim",
     [
         ("clip_b16_224", 197, 224, 16, 512),
         ("clip_l14_196", 197, 196, 14, 768),
-        ("clip_l14_196", 257, 196, 14, 768),  # as the file has it: 16 x 16, resized to the student's 14 x 14
+        ("clip_l14_196", 257, 196, 14, 768),  # as in the file: 16 x 16, resized to the student's 14 x 14
         ("clip_l14_336_336", 577, 336, 14, 768),
     ],
 )
@@ -195,15 +195,15 @@ def assert_published_size(config: UMTConfig, size: str) -> None:
     assert (config.patch_size, config.tubelet_size, config.num_channels) == (16, 1, 3)
 
 
-@pytest.mark.parametrize("width, heads, target_dim", [(768, 12, 512), (1024, 16, 768)])
-def test_a_published_width_needs_no_configuration(width, heads, target_dim):
-    """Real tensors of published width (fewer and thinner blocks), all the way."""
-    model = convert_umt_checkpoint(stage1_state(width, 6, 8, decoders=6, target=target_dim, dtype=torch.float16))
+@pytest.mark.parametrize("dim, heads, target_dim", [(768, 12, 512), (1024, 16, 768)])
+def test_a_published_size_requires_no_configuration(dim, heads, target_dim):
+    """A complete conversion with the published hidden size (fewer and narrower blocks)."""
+    model = convert_umt_checkpoint(stage1_state(dim, 6, 8, decoders=6, target=target_dim, dtype=torch.float16))
     assert (model.config.num_attention_heads, model.config.target_dim) == (heads, target_dim)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32} and not model.training
 
 
-# --- there and back -------------------------------------------------------------------------------------------------
+# --- round trip -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -225,13 +225,13 @@ def test_the_bare_encoder_has_no_official_layout():
 @pytest.mark.parametrize(
     "pooling, weight", [("attention", r"attention_pooling\.query"), ("frames", r"frame_pooling\.fc1\.weight")]
 )
-def test_weights_without_a_place_in_the_official_layout_are_told(pooling, weight):
+def test_weights_without_an_official_key_are_an_error(pooling, weight):
     model = UMTForVideoClassification(UMTConfig(**SMALL, pooling=pooling))
-    with pytest.raises(UnsupportedCheckpointError, match=f"no place for .*{weight}"):
+    with pytest.raises(UnsupportedCheckpointError, match=f"no key for .*{weight}"):
         official_state_dict(model)
 
 
-def test_every_weight_lands_where_it_belongs():
+def test_every_weight_is_assigned_to_its_module():
     state = classifier_state()
     model = convert_umt_checkpoint(state, UMTConfig(**SMALL))
     attention = model.umt.layers[1].attention
@@ -306,7 +306,7 @@ def test_a_pickle_with_code_is_refused_and_nothing_runs(small, zipped, tmp_path)
     with pytest.raises(ValueError, match=r"evil.pth' was refused: it would call \w+\.mkdir.*no code"):
         convert_umt_checkpoint(tmp_path / "evil.pth", config)
     assert not loot.exists()
-    torch.load(tmp_path / "evil.pth", weights_only=False)  # it is a working attack
+    torch.load(tmp_path / "evil.pth", weights_only=False)  # the attack works when code is allowed
     assert loot.exists()
 
 
@@ -332,27 +332,27 @@ def test_damaged_files_are_refused_whatever_the_damage(zipped, tmp_path):
     path = tmp_path / "file.pth"
     contents = {"model": classifier_state(), "args": argparse.Namespace(a=1)}
     torch.save(contents, path, _use_new_zipfile_serialization=zipped)
-    whole, chance = path.read_bytes(), random.Random(0)
+    complete, rng = path.read_bytes(), random.Random(0)
     for _ in range(60):
-        path.write_bytes(whole[: chance.randrange(len(whole))])
+        path.write_bytes(complete[: rng.randrange(len(complete))])
         with pytest.raises(ValueError, match=r"file.pth' was refused.*truncated"):
             convert_umt_checkpoint(path, UMTConfig(**SMALL))
 
 
-def test_what_is_not_there_is_not_found(tmp_path):
+def test_a_file_that_does_not_exist_is_an_error(tmp_path):
     for missing in (tmp_path / "nothing.pth", tmp_path, "nothing.pth"):
-        with pytest.raises(FileNotFoundError, match=r"There is no checkpoint .*give the path of a `.pth` file"):
+        with pytest.raises(FileNotFoundError, match=r"checkpoint .* does not exist; give the path of a `.pth` file"):
             convert_umt_checkpoint(missing)
 
 
 # --- keys that do not fit -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", [1, 5, -1])
-def test_missing_unexpected_and_misshaped_keys_are_listed(small, place):
+@pytest.mark.parametrize("position", [1, 5, -1])
+def test_missing_unexpected_and_misshaped_keys_are_listed(small, position):
     state, config = small
-    inner = [key for key in state if "blocks." in key]  # no key that tells what kind of file it is
-    key = inner[place]
+    inner = [key for key in state if "blocks." in key]  # not the keys by which the kind is detected
+    key = inner[position]
     without = {name: tensor for name, tensor in state.items() if name != key}
     with pytest.raises(ValueError, match=rf"Missing keys \(1\): {key}\. "):
         convert_umt_checkpoint(without, config)
@@ -367,7 +367,7 @@ def test_missing_unexpected_and_misshaped_keys_are_listed(small, place):
     assert f"Misshaped keys (1): {key} {tuple(wrong.shape)} instead of {shape}" in str(error.value)
 
 
-def test_every_fault_is_told_at_once():
+def test_all_faults_are_listed_at_once():
     state = classifier_state()
     del state["blocks.0.norm1.bias"], state["fc_norm.bias"]
     state["blocks.1.attn.qkv.weight"] = torch.zeros(95, 32)
@@ -379,36 +379,39 @@ def test_every_fault_is_told_at_once():
     assert "Misshaped keys (1): blocks.1.attn.qkv.weight (95, 32) instead of (96, 32)." in str(error.value)
 
 
-def test_a_configuration_of_another_size_is_told(small):
+def test_a_configuration_of_another_size_is_an_error(small):
     state, config = small
     deeper = type(config).from_dict({**config.to_dict(), "num_hidden_layers": 3})
     with pytest.raises(ValueError, match=r"Missing keys \(1[23]\): .*blocks\.2\.attn\.(out_)?proj\.bias"):
         convert_umt_checkpoint(state, deeper)
-    with pytest.raises(ValueError, match=r"of width 32 is no published size.*Give `config`"):
+    with pytest.raises(ValueError, match=r"of hidden size 32 was never published.*Give `config`"):
         convert_umt_checkpoint(state)
 
 
-def test_a_configuration_with_parts_that_no_file_holds_is_refused():
-    with pytest.raises(ValueError, match=r"no official checkpoint holds: attention_pooling\.fc1\.bias, "):
+def test_a_configuration_with_parts_that_no_file_contains_is_refused():
+    with pytest.raises(ValueError, match=r"no official checkpoint contains: attention_pooling\.fc1\.bias, "):
         convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL, pooling="attention"))
 
 
-def test_a_teacher_of_another_form_is_told():
+def test_a_teacher_of_another_form_is_an_error():
     state, config = teacher_state(), teacher_config()
     with pytest.raises(ValueError, match=r"'conv1.weight' \(32, 3, 2, 16, 16\) spans several frames"):
         convert_umt_checkpoint({**state, "conv1.weight": torch.zeros(32, 3, 2, 16, 16)}, config)
     with pytest.raises(ValueError, match=r"positional_embedding \(19, 32\) instead of \(17, 32\)"):
-        convert_umt_checkpoint({**state, "positional_embedding": torch.zeros(19, 32)}, config)  # no square
+        convert_umt_checkpoint({**state, "positional_embedding": torch.zeros(19, 32)}, config)  # not a square
     del state["proj"]
-    with pytest.raises(ValueError, match=r"Missing keys: proj\. The checkpoint is no whole CLIP vision tower"):
+    with pytest.raises(ValueError, match=r"Missing keys: proj\. The checkpoint is not a complete CLIP vision tower"):
         convert_umt_checkpoint(state)
 
 
 UNSUPPORTED = {
     "no-state-dict": ({"model": [1, 2]}, "a mapping from names to tensors was expected"),
     "optimizer": ({0: torch.zeros(1)}, "a mapping from names to tensors was expected"),
-    "empty": ({}, "no UMT checkpoint .*none at all"),
-    "other-network": ({"layer1.0.conv1.weight": torch.zeros(1)}, "no UMT checkpoint .*layer1.0.conv1.weight"),
+    "empty": ({}, "not those of a UMT checkpoint .*none"),
+    "other-network": (
+        {"layer1.0.conv1.weight": torch.zeros(1)},
+        "not those of a UMT checkpoint .*layer1.0.conv1.weight",
+    ),
 }
 
 
@@ -441,7 +444,7 @@ def f16_table(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_stored_computed_table_is_dropped(dtype):
+def test_a_stored_table_that_equals_the_computed_one_is_dropped(dtype):
     config = UMTConfig(**SMALL, num_frames=16, image_size=[48, 32])
     state = classifier_state()
     model = convert_umt_checkpoint({**state, "pos_embed": f16_table(dtype)}, config)
@@ -488,14 +491,14 @@ def test_the_recorded_perturbed_table_is_an_error():
         ("checkpoint-best.pth", 8, 224),
     ],
 )
-def test_an_official_file_name_tells_frames_and_resolution(name, frames, size, tmp_path):
-    torch.save(classifier_state(width=768, depth=1, mlp=8), tmp_path / name)
+def test_frames_and_resolution_follow_from_an_official_file_name(name, frames, size, tmp_path):
+    torch.save(classifier_state(dim=768, depth=1, mlp=8), tmp_path / name)
     config = convert_umt_checkpoint(tmp_path / name).config
     assert (config.num_frames, config.image_size) == (frames, size)
 
 
 def test_a_file_name_that_contradicts_the_table_is_an_error(tmp_path):
-    state = classifier_state(width=768, depth=1, mlp=8)
+    state = classifier_state(dim=768, depth=1, mlp=8)
     state["pos_embed"] = position_table((16, 14, 14), 768, [8, 14, 14])[None]
     torch.save(state, tmp_path / "b16_ptk710_f8_res224.pth")
     with pytest.raises(ValueError, match=r"'pos_embed' of shape \(1, 3136, 768\).*8 frames of 224 pixels"):
@@ -503,7 +506,7 @@ def test_a_file_name_that_contradicts_the_table_is_an_error(tmp_path):
     assert convert_umt_checkpoint(state).config.num_frames == 16
 
 
-def test_a_given_configuration_overrides_sizes_and_nothing_else():
+def test_a_given_configuration_overrides_sizes_only():
     config = stage1_config(num_frames=4, image_size=64, final_norm="pooled", position_grid=[1, 2, 3])
     model = convert_umt_checkpoint(stage1_state(), config)
     assert (model.config.num_frames, model.config.image_size) == (4, 64)
@@ -514,14 +517,14 @@ def test_a_given_configuration_overrides_sizes_and_nothing_else():
     model = convert_umt_checkpoint(classifier_state(), config)
     assert (model.config.num_frames, model.config.image_size, model.config.drop_path_rate) == (4, 64, 0.1)
     assert (model.config.final_norm, list(model.config.position_grid)) == ("pooled", [8, 14, 14])
-    assert (config.final_norm, config.position_grid) == ("tokens", None)  # the caller's object is left alone
+    assert (config.final_norm, config.position_grid) == ("tokens", None)  # the caller's object is unchanged
 
 
 # --- class names ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["k400", "k600", "k700", "k710"])
-def test_kinetics_heads_carry_the_recorded_official_names(name, recorded):
+def test_kinetics_heads_have_the_recorded_official_names(name, recorded):
     names = recorded("internvideo2_class_orders")[0]["names"][name]
     for labels in (None, name):
         config = convert_umt_checkpoint(classifier_state(len(names)), UMTConfig(**SMALL), labels=labels).config
@@ -532,23 +535,23 @@ def test_kinetics_heads_carry_the_recorded_official_names(name, recorded):
 @pytest.mark.parametrize(
     "labels, name", [(None, "ssv2"), ("k400_alphabetical", "k400_alphabetical"), ("mitv1", "mitv1")]
 )
-def test_other_heads_carry_the_list_of_their_name(labels, name):
+def test_other_heads_have_the_names_of_their_list(labels, name):
     names = load_labels(name)
     config = convert_umt_checkpoint(classifier_state(len(names)), UMTConfig(**SMALL), labels=labels).config
     assert [config.id2label[index] for index in range(len(names))] == names
 
 
-def test_a_head_of_unverified_order_is_named_on_demand_only():
+def test_a_head_of_unverified_order_gets_names_only_on_request():
     config = convert_umt_checkpoint(classifier_state(339), UMTConfig(**SMALL)).config
     assert config.id2label[0] == "LABEL_0" and config.num_labels == 339
 
 
 def test_wrong_label_lists_are_refused():
-    with pytest.raises(ValueError, match="'k600' has 600 classes, but the checkpoint's head 5"):
+    with pytest.raises(ValueError, match="'k600' has 600 classes, but the checkpoint's head has 5"):
         convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL), labels="k600")
     with pytest.raises(ValueError, match="Unknown label list 'k500'; choose one of k400, k400_alphabetical, k600"):
         convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL), labels="k500")
-    with pytest.raises(ValueError, match="stage-1 file"):
+    with pytest.raises(ValueError, match="stage1 file"):
         convert_umt_checkpoint(stage1_state(), stage1_config(), labels="k400")
 
 
@@ -567,21 +570,21 @@ def run(*arguments) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def test_command_makes_a_folder_that_transformers_loads_and_goes_back(official_file, tmp_path, capsys):
+def test_command_writes_a_folder_that_transformers_loads_and_converts_back(official_file, tmp_path, capsys):
     path, state = official_file
     folder = tmp_path / "made" / "here"
     assert run("convert", path, folder, "--config", tmp_path / "config") == 0
-    told = capsys.readouterr().out
-    class_name = told.split(": ")[1].split(",")[0]
+    output = capsys.readouterr().out
+    class_name = output.split(": ")[1].split(",")[0]
     auto = {"UMTForPreTraining": AutoModelForPreTraining, "UMTForVideoClassification": AutoModelForVideoClassification}
     model, info = auto.get(class_name, AutoModel).from_pretrained(folder, output_loading_info=True)
     assert type(model).__name__ == class_name
-    assert not any(info.values()) and f"{model.num_parameters():,} parameters" in told
+    assert not any(info.values()) and f"{model.num_parameters():,} parameters" in output
     assert all(torch.equal(tensor, state[key]) for key, tensor in official_state_dict(model).items())
     _, info = AutoModel.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"]
 
-    if class_name != "UMTTeacherModel":  # which sees its student's clips
+    if class_name != "UMTTeacherModel":  # its clips are the student's
         processor = AutoVideoProcessor.from_pretrained(folder)
         frames = torch.zeros(8, 3, 240, 320, dtype=torch.uint8)
         clip = processor(frames, return_tensors="pt")["pixel_values_videos"]
@@ -603,7 +606,7 @@ def test_command_saves_half_precision(official_file, tmp_path):
     assert all(torch.equal(back[key], tensor.half()) for key, tensor in state.items())
 
 
-def test_command_tells_mistakes_and_leaves_nothing(official_file, tmp_path, capsys):
+def test_command_reports_errors_and_leaves_no_files(official_file, tmp_path, capsys):
     path, state = official_file
     full = tmp_path / "full"
     full.mkdir()
@@ -613,7 +616,7 @@ def test_command_tells_mistakes_and_leaves_nothing(official_file, tmp_path, caps
     assert [entry.name for entry in full.iterdir()] == ["precious.txt"]
 
     assert run("convert", tmp_path / "nothing.pth", tmp_path / "out") == 1
-    assert "There is no checkpoint" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     assert run("convert", path, tmp_path / "out") == 1
     assert "Give `config`" in capsys.readouterr().err
     state.popitem()

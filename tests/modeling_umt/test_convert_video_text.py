@@ -1,4 +1,4 @@
-"""The converter on multi-modality files: stage 2, retrieval, question answering, and their parts."""
+"""Conversion of multi-modality files: stage 2, retrieval, question answering, and their parts."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from modeling_umt import (
     UMTVideoTextModel,
     convert_umt_checkpoint,
 )
-from modeling_umt.official_layout_umt import official_state_dict
+from modeling_umt.convert_umt_checkpoints import official_state_dict
 from umt_training.cli import main
 
 VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -38,7 +38,7 @@ def small_config(**fields) -> UMTVideoTextConfig:
 
 
 def small_state(kind: str) -> dict[str, torch.Tensor]:
-    """A file of small sizes in the official layout, whose keys the recorded lists vouch for."""
+    """A file of small sizes in the official layout; its keys are tested against the recorded lists."""
     model_class, prefixes = KINDS[kind]
     torch.manual_seed(0)
     state = official_state_dict(model_class(small_config()))
@@ -62,14 +62,14 @@ def full_size_state(kind: str, size: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def until_loading(monkeypatch):
-    """Conversions stop before weights are loaded and return `(class, config, tensors under our names)`."""
+    """Conversions stop before loading and return `(class, config, tensors under our names)`."""
 
     def loaded(cls, path, config, state_dict, dtype):
         return cls, config, state_dict
 
     for model_class in (*(model_class for model_class, _ in KINDS.values()), UMTModel, UMTTeacherModel):
         monkeypatch.setattr(model_class, "from_pretrained", classmethod(loaded))
-    # tensors without values can't be compared with each other
+    # tensors without values can't be compared
     monkeypatch.setattr(torch, "equal", lambda one, other: one.shape == other.shape)
 
 
@@ -112,7 +112,7 @@ def test_parts_of_published_files(until_loading, size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_there_and_back(kind):
+def test_the_conversion_is_reversible(kind):
     state = small_state(kind)
     model = convert_umt_checkpoint({"model": state}, small_config())
     assert type(model) is KINDS[kind][0] and not model.training
@@ -122,8 +122,8 @@ def test_there_and_back(kind):
 
 
 @pytest.mark.parametrize("mlm_weight, uta_weight", [(0, 0), (1, 0), (0, 1)])
-def test_a_model_without_a_head_there_and_back(mlm_weight, uta_weight):
-    """Without the heads of both objectives it is a retrieval model, and so is its file."""
+def test_the_conversion_without_a_head_is_reversible(mlm_weight, uta_weight):
+    """Without the heads of both objectives the model and its file are those of retrieval."""
     torch.manual_seed(0)
     model = UMTForVideoTextPreTraining(small_config(mlm_weight=mlm_weight, uta_weight=uta_weight))
     back = convert_umt_checkpoint(official_state_dict(model), model.config)
@@ -136,10 +136,10 @@ def test_a_model_without_a_head_there_and_back(mlm_weight, uta_weight):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_video_part_is_the_encoder_of_the_whole(kind):
+def test_the_video_part_is_the_encoder_of_the_complete_model(kind):
     state, config = small_state(kind), small_config()
-    whole, part = convert_umt_checkpoint(state, config), convert_umt_checkpoint(state, config.vision_config, "video")
-    encoder = whole.video_text.vision_model if kind == "pretrain" else whole.vision_model
+    model, part = convert_umt_checkpoint(state, config), convert_umt_checkpoint(state, config.vision_config, "video")
+    encoder = model.video_text.vision_model if kind == "pretrain" else model.vision_model
     clip = torch.randn(1, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(part(clip).last_hidden_state, encoder(clip).last_hidden_state)
@@ -156,13 +156,13 @@ def test_only_stage2_files_have_a_teacher(kind):
         convert_umt_checkpoint(small_state(kind), small_config(), part="teacher")
 
 
-def test_heads_of_unpublished_width_need_a_configuration():
-    with pytest.raises(ValueError, match="width 32 is no published size"):
+def test_unpublished_sizes_require_a_configuration():
+    with pytest.raises(ValueError, match="hidden size 32 was never published"):
         convert_umt_checkpoint(small_state("retrieval"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_key_too_few_or_too_many_is_an_error(kind):
+def test_a_missing_or_unexpected_key_is_an_error(kind):
     state = small_state(kind)
     lost = "text_encoder.bert." if kind == "pretrain" else "text_encoder."
     lost += "encoder.layer.2.crossattention.self.key.bias"
@@ -172,8 +172,8 @@ def test_a_key_too_few_or_too_many_is_an_error(kind):
         convert_umt_checkpoint(state | {"text_encoder.pooler.weight": torch.zeros(1)}, small_config())
 
 
-def test_a_stage2_file_with_the_wrong_content_is_told():
-    """As `b16_25m` once was: without projections, matching head and teacher."""
+def test_a_stage2_file_with_missing_parts_is_an_error():
+    """Without projections, matching head and teacher, as the official `b16_25m` once was."""
     state = small_state("pretrain")
     for key in list(state):
         if key.startswith(("vision_proj", "text_proj", "itm_head", "clip_teacher")):
@@ -188,35 +188,35 @@ def test_a_stage2_file_with_the_wrong_content_is_told():
         ("pretrain", "text_encoder.cls.predictions.bias", "are one tensor in the model"),
         ("pretrain", "text_encoder.cls.predictions.decoder.weight", "are one tensor in the model"),
         ("vqa", "text_decoder.cls.predictions.decoder.bias", "are one tensor in the model"),
-        ("retrieval", "text_encoder.embeddings.position_ids", "positions in no other order"),
+        ("retrieval", "text_encoder.embeddings.position_ids", "no other order of positions"),
     ],
 )
-def test_what_a_file_holds_twice_must_agree(kind, key, message):
+def test_the_two_copies_of_a_tensor_must_agree(kind, key, message):
     state = small_state(kind)
     state[key] = state[key] + 1
     with pytest.raises(ValueError, match=message):
         convert_umt_checkpoint(state, small_config())
 
 
-def test_a_table_made_for_other_frames_is_kept():
+def test_a_table_for_another_number_of_frames_is_kept():
     grid = [3, 4, 4]
     vision = VISION | {"position_grid": grid}
     config = UMTVideoTextConfig(vision_config=vision, text_config=TEXT, projection_dim=12)
     assert convert_umt_checkpoint(small_state("retrieval"), config).config.vision_config.position_grid == grid
-    vision["position_grid"] = [8, 14, 14]  # what a UMTConfig says that was not told otherwise
+    vision["position_grid"] = [8, 14, 14]  # the default of UMTConfig
     config = UMTVideoTextConfig(vision_config=vision, text_config=TEXT, projection_dim=12)
     assert convert_umt_checkpoint(small_state("retrieval"), config).config.vision_config.position_grid is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_command_makes_a_folder_that_transformers_loads_and_goes_back(kind, tmp_path, capsys):
+def test_command_writes_a_folder_that_transformers_loads_and_converts_back(kind, tmp_path, capsys):
     state = small_state(kind)
     torch.save(state, tmp_path / "official.pth")
     small_config().save_pretrained(tmp_path / "config")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"]
     (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
-    made = ["--config", str(tmp_path / "config"), "--vocabulary", str(tmp_path / "vocab.txt")]
-    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "made"), *made]) == 0
+    options = ["--config", str(tmp_path / "config"), "--vocabulary", str(tmp_path / "vocab.txt")]
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "made"), *options]) == 0
     assert KINDS[kind][0].__name__ in capsys.readouterr().out
 
     auto_class = {"pretrain": AutoModelForPreTraining, "retrieval": AutoModel}

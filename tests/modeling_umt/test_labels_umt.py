@@ -1,4 +1,4 @@
-"""The label lists against the class orders recorded from the official data lists."""
+"""Label lists against the class orders recorded from the official data lists."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_a_kinetics_list_is_the_recorded_official_order(name, recorded):
     official, alphabetical = load_labels(name), load_labels(f"{name}_alphabetical")
     assert official == recorded_orders["names"][name]
     assert [alphabetical[index] for index in recorded_orders["official_to_alphabetical"][name]] == official
-    # Kinetics-710 is sorted in two parts: the classes of Kinetics-400 under their names there, then the others
+    # Kinetics-710 has two sorted parts: the classes of Kinetics-400 under the names of that data set, then the others
     if name != "k710":
         assert alphabetical == sorted(alphabetical)
     assert official != alphabetical

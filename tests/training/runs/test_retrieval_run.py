@@ -15,7 +15,7 @@ from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_
 from transformers import AutoModel, AutoProcessor
 
 from modeling_umt import UMTForVideoTextPreTraining, UMTVideoTextConfig
-from modeling_umt.official_layout_umt import official_state_dict
+from modeling_umt.convert_umt_checkpoints import official_state_dict
 from umt_training.cli import main
 from umt_training.data.video_records import load_video_records
 from umt_training.evaluation.retrieval import evaluate_retrieval, retrieval_set
