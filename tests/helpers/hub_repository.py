@@ -1,6 +1,6 @@
-"""What a repository of the loopback Hub is: commits with their whole content, refs, LFS objects; ids as git's.
+"""A repository of the loopback Hub: commits with their complete content, refs, LFS objects, and ids as in git.
 
-Also the JSON that describes a file, and the error that the client turns into its own exceptions.
+Also the JSON that describes a file, and the error that the client converts to its own exceptions.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ LFS_THRESHOLD = 10 * 2**20  # bytes; the Hub takes no larger file as a plain git
 
 
 class HubError(Exception):
-    """Answered as an HTTP error with the `X-Error-Code` from which the client chooses its exception."""
+    """Sent as an HTTP error with the `X-Error-Code` from which the client selects its exception."""
 
     def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None):
         super().__init__(message)
@@ -33,7 +33,7 @@ def is_lfs(path: str, size: int) -> bool:
 
 
 def file_entry(path: str, data: bytes) -> dict:
-    """A file as the tree and paths-info routes describe it."""
+    """The description of a file in the tree and paths-info routes."""
     if not is_lfs(path, len(data)):
         return {"type": "file", "path": path, "size": len(data), "oid": git_hash("blob", data)}
     sha256 = hashlib.sha256(data).hexdigest()
@@ -43,13 +43,13 @@ def file_entry(path: str, data: bytes) -> dict:
 
 
 def folder_entry(path: str, files: dict[str, bytes]) -> dict:
-    inside = sorted((name, git_hash("blob", data)) for name, data in files.items() if name.startswith(path + "/"))
-    return {"type": "directory", "path": path, "size": 0, "oid": git_hash("tree", json.dumps(inside).encode())}
+    contents = sorted((name, git_hash("blob", data)) for name, data in files.items() if name.startswith(path + "/"))
+    return {"type": "directory", "path": path, "size": 0, "oid": git_hash("tree", json.dumps(contents).encode())}
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit and the whole content of the repository at it."""
+    """A commit with the complete content of the repository."""
 
     oid: str
     title: str
@@ -76,7 +76,7 @@ class Repository:
         return commit
 
     def at(self, revision: str) -> Commit:
-        """The commit that a branch, tag or full hash names."""
+        """The commit of a branch, tag or full hash."""
         commit = self.commits.get(self.refs.get(revision, revision))
         if commit is None:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")

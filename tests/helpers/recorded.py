@@ -1,4 +1,4 @@
-"""Where recorded numbers and real clips are found."""
+"""Paths of recorded fixtures and real clips."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ SHARED = REPOSITORY.parent / "shared"
 
 
 def find_shared(folder: str, name: str) -> Path:
-    """`tests/fixtures/<name>` if the repository carries it, else `../shared/<folder>/<name>`, else skip."""
+    """`tests/fixtures/<name>` if it exists, else `../shared/<folder>/<name>`, else skip the test."""
     for path in (FIXTURES / name, SHARED / folder / name):
         if path.exists():
             return path
@@ -26,7 +26,7 @@ def load_recorded(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
     tensors_path = find_shared("fixtures", f"{name}.json").with_suffix(".safetensors")
     tensors = load_file(tensors_path) if tensors_path.exists() else {}
     if "input/video_u8" in tensors:
-        # stored as uint8 at half height and width: u / 64 - 2, every pixel repeated 2x2
+        # stored as uint8 at half height and width: u / 64 - 2, every pixel repeated 2 x 2
         clip = tensors.pop("input/video_u8").float() / 64 - 2
         tensors["input/video"] = clip.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
     return description, tensors
