@@ -290,7 +290,7 @@ def test_hub_without_the_package(world, hub_user, kind, auto):
     check_repository(world.hub.files(f"{USER}/again-{kind}"), kind)
 
 
-def test_the_hub_user_gets_only_the_notice_of_unpinned_code(hub_user):
-    """The copies are loaded without `revision=`, so Transformers reports which code it downloaded."""
+def test_the_hub_user_gets_no_warning_but_the_notice_of_unpinned_code(hub_user):
+    """The copies are loaded without `revision=`; some versions of Transformers then report the downloaded code."""
     notice = "A new version of the following files was downloaded"
-    assert hub_user["complaints"] and all(notice in c and f"{USER}/again-" in c for c in hub_user["complaints"])
+    assert all(notice in c and f"{USER}/again-" in c for c in hub_user["complaints"])

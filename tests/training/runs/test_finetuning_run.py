@@ -333,7 +333,7 @@ def test_runs_that_cannot_start(clips, stage1, tmp_path):
     output = ["--output_dir", str(tmp_path / "out")]
     for overrides, message in (
         (["--preset", "half"], "There is no preset 'half'"),
-        (["--labels", "k401"], "There is no label list 'k401'"),
+        (["--labels", "k401"], "Unknown label list 'k401'"),
         (["--labels", "k400"], "jump"),
         (["--layer_decays", "0.7"], "layer_decays"),
         (["--model", '{"image_size": [32, 48]}'], "Training crops are square"),
