@@ -215,7 +215,7 @@ def test_a_stage_2_model_without_a_required_part_is_refused():
 
 def test_retrieval_is_not_fine_tuned_from_question_answering(model, tmp_path):
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds a UMTForVideoQuestionAnswering, which lacks the projections"):
+    with pytest.raises(ValueError, match="UMTForVideoQuestionAnswering, which lacks the projections"):
         load_retrieval_model(RetrievalRun(init_from=str(tmp_path)))
 
 
