@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .configuration_umt import UMTConfig, aligned_layers
+from .configuration_umt import UMTConfig
 from .objectives_umt import check_same_features, unmasked_token_alignment_loss
 
 
@@ -27,6 +27,7 @@ class UMTAlignmentDecoder(nn.Module):
         self.projection = nn.Linear(config.hidden_size, config.target_dim)
         self.norm = nn.LayerNorm(config.target_dim, eps=config.decoder_layer_norm_eps)
         self.normalize = config.target_norm == "l2"
+        self.target_dim = config.target_dim
         self.alignment_loss = config.alignment_loss
 
     def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -34,18 +35,8 @@ class UMTAlignmentDecoder(nn.Module):
         return F.normalize(features, dim=-1) if self.normalize else features  # (B, V, F)
 
 
-def alignment_decoders(config: UMTConfig) -> nn.ModuleList:
-    """The K decoders of a student, shallowest aligned layer first.
-
-    A plain `ModuleList`: accelerate's regional compilation replaces a list of equal blocks, of whatever class, by one.
-
-    Raises:
-        ValueError: if the aligned layers are not distinct blocks of the student.
-    """
-    return nn.ModuleList(UMTAlignmentDecoder(config) for _ in aligned_layers(config))
-
-
-def align(
+# not a method of a ModuleList of its own: accelerate's regional compilation replaces every such list by a plain one
+def align_features(
     decoders: nn.ModuleList,
     norm: nn.Module,
     hidden_states: Sequence[torch.Tensor],
@@ -55,7 +46,7 @@ def align(
     """Decode the aligned layers and measure their distance to the teacher's features (section 3.2).
 
     Args:
-        decoders: Of [`alignment_decoders`].
+        decoders: K [`UMTAlignmentDecoder`], shallowest layer first.
         norm: The encoder's last norm, shared by all layers.
         hidden_states (K of `(batch, visible, hidden_size)`): The blocks' outputs, shallowest first.
         positions (`(batch, visible, hidden_size)` or `(1, tokens, hidden_size)`): Their position embeddings.
@@ -73,7 +64,7 @@ def align(
         return torch.stack([decoder(norm(state), positions) for decoder, state in layers], dim=1), None
 
     batch, visible, _ = hidden_states[0].shape
-    check_same_features((batch, len(layers), visible, decoders[0].projection.out_features), target_features.shape)
+    check_same_features((batch, len(layers), visible, decoders[0].target_dim), target_features.shape)
 
     def decode_and_compare(decoder: nn.Module, state: torch.Tensor, targets: torch.Tensor):
         features = decoder(norm(state), positions)  # (B, V, F)

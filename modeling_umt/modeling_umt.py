@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .alignment_umt import align, alignment_decoders
+from .alignment_umt import UMTAlignmentDecoder, align_features
 from .configuration_umt import UMTConfig, aligned_layers
 from .pooling_heads_umt import UMTAttentionPooling, UMTFramePooling
 from .position_embeddings_umt import position_table
@@ -379,7 +379,7 @@ class UMTForPreTraining(UMTPreTrainedModel):
         super().__init__(with_final_norm(config, "tokens"))
         self.umt = UMTModel(self.config)
         self.aligned_layers = aligned_layers(config)
-        self.decoders = alignment_decoders(config)
+        self.decoders = nn.ModuleList([UMTAlignmentDecoder(config) for _ in self.aligned_layers])
         self.post_init()
 
     @can_return_tuple
@@ -405,12 +405,8 @@ class UMTForPreTraining(UMTPreTrainedModel):
         encoded = self.umt.encode(
             pixel_values_videos, bool_masked_pos, visible_indices, self.aligned_layers, return_dict=True, **kwargs
         )
-        student_features, loss = align(
-            self.decoders,
-            self.umt.norm,
-            encoded.aligned_hidden_states,
-            encoded.position_embeddings,
-            target_features,
+        student_features, loss = align_features(
+            self.decoders, self.umt.norm, encoded.aligned_hidden_states, encoded.position_embeddings, target_features
         )
         return UMTForPreTrainingOutput(
             loss=loss,

@@ -226,10 +226,8 @@ class UMTTeacherModel(UMTTeacherForwardMixin, UMTTeacherPreTrainedModel):
         select_tokens: Callable[[torch.Tensor], torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        if kwargs.get("output_hidden_states", self.config.output_hidden_states):
-            return select_tokens(
-                self.layers[-1](hidden_states, key_states, **kwargs)
-            )  # the recorded state is complete
+        if kwargs.get("output_hidden_states", self.config.output_hidden_states):  # the recorded state must be complete
+            return select_tokens(self.layers[-1](hidden_states, key_states, **kwargs))
         return self.layers[-1](hidden_states, key_states, select_tokens, **kwargs)
 
     def project(self, hidden_states: torch.Tensor) -> torch.Tensor:

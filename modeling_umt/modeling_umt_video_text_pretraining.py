@@ -26,7 +26,7 @@ from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
-from .alignment_umt import align, alignment_decoders
+from .alignment_umt import UMTAlignmentDecoder, align_features
 from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig, aligned_layers
 from .modeling_umt import UMTEncoderOutput, UMTForPreTraining
 from .modeling_umt_text import UMTTextPredictionHead, read_bert
@@ -107,7 +107,7 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         self.video_text = UMTVideoTextModel(config)
         self.aligned_layers = aligned_layers(config.vision_config) if config.uta_weight > 0 else []
         if config.uta_weight > 0:
-            self.decoders = alignment_decoders(config.vision_config)
+            self.decoders = nn.ModuleList([UMTAlignmentDecoder(config.vision_config) for _ in self.aligned_layers])
         if config.mlm_weight > 0:
             self.mlm_head = UMTTextPredictionHead(config.text_config)
         else:
@@ -307,7 +307,7 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         if self.config.uta_weight == 0:
             return None, None
         norm, encoder = self.video_text.vision_model.norm, pairs.encoder
-        student_features, distance = align(
+        student_features, distance = align_features(
             self.decoders, norm, encoder.aligned_hidden_states, encoder.position_embeddings, target_features
         )
         return None if distance is None else self.config.uta_weight * distance, student_features

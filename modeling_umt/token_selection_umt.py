@@ -245,8 +245,10 @@ def visible_indices_from_mask(
             of them.
     """
     shape = tuple(bool_masked_pos.shape)
-    if bool_masked_pos.dtype != torch.bool or len(shape) != 2 or shape != (expected_shape or shape):
-        expected = "(batch {}, tokens {})".format(*expected_shape) if expected_shape else "(batch, tokens)"
+    if bool_masked_pos.dtype != torch.bool or len(shape) != 2 or expected_shape not in (None, shape):
+        expected = "(batch, tokens)"
+        if expected_shape is not None:
+            expected = f"(batch {expected_shape[0]}, tokens {expected_shape[1]})"
         raise ValueError(
             f"`bool_masked_pos` must be bool {expected}, True = hidden, but is {bool_masked_pos.dtype} {shape}. "
             "Student and teacher can share a mask only if their token grids are the same."

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling_umt import UMTConfig
-from modeling_umt.alignment_umt import align, alignment_decoders
+from modeling_umt.alignment_umt import UMTAlignmentDecoder, align_features
 from modeling_umt.objectives_umt import unmasked_token_alignment_loss
 
 BATCH, LAYERS, VISIBLE, DIM, TARGET = 2, 3, 5, 16, 24
@@ -26,14 +26,14 @@ class Part(nn.Module):
         self.config = UMTConfig(**sizes, **fields, alignment_loss=kind)
         torch.manual_seed(0)
         self.norm = nn.LayerNorm(DIM)
-        self.decoders = alignment_decoders(self.config)
+        self.decoders = nn.ModuleList(UMTAlignmentDecoder(self.config) for _ in range(LAYERS))
         # one leaf per layer, and position embeddings of every clip
         self.states = nn.ParameterList(torch.randn(BATCH, VISIBLE, DIM) for _ in range(LAYERS))
         self.register_buffer("positions", torch.randn(BATCH, VISIBLE, DIM))
         self.register_buffer("targets", F.normalize(torch.randn(BATCH, LAYERS, VISIBLE, TARGET), dim=-1))
 
     def forward(self, targets: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return align(self.decoders, self.norm, list(self.states), self.positions, targets)
+        return align_features(self.decoders, self.norm, list(self.states), self.positions, targets)
 
     def at_once(self) -> tuple[torch.Tensor, torch.Tensor]:
         features, loss = self()

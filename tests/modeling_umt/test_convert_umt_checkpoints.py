@@ -572,7 +572,7 @@ def run(*arguments) -> int:
 
 def test_command_writes_a_folder_that_transformers_loads_and_converts_back(official_file, tmp_path, capsys):
     path, state = official_file
-    folder = tmp_path / "made" / "here"
+    folder = tmp_path / "new" / "folder"
     assert run("convert", path, folder, "--config", tmp_path / "config") == 0
     output = capsys.readouterr().out
     class_name = output.split(": ")[1].split(",")[0]

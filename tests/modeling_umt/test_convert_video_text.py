@@ -216,19 +216,19 @@ def test_command_writes_a_folder_that_transformers_loads_and_converts_back(kind,
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"]
     (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
     options = ["--config", str(tmp_path / "config"), "--vocabulary", str(tmp_path / "vocab.txt")]
-    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "made"), *options]) == 0
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "model"), *options]) == 0
     assert KINDS[kind][0].__name__ in capsys.readouterr().out
 
     auto_class = {"pretrain": AutoModelForPreTraining, "retrieval": AutoModel}
     auto_class = auto_class.get(kind, AutoModelForVisualQuestionAnswering)
-    model, report = auto_class.from_pretrained(tmp_path / "made", output_loading_info=True)
+    model, report = auto_class.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert type(model) is KINDS[kind][0] and not any(report.values())
-    inputs = AutoProcessor.from_pretrained(tmp_path / "made")(
+    inputs = AutoProcessor.from_pretrained(tmp_path / "model")(
         text="a dog", videos=torch.zeros(4, 3, 40, 60, dtype=torch.uint8), return_tensors="pt"
     )
     assert inputs["pixel_values_videos"].shape == (1, 4, 3, 32, 32)
     assert inputs["input_ids"][0, :4].tolist() == [2, 5, 6, 0]
 
-    assert main(["convert", str(tmp_path / "made"), str(tmp_path / "back.pth"), "--to-official"]) == 0
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "back.pth"), "--to-official"]) == 0
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert all(torch.equal(tensor, state[key]) for key, tensor in back.items()) and len(back) > 60

@@ -122,11 +122,11 @@ def inclusion_frequencies(visible: torch.Tensor, tokens: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("source", ["generator", "sample_seeds"])
 def test_attention_selection_is_multinomial_without_replacement(source):
-    draws, tokens, keep = 40_000, 12, 4
+    samples, tokens, keep = 40_000, 12, 4
     row = attention(1, 1, tokens, seed=3)[0, 0]
-    source = {"generator": generator(1)} if source == "generator" else {"sample_seeds": torch.arange(draws)}
-    ours = attention_token_selection(row.expand(draws, 1, tokens), 1 - keep / tokens, **source)
-    theirs = torch.multinomial(row.expand(draws, tokens), tokens, generator=generator(2))[:, :keep]
+    source = {"generator": generator(1)} if source == "generator" else {"sample_seeds": torch.arange(samples)}
+    ours = attention_token_selection(row.expand(samples, 1, tokens), 1 - keep / tokens, **source)
+    theirs = torch.multinomial(row.expand(samples, tokens), tokens, generator=generator(2))[:, :keep]
     # single tokens, then every pair of tokens; two independent frequencies differ by at most 5 standard errors
     pairs = torch.combinations(torch.arange(tokens))
     for statistic in (
@@ -135,7 +135,7 @@ def test_attention_selection_is_multinomial_without_replacement(source):
     ):
         a, b = statistic(ours), statistic(theirs)
         pooled = (a + b) / 2
-        assert ((a - b).abs() <= 5 * (2 * pooled * (1 - pooled) / draws).sqrt() + 1e-4).all()
+        assert ((a - b).abs() <= 5 * (2 * pooled * (1 - pooled) / samples).sqrt() + 1e-4).all()
     # uniform sampling would be far outside
     assert (inclusion_frequencies(ours, tokens) - keep / tokens).abs().max() > 0.2
 
@@ -143,11 +143,11 @@ def test_attention_selection_is_multinomial_without_replacement(source):
 @pytest.mark.parametrize("source", ["generator", "sample_seeds"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_uniform_strategies_and_zero_rows_are_uniform(strategy, source):
-    draws, tokens = 20_000, 10
-    source = {"generator": generator(4)} if source == "generator" else {"sample_seeds": torch.arange(draws) * 7}
-    visible = strategy(torch.zeros(draws, 1, tokens), 0.7, **source)  # attention of zeros: uniform as well
+    samples, tokens = 20_000, 10
+    source = {"generator": generator(4)} if source == "generator" else {"sample_seeds": torch.arange(samples) * 7}
+    visible = strategy(torch.zeros(samples, 1, tokens), 0.7, **source)  # attention of zeros: uniform as well
     frequencies = inclusion_frequencies(visible, tokens)
-    assert (frequencies - 0.3).abs().max() < 5 * (0.3 * 0.7 / draws) ** 0.5
+    assert (frequencies - 0.3).abs().max() < 5 * (0.3 * 0.7 / samples) ** 0.5
 
 
 def test_zero_attention_comes_last_and_in_random_order():

@@ -198,8 +198,8 @@ def test_pretraining_without_mask(implementation, medium):
         fused = base.text_model.fuse(text.last_hidden_state, mask, video.last_hidden_state)
         close(fused, tensors[f"{prefix}fusion_output"])
         if medium == "video":
-            whole = base.text_model(ids, mask, encoder_hidden_states=video.last_hidden_state).last_hidden_state
-            close(whole, tensors[f"{prefix}multi_modal_output"])
+            complete = base.text_model(ids, mask, encoder_hidden_states=video.last_hidden_state).last_hidden_state
+            close(complete, tensors[f"{prefix}multi_modal_output"])
 
 
 def test_negatives_are_sampled_by_the_recorded_weights():

@@ -116,7 +116,7 @@ def test_a_student_from_official_files(tmp_path, warnings_of_transformers):
 
 
 def test_a_student_from_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*nowhere\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint .*nowhere\.pth.* does not exist"):
         load_student(str(tmp_path / "nowhere.pth"), {})
 
 
