@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import load_recorded
+from recorded_models import sub_state, teacher_config
 from subprocess_tools import complaints, run_clean
 from torch.nn import functional as F
 from transformers import (
@@ -27,7 +28,7 @@ from transformers import (
     Dinov2Model,
 )
 
-from modeling_umt import UMTDinov2Teacher, UMTTeacherConfig, UMTTeacherModel, convert_umt_checkpoint
+from modeling_umt import UMTDinov2Teacher, UMTTeacherModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from modeling_umt.teacher_forward_umt import patch_tokens, prepare_frames
 from modeling_umt.token_selection_umt import attention_token_selection, visible_indices_from_mask
@@ -95,30 +96,11 @@ def random_mask(visible: int = 20, batch: int = 2, tokens: int = 48) -> torch.Te
 # --- recorded values ------------------------------------------------------------------------------------------------
 
 
-def sub_state(tensors: dict, prefix: str) -> dict:
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
-def recorded_config(recorded: dict) -> UMTTeacherConfig:
-    return UMTTeacherConfig(
-        image_size=recorded["input_resolution"],
-        patch_size=recorded["patch_size"],
-        hidden_size=recorded["width"],
-        num_hidden_layers=recorded["layers"],
-        num_attention_heads=recorded["heads"],
-        intermediate_size=4 * recorded["width"],
-        projection_dim=recorded["output_dim"],
-        num_aligned_layers=recorded["clip_return_layer"],
-        aligned_layer_interval=recorded["clip_return_interval"],
-        target_norm=recorded["clip_norm_type"],
-    )
-
-
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("name", ["clip_teacher_l2", "clip_teacher_none_interval", "clip_teacher_pos_interp"])
 def test_recorded_teachers(name, implementation):
     recorded, tensors = load_recorded(name)
-    model = convert_umt_checkpoint(sub_state(tensors, "state/"), recorded_config(recorded["constructor"]))
+    model = convert_umt_checkpoint(sub_state(tensors, "state/"), teacher_config(recorded["constructor"]))
     model.set_attn_implementation(implementation)
     assert type(model) is UMTTeacherModel and not model.training
     assert model.aligned_layers == sorted(recorded["return_index"])
@@ -138,7 +120,7 @@ def test_recorded_teachers(name, implementation):
 def test_recorded_stage1_targets(implementation):
     """A clip of 64 pixels for a tower of 56, as 224 is for 196: resized inside the model."""
     recorded, tensors = load_recorded("stage1_loss_l2")
-    config = recorded_config(recorded["teacher"])
+    config = teacher_config(recorded["teacher"])
     model = convert_umt_checkpoint(sub_state(tensors, "state/teacher."), config)
     model.set_attn_implementation(implementation)
     clip = tensors["input/video"].transpose(1, 2)

@@ -7,6 +7,7 @@ frames, height, width), recorded layers are K-first.
 import pytest
 import torch
 from recorded import load_recorded
+from recorded_models import fold_layer_scale, student_config, sub_state
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict
@@ -15,10 +16,6 @@ from modeling_umt.position_embeddings_umt import position_table, resize_position
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 IMPLEMENTATIONS = ("eager", "sdpa")
-
-
-def sub_state(tensors: dict, prefix: str) -> dict:
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def classifier_config(recorded: dict, **fields) -> UMTConfig:
@@ -31,24 +28,6 @@ def classifier_config(recorded: dict, **fields) -> UMTConfig:
         num_hidden_layers=recorded["depth"],
         num_attention_heads=recorded["num_heads"],
         intermediate_size=4 * recorded["embed_dim"],
-        **fields,
-    )
-
-
-def student_config(recorded: dict, **fields) -> UMTConfig:
-    return UMTConfig(
-        image_size=recorded["img_size"],
-        patch_size=recorded["patch_size"],
-        num_frames=recorded["num_frames"],
-        tubelet_size=recorded["tubelet_size"],
-        hidden_size=recorded["encoder_embed_dim"],
-        num_hidden_layers=recorded["encoder_depth"],
-        num_attention_heads=recorded["encoder_num_heads"],
-        intermediate_size=4 * recorded["encoder_embed_dim"],
-        num_aligned_layers=recorded["clip_return_layer"],
-        aligned_layer_interval=recorded.get("clip_student_return_interval", 1),
-        target_dim=recorded["clip_output_dim"],
-        target_norm=recorded.get("clip_norm_type", "l2"),
         **fields,
     )
 
@@ -169,18 +148,6 @@ def test_stage1_student(name, implementation):
     if "expected/clip_pos_embed" in tensors:
         table = model.umt.embeddings.position_embeddings[None]
         torch.testing.assert_close(table, tensors["expected/clip_pos_embed"], **TOLERANCE)
-
-
-def fold_layer_scale(state: dict) -> dict:
-    """Multiply LayerScale, which no published recipe uses, into the matrices before it: the same function."""
-    state = dict(state)
-    for key in [key for key in state if "gamma_" in key]:
-        block, gamma = key.rsplit(".", 1)
-        scaled = f"{block}.attn.proj" if gamma == "gamma_1" else f"{block}.mlp.fc2"
-        scale = state.pop(key)
-        state[f"{scaled}.weight"] = state[f"{scaled}.weight"] * scale[:, None]
-        state[f"{scaled}.bias"] = state[f"{scaled}.bias"] * scale
-    return state
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -7,12 +7,11 @@ student and teacher features are not normalised.
 import pytest
 import torch
 from recorded import load_recorded
+from recorded_models import student_config, sub_state, teacher_config
 from torch.nn import functional as F
 
 from modeling_umt import (
-    UMTConfig,
     UMTForVideoTextPreTraining,
-    UMTTeacherConfig,
     UMTTextConfig,
     UMTVideoTextConfig,
     UMTVideoTextModel,
@@ -37,17 +36,8 @@ def recorded_config(description: dict) -> UMTVideoTextConfig:
     side = vision["img_size"] // vision["patch_size"]
     table_frames = vision.get("ckpt_num_frame", -1)
     return UMTVideoTextConfig(
-        vision_config=UMTConfig(
-            image_size=vision["img_size"],
-            patch_size=vision["patch_size"],
-            num_frames=vision["num_frames"],
-            hidden_size=vision["encoder_embed_dim"],
-            num_hidden_layers=vision["encoder_depth"],
-            num_attention_heads=vision["encoder_num_heads"],
-            intermediate_size=4 * vision["encoder_embed_dim"],
-            num_aligned_layers=vision["clip_return_layer"] or 1,
-            aligned_layer_interval=vision["clip_student_return_interval"],
-            target_dim=vision["clip_output_dim"],
+        vision_config=student_config(
+            vision,
             target_norm=criterion["uta_norm_type"],
             alignment_loss=criterion["uta_loss_type"],
             **({"position_grid": [table_frames, side, side]} if table_frames > 0 else {}),
@@ -64,14 +54,10 @@ def recorded_config(description: dict) -> UMTVideoTextConfig:
     )
 
 
-def state_of(tensors: dict) -> dict:
-    return {key.removeprefix("state/"): tensor for key, tensor in tensors.items() if key.startswith("state/")}
-
-
 def build(name: str, implementation: str = "eager"):
     """`(description, tensors, model)` of a recorded case."""
     description, tensors = load_recorded(name)
-    model = convert_umt_checkpoint(state_of(tensors), recorded_config(description))
+    model = convert_umt_checkpoint(sub_state(tensors), recorded_config(description))
     model.set_attn_implementation(implementation)
     return description, tensors, model
 
@@ -85,19 +71,14 @@ def as_pretraining(model: UMTVideoTextModel) -> UMTForVideoTextPreTraining:
 
 def recorded_teacher(description: dict, tensors: dict):
     teacher, vision = description["config"]["clip_teacher"], description["config"]["vision_encoder"]
-    config = UMTTeacherConfig(
+    config = teacher_config(
+        teacher,
         image_size=vision["clip_img_size"],
-        patch_size=teacher["patch_size"],
-        hidden_size=teacher["width"],
-        num_hidden_layers=teacher["layers"],
-        num_attention_heads=teacher["heads"],
-        intermediate_size=4 * teacher["width"],
-        projection_dim=teacher["output_dim"],
         num_aligned_layers=vision["clip_return_layer"],
         aligned_layer_interval=vision["clip_return_interval"],
         target_norm="none",
     )
-    return convert_umt_checkpoint(state_of(tensors), config, part="teacher")
+    return convert_umt_checkpoint(sub_state(tensors), config, part="teacher")
 
 
 def recorded_pairs(tensors: dict, medium: str = "video") -> dict[str, torch.Tensor]:
@@ -114,7 +95,7 @@ def test_conversion_is_complete_and_reversible_bit_for_bit(name):
     official = official_state_dict(model)
     learned = {
         key: tensor
-        for key, tensor in state_of(tensors).items()
+        for key, tensor in sub_state(tensors).items()
         if not key.startswith("clip_teacher.") and not key.endswith("position_ids")
     }
     assert official.keys() == learned.keys()

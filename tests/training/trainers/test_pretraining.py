@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from recorded import load_recorded
+from recorded_models import fold_layer_scale, student_config, sub_state, teacher_config
 from safetensors.torch import load_file
 from tiny_pretraining import (
     GLOBAL_BATCH,
@@ -22,7 +23,7 @@ from tiny_pretraining import (
 )
 from transformers import AutoModel, AutoModelForPreTraining, AutoVideoProcessor, TrainerCallback
 
-from modeling_umt import UMTConfig, UMTForPreTraining, UMTTeacherConfig, convert_umt_checkpoint
+from modeling_umt import UMTForPreTraining, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from processing_umt import UMTVideoProcessor
 from umt_training import UMTPreTrainingArguments, UMTPreTrainingTrainer
@@ -56,52 +57,13 @@ def gradients(model) -> dict[str, torch.Tensor]:
 # --- the objective --------------------------------------------------------------------------------------------------
 
 
-def fold_layer_scale(state: dict) -> dict:
-    """Multiply LayerScale, which no published recipe uses, into the matrices before it."""
-    state = dict(state)
-    for key in [key for key in state if "gamma_" in key]:
-        block, gamma = key.rsplit(".", 1)
-        scaled = f"{block}.attn.proj" if gamma == "gamma_1" else f"{block}.mlp.fc2"
-        scale = state.pop(key)
-        state[f"{scaled}.weight"] = state[f"{scaled}.weight"] * scale[:, None]
-        state[f"{scaled}.bias"] = state[f"{scaled}.bias"] * scale
-    return state
-
-
 @pytest.mark.parametrize("name", ["stage1_loss_l2", "stage1_loss_mse", "stage1_loss_smooth_l1"])
 def test_recorded_step_of_the_official_loop(name, tmp_path):
     """From the clip to the gradients: teacher, its resize, the recorded token selection, targets, student, loss."""
     recorded, tensors = load_recorded(name)
-    ours, theirs = recorded["student"], recorded["teacher"]
-    sizes = {"image_size": "img_size", "patch_size": "patch_size", "num_frames": "num_frames"}
-    student_config = UMTConfig(
-        **{field: ours[key] for field, key in sizes.items()},
-        hidden_size=ours["encoder_embed_dim"],
-        num_hidden_layers=ours["encoder_depth"],
-        num_attention_heads=ours["encoder_num_heads"],
-        intermediate_size=4 * ours["encoder_embed_dim"],
-        num_aligned_layers=ours["clip_return_layer"],
-        aligned_layer_interval=ours["clip_student_return_interval"],
-        target_dim=ours["clip_output_dim"],
-        target_norm=ours["clip_norm_type"],
-        alignment_loss=recorded["clip_loss_type"],
-    )
-    teacher_config = UMTTeacherConfig(
-        image_size=theirs["input_resolution"],
-        patch_size=theirs["patch_size"],
-        hidden_size=theirs["width"],
-        num_hidden_layers=theirs["layers"],
-        num_attention_heads=theirs["heads"],
-        intermediate_size=4 * theirs["width"],
-        projection_dim=theirs["output_dim"],
-        num_aligned_layers=theirs["clip_return_layer"],
-        aligned_layer_interval=theirs["clip_return_interval"],
-        target_norm=theirs["clip_norm_type"],
-    )
-    states = {
-        part: {key.removeprefix(f"state/{part}."): t for key, t in tensors.items() if key.startswith(f"state/{part}.")}
-        for part in ("student", "teacher")
-    }
+    ours = student_config(recorded["student"], alignment_loss=recorded["clip_loss_type"])
+    theirs = teacher_config(recorded["teacher"])
+    states = {part: sub_state(tensors, f"state/{part}.") for part in ("student", "teacher")}
     clips = tensors["input/video"].transpose(1, 2)
     order = tensors["input/importance"].long().unflatten(0, (len(clips), -1))  # (B, T, S) most important first
 
@@ -113,8 +75,8 @@ def test_recorded_step_of_the_official_loop(name, tmp_path):
         return (visible + torch.arange(visible.shape[1])[:, None] * tokens_per_frame).flatten(1)
 
     trainer = UMTPreTrainingTrainer(
-        model=convert_umt_checkpoint(fold_layer_scale(states["student"]), student_config),
-        teacher=convert_umt_checkpoint(states["teacher"], teacher_config),
+        model=convert_umt_checkpoint(fold_layer_scale(states["student"]), ours),
+        teacher=convert_umt_checkpoint(states["teacher"], theirs),
         args=UMTPreTrainingArguments(output_dir=str(tmp_path), mask_ratio=recorded["mask_ratio"], use_cpu=True),
         token_selection=recorded_selection,
     )

@@ -1,0 +1,64 @@
+"""Configurations and state dicts of the models recorded from the official code, by the official arguments."""
+
+import torch
+
+from modeling_umt import UMTConfig, UMTTeacherConfig
+
+
+def sub_state(tensors: dict[str, torch.Tensor], prefix: str = "state/") -> dict[str, torch.Tensor]:
+    """The tensors whose names start with `prefix`, without it."""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def student_config(recorded: dict, **fields) -> UMTConfig:
+    """The configuration of a recorded encoder with decoders, of stage 1 or stage 2."""
+    return UMTConfig(
+        image_size=recorded["img_size"],
+        patch_size=recorded["patch_size"],
+        num_frames=recorded["num_frames"],
+        tubelet_size=recorded.get("tubelet_size", 1),
+        hidden_size=recorded["encoder_embed_dim"],
+        num_hidden_layers=recorded["encoder_depth"],
+        num_attention_heads=recorded["encoder_num_heads"],
+        intermediate_size=4 * recorded["encoder_embed_dim"],
+        num_aligned_layers=recorded["clip_return_layer"] or 1,
+        aligned_layer_interval=recorded.get("clip_student_return_interval", 1),
+        target_dim=recorded["clip_output_dim"],
+        **{"target_norm": recorded.get("clip_norm_type", "l2")} | fields,
+    )
+
+
+def teacher_config(recorded: dict, **fields) -> UMTTeacherConfig:
+    """The configuration of a recorded CLIP tower."""
+    return UMTTeacherConfig(
+        patch_size=recorded["patch_size"],
+        hidden_size=recorded["width"],
+        num_hidden_layers=recorded["layers"],
+        num_attention_heads=recorded["heads"],
+        intermediate_size=4 * recorded["width"],
+        projection_dim=recorded["output_dim"],
+        **{
+            field: recorded[key]
+            for field, key in (
+                ("image_size", "input_resolution"),
+                ("num_aligned_layers", "clip_return_layer"),
+                ("aligned_layer_interval", "clip_return_interval"),
+                ("target_norm", "clip_norm_type"),
+            )
+            if field not in fields
+        },
+        **fields,
+    )
+
+
+def fold_layer_scale(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict of the same function with LayerScale, which no published recipe uses, multiplied into the
+    matrices before it."""
+    state = dict(state)
+    for key in [key for key in state if "gamma_" in key]:
+        block, gamma = key.rsplit(".", 1)
+        scaled = f"{block}.attn.proj" if gamma == "gamma_1" else f"{block}.mlp.fc2"
+        scale = state.pop(key)
+        state[f"{scaled}.weight"] = state[f"{scaled}.weight"] * scale[:, None]
+        state[f"{scaled}.bias"] = state[f"{scaled}.bias"] * scale
+    return state
