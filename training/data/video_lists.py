@@ -95,7 +95,7 @@ def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
     cells = next(csv.reader([line.strip()], delimiter=delimiter))
     for position, cell in enumerate(cells[1:], 1):
         if re.fullmatch(r"\s*-?\d+\s*", cell):
-            return {"video": delimiter.join(cells[:position]).strip(), "label": int(cell)}
+            return {"video": delimiter.join(cells[:position]).strip(), "label": cell.strip()}
     return None
 
 
@@ -154,8 +154,8 @@ def _name_video(row: Any, path: Path, number: int) -> dict[str, Any]:
 
 
 def _integer_labels(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Converts labels to integers if all of them are written as integers."""
+    """Converts labels to integers if all of them are written as integers without leading zeros."""
     labels = [row.get("label") for row in rows]
-    if all(isinstance(label, str) and re.fullmatch(r"\s*-?\d+\s*", label) for label in labels):
+    if all(isinstance(label, str) and re.fullmatch(r"\s*(0|-?[1-9]\d*)\s*", label) for label in labels):
         return [{**row, "label": int(label)} for row, label in zip(rows, labels, strict=True)]
     return rows

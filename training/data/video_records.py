@@ -31,6 +31,7 @@ from datasets import (
     load_from_disk,
 )
 
+from .class_indices import integers_are_names, list_names
 from .video_files import VIDEO_SUFFIXES
 from .video_lists import LIST_SUFFIXES, VIDEO_COLUMNS, read_list
 from .video_shards import SHARD_SUFFIXES, expand_shards, stream_shards
@@ -299,7 +300,15 @@ def _encode_labels(
     if isinstance(records, IterableDataset):
         if class_names is None:
             return records
-        return records.map(lambda record: {**record, "label": _class_index(record.get("label"), class_names, source)})
+        # a record at a time: with names such as "10", an integer is never an index
+        to_name = str if any(re.fullmatch(r"-?\d+", name) for name in class_names) else None
+
+        def encode(record: dict[str, Any]) -> dict[str, Any]:
+            label = record.get("label")
+            label = to_name(label) if to_name and isinstance(label, int) else label
+            return {**record, "label": _class_index(label, class_names, source)}
+
+        return records.map(encode)
     if "label" not in records.column_names:
         return records
     feature, labels = records.features["label"], records["label"]
@@ -310,7 +319,11 @@ def _encode_labels(
     elif class_names is None and not _is_text(feature):
         return records
     names = sorted({*labels} - {None, ""}) if class_names is None else list(class_names)
-    indices = {label: _class_index(label, names, source) for label in dict.fromkeys(labels)}
+    to_name = integers_are_names(labels, names, _describe(source))
+    indices = {
+        label: _class_index(str(label) if to_name and isinstance(label, int) else label, names, source)
+        for label in dict.fromkeys(labels)
+    }
     records = records.remove_columns("label").add_column("label", [indices[label] for label in labels])
     return records.cast_column("label", ClassLabel(names=names))
 
@@ -323,7 +336,7 @@ def _class_index(label: Any, names: Sequence[str], source: Any) -> int:
         return label
     raise ValueError(
         f"{_describe(source)} has a video with the label {label!r}, which is not one of the {len(names)} classes: "
-        f"{', '.join(names[:8])}{' …' if len(names) > 8 else ''}."
+        f"{list_names(names)}."
     )
 
 

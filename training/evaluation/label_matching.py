@@ -7,6 +7,8 @@ import datasets
 import numpy as np
 from transformers import PreTrainedConfig
 
+from ..data.class_indices import integers_are_names
+
 _NUM_LISTED = 8
 
 
@@ -14,7 +16,7 @@ def match_labels(records: datasets.Dataset, config: PreTrainedConfig) -> np.ndar
     """The labels of a table as class indices of a model.
 
     Class names are looked up in `config.label2id`, so the order of the classes in the data does not matter. Integers
-    without names are used as the model's indices.
+    without names are class names if the model has classes of these names, and else the model's indices.
 
     Args:
         records: a table whose column `label` contains integers, `ClassLabel`s or class names.
@@ -25,7 +27,7 @@ def match_labels(records: datasets.Dataset, config: PreTrainedConfig) -> np.ndar
 
     Raises:
         ValueError: a stream, an empty table, missing labels, names that the model does not know, or indices outside
-            the model's classes.
+            the model's classes; integers of which only some are names of the model's classes.
     """
     if not isinstance(records, datasets.Dataset):
         raise ValueError(
@@ -44,6 +46,8 @@ def match_labels(records: datasets.Dataset, config: PreTrainedConfig) -> np.ndar
         if not counted or set(feature.names) <= config.label2id.keys():
             names = dict(enumerate(feature.names))
             labels = [names.get(label) for label in labels]  # -1 is a missing label
+    if integers_are_names(labels, config.label2id, "the data"):
+        labels = [str(label) if isinstance(label, int) else label for label in labels]
     absent = [row for row, label in enumerate(labels) if label is None]
     if absent:
         raise ValueError(f"{len(absent)} of {len(labels)} videos have no label, first that of row {absent[0]}.")

@@ -214,6 +214,41 @@ class TestLists:
         with pytest.raises(ValueError, match="the label 2, which is not one of the 2 classes"):
             load_video_records(folder / "train.csv", class_names=["a", "b"])
 
+    @pytest.mark.parametrize("suffix", ["csv", "txt", "json"])
+    def test_numbers_that_are_class_names_are_not_indices(self, tmp_path, suffix):
+        """Folders `0` to `11`, which are sorted as text, and a list of their videos with the names as labels."""
+        numbers = [str(number) for number in range(12)]
+        for name in numbers:
+            (tmp_path / "train" / name).mkdir(parents=True)
+            (tmp_path / "train" / name / "v.mp4").write_bytes(b"x")
+        names = load_video_records(tmp_path / "train").features["label"].names
+        assert names == sorted(numbers)
+        videos = [f"train/{name}/v.mp4" for name in numbers]
+        lists = {
+            "csv": "video,label\n" + "".join(f"{v},{n}\n" for v, n in zip(videos, numbers, strict=True)),
+            "txt": "".join(f"{v} {n}\n" for v, n in zip(videos, numbers, strict=True)),
+            "json": json.dumps([{"video": v, "label": int(n)} for v, n in zip(videos, numbers, strict=True)]),
+        }
+        (tmp_path / f"val.{suffix}").write_text(lists[suffix])
+        records = load_video_records(tmp_path / f"val.{suffix}", class_names=names)
+        assert [names[label] for label in records["label"]] == numbers
+
+    def test_numbers_that_are_class_names_in_part_are_ambiguous(self, folder):
+        (folder / "train.csv").write_text("b/one.mp4,1\nb/two.webm,0\n")
+        with pytest.raises(ValueError, match=r"train\.csv are ambiguous: 1 is the name of a class, but 0 is not"):
+            load_video_records(folder / "train.csv", class_names=["1", "2", "3"])
+        (folder / "train.csv").write_text("b/one.mp4,01\nb/two.webm,02\n")
+        records = load_video_records(folder / "train.csv", class_names=["02", "01"])
+        assert list(records["label"]) == [1, 0]
+
+    def test_integers_of_a_stream_are_names_where_classes_have_such_names(self):
+        stream = Dataset.from_dict({"video": ["a.mp4", "b.mp4"], "label": [2, 10]}).to_iterable_dataset()
+        records = load_video_records(stream, class_names=["10", "2"])
+        assert [record["label"] for record in records] == [1, 0]
+        records = load_video_records(stream, class_names=["1", "2", "3"])
+        with pytest.raises(ValueError, match="label '10', which is not one of the 3 classes"):
+            list(records)
+
     def test_urls_are_not_joined_to_the_root(self, folder):
         (folder / "train.csv").write_text("video\nhttps://example.com/a.mp4\nb/one.mp4\n")
         records = load_video_records(folder / "train.csv", root=folder)

@@ -33,6 +33,9 @@ def test_names_have_priority_over_indices(model):
 def test_names_that_are_numbers():
     config = tiny_classifier(id2label={0: "1", 1: "0"}, label2id={"1": 0, "0": 1}).config
     assert match_labels(table(["0", "1"], datasets.ClassLabel(names=["0", "1"])), config).tolist() == [1, 0]
+    assert match_labels(table([0, 1]), config).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="labels of the data are ambiguous: 1 is the name of a class, but 2 is not"):
+        match_labels(table([1, 2]), config)
 
 
 @pytest.mark.parametrize(
