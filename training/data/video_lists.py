@@ -11,6 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from processing_umt.video_inputs_umt import IMAGE_SUFFIXES
+
+from .video_files import VIDEO_SUFFIXES
+
 VIDEO_COLUMNS = ("video", "path", "image")
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".json", ".jsonl")
 
@@ -90,10 +94,16 @@ def _read_official(lines: list[tuple[int, str]], path: Path) -> list[dict[str, A
 
 
 def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
-    """Path and label of a line, or None without a label. The path ends before the first field that is an integer: it
-    may contain the delimiter in custom lists, though not in official ones."""
+    """Path and label of a line, or None without a label.
+
+    The label is the first integer after the file name. The path of a custom list may contain the delimiter and
+    integers, as in `take 3 (31).mp4`: only fields after one with the extension of a video or an image can be the
+    label. Names without extension end before the first integer.
+    """
     cells = next(csv.reader([line.strip()], delimiter=delimiter))
-    for position, cell in enumerate(cells[1:], 1):
+    ends = [end for end, cell in enumerate(cells, 1) if cell.strip().lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES)]
+    for position in range(min(ends, default=1), len(cells)):
+        cell = cells[position]
         if re.fullmatch(r"\s*-?\d+\s*", cell):
             return {"video": delimiter.join(cells[:position]).strip(), "label": cell.strip()}
     return None

@@ -233,16 +233,18 @@ def _with_video_column(records: Dataset | IterableDataset, source: Any) -> Datas
         if isinstance(feature, (Video, Image)):
             records = records.cast_column(name, type(feature)(decode=False))
     names = _column_names(records, source)
-    column = next((name for name in VIDEO_COLUMNS if name in names), None)
-    if column is None:
-        of_type = [name for name, feature in features.items() if isinstance(feature, Video)]
-        if len(of_type) != 1:
-            raise ValueError(
-                f"{_describe(source)} has no column of videos; its columns are {', '.join(names)}. "
-                f"Rename one of them to {' or '.join(VIDEO_COLUMNS)}, or, in Python, select it with "
-                "load_video_records(…, columns={'video': …})."
-            )
-        column = of_type[0]
+    # a column of the type Video comes first: `image` or `path` beside it may be a thumbnail
+    of_type = [name for name, feature in features.items() if isinstance(feature, Video)]
+    column = of_type[0] if len(of_type) == 1 else next((name for name in VIDEO_COLUMNS if name in names), None)
+    if column is None or (len(of_type) > 1 and column not in of_type):
+        number = f"{len(of_type)} columns" if of_type else "no column"
+        raise ValueError(
+            f"{_describe(source)} has {number} of videos; its columns are {', '.join(names)}. "
+            f"Rename one of them to {' or '.join(VIDEO_COLUMNS)}, or, in Python, select it with "
+            "load_video_records(…, columns={'video': …})."
+        )
+    if column != "video" and "video" in names:
+        records = records.remove_columns("video")
     if column != "video":
         records = records.rename_column(column, "video")
     video = _first_record(records, source)["video"]

@@ -4,7 +4,7 @@ import json
 import tarfile
 
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, Video
+from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, Video
 from hypothesis import given
 from hypothesis import strategies as st
 from video_files import write_tar
@@ -201,6 +201,21 @@ class TestLists:
         with pytest.raises(ValueError, match="'Lifting something', which is not one of the 2 classes"):
             load_video_records(folder / "train.json", class_names=names[1:])
 
+    @pytest.mark.parametrize(
+        ("line", "video", "label"),
+        [
+            ("train/drinking (31).mp4 1", "train/drinking (31).mp4", 1),
+            ("train/take 3 final.mp4 0", "train/take 3 final.mp4", 0),
+            ("v 0 (31).MP4 12 7", "v 0 (31).MP4", 12),
+            ("a 7/b.mp4,2", "a 7/b.mp4", 2),
+            ("a.mp4,1,thumbnail.jpg", "a.mp4", 1),
+            ("name 3", "name.mp4", 3),
+        ],
+    )
+    def test_numbers_in_a_file_name_are_not_labels(self, tmp_path, line, video, label):
+        (tmp_path / "train.txt").write_text(line + "\n")
+        assert video_lists.read_list(tmp_path / "train.txt") == [{"video": video, "label": label}]
+
     def test_named_labels(self, folder):
         (folder / "train.csv").write_text("video,label\nb/one.mp4,dog\nb/two.webm,cat\n")
         records = load_video_records(folder / "train.csv")
@@ -274,6 +289,17 @@ class TestDatasets:
             load_video_records(records, columns={"video": "x"})
         with pytest.raises(ValueError, match="contains int; expected paths"):
             load_video_records(Dataset.from_dict({"video": [1]}))
+
+    def test_a_column_of_the_type_video_comes_before_names(self):
+        """`image` and `path` beside it are a thumbnail and a page."""
+        columns = {"image": ["thumbnail.png"], "path": ["page.html"], "clip": ["v.mp4"], "preview": ["p.mp4"]}
+        records = Dataset.from_dict(columns)
+        one = records.cast_column("clip", Video(decode=False)).cast_column("image", Image(decode=False))
+        assert rows_of(load_video_records(one))[0]["video"]["path"] == "v.mp4"
+        named = one.rename_column("path", "video")
+        assert rows_of(load_video_records(named))[0]["video"]["path"] == "v.mp4"
+        with pytest.raises(ValueError, match="2 columns of videos; its columns are image, path, clip, preview"):
+            load_video_records(one.cast_column("preview", Video(decode=False)))
 
     def test_class_labels_are_mapped_by_name(self):
         records = Dataset.from_dict({"video": ["x.mp4", "y.mp4"], "label": [0, 1]})
