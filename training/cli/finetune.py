@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "--key value overrides any key of the recipe, e.g. --data clips/ --init_from umt-l16-k710 --preset lora "
-        "--output_dir run1. Keys are the fields of FineTuningRun (training/runs/finetuning_run.py), for retrieval "
-        "RetrievalRun (training/runs/retrieval_run.py), for question answering QuestionAnsweringRun "
-        "(training/runs/question_answering_run.py), and of transformers.TrainingArguments. On a CPU a run is in "
+        "--output_dir run1. Keys are the fields of FineTuningRun (umt_training.runs.finetuning_run), for retrieval "
+        "RetrievalRun (umt_training.runs.retrieval_run), for question answering QuestionAnsweringRun "
+        "(umt_training.runs.question_answering_run), and of transformers.TrainingArguments. On a CPU a run is in "
         "float32 unless --bf16 true is given."
     )
 
