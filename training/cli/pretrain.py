@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "--key value overrides any key of the recipe, e.g. --data videos/ --output_dir run1 "
         "--per_device_train_batch_size 8. Keys are the fields of PreTrainingRun (umt_training.runs.pretraining_run), "
-        "in stage 2 VideoTextRun (umt_training.runs.video_text_run), and of transformers.TrainingArguments. On a CPU a "
-        "run is in float32 unless --bf16 true is given."
+        "in stage 2 VideoTextRun (umt_training.runs.video_text_run), and of transformers.TrainingArguments. On a CPU "
+        "a run is in float32 unless --bf16 true is given."
     )
 
 
