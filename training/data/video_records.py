@@ -31,7 +31,7 @@ from datasets import (
     load_from_disk,
 )
 
-from .class_indices import integers_are_names, list_names
+from .class_indices import list_names, name_integers
 from .video_files import VIDEO_SUFFIXES
 from .video_lists import LIST_SUFFIXES, VIDEO_COLUMNS, read_list
 from .video_shards import SHARD_SUFFIXES, expand_shards, stream_shards
@@ -321,11 +321,8 @@ def _encode_labels(
     elif class_names is None and not _is_text(feature):
         return records
     names = sorted({*labels} - {None, ""}) if class_names is None else list(class_names)
-    to_name = integers_are_names(labels, names, _describe(source))
-    indices = {
-        label: _class_index(str(label) if to_name and isinstance(label, int) else label, names, source)
-        for label in dict.fromkeys(labels)
-    }
+    labels = name_integers(labels, names, _describe(source))
+    indices = {label: _class_index(label, names, source) for label in dict.fromkeys(labels)}
     records = records.remove_columns("label").add_column("label", [indices[label] for label in labels])
     return records.cast_column("label", ClassLabel(names=names))
 

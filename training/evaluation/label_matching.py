@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedConfig
 
-from ..data.class_indices import integers_are_names
+from ..data.class_indices import name_integers
 
 _NUM_LISTED = 8
 
@@ -46,8 +46,7 @@ def match_labels(records: datasets.Dataset, config: PreTrainedConfig) -> np.ndar
         if not counted or set(feature.names) <= config.label2id.keys():
             names = dict(enumerate(feature.names))
             labels = [names.get(label) for label in labels]  # -1 is a missing label
-    if integers_are_names(labels, config.label2id, "the data"):
-        labels = [str(label) if isinstance(label, int) else label for label in labels]
+    labels = name_integers(labels, config.label2id, "the data")
     absent = [row for row, label in enumerate(labels) if label is None]
     if absent:
         raise ValueError(f"{len(absent)} of {len(labels)} videos have no label, first that of row {absent[0]}.")

@@ -108,7 +108,7 @@ def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
     set_seed(args.seed)
     model = load_retrieval_model(run)
     if run.checkpoint_video:
-        checkpoint_first_blocks(model.video_text.vision_model, model.config.vision_config.num_hidden_layers)
+        checkpoint_first_blocks(model.video_text.vision_model)
     image_size = training_crop(model.config.vision_config)
     processor = load_retrieval_processor(run, image_size)
     trainer = UMTRetrievalTrainer(
