@@ -69,7 +69,7 @@ def test_multiple_choice_recipes_train_a_retrieval_model(size, rate, epochs, dro
 def test_recipes_state_inconsistencies_of_the_scripts():
     for name, words in {
         "b16_activitynet": "script for B/16 on 5M",
-        "b16_msrvtt": "best guess",
+        "b16_msrvtt": "assumes that of B/16 on 5M and 17M",
         "l16_msvd": "zoo",
     }.items():
         assert words in (RECIPES_FOLDER / f"umt_{name}_qa.yaml").read_text()
