@@ -34,6 +34,6 @@ def name_integers(labels: Sequence[Any], names: Collection[str], source: str) ->
 
 
 def list_names(names: Iterable[str]) -> str:
-    """The first names of classes, separated by commas."""
+    """The first eight names of classes, separated by commas."""
     names = list(names)
     return f"{', '.join(names[:8])}{' …' if len(names) > 8 else ''}"

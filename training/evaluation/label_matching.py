@@ -1,15 +1,10 @@
 """The labels of a data set as class indices of a model."""
 
-from collections.abc import Iterable
-from typing import Any
-
 import datasets
 import numpy as np
 from transformers import PreTrainedConfig
 
-from ..data.class_indices import name_integers
-
-_NUM_LISTED = 8
+from ..data.class_indices import list_names, name_integers
 
 
 def match_labels(records: datasets.Dataset, config: PreTrainedConfig) -> np.ndarray:
@@ -55,8 +50,8 @@ def match_labels(records: datasets.Dataset, config: PreTrainedConfig) -> np.ndar
     if unknown:
         raise ValueError(
             f"The data has {len(unknown)} class names that are not among the model's {config.num_labels}: "
-            f"{_listed(unknown)}. The model knows {_listed(config.label2id)}. Rename the classes of the data, or give "
-            "the labels as the model's class indices."
+            f"{list_names(map(repr, unknown))}. The model knows {list_names(map(repr, config.label2id))}. Rename the "
+            "classes of the data, or give the labels as the model's class indices."
         )
     labels = [config.label2id[label] if isinstance(label, str) else label for label in labels]
     outside = sorted({label for label in labels if not 0 <= label < config.num_labels})
@@ -64,11 +59,6 @@ def match_labels(records: datasets.Dataset, config: PreTrainedConfig) -> np.ndar
         row = next(row for row, label in enumerate(labels) if label in outside)
         raise ValueError(
             f"The data has {len(outside)} labels that are not from 0 to {config.num_labels - 1}, the model's classes: "
-            f"{_listed(outside)}; first that of row {row}. Do model and data agree on the classes?"
+            f"{list_names(map(repr, outside))}; first that of row {row}. Do model and data agree on the classes?"
         )
     return np.array(labels, dtype=np.int64)
-
-
-def _listed(values: Iterable[Any]) -> str:
-    values = list(values)
-    return ", ".join(map(repr, values[:_NUM_LISTED])) + (" …" if len(values) > _NUM_LISTED else "")

@@ -19,7 +19,7 @@ from ..trainers.question_answering import UMTQuestionAnsweringArguments, UMTQues
 from .recipes import parse_recipe, require_keys
 from .resume import save_with_card, train_or_resume
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
-from .video_text_run import load_stage2
+from .video_text_run import load_stage2, require_vocabulary
 
 
 @dataclass
@@ -124,10 +124,7 @@ def load_processor(run: QuestionAnsweringRun, vision: UMTConfig) -> UMTProcessor
     Raises:
         ValueError: `init_from` is an official file, which has no vocabulary, and `text` is not given.
     """
-    if run.text is None and run.init_from.endswith(".pth"):
-        raise ValueError(
-            f"{run.init_from} has no vocabulary; give its BERT, e.g. --text google-bert/bert-base-uncased."
-        )
+    require_vocabulary(run.init_from, run.text)
     return UMTProcessor.from_bert(
         run.text or UMTProcessor.from_pretrained(run.init_from).tokenizer,
         num_frames=vision.num_frames,

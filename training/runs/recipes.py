@@ -68,7 +68,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
 
 
 def for_this_machine(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe without `bf16` and `fp16` if there is no accelerator; the command line can still give `--bf16 true`.
+    """The recipe, in float32 (no `bf16`, no `fp16`) on a machine without an accelerator; `--bf16 true` overrides it.
 
     Most CPUs only emulate bf16: a matrix product took over 7 times as long as in float32 on one with AVX2.
     """

@@ -1,8 +1,8 @@
 """A retrieval run from a recipe: model, captioned videos, trainer, resume (arXiv 2303.16058, section 4.3).
 
-The model is stage 2's with contrast and matching only: no tokens are masked and there is no teacher. After every epoch
-it is evaluated as by `umt evaluate --task retrieval`, sharded across processes, and the best checkpoint is chosen by
-the re-ranked recall, as published.
+The model is stage 2's with contrast and matching only: tokens are not masked, and a teacher is not used. After every
+epoch it is evaluated as by `umt evaluate --task retrieval`, sharded across processes, and the best checkpoint is
+chosen by the re-ranked recall, as published.
 
 Unusual: pairs of one video are positives of each other by the path of the video; the authors compare base names, which
 two folders may share.
@@ -40,6 +40,7 @@ from ..trainers.video_text import UMTVideoTextArguments
 from .recipes import parse_recipe, require_keys
 from .resume import save_with_card, train_or_resume
 from .run_clips import data_seed, describe_evaluation_data, training_crop
+from .video_text_run import require_vocabulary
 
 
 @dataclass
@@ -175,13 +176,10 @@ def load_retrieval_processor(run: RetrievalRun, image_size: int) -> UMTProcessor
     Raises:
         ValueError: `init_from` is an official file, which has no vocabulary, and `text` is not given.
     """
+    require_vocabulary(run.init_from, run.text)
     if run.text is not None:
         return UMTProcessor.from_bert(
             run.text, num_frames=run.num_frames, image_size=image_size, max_text_length=run.max_text_length
-        )
-    if run.init_from.endswith(".pth"):
-        raise ValueError(
-            f"{run.init_from} has no vocabulary; give its BERT, e.g. --text google-bert/bert-base-uncased."
         )
     processor = AutoProcessor.from_pretrained(run.init_from)
     processor.video_processor.num_frames = run.num_frames

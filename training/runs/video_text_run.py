@@ -163,6 +163,13 @@ def load_stage2(name: str, fields: Mapping[str, Any]) -> UMTForVideoTextPreTrain
     return UMTForVideoTextPreTraining.from_pretrained(name, dtype=torch.float32, **fields)
 
 
+def require_vocabulary(init_from: str, text: str | None) -> None:
+    """Raise a ValueError if the vocabulary of a model is unknown: `init_from` is an official `.pth`, which does not
+    contain it, and `text`, the BERT that has it, is not given."""
+    if text is None and init_from.endswith(".pth"):
+        raise ValueError(f"{init_from} has no vocabulary; give its BERT, e.g. --text google-bert/bert-base-uncased.")
+
+
 def load_training_clips(run: VideoTextRun, args: UMTVideoTextArguments, image_size: int) -> Dataset:
     """Augmented clips of all corpora, alternating between images and videos if there are both."""
     kinds = (

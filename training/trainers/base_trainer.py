@@ -77,8 +77,8 @@ class UMTTrainingArguments(TrainingArguments):
     views_per_clip: int = field(default=1, init=False)
 
     def __post_init__(self):
-        # Use the CPU where there is no accelerator. By default, Trainer refuses bf16 there, and the processes of a
-        # launcher would each train alone.
+        # Use the CPU if the machine lacks an accelerator. By default, Trainer refuses bf16 there, and the processes of
+        # a launcher would each train alone.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if not self.absolute_learning_rate and self.learning_rate != TrainingArguments.learning_rate:
             raise ValueError(
