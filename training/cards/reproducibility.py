@@ -83,7 +83,7 @@ corpus were released; the heads of the recipes list what else the authors change
 PAPER_TABLES = """\
 ## Tables of the paper without released checkpoints
 
-Give each run its own `--output_dir`: a run in a used folder resumes from the checkpoints in it. The paper's other \
+Give each run its own `--output_dir`: a folder that contains another run is refused. The paper's other \
 ablations (aligned layers, mask ratio, schedule, teacher, objectives of stage 2) are not listed.
 """
 

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -32,9 +31,11 @@ from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
+from .initial_weights import load_initial_weights
 from .recipes import parse_recipe, require_keys
-from .resume import save_with_card, train_or_resume
+from .resume import load_complete, report_end, save_with_card, train_or_resume
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
+from .run_folder import RunFolder
 
 
 @dataclass
@@ -98,6 +99,7 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
         args.layer_decay, args.checkpoint_blocks = 1.0, 0  # no layer is trained
     if run.merge_lora:
         args.hub_strategy = HubStrategy.END  # until then only adapters exist
+    folder = RunFolder.open(run, args)
     set_seed(args.seed)
     train_records, eval_records, class_names = load_records(run, args)
     model = load_classifier(run, class_names)
@@ -107,7 +109,7 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
     if run.preset == "lora":
         # an adapter is useless without the model it was created for, head and classes included
         model.name_or_path = base
-        if args.should_save:
+        if args.should_save and not folder.is_complete:
             model.save_pretrained(base)
     trainer = UMTFineTuningTrainer(
         model=apply_preset(model, run.preset, run.lora_rank),
@@ -117,16 +119,16 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
         eval_dataset=load_evaluation_clips(run, args, eval_records, processor),
         run_facts=run_facts(run),
     )
-    train_or_resume(trainer)
+    if folder.is_complete:
+        return load_complete(trainer)
+    train_or_resume(trainer, folder, class_names)
     if run.preset == "lora" and run.merge_lora:
         trainer.model = trainer.model.merge_and_unload()
         if args.should_save:
             shutil.rmtree(base)
-    if args.should_save:
-        # files of an earlier run: Transformers would load a model beside an adapter as the adapter's base
-        for name in ("config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"):
-            Path(args.output_dir, name).unlink(missing_ok=True)
     save_with_card(trainer)
+    folder.finish(pushed=args.push_to_hub)
+    report_end(trainer, f"umt classify VIDEO --model {args.output_dir}")
     return trainer
 
 
@@ -218,7 +220,15 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
         weight = state.pop(key, None)
         if rows is not None:
             state[key] = weight[rows].clone()
-    return UMTForVideoClassification.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+    for key in (
+        "norm.weight",
+        "norm.bias",
+    ):  # of a `UMTModel`; a classifier has `fc_norm` instead
+        state.pop(key, None)
+    new = ("classifier.", "umt.fc_norm.", "attention_pooling.", "frame_pooling.")
+    return load_initial_weights(
+        UMTForVideoClassification, None, new, config=config, state_dict=state, dtype=torch.float32
+    )
 
 
 def load_source(name: str) -> UMTPreTrainedModel:
@@ -240,7 +250,7 @@ def load_source(name: str) -> UMTPreTrainedModel:
             f"{name} is a {architecture} of type {config.model_type!r}; fine-tuning starts from a saved UMT video "
             f"model: {', '.join(classes)}."
         )
-    return classes[architecture].from_pretrained(name)
+    return load_initial_weights(classes[architecture], name)
 
 
 def head_rows(source: UMTConfig, class_names: list[str]) -> list[int] | None:

@@ -21,9 +21,11 @@ from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTraine
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
 from .estimate import describe_cost, estimate_pretraining
+from .initial_weights import load_initial_weights
 from .recipes import parse_recipe, require_keys
-from .resume import save_with_card, train_or_resume
+from .resume import load_complete, report_end, save_with_card, train_or_resume
 from .run_clips import data_seed, training_clips, training_crop
+from .run_folder import RunFolder
 
 
 @dataclass
@@ -62,6 +64,7 @@ def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTP
     """Run a stage-1 recipe to its end or resume it; see `tasks.pretrain`."""
     run, args = parse_recipe(recipe, overrides, PreTrainingRun, UMTPreTrainingArguments)
     require_keys(run, "data")
+    folder = RunFolder.open(run, args)
     set_seed(args.seed)
     student = load_student(run.init_from, run.model)
     teacher = load_teacher(run.teacher, student.config, run.teacher_image_size)
@@ -73,8 +76,12 @@ def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTP
         train_dataset=load_training_clips(run, args, student.config),
         run_facts=run_facts(run),
     )
-    train_or_resume(trainer)
+    if folder.is_complete:
+        return load_complete(trainer)
+    train_or_resume(trainer, folder)
     save_with_card(trainer)
+    folder.finish(pushed=args.push_to_hub)
+    report_end(trainer, f"umt finetune --data CLIPS --init_from {args.output_dir} --output_dir NEW")
     return trainer
 
 
@@ -97,11 +104,12 @@ def load_student(init_from: str | None, fields: Mapping[str, Any]) -> UMTForPreT
     """
     if init_from is None:
         return UMTForPreTraining(UMTConfig(**fields))
+    new = ("decoders.", "umt.norm.")
     if not init_from.endswith(".pth"):
-        return UMTForPreTraining.from_pretrained(init_from, dtype=torch.float32, **fields)
+        return load_initial_weights(UMTForPreTraining, init_from, new, dtype=torch.float32, **fields)
     official = convert_umt_checkpoint(init_from)
     config = UMTConfig.from_dict(official.config.to_dict(), **fields)
-    return UMTForPreTraining.from_pretrained(None, config=config, state_dict=official.state_dict())
+    return load_initial_weights(UMTForPreTraining, None, new, config=config, state_dict=official.state_dict())
 
 
 def load_training_clips(

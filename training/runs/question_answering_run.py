@@ -17,8 +17,9 @@ from ..data.question_records import load_question_records, read_answers
 from ..data.video_dataset import VideoClipDataset
 from ..trainers.question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
 from .recipes import parse_recipe, require_keys
-from .resume import save_with_card, train_or_resume
+from .resume import load_complete, report_end, save_with_card, train_or_resume
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
+from .run_folder import RunFolder
 from .video_text_run import load_stage2, require_vocabulary
 
 
@@ -72,6 +73,7 @@ def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[s
     require_keys(run, "data", "init_from")
     if run.is_evaluated and not run.answers:
         raise ValueError("Evaluation chooses from a list of answers; give --answers FILE, or no evaluation data.")
+    folder = RunFolder.open(run, args)
     set_seed(args.seed)
     model = load_model(run)
     processor = load_processor(run, model.config.vision_config)
@@ -85,8 +87,12 @@ def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[s
         k=run.scored,
         run_facts=run_facts(run),
     )
-    train_or_resume(trainer)
+    if folder.is_complete:
+        return load_complete(trainer)
+    train_or_resume(trainer, folder)
     save_with_card(trainer)
+    folder.finish(pushed=args.push_to_hub)
+    report_end(trainer, f'umt ask VIDEO "QUESTION" --model {args.output_dir}')
     return trainer
 
 

@@ -38,8 +38,9 @@ from ..trainers.activation_checkpointing import checkpoint_first_blocks
 from ..trainers.retrieval import UMTRetrievalTrainer
 from ..trainers.video_text import UMTVideoTextArguments
 from .recipes import parse_recipe, require_keys
-from .resume import save_with_card, train_or_resume
+from .resume import load_complete, report_end, save_with_card, train_or_resume
 from .run_clips import data_seed, describe_evaluation_data, training_crop
+from .run_folder import RunFolder
 from .video_text_run import require_vocabulary
 
 
@@ -106,6 +107,7 @@ def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
     require_keys(run, "data", "init_from")
     if not run.is_evaluated:  # the recipes choose the best epoch
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    folder = RunFolder.open(run, args)
     set_seed(args.seed)
     model = load_retrieval_model(run)
     if run.checkpoint_video:
@@ -122,8 +124,12 @@ def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
         trim_seconds=run.trim_seconds,
         run_facts=run_facts(run),
     )
-    train_or_resume(trainer)
+    if folder.is_complete:
+        return load_complete(trainer)
+    train_or_resume(trainer, folder)
     save_with_card(trainer)
+    folder.finish(pushed=args.push_to_hub)
+    report_end(trainer, f'umt search "TEXT" VIDEOS --model {args.output_dir}')
     return trainer
 
 

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from ..trainers.base_trainer import UMTTrainer
+from .initial_weights import without_weight_bars
 from .recipes import for_this_machine, read_recipe
 
 # task → its command, the module of this folder that runs it, and the function there
@@ -56,7 +57,8 @@ def estimate(recipe: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> 
 def start_run(command: str, recipe: str | Mapping[str, Any], overrides: Sequence[str]) -> UMTTrainer:
     recipe = as_mapping(recipe)
     module, function = find_run(command, recipe)
-    return getattr(module, function)(for_this_machine(recipe), overrides)
+    with without_weight_bars():
+        return getattr(module, function)(for_this_machine(recipe), overrides)
 
 
 def as_mapping(recipe: str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ and would silently train with another loss. The trainer computes the cross-entro
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.nn import functional as F
@@ -42,6 +42,8 @@ class UMTFineTuningArguments(UMTTrainingArguments):
         early_stopping_patience: Number of consecutive evaluations without a better `metric_for_best_model` after
             which training stops.
     """
+
+    smooths_labels: ClassVar[bool] = True
 
     layer_decay: float = 0.75
     label_smoothing_factor: float = 0.1

@@ -347,13 +347,16 @@ def test_a_killed_run_resumes_as_if_it_had_not_been_interrupted(clips, stage1, t
     assert resumed.state.best_global_step == whole.state.best_global_step
     assert not changed(state_of(whole.model), state_of(resumed.model))
 
-    # a finished run takes its best checkpoint without a step, also if it was stopped while it finished
+    # its model was not saved: the best checkpoint is loaded, without a step
     capfd.readouterr()
-    again = finetune(recipe, ["--output_dir", str(output)])
-    assert "the run is finished" in capfd.readouterr().out and again.optimizer is None
-    assert not changed(state_of(whole.model), state_of(again.model))
-    longer = finetune(recipe, ["--output_dir", str(output), "--num_train_epochs", "4"])
-    assert longer.state.global_step == 16
+    (output / "model.safetensors").unlink()
+    moved = tmp_path / "moved"
+    output.rename(moved)
+    again = finetune(recipe, ["--output_dir", str(moved)])
+    best = moved / f"checkpoint-{whole.state.best_global_step}"
+    assert f"all 12 steps are done; the weights are those of {best}\n" in capfd.readouterr().out
+    assert again.optimizer is None and not changed(state_of(whole.model), state_of(again.model))
+    assert json.loads((moved / "trainer_state.json").read_text())["best_model_checkpoint"] == best.name
 
 
 def test_last_checkpoint(tmp_path):
@@ -377,7 +380,7 @@ def test_processes_must_share_the_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def presets(clips, stage1, tmp_path_factory) -> dict:
-    """`umt finetune` with each preset in one process; a LoRA run is merged by a second start."""
+    """`umt finetune` with each preset in one process, LoRA with and without merging."""
     root = tmp_path_factory.mktemp("presets")
     recipe = write_recipe(
         root / "recipe.yaml", init_from=str(stage1), data=str(clips), eval_share=0.25, sampling="segments",
@@ -386,12 +389,10 @@ def presets(clips, stage1, tmp_path_factory) -> dict:
     )  # fmt: skip
     result = run_clean(
         f"""
-        import shutil
         from umt_training.cli import main
 
         for preset in ("full", "lora", "attentive", "linear"):
             assert main(["finetune", "--config", {recipe!r}, "--preset", preset, "--output_dir", preset]) == 0
-        shutil.copytree("lora", "merged")
         options = ["--preset", "lora", "--merge_lora", "true", "--output_dir", "merged"]
         assert main(["finetune", "--config", {recipe!r}, *options]) == 0
         """,
