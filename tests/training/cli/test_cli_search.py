@@ -98,7 +98,10 @@ def test_refusals(videos, model, tmp_path):
         run("  ", videos, "--model", model)
     with pytest.raises(ValueError, match="--window is -1"):
         run("a dog", videos, "--model", model, "--window", -1)
-    with pytest.raises(ValueError, match="is a umt model and cannot search; a umt_video_text model is needed"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot search: it is a classifier \(UMTForVideoClassification\), and a model of videos and texts",
+    ):
         run("a dog", videos, "--model", save_tiny_classifier(tmp_path / "classifier"))
     run("a dog", videos, "--model", model, "--window", 1)
     with pytest.raises(ValueError, match="windows of 1 s, not 2 s"):
