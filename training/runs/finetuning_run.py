@@ -30,6 +30,7 @@ from ..cards.run_facts import RunFacts
 from ..data.labelled_records import check_classes, check_labels, hold_out, placeholder_names
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
+from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
 from .recipes import parse_recipe, require_keys
@@ -81,6 +82,9 @@ class FineTuningRun:
     sampling: str = "sparse"
     flip: bool = True
     license: str | None = None
+
+    def __post_init__(self):
+        require_ranges(self, {"lora_rank": "[1, inf)"})
 
     @property
     def is_evaluated(self) -> bool:

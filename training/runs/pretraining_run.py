@@ -17,6 +17,7 @@ from ..cards.run_facts import RunFacts
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..data.video_stream import StreamedClipDataset
+from ..trainers.argument_ranges import require_ranges
 from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
@@ -56,6 +57,12 @@ class PreTrainingRun:
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
     init_from: str | None = None
     num_devices: int = 32
+
+    def __post_init__(self):
+        require_ranges(
+            self,
+            {"samples_per_epoch": "[1, inf)", "num_devices": "[1, inf)", "teacher_image_size": "[1, inf)"},
+        )
 
 
 def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTPreTrainingTrainer:

@@ -35,6 +35,7 @@ from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..evaluation.retrieval import RetrievalSet, retrieval_set
 from ..trainers.activation_checkpointing import checkpoint_first_blocks
+from ..trainers.argument_ranges import require_ranges
 from ..trainers.retrieval import UMTRetrievalTrainer
 from ..trainers.video_text import UMTVideoTextArguments
 from .recipes import parse_recipe, require_keys
@@ -89,6 +90,17 @@ class RetrievalRun:
     vision: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTVideoTextConfig})
     license: str | None = None
+
+    def __post_init__(self):
+        require_ranges(
+            self,
+            {
+                "num_frames": "[1, inf)",
+                "max_text_length": "[1, inf)",
+                "trim_seconds": "(0, inf)",
+                "num_reranked": "[0, inf)",
+            },
+        )
 
     @property
     def is_evaluated(self) -> bool:

@@ -27,6 +27,7 @@ from ..data.alternating_clips import AlternatingClips, AlternatingStreams
 from ..data.captioned_records import load_captioned_records
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_stream import StreamedClipDataset
+from ..trainers.argument_ranges import require_ranges
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
 from ..trainers.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
@@ -85,6 +86,19 @@ class VideoTextRun:
     teacher_image_size: int | None = None
     license: str | None = None
     num_devices: int = 32
+
+    def __post_init__(self):
+        require_ranges(
+            self,
+            {
+                "videos_per_epoch": "[0, inf)",
+                "images_per_epoch": "[0, inf)",
+                "num_frames": "[1, inf)",
+                "max_text_length": "[1, inf)",
+                "num_devices": "[1, inf)",
+                "teacher_image_size": "[1, inf)",
+            },
+        )
 
 
 def pretrain_stage2(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTVideoTextTrainer:

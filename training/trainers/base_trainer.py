@@ -34,6 +34,7 @@ from ..data.broken_videos import BrokenVideoLog
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
 from ..pictures.run_pictures import CURVES, CurvePicture
+from .argument_ranges import require_ranges
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
 from .step_timer import StepTimer
@@ -57,6 +58,26 @@ class UMTTrainingArguments(TrainingArguments):
 
     # stage 2 and its downstream tasks set `learning_rate` itself
     absolute_learning_rate: ClassVar[bool] = False
+    ranges: ClassVar[dict[str, str]] = {
+        "base_learning_rate": "(0, inf)",
+        "base_min_learning_rate": "[0, inf)",
+        "base_warmup_learning_rate": "[0, inf)",
+        "warmup_epochs": "[0, inf)",
+        "warmup_steps": "[0, inf)",
+        "layer_decay": "(0, 1]",
+        "max_nonfinite_steps": "[0, inf)",
+        "max_broken_share": "[0, 1]",
+        "num_train_epochs": "(0, inf)",
+        "per_device_train_batch_size": "[1, inf)",
+        "per_device_eval_batch_size": "[1, inf)",
+        "gradient_accumulation_steps": "[1, inf)",
+        "dataloader_num_workers": "[0, inf)",
+        "weight_decay": "[0, inf)",
+        "max_grad_norm": "[0, inf)",
+        "adam_beta1": "[0, 1)",
+        "adam_beta2": "[0, 1)",
+        "adam_epsilon": "(0, inf)",
+    }
 
     base_learning_rate: float = 1.5e-4
     base_min_learning_rate: float = 1e-5
@@ -65,6 +86,11 @@ class UMTTrainingArguments(TrainingArguments):
     layer_decay: float = 1.0
     max_nonfinite_steps: int = 20
     max_broken_share: float = 0.1
+
+    # None: not given. Transformers' own defaults can't be told from the same value given by a user, and both arguments
+    # have no effect here, where the learning rate follows from the batch and the schedule is the recipes' cosine.
+    learning_rate: float | None = None
+    lr_scheduler_type: str | None = None
 
     # the recipes' values where they differ from Transformers' own
     weight_decay: float = 0.05
@@ -80,19 +106,23 @@ class UMTTrainingArguments(TrainingArguments):
         # Use the CPU if the machine lacks an accelerator. By default, Trainer refuses bf16 there, and the processes of
         # a launcher would each train alone.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if not self.absolute_learning_rate and self.learning_rate != TrainingArguments.learning_rate:
+        require_ranges(self, self.ranges)
+        if not self.absolute_learning_rate and self.learning_rate is not None:
             raise ValueError(
                 f"`learning_rate` {self.learning_rate:g} was given, but the learning rate follows from the batch: set "
                 "`base_learning_rate`, the learning rate for 256 clips a step."
             )
+        if self.lr_scheduler_type is not None:
+            raise ValueError(
+                f"`lr_scheduler_type` {self.lr_scheduler_type!r} was given, but the schedule is the recipes' cosine: "
+                "set `warmup_epochs`, `base_warmup_learning_rate` and `base_min_learning_rate`."
+            )
+        self.lr_scheduler_type = TrainingArguments.lr_scheduler_type
+        if self.learning_rate is None:
+            self.learning_rate = TrainingArguments.learning_rate  # replaced when the number of processes is known
         # compile identical blocks once; read by accelerate if `torch_compile` is set
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", "true")
         super().__post_init__()
-        if self.lr_scheduler_type != TrainingArguments.lr_scheduler_type:
-            raise ValueError(
-                f"`lr_scheduler_type` {self.lr_scheduler_type.value!r} was given, but the schedule is the recipes' "
-                "cosine: set `warmup_epochs`, `base_warmup_learning_rate` and `base_min_learning_rate`."
-            )
         # pinning has no use without an accelerator, and PyTorch would warn about it in every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
         # a blocking copy would wait for all work that is queued on the device
