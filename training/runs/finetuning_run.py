@@ -30,6 +30,7 @@ from ..cards.run_facts import RunFacts
 from ..data.labelled_records import check_classes, check_labels, hold_out, placeholder_names
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
+from ..model_sources import read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
@@ -236,6 +237,7 @@ def load_source(name: str) -> UMTPreTrainedModel:
         if isinstance(source, UMTPreTrainedModel):
             return source
         raise ValueError(f"{name} contains a {type(source).__name__}, not a UMT video encoder.")
+    read_model_config(name)  # an error that states what the name is
     config = AutoConfig.from_pretrained(name)
     architecture = (config.architectures or ["UMTModel"])[0]
     classes = {kind.__name__: kind for kind in (UMTModel, UMTForPreTraining, UMTForVideoClassification)}

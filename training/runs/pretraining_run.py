@@ -17,6 +17,7 @@ from ..cards.run_facts import RunFacts
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..data.video_stream import StreamedClipDataset
+from ..model_sources import read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 from ..trainers.teacher_student import TOKEN_SELECTIONS
@@ -105,6 +106,7 @@ def load_student(init_from: str | None, fields: Mapping[str, Any]) -> UMTForPreT
     if init_from is None:
         return UMTForPreTraining(UMTConfig(**fields))
     if not init_from.endswith(".pth"):
+        read_model_config(init_from)  # an error that states what the name is
         return UMTForPreTraining.from_pretrained(init_from, dtype=torch.float32, **fields)
     official = convert_umt_checkpoint(init_from)
     config = UMTConfig.from_dict(official.config.to_dict(), **fields)

@@ -34,6 +34,7 @@ from ..data.captioned_records import CaptionedRecords
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..evaluation.retrieval import RetrievalSet, retrieval_set
+from ..model_sources import read_model_config
 from ..trainers.activation_checkpointing import checkpoint_first_blocks
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.retrieval import UMTRetrievalTrainer
@@ -210,6 +211,7 @@ def load_retrieval_model(run: RetrievalRun) -> UMTForVideoTextPreTraining:
     if run.init_from.endswith(".pth"):
         start = convert_umt_checkpoint(run.init_from)
     else:
+        read_model_config(run.init_from)  # an error that states what the name is
         config = AutoConfig.from_pretrained(run.init_from)
         if config.model_type != UMTVideoTextConfig.model_type:
             raise ValueError(

@@ -27,6 +27,7 @@ from ..data.alternating_clips import AlternatingClips, AlternatingStreams
 from ..data.captioned_records import load_captioned_records
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_stream import StreamedClipDataset
+from ..model_sources import read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
@@ -172,6 +173,7 @@ def load_stage2(name: str, fields: Mapping[str, Any]) -> UMTForVideoTextPreTrain
             return None
         config = UMTVideoTextConfig.from_dict(official.config.to_dict(), **fields)
         return UMTForVideoTextPreTraining.from_pretrained(None, config=config, state_dict=official.state_dict())
+    read_model_config(name)  # an error that states what the name is
     if AutoConfig.from_pretrained(name).model_type != UMTVideoTextConfig.model_type:
         return None
     return UMTForVideoTextPreTraining.from_pretrained(name, dtype=torch.float32, **fields)
