@@ -63,9 +63,12 @@ def main(argv: list[str] | None = None) -> int:
     commands = {}
     for name in COMMANDS:
         command = importlib.import_module(f".{name.replace('-', '_')}", __package__)
-        commands[name] = subparsers.add_parser(name, help=command.HELP, description=command.HELP)
+        takes_overrides = getattr(command, "TAKES_OVERRIDES", False)  # its help depends on the recipe
+        commands[name] = subparsers.add_parser(
+            name, help=command.HELP, description=command.HELP, add_help=not takes_overrides
+        )
         command.add_arguments(commands[name])
-        commands[name].set_defaults(run=command.run, takes_overrides=getattr(command, "TAKES_OVERRIDES", False))
+        commands[name].set_defaults(run=command.run, takes_overrides=takes_overrides)
 
     argv = check_names(sys.argv[1:] if argv is None else argv, parser, commands)
     args, args.overrides = parser.parse_known_args(argv)

@@ -30,10 +30,6 @@ class AbsoluteLearningRateArguments(UMTTrainingArguments):
 
     learning_rate: float = 1e-4
     learning_rate_floor: float = 0.01
-    # None: not given, and not used
-    base_learning_rate: float | None = None
-    base_min_learning_rate: float | None = None
-    base_warmup_learning_rate: float | None = None
     warmup_epochs: float = 1.0
     weight_decay: float = 0.02
     checkpoint_text: bool = False
@@ -41,7 +37,7 @@ class AbsoluteLearningRateArguments(UMTTrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         for name in ("base_learning_rate", "base_min_learning_rate", "base_warmup_learning_rate"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) != getattr(UMTTrainingArguments, name):
                 raise ValueError(f"`{name}` was given, but stage 2's learning rate is absolute: give `learning_rate`.")
 
 

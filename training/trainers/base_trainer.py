@@ -87,11 +87,6 @@ class UMTTrainingArguments(TrainingArguments):
     max_nonfinite_steps: int = 20
     max_broken_share: float = 0.1
 
-    # None: not given. Transformers' own defaults can't be told from the same value given by a user, and both arguments
-    # have no effect here, where the learning rate follows from the batch and the schedule is the recipes' cosine.
-    learning_rate: float | None = None
-    lr_scheduler_type: str | None = None
-
     # the recipes' values where they differ from Transformers' own
     weight_decay: float = 0.05
     max_grad_norm: float = 0.0
@@ -107,22 +102,19 @@ class UMTTrainingArguments(TrainingArguments):
         # a launcher would each train alone.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         require_ranges(self, self.ranges)
-        if not self.absolute_learning_rate and self.learning_rate is not None:
+        if not self.absolute_learning_rate and self.learning_rate != TrainingArguments.learning_rate:
             raise ValueError(
                 f"`learning_rate` {self.learning_rate:g} was given, but the learning rate follows from the batch: set "
                 "`base_learning_rate`, the learning rate for 256 clips a step."
             )
-        if self.lr_scheduler_type is not None:
-            raise ValueError(
-                f"`lr_scheduler_type` {self.lr_scheduler_type!r} was given, but the schedule is the recipes' cosine: "
-                "set `warmup_epochs`, `base_warmup_learning_rate` and `base_min_learning_rate`."
-            )
-        self.lr_scheduler_type = TrainingArguments.lr_scheduler_type
-        if self.learning_rate is None:
-            self.learning_rate = TrainingArguments.learning_rate  # replaced when the number of processes is known
         # compile identical blocks once; read by accelerate if `torch_compile` is set
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", "true")
         super().__post_init__()
+        if self.lr_scheduler_type != TrainingArguments.lr_scheduler_type:
+            raise ValueError(
+                f"`lr_scheduler_type` {self.lr_scheduler_type.value!r} was given, but the schedule is the recipes' "
+                "cosine: set `warmup_epochs`, `base_warmup_learning_rate` and `base_min_learning_rate`."
+            )
         # pinning has no use without an accelerator, and PyTorch would warn about it in every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
         # a blocking copy would wait for all work that is queued on the device

@@ -84,18 +84,6 @@ def test_keys_of_a_run_outside_of_their_range_are_errors(run, fields, message):
         run(**fields)
 
 
-@pytest.mark.parametrize("kind", ARGUMENTS)
-@pytest.mark.parametrize("given_schedule", ["linear", "cosine", "constant"])
-def test_an_argument_that_would_be_ignored_is_an_error_at_its_default_too(kind, given_schedule, tmp_path):
-    with pytest.raises(ValueError, match=r"`lr_scheduler_type` .* was given"):
-        kind(output_dir=str(tmp_path), lr_scheduler_type=given_schedule)
-    absolute = kind.absolute_learning_rate
-    name, default = ("base_learning_rate", 1.5e-4) if absolute else ("learning_rate", 5e-5)
-    with pytest.raises(ValueError, match=rf"`{name}`.* was given"):
-        kind(output_dir=str(tmp_path), **{name: default})
-    assert kind(output_dir=str(tmp_path)).learning_rate > 0
-
-
 @pytest.mark.parametrize(
     ("interval", "inside", "outside"),
     [
