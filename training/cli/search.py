@@ -45,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"length of the windows of a new index (default: {DEFAULT_WINDOW:g})",
     )
     parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index (default: DIR/.umt-index)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page with pictures of the results")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write an HTML page with pictures of the results and links to the videos",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="windows per batch")
     parser.add_argument(
