@@ -11,9 +11,17 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces `path` at the end of the block; creates the folder.
 
     After an exception in the block, `path` is unchanged and the temporary file stays.
+
+    Raises:
+        OSError: with the name of the file, which the error of a failed write (a full disk) does not have.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    yield temporary
+    try:
+        yield temporary
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     os.replace(temporary, path)

@@ -1,18 +1,25 @@
 """The command `umt`: one sub-command per module of this folder.
 
 Slow imports such as torch happen only when a command runs, so that `umt --help` is fast. A command module defines
-`HELP` (one line), `add_arguments(parser)` and `run(args) -> exit code`; with `TAKES_OVERRIDES` it also receives
+`HELP` (one line), `add_arguments(parser)` and `run(args) -> exit code`. With `TAKES_OVERRIDES` it also receives
 arguments that it did not declare, as the list `args.overrides`.
 """
 
 import argparse
 import importlib
+import importlib.metadata
+import os
+import platform
 import sys
+from typing import NoReturn
+
+from ..suggestions import did_you_mean
 
 COMMANDS = (
     "classify", "embed", "search", "ask", "convert", "check-videos", "show-mask", "pretrain", "finetune", "evaluate",
     "card", "publish", "demo",
 )  # fmt: skip
+VERSIONS = ("torch", "transformers", "av")
 
 
 class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -22,33 +29,110 @@ class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that reports an error in one line, with a suggestion, and that does not abbreviate options."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"formatter_class": DefaultsHelpFormatter, "allow_abbrev": False, **kwargs})
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = ", ".join(map(str, action.choices))
+            advice = did_you_mean(str(value), map(str, action.choices))
+            raise argparse.ArgumentError(action, f"{value!r} is not one of {choices}{advice}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code.
 
-    User errors, such as a wrong file or value, are reported in one line on stderr with exit code 1. An unknown
-    argument ends with argparse's exit code 2, an interruption with 130.
+    User errors, such as a wrong file or value, are reported in one line on stderr with exit code 1; `errors` states
+    which exceptions they are, and all others show their traceback. A command line that can't be parsed ends with
+    argparse's exit code 2, an interruption with 130.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="umt",
         description="Unmasked Teacher (UMT) video models: classify, search, ask, convert, train, evaluate, publish.",
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.add_argument(
+        "--version", action="store_true", help="print the versions of this package and of its main ones"
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = {}
     for name in COMMANDS:
         command = importlib.import_module(f".{name.replace('-', '_')}", __package__)
-        subparser = subparsers.add_parser(
-            name, help=command.HELP, description=command.HELP, formatter_class=DefaultsHelpFormatter
+        takes_overrides = getattr(command, "TAKES_OVERRIDES", False)  # its help depends on the recipe
+        commands[name] = subparsers.add_parser(
+            name, help=command.HELP, description=command.HELP, add_help=not takes_overrides
         )
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run, takes_overrides=getattr(command, "TAKES_OVERRIDES", False))
+        command.add_arguments(commands[name])
+        commands[name].set_defaults(run=command.run, takes_overrides=takes_overrides)
 
+    argv = check_names(sys.argv[1:] if argv is None else argv, parser, commands)
     args, args.overrides = parser.parse_known_args(argv)
+    if args.version:
+        print(versions())
+        return 0
+    if args.command is None:
+        parser.error(f"a command is required: {', '.join(COMMANDS)}")
     if args.overrides and not args.takes_overrides:
-        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+        commands[args.command].error(f"unrecognized arguments: {' '.join(args.overrides)}")
     try:
         return args.run(args)
     except KeyboardInterrupt:
         print("umt: interrupted", file=sys.stderr)
         return 130
-    except (OSError, ValueError) as error:
-        print(f"umt {args.command}: {error}", file=sys.stderr)
+    except BrokenPipeError:  # such as `umt classify … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        from .errors import user_message
+
+        message = user_message(error)
+        if message is None:
+            raise
+        print(f"umt {args.command}: {message}", file=sys.stderr)
+        return 1
+
+
+def check_names(argv: list[str], parser: Parser, commands: dict[str, Parser]) -> list[str]:
+    """The command line with `-` for every `_` in the names of declared options.
+
+    Unknown commands and options are errors here, before argparse reports what is missing because of them.
+    """
+    if not argv or argv[0].startswith("-"):
+        return argv
+    command = commands.get(argv[0].replace("_", "-"))
+    if command is None:
+        parser.error(f"the command {argv[0]!r} does not exist{did_you_mean(argv[0], COMMANDS) or unknown_command()}")
+    known = command._option_string_actions
+    checked = [argv[0].replace("_", "-")]
+    for position, word in enumerate(argv[1:], 1):
+        if word == "--":
+            return checked + argv[position:]
+        name, separator, value = word.partition("=")
+        if name.startswith("--") and " " not in name:
+            spelled = name.replace("_", "-")
+            if spelled in known:
+                word = spelled + separator + value
+            elif not command.get_default("takes_overrides"):
+                command.error(f"the option {name} does not exist{did_you_mean(spelled, known)}")
+        checked.append(word)
+    return checked
+
+
+def unknown_command() -> str:
+    return f"; commands are {', '.join(COMMANDS)}"
+
+
+def versions() -> str:
+    """Versions of this package, Python and the packages that determine results, in one line."""
+    found = [f"python {platform.python_version()}"]
+    for package in ("unmasked-teacher", *VERSIONS):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+            found.append(f"{package} (not installed)")
+    return ", ".join([found[1], *found[2:], found[0]])

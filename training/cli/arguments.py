@@ -1,8 +1,18 @@
 """Command-line arguments that several commands share, and loading of the model and processor that they name."""
 
 import argparse
+import contextlib
+import math
 import sys
+from collections.abc import Iterator
 from typing import Any
+
+from ..model_sources import describe_model, read_model_config, require_architecture
+
+CLASSIFIER = ("UMTForVideoClassification",)
+VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
+ANSWERER = ("UMTForVideoQuestionAnswering",)
+ENCODERS = ("UMTModel", "UMTForPreTraining", *CLASSIFIER, *VIDEO_TEXT)  # whose clips have a vector
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +25,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_loading_arguments(parser)
 
 
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
+
+
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that determine how the model is loaded."""
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
+    add_device_argument(parser)
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="data type of the weights (default: as saved)"
     )
@@ -28,34 +42,100 @@ def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_model(auto_class: Any, args: argparse.Namespace, purpose: str) -> Any:
+def require_at_least(args: argparse.Namespace, **least: int) -> None:
+    """Raise a ValueError if an option is below its least value; options without a value are not checked."""
+    for name, bound in least.items():
+        value = getattr(args, name)
+        if value is not None and not value >= bound:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected at least {bound}.")
+
+
+def require_positive_seconds(args: argparse.Namespace, *names: str) -> None:
+    """Raise a ValueError if an option is not a finite number above 0; options without a value are not checked."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected more than 0 seconds.")
+
+
+def select_device(name: str | None) -> Any:
+    """The `torch.device` of a `--device`; by default the accelerator if there is one, or else the CPU.
+
+    Raises:
+        ValueError: the name is not a device of PyTorch, or this machine does not have the device.
+    """
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    present = ["cpu"]
+    if accelerator is not None:
+        present += [accelerator.type, *(f"{accelerator.type}:{n}" for n in range(torch.accelerator.device_count()))]
+    if name not in present:
+        raise ValueError(f"--device is {name!r}, which this machine does not have; it has {', '.join(present)}.")
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without Transformers' progress bars and its report of weights, which the caller checks."""
+    from transformers.utils import logging
+
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def load_model(auto_class: Any, args: argparse.Namespace, suitable: tuple[str, ...], purpose: str) -> Any:
     """The model `args.model` in evaluation mode, on its device.
 
     Args:
         auto_class: an auto class of Transformers such as `AutoModel`.
         args: parsed arguments of `add_loading_arguments`, and `model`.
+        suitable: the UMT classes that the command can use; models of other families are decided by `auto_class`.
         purpose: what the command does with the model, for the error message.
 
     Raises:
-        OSError: the model does not exist.
-        ValueError: weights are missing, such as the classification head of a model that was only pre-trained.
+        OSError: the model does not exist, or its weights are damaged.
+        ValueError: the device or the model does not exist, the model is of another kind, or weights are missing.
     """
     import torch
+    from safetensors import SafetensorError
 
-    model, report = auto_class.from_pretrained(
-        args.model,
-        dtype=getattr(torch, args.dtype) if args.dtype else "auto",
-        trust_remote_code=args.trust_remote_code,
-        output_loading_info=True,
-    )
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:4])
+    device = select_device(args.device)
+    config = read_model_config(args.model)
+    require_architecture(args.model, config, suitable, purpose)
+    try:
+        with quiet_loading():
+            model, report = auto_class.from_pretrained(
+                args.model,
+                dtype=getattr(torch, args.dtype) if args.dtype else "auto",
+                trust_remote_code=args.trust_remote_code,
+                output_loading_info=True,
+            )
+    except SafetensorError as error:
+        raise OSError(f"The weights of {args.model} are damaged ({error}); download or save them again.") from error
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
         raise ValueError(
-            f"{args.model} cannot {purpose}: it was saved without {missing}. Its config names the architecture "
-            f"{model.config.architectures}; a model that was trained for this task is needed."
+            f"{args.model} cannot {purpose}: it is {describe_model(config)} of the type {config.get('model_type')!r}, "
+            f"which {auto_class.__name__} does not load."
+        ) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"{args.model} cannot {purpose}: it is {describe_model(config)}, saved without {', '.join(missing[:4])}"
+            f"{' ...' if len(missing) > 4 else ''}. A model that was trained for this task is needed."
         )
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return model.to(args.device or accelerator or "cpu").eval()
+    return model.to(device).eval()
 
 
 def load_video_text_model(args: argparse.Namespace, purpose: str) -> tuple[Any, Any]:
@@ -69,7 +149,7 @@ def load_video_text_model(args: argparse.Namespace, purpose: str) -> tuple[Any, 
 
     import modeling_umt  # noqa: F401 (registers the models)
 
-    model = load_model(AutoModel, args, purpose)
+    model = load_model(AutoModel, args, VIDEO_TEXT, purpose)
     if model.config.model_type != "umt_video_text":
         raise ValueError(
             f"{args.model} is a {model.config.model_type} model and cannot {purpose}; a umt_video_text model is "
@@ -79,15 +159,22 @@ def load_video_text_model(args: argparse.Namespace, purpose: str) -> tuple[Any, 
 
 
 def load_processor(config: Any, args: argparse.Namespace) -> Any:
-    """The video processor of `args.model`; if the folder has none, the default processor for the configuration."""
+    """The video processor of `args.model`; if the folder has none, the default processor for the configuration.
+
+    Raises:
+        OSError: a model that is not a UMT video encoder has no video processor.
+    """
     from transformers import AutoVideoProcessor
 
     from processing_umt import UMTVideoProcessor
 
     try:
         return AutoVideoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
-    except OSError:
+    except OSError as error:
         if config.model_type != "umt":
-            raise
+            raise OSError(
+                f"{args.model} has no video processor; save one beside the model, for example with processor."
+                "save_pretrained()."
+            ) from error
         print(f"note: {args.model} has no video processor; using the default for its configuration", file=sys.stderr)
         return UMTVideoProcessor.for_config(config)

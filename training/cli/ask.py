@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-from .arguments import add_loading_arguments, load_model
+from .arguments import ANSWERER, add_loading_arguments, load_model, require_at_least
 
 HELP = "answer a question about a video"
 
@@ -29,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints one line per answer, best first, or with `--json` `{"video", "question", "answers": [{"answer",
     "score"}]}`. Returns 1 if the video is broken."""
-    if args.top_k < 1:
-        raise ValueError(f"--top-k is {args.top_k}; expected at least 1.")
+    require_at_least(args, top_k=1)
+    if not args.question.strip():
+        raise ValueError("The question is empty.")
     from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
     import modeling_umt  # noqa: F401 (registers the models)
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.question_records import read_answers
 
     candidates = None if args.candidates is None else read_answers(args.candidates)
-    model = load_model(AutoModelForVisualQuestionAnswering, args, "answer questions")
+    model = load_model(AutoModelForVisualQuestionAnswering, args, ANSWERER, "answer questions")
     processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
     try:
         inputs = processor(videos=args.video, text=args.question, num_clips=1, num_crops=1, return_tensors="pt")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..atomic_files import atomic_write
+from .arguments import require_at_least
 
 HELP = "list the videos of a data set that can't be read, with the reason"
 
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the broken videos and a summary. Returns 1 if there are broken videos."""
+    require_at_least(args, workers=0)
+
     from tqdm import tqdm
 
     from ..data.video_checks import check_videos

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.batching import batches
 from ..data.video_files import list_video_files
-from .arguments import add_model_arguments, load_model, load_processor
+from .arguments import CLASSIFIER, add_model_arguments, load_model, load_processor, require_at_least
 
 HELP = "classify videos: the most likely labels of each"
 
@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a table per video, or with `--json` a list of `{"video", "predictions": [{"label", "score"}]}`, in which
     a broken video has `error` instead of `predictions`. Returns 1 if a video is broken."""
-    if args.top_k < 1:
-        raise ValueError(f"--top-k is {args.top_k}; expected at least 1.")
+    require_at_least(args, top_k=1, clips=1, crops=1, batch_size=1)
     files = list_video_files(args.videos)
 
     import torch
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     import modeling_umt  # noqa: F401 (registers the models)
     from processing_umt import VideoDecodeError
 
-    model = load_model(AutoModelForVideoClassification, args, "classify")
+    model = load_model(AutoModelForVideoClassification, args, CLASSIFIER, "classify")
     processor = load_processor(model.config, args)
     labels = model.config.id2label
     if all(label == f"LABEL_{index}" for index, label in labels.items()):

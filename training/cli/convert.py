@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 
 from ..atomic_files import atomic_write
+from ..model_sources import read_model_config
+from .arguments import quiet_loading
 
 HELP = "convert an official UMT checkpoint to a folder that Transformers loads, or back"
 
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from modeling_umt import convert_umt_checkpoint
     from processing_umt import UMTProcessor, UMTVideoProcessor
 
+    check_direction(args)
     dtype = getattr(torch, args.dtype)
     if args.to_official:
         return write_official(args.checkpoint, args.output, dtype)
@@ -81,6 +84,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_direction(args: argparse.Namespace) -> None:
+    """Raise a ValueError if input and output do not fit the direction, or an option has no effect in it.
+
+    Raises:
+        OSError: the model folder to convert back does not exist.
+    """
+    is_file = args.output.suffix in (".pth", ".pt")
+    if not args.to_official:
+        if os.path.isdir(args.checkpoint):
+            advice = "add --to-official" if is_file else f"to convert it back: --to-official and {args.output}.pth"
+            raise ValueError(f"{args.checkpoint} is a folder, but an official .pth file is converted; {advice}.")
+        if is_file:
+            raise ValueError(
+                f"{args.output} is named like a file, but a folder is created; give the name of a folder."
+            )
+        return
+    if not is_file or args.output.is_dir():
+        raise ValueError(f"--to-official writes a file; {args.output} must be the name of a .pth file.")
+    options = {"--config": args.config, "--labels": args.labels, "--part": args.part != "all"}
+    if given := [name for name, value in options.items() if value]:
+        raise ValueError(f"{given[0]} has no effect with --to-official, which writes the entire model; leave it out.")
+    read_model_config(args.checkpoint)
+
+
 def write_official(model_path: str, output: Path, dtype) -> int:
     import torch
     from transformers import AutoConfig
@@ -94,8 +121,10 @@ def write_official(model_path: str, output: Path, dtype) -> int:
         raise UnsupportedCheckpointError(
             f"{model_path} contains {architectures[0]}, which is not a class of this package."
         )
-    state = official_state_dict(model_class.from_pretrained(model_path, dtype=dtype))
-    with atomic_write(output) as temporary:
-        torch.save(state, temporary)
+    with quiet_loading():
+        model = model_class.from_pretrained(model_path, dtype=dtype)
+    state = official_state_dict(model)
+    with atomic_write(output) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
     print(f"{output}: {len(state)} tensors in the official layout, {dtype}")
     return 0

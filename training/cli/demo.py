@@ -4,6 +4,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from .arguments import require_at_least
+
 HELP = "run all stages at toy scale in minutes: data, teacher, pre-training, fine-tuning, comparison"
 
 
@@ -40,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..demo.demo import DemoSettings, run_demo
 
-    for name in ("seeds", "labelled", "teacher_steps", "pretrain_steps", "finetune_steps"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected at least 1.")
+    require_at_least(args, seeds=1, labelled=1, teacher_steps=1, pretrain_steps=1, finetune_steps=1)
     settings = DemoSettings(videos=args.videos, teacher=args.teacher, labelled=args.labelled)
     if args.seeds is not None:
         settings = replace(settings, seeds=args.seeds, long_seeds=args.seeds)

@@ -1,7 +1,8 @@
 """`umt embed`: a vector per video, or per window of time, for search, clustering and linear probes.
 
-The vector is `pooler_output` of the video encoder (UMT, arXiv 2303.16058): the mean of its tokens, with the model's
-final norm before or after the mean.
+The vector of a video encoder (UMT, arXiv 2303.16058) is `pooler_output`: the mean of its tokens, with the model's
+final norm before or after the mean. That of a video-text model is `video_embeds`, as in the index of `umt search`,
+whose dot product with a text's vector is their similarity.
 """
 
 import argparse
@@ -15,7 +16,14 @@ import numpy as np
 from ..atomic_files import atomic_write
 from ..data.batching import batches
 from ..data.video_files import list_video_files
-from .arguments import add_model_arguments, load_model, load_processor
+from .arguments import (
+    ENCODERS,
+    add_model_arguments,
+    load_model,
+    load_processor,
+    require_at_least,
+    require_positive_seconds,
+)
 
 HELP = "compute a vector per video, or per window of time"
 
@@ -43,9 +51,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--output is {args.output}; expected a file name that ends in .npy or .parquet.")
     if args.stride is not None and args.window is None:
         raise ValueError("--stride was given without --window; add the length of a window.")
-    for name in ("window", "stride"):
-        if getattr(args, name) is not None and not getattr(args, name) > 0:
-            raise ValueError(f"--{name} is {getattr(args, name)}; expected more than 0 seconds.")
+    require_at_least(args, batch_size=1)
+    require_positive_seconds(args, "window", "stride")
     files = list_video_files(args.videos)
 
     import torch
@@ -55,9 +62,10 @@ def run(args: argparse.Namespace) -> int:
     import modeling_umt  # noqa: F401 (registers the models)
     from processing_umt import VideoDecodeError
 
+    from ..search.clip_vectors import clip_vectors
     from ..search.windows import read_windows
 
-    model = load_model(AutoModel, args, "embed")
+    model = load_model(AutoModel, args, ENCODERS, "embed")
     processor = load_processor(model.config, args)
     rows, vectors, errors = [], [], []
     with tqdm(unit="clip", total=0, delay=1, file=sys.stderr, leave=False) as progress:
@@ -77,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             rows.extend(row for row, _ in batch)
             pixel_values_videos = torch.cat([clip for _, clip in batch]).to(model.device, model.dtype)
             with torch.inference_mode():
-                vectors.append(model(pixel_values_videos).pooler_output.float().cpu().numpy())
+                vectors.append(clip_vectors(model, pixel_values_videos).cpu().numpy())
             progress.update(len(batch))
     if not rows:
         raise ValueError(f"None of the {len(files)} videos could be read; nothing was written.")

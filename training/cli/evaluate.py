@@ -13,6 +13,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from .arguments import add_device_argument, require_at_least, select_device
 from .evaluate_common import join_processes
 
 HELP = "evaluate a model on labelled or captioned videos"
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="data type of the computation (default: float16 on an accelerator, as published; float32 on a CPU)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
+    add_device_argument(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         given = [option for option in options if getattr(args, option.dest) != option.default]
         if task != args.task and given:
             raise ValueError(f"{given[0].option_strings[0]} is an option of --task {task}; this is {args.task}.")
+    require_at_least(args, batch_size=1, num_workers=0)
+    select_device(args.device)
     state = join_processes(args)
     output = task_module(args.task).evaluate(args, state)
     if state.is_main_process:

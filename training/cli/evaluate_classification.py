@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .arguments import load_model, load_processor
+from .arguments import CLASSIFIER, load_model, load_processor, require_at_least
 from .evaluate_common import computation_options, default_output, report_results, write_csv, write_file
 
 
@@ -23,6 +23,12 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
             "--sampling",
             choices=("sparse", "segments", "middle", "dense"),
             help="frame sampling (default: the processor's; segments, for Something-Something, has at most 2 clips)",
+        ),
+        group.add_argument(
+            "--frame-stride",
+            type=int,
+            metavar="N",
+            help="distance between the frames of a clip, for --sampling dense (default: that of a dense processor)",
         ),
         group.add_argument(
             "--resize-kernel",
@@ -43,9 +49,11 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..data.video_records import load_video_records
     from ..evaluation.classification import evaluate_classifier
 
+    require_at_least(args, clips=1, crops=1, frame_stride=1)
     records = load_video_records(args.data, root=args.root, split=args.split)
-    model = load_model(AutoModelForVideoClassification, args, "be evaluated")
+    model = load_model(AutoModelForVideoClassification, args, CLASSIFIER, "be evaluated in classification")
     processor = load_processor(model.config, args)
+    processor.frame_stride = frame_stride(args, processor)
     output = args.output or default_output(args, f"{args.clips}x{args.crops}")
     scores = evaluate_classifier(
         model,
@@ -87,12 +95,32 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     return output
 
 
+def frame_stride(args: argparse.Namespace, processor: Any) -> int:
+    """The distance between the frames of a dense clip: `--frame-stride`, or that of a dense processor.
+
+    Raises:
+        ValueError: dense sampling without a stride, or a stride without dense sampling.
+    """
+    sampling = args.sampling or processor.sampling
+    if sampling != "dense" and args.frame_stride is not None:
+        raise ValueError(f"--frame-stride is for --sampling dense; the sampling is {sampling}, which has no stride.")
+    if sampling == "dense" and args.frame_stride is None and processor.sampling != "dense":
+        raise ValueError(
+            "--sampling dense needs --frame-stride N, the distance between the frames of a clip; the processor was "
+            f"saved for {processor.sampling} sampling and has none."
+        )
+    return args.frame_stride or processor.frame_stride
+
+
 def table(scores: Any, metrics: dict[str, float]) -> list[str]:
     protocol = scores.protocol
     height, width = protocol["resolution"]
+    sampling = protocol["sampling"]
+    if sampling == "dense":
+        sampling = f"dense with stride {protocol['frame_stride']}"
     return [
         f"{len(scores.videos)} videos, {protocol['clips']} clips x {protocol['crops']} crops of {protocol['frames']} "
-        f"frames at {width}x{height} ({protocol['sampling']}, {protocol['resize_kernel']}, {protocol['dtype']})",
+        f"frames at {width}x{height} ({sampling}, {protocol['resize_kernel']}, {protocol['dtype']})",
         *(f"  {name.replace('_', ' '):<20}{value:6.2f} %" for name, value in metrics.items()),
     ]
 

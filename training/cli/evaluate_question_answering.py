@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .arguments import load_model
+from .arguments import ANSWERER, load_model, require_at_least
 from .evaluate_common import computation_options, default_output, report_results, write_csv
 
 
@@ -38,12 +38,13 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..data.question_records import load_question_records, read_answers, read_question_types
     from ..evaluation.question_answering import evaluate_questions
 
+    require_at_least(args, scored=1)
     if args.answers is None:
         raise ValueError("Answers are chosen from a list; give the list of the data set by --answers FILE.")
     candidates = read_answers(args.answers)
     types = None if args.question_types is None else read_question_types(args.question_types)
     records = load_question_records(args.data, root=args.root, split=args.split)
-    model = load_model(AutoModelForVisualQuestionAnswering, args, "answer questions")
+    model = load_model(AutoModelForVisualQuestionAnswering, args, ANSWERER, "answer questions")
     processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
     scores = evaluate_questions(
         model,

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .arguments import load_video_text_model
+from .arguments import load_video_text_model, require_at_least, require_positive_seconds
 from .evaluate_common import computation_options, default_output, report_results
 
 
@@ -53,6 +53,8 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..data.video_records import load_video_records
     from ..evaluation.retrieval import evaluate_retrieval, retrieval_set
 
+    require_at_least(args, reranked=0, frames=1, max_text_length=1)
+    require_positive_seconds(args, "trim_seconds")
     data = retrieval_set(
         load_video_records(args.data, root=args.root, split=args.split), args.paragraph, args.several_videos
     )

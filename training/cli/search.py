@@ -15,7 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_loading_arguments, load_video_text_model
+from .arguments import (
+    add_loading_arguments,
+    load_video_text_model,
+    require_at_least,
+    require_positive_seconds,
+)
 
 HELP = "find moments of videos by a text"
 DEFAULT_WINDOW = 10.0  # seconds
@@ -40,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"length of the windows of a new index (default: {DEFAULT_WINDOW:g})",
     )
     parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index (default: DIR/.umt-index)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page with pictures of the results")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write an HTML page with pictures of the results and links to the videos",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="windows per batch")
     parser.add_argument(
@@ -52,11 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the moments, best first: rank, probability of a match, similarity, time, file. Returns 1 if nothing was
     found."""
-    for name, least in (("top_k", 1), ("rerank", 0), ("batch_size", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {least}.")
-    if args.window is not None and not args.window > 0:
-        raise ValueError(f"--window is {args.window}; expected more than 0 seconds.")
+    require_at_least(args, top_k=1, rerank=0, batch_size=1, num_workers=0)
+    require_positive_seconds(args, "window")
     if not args.query.strip():
         raise ValueError("The text to search for is empty.")
     if not args.videos.is_dir():

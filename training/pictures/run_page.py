@@ -32,8 +32,26 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A link to a file; as the cell of a table, or on a picture.
+
+    Args:
+        text: Text of a cell.
+        path: Path of the file; the page contains it relative to its own folder.
+        fragment: Part of the file, such as `t=12,20` for the seconds of a video.
+    """
+
+    text: str
+    path: str | os.PathLike
+    fragment: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table; cells are converted by `str`, and columns of only numbers and empty cells are right-aligned.
+    """A table; cells are links or converted by `str`, and columns of only numbers and empty cells are right-aligned.
 
     Args:
         header: Names of the columns.
@@ -53,10 +71,12 @@ class Picture:
     Args:
         path: Path of the file.
         caption: Text below the picture, and its alternative text.
+        link (*optional*): What a click opens; by default the picture in full size.
     """
 
     path: str | os.PathLike
     caption: str
+    link: Link | None = None
 
 
 @dataclass
@@ -95,13 +115,13 @@ def _section(section: Section, folder: Path) -> str:
         elif isinstance(part, Code):
             parts.append(f"<pre><code>{html.escape(part.text)}</code></pre>")
         elif isinstance(part, Table):
-            parts.append(_table(part))
+            parts.append(_table(part, folder))
         else:
             parts.append(_picture(part, folder))
     return "\n".join(["<section>", f"<h2>{html.escape(section.heading)}</h2>", *parts, "</section>"])
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, folder: Path) -> str:
     width = len(table.header)
     for row in table.rows:
         if len(row) != width:
@@ -110,9 +130,11 @@ def _table(table: Table) -> str:
 
     def cells(values: Sequence[Any], tag: str) -> str:
         kinds = (' class="number"' if right else "" for right in numeric)
-        return "".join(
-            f"<{tag}{kind}>{html.escape(str(value))}</{tag}>" for value, kind in zip(values, kinds, strict=True)
-        )
+        return "".join(f"<{tag}{kind}>{cell(value)}</{tag}>" for value, kind in zip(values, kinds, strict=True))
+
+    def cell(value: Any) -> str:
+        text = html.escape(str(value))
+        return f'<a href="{_address(value, folder)}">{text}</a>' if isinstance(value, Link) else text
 
     lines = [f"<thead><tr>{cells(table.header, 'th')}</tr></thead>", "<tbody>"]
     lines += [f"<tr>{cells(row, 'td')}</tr>" for row in table.rows]
@@ -126,15 +148,22 @@ def _is_number(value: Any) -> bool:
 
 
 def _picture(picture: Picture, folder: Path) -> str:
-    """A picture, which is a link to its file in full size."""
+    """A picture, which is a link to its file in full size, or to another file."""
     with Image.open(picture.path) as image:
         width, height = image.size
-    address = html.escape(quote(Path(os.path.relpath(picture.path, folder)).as_posix()))
+    address = _address(Link("", picture.path), folder)
+    target = address if picture.link is None else _address(picture.link, folder)
     caption = html.escape(picture.caption)
     return (
-        f'<figure><a href="{address}"><img src="{address}" width="{width}" height="{height}" alt="{caption}"></a>'
+        f'<figure><a href="{target}"><img src="{address}" width="{width}" height="{height}" alt="{caption}"></a>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def _address(link: Link, folder: Path) -> str:
+    """The address of a file relative to the folder of the page."""
+    fragment = f"#{link.fragment}" if link.fragment else ""
+    return html.escape(quote(Path(os.path.relpath(link.path, folder)).as_posix()) + fragment)
 
 
 _STYLE = """

@@ -29,6 +29,8 @@ from ..cards.run_facts import RunFacts
 from ..data.labelled_records import check_classes, check_labels, hold_out, placeholder_names
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
+from ..model_sources import read_model_config
+from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
 from .initial_weights import load_initial_weights
@@ -82,6 +84,9 @@ class FineTuningRun:
     sampling: str = "sparse"
     flip: bool = True
     license: str | None = None
+
+    def __post_init__(self):
+        require_ranges(self, {"lora_rank": "[1, inf)"})
 
     @property
     def is_evaluated(self) -> bool:
@@ -242,6 +247,7 @@ def load_source(name: str) -> UMTPreTrainedModel:
         if isinstance(source, UMTPreTrainedModel):
             return source
         raise ValueError(f"{name} contains a {type(source).__name__}, not a UMT video encoder.")
+    read_model_config(name)  # an error that states what the name is
     config = AutoConfig.from_pretrained(name)
     architecture = (config.architectures or ["UMTModel"])[0]
     classes = {kind.__name__: kind for kind in (UMTModel, UMTForPreTraining, UMTForVideoClassification)}

@@ -17,6 +17,8 @@ from ..cards.run_facts import RunFacts
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..data.video_stream import StreamedClipDataset
+from ..model_sources import read_model_config
+from ..trainers.argument_ranges import require_ranges
 from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
@@ -58,6 +60,12 @@ class PreTrainingRun:
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
     init_from: str | None = None
     num_devices: int = 32
+
+    def __post_init__(self):
+        require_ranges(
+            self,
+            {"samples_per_epoch": "[1, inf)", "num_devices": "[1, inf)", "teacher_image_size": "[1, inf)"},
+        )
 
 
 def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTPreTrainingTrainer:
@@ -106,6 +114,7 @@ def load_student(init_from: str | None, fields: Mapping[str, Any]) -> UMTForPreT
         return UMTForPreTraining(UMTConfig(**fields))
     new = ("decoders.", "umt.norm.")
     if not init_from.endswith(".pth"):
+        read_model_config(init_from)  # an error that states what the name is
         return load_initial_weights(UMTForPreTraining, init_from, new, dtype=torch.float32, **fields)
     official = convert_umt_checkpoint(init_from)
     config = UMTConfig.from_dict(official.config.to_dict(), **fields)

@@ -15,6 +15,7 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 from ..cards.run_facts import RunFacts
 from ..data.question_records import load_question_records, read_answers
 from ..data.video_dataset import VideoClipDataset
+from ..trainers.argument_ranges import require_ranges
 from ..trainers.question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
 from .recipes import parse_recipe, require_keys
 from .resume import load_complete, report_end, save_with_card, train_or_resume
@@ -61,6 +62,12 @@ class QuestionAnsweringRun:
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
     flip: bool = True
     license: str | None = None
+
+    def __post_init__(self):
+        require_ranges(
+            self,
+            {"num_frames": "[1, inf)", "max_text_length": "[1, inf)", "scored": "[1, inf)"},
+        )
 
     @property
     def is_evaluated(self) -> bool:

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
+
+from ..suggestions import did_you_mean
 
 RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -56,7 +57,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(
             f"The recipe {name_or_path!r} does not exist; give the path of a YAML file or one of "
-            f"{', '.join(recipe_names())}."
+            f"{', '.join(recipe_names())}{did_you_mean(path.stem, recipe_names()) or '.'}"
         )
     try:
         recipe = yaml.load(path.read_text(encoding="utf-8"), RecipeLoader)
@@ -72,6 +73,8 @@ def for_this_machine(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
     Most CPUs only emulate bf16: a matrix product took over 7 times as long as in float32 on one with AVX2.
     """
+    import torch  # the help of the commands reads recipes without it
+
     if torch.accelerator.is_available():
         return dict(recipe)
     return {key: value for key, value in recipe.items() if key not in ("bf16", "fp16")}
@@ -83,7 +86,19 @@ def for_this_machine(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def parse_recipe(recipe: Mapping[str, Any], overrides: Sequence[str], *dataclass_types: type) -> tuple[Any, ...]:
     """One instance of each dataclass from a recipe and the overrides of a command line, which take precedence.
 
-    A value of None (YAML's null) keeps the field's default.
+    Arguments and errors are those of [`recipe_values`].
+    """
+    values = recipe_values(recipe, overrides, *dataclass_types)
+    return tuple(
+        kind(**{field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values})
+        for kind in dataclass_types
+    )
+
+
+def recipe_values(recipe: Mapping[str, Any], overrides: Sequence[str], *dataclass_types: type) -> dict[str, Any]:
+    """The keys of a recipe and of the overrides of a command line, which take precedence, with their values.
+
+    A value of None (YAML's null) keeps the field's default, and is left out.
 
     Args:
         recipe: Keys and values; it is not changed.
@@ -104,7 +119,7 @@ def parse_recipe(recipe: Mapping[str, Any], overrides: Sequence[str], *dataclass
     if unknown:
         raise ValueError(
             f"Unknown keys: {', '.join(unknown)}. The keys of this recipe are the fields of "
-            f"{' and '.join(kind.__name__ for kind in dataclass_types)}."
+            f"{' and '.join(kind.__name__ for kind in dataclass_types)}{did_you_mean(unknown[0], fields) or '.'}"
         )
     values = copy.deepcopy(dict(recipe))
     for key, texts in options:
@@ -115,17 +130,14 @@ def parse_recipe(recipe: Mapping[str, Any], overrides: Sequence[str], *dataclass
     for key, value in values.items():
         if config_class := fields[key].metadata.get("fields_of"):
             values[key] = check_config_fields(key, value, config_class)
-    return tuple(
-        kind(**{field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values})
-        for kind in dataclass_types
-    )
+    return values
 
 
 def require_keys(run: Any, *keys: str) -> None:
     """Raise a ValueError if one of these keys of a run has no value."""
     for key in keys:
         if not getattr(run, key):
-            raise ValueError(f"No `{key}` given; add it to the recipe, or give --{key} VALUE.")
+            raise ValueError(f"No `{key}` given; add it to the recipe, or give --{key.replace('_', '-')} VALUE.")
 
 
 def check_config_fields(key: str, given: Mapping[str, Any], config_class: type) -> dict[str, Any]:

@@ -34,7 +34,9 @@ from ..data.captioned_records import CaptionedRecords
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..evaluation.retrieval import RetrievalSet, retrieval_set
+from ..model_sources import read_model_config
 from ..trainers.activation_checkpointing import checkpoint_first_blocks
+from ..trainers.argument_ranges import require_ranges
 from ..trainers.retrieval import UMTRetrievalTrainer
 from ..trainers.video_text import UMTVideoTextArguments
 from .recipes import parse_recipe, require_keys
@@ -90,6 +92,17 @@ class RetrievalRun:
     vision: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTVideoTextConfig})
     license: str | None = None
+
+    def __post_init__(self):
+        require_ranges(
+            self,
+            {
+                "num_frames": "[1, inf)",
+                "max_text_length": "[1, inf)",
+                "trim_seconds": "(0, inf)",
+                "num_reranked": "[0, inf)",
+            },
+        )
 
     @property
     def is_evaluated(self) -> bool:
@@ -204,6 +217,7 @@ def load_retrieval_model(run: RetrievalRun) -> UMTForVideoTextPreTraining:
     if run.init_from.endswith(".pth"):
         start = convert_umt_checkpoint(run.init_from)
     else:
+        read_model_config(run.init_from)  # an error that states what the name is
         config = AutoConfig.from_pretrained(run.init_from)
         if config.model_type != UMTVideoTextConfig.model_type:
             raise ValueError(

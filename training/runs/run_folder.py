@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..atomic_files import atomic_write
-from ..trainers.base_trainer import UMTTrainingArguments
+from ..trainers.training_arguments import UMTTrainingArguments
 
 FILE_NAME = "run.json"
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)

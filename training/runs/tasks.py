@@ -5,18 +5,12 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import yaml
+
 from ..trainers.base_trainer import UMTTrainer
 from .initial_weights import without_weight_bars
-from .recipes import for_this_machine, read_recipe
-
-# task → its command, the module of this folder that runs it, and the function there
-TASKS = {
-    "stage1": ("pretrain", "pretraining_run", "pretrain_stage1"),
-    "stage2": ("pretrain", "video_text_run", "pretrain_stage2"),
-    "classification": ("finetune", "finetuning_run", "finetune_classification"),
-    "retrieval": ("finetune", "retrieval_run", "finetune_retrieval"),
-    "question_answering": ("finetune", "question_answering_run", "finetune_question_answering"),
-}
+from .recipes import for_this_machine, parse_recipe, read_recipe, recipe_values
+from .task_classes import TASKS, find_task, task_classes
 
 
 def pretrain(recipe: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> UMTTrainer:
@@ -71,13 +65,14 @@ def find_run(command: str, recipe: Mapping[str, Any]) -> tuple[ModuleType, str]:
     Raises:
         ValueError: the recipe has no `task`, or one that the command does not train.
     """
-    task = recipe.get("task")
-    known = [name for name, (owner, *_) in TASKS.items() if owner == command]
-    if task is None:
-        raise ValueError(f"The recipe has no `task`; add one to it: `task: {'`, or `task: '.join(known)}`.")
-    if task not in known:
-        owner, *_ = TASKS.get(str(task), (None,))
-        advice = f"train it with `umt {owner}`" if owner else f"`umt {command}` trains {', '.join(known)}"
-        raise ValueError(f"The `task` of the recipe is {task!r}, which `umt {command}` does not train; {advice}.")
-    _, module, function = TASKS[task]
+    _, module, function = TASKS[find_task(command, recipe)]
     return importlib.import_module(f".{module}", __package__), function
+
+
+def resolved_recipe(command: str, recipe: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> str:
+    """The recipe with all overrides as YAML, a recipe itself; arguments and errors are those of [`pretrain`]."""
+    recipe = as_mapping(recipe)
+    classes = task_classes(find_task(command, recipe))
+    parse_recipe(for_this_machine(recipe), overrides, *classes)  # checks the values too
+    values = recipe_values(recipe, overrides, *classes)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)

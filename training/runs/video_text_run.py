@@ -27,6 +27,8 @@ from ..data.alternating_clips import AlternatingClips, AlternatingStreams
 from ..data.captioned_records import load_captioned_records
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_stream import StreamedClipDataset
+from ..model_sources import read_model_config
+from ..trainers.argument_ranges import require_ranges
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
 from ..trainers.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
@@ -87,6 +89,19 @@ class VideoTextRun:
     teacher_image_size: int | None = None
     license: str | None = None
     num_devices: int = 32
+
+    def __post_init__(self):
+        require_ranges(
+            self,
+            {
+                "videos_per_epoch": "[0, inf)",
+                "images_per_epoch": "[0, inf)",
+                "num_frames": "[1, inf)",
+                "max_text_length": "[1, inf)",
+                "num_devices": "[1, inf)",
+                "teacher_image_size": "[1, inf)",
+            },
+        )
 
 
 def pretrain_stage2(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTVideoTextTrainer:
@@ -168,6 +183,7 @@ def load_stage2(name: str, fields: Mapping[str, Any]) -> UMTForVideoTextPreTrain
         return load_initial_weights(
             UMTForVideoTextPreTraining, None, new, config=config, state_dict=official.state_dict()
         )
+    read_model_config(name)  # an error that states what the name is
     if AutoConfig.from_pretrained(name).model_type != UMTVideoTextConfig.model_type:
         return None
     return load_initial_weights(UMTForVideoTextPreTraining, name, new, dtype=torch.float32, **fields)

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
 from processing_umt import VideoDecodeError
 
 from ..data.batching import batches, identity_collate
 from ..data.video_files import list_video_files
+from .clip_vectors import clip_vectors
 from .search_index import BrokenVideo, SearchIndex
 from .windows import read_windows
 
@@ -149,8 +149,7 @@ def embed_files(
         if read:
             pixels = torch.cat([clip for *_, clip in read]).to(model.device, model.dtype)
             with torch.inference_mode():
-                frames = model.get_video_features(pixels).pooler_output
-            vectors = mean_of_unit_vectors(frames.float()).cpu().numpy()
+                vectors = clip_vectors(model, pixels).cpu().numpy()
             for (video, window, _), vector in zip(read, vectors, strict=True):
                 windows[video].append({**window, "embedding": vector})
         for video, window, error in batch:

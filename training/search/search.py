@@ -22,7 +22,7 @@ from processing_umt.video_decoding_umt import VideoReader
 
 from ..atomic_files import atomic_write
 from ..data.batching import batches
-from ..pictures.run_page import Picture, Section, Table, Text, write_page
+from ..pictures.run_page import Link, Picture, Section, Table, Text, write_page
 from .search_index import SearchIndex
 from .windows import time_windows
 
@@ -132,7 +132,10 @@ def clock(seconds: float) -> str:
 def write_search_page(
     path: Path, query: str, moments: list[Moment], index: SearchIndex, processor: UMTProcessor
 ) -> None:
-    """Writes an HTML page of the results with a strip of frames per moment; the strips are in a folder beside it."""
+    """Writes an HTML page of the results with a strip of frames per moment; the strips are in a folder beside it.
+
+    Strips and file names are links to the video at the moment's time. Their paths are relative to the page.
+    """
     folder = path.with_name(f"{path.stem}_pictures")
     folder.mkdir(parents=True, exist_ok=True)
     rows, pictures = [], []
@@ -140,7 +143,8 @@ def write_search_page(
         name = os.path.relpath(moment.video, index.videos)
         span = f"{clock(moment.start)} to {clock(moment.end)}"
         match = "" if moment.match is None else f"{moment.match:.3f}"
-        rows.append((number, name, clock(moment.start), clock(moment.end), match, f"{moment.similarity:.3f}"))
+        link = Link(name, moment.video, f"t={moment.start:g},{moment.end:g}")
+        rows.append((number, link, clock(moment.start), clock(moment.end), match, f"{moment.similarity:.3f}"))
         try:
             strip = frame_strip(read_moment(moment, processor.video_processor, index.manifest.window, STRIP_FRAMES))
         except VideoDecodeError as error:
@@ -149,7 +153,7 @@ def write_search_page(
         picture = folder / f"{number:03}.jpg"
         with atomic_write(picture) as temporary:
             strip.save(temporary, "JPEG", quality=85)
-        pictures.append(Picture(picture, f"{number}. {name}, {span}"))
+        pictures.append(Picture(picture, f"{number}. {name}, {span}", link))
     model = index.manifest.model
     source = Text(f"Videos of {index.videos}, model {model.name}{f' ({model.revision})' if model.revision else ''}.")
     header = ("", "video", "from", "to", "match", "similarity")

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from .base_trainer import UMTTrainingArguments
 from .optimization import floored_cosine_schedule
+from .training_arguments import UMTTrainingArguments
 
 
 @dataclass
@@ -22,6 +22,11 @@ class AbsoluteLearningRateArguments(UMTTrainingArguments):
     """
 
     absolute_learning_rate: ClassVar[bool] = True
+
+    ranges: ClassVar[dict[str, str]] = UMTTrainingArguments.ranges | {
+        "learning_rate": "(0, inf)",
+        "learning_rate_floor": "[0, 1]",
+    }
 
     learning_rate: float = 1e-4
     base_learning_rate: float | None = None

@@ -20,8 +20,9 @@ from processing_umt.mixup_umt import draw_mix, mix_batch, smooth_targets
 from ..data.video_dataset import VideoClipDataset
 from ..evaluation.classification_metrics import TopKAccuracy
 from .activation_checkpointing import checkpoint_first_blocks
-from .base_trainer import UMTTrainer, UMTTrainingArguments
+from .base_trainer import UMTTrainer
 from .ema import WeightAverage
+from .training_arguments import UMTTrainingArguments
 
 # in the seeds of mixing, which therefore differ from those of clips
 MIXING_EPOCH = 2**31
@@ -44,6 +45,15 @@ class UMTFineTuningArguments(UMTTrainingArguments):
     """
 
     smooths_labels: ClassVar[bool] = True
+    ranges: ClassVar[dict[str, str]] = UMTTrainingArguments.ranges | {
+        "views_per_video": "[1, inf)",
+        "label_smoothing_factor": "[0, 1)",
+        "mixup_alpha": "[0, inf)",
+        "cutmix_alpha": "[0, inf)",
+        "checkpoint_blocks": "[0, inf)",
+        "ema_decay": "(0, 1)",
+        "early_stopping_patience": "[1, inf)",
+    }
 
     layer_decay: float = 0.75
     label_smoothing_factor: float = 0.1
@@ -59,15 +69,6 @@ class UMTFineTuningArguments(UMTTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.views_per_video < 1:
-            raise ValueError(f"`views_per_video` must be at least 1, but is {self.views_per_video}.")
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"`label_smoothing_factor` must be in [0, 1), but is {self.label_smoothing_factor}.")
-        if min(self.mixup_alpha, self.cutmix_alpha) < 0:
-            raise ValueError(
-                f"`mixup_alpha` is {self.mixup_alpha} and `cutmix_alpha` {self.cutmix_alpha}; each must be 0 (off) or "
-                "positive."
-            )
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("`early_stopping_patience` needs `load_best_model_at_end`, and an `eval_strategy`.")
         self.views_per_clip = self.views_per_video

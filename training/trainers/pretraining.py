@@ -9,14 +9,15 @@ student.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..pictures.run_pictures import MaskPicture
-from .base_trainer import UMTTrainingArguments
 from .teacher_student import TeacherStudentTrainer, check_mask_type
 from .teachers import check_teacher_fits
+from .training_arguments import UMTTrainingArguments
 
 
 @dataclass
@@ -29,6 +30,11 @@ class UMTPreTrainingArguments(UMTTrainingArguments):
         num_masks_per_clip: Number of masks, and so of student views, for one forward pass of the teacher.
     """
 
+    ranges: ClassVar[dict[str, str]] = UMTTrainingArguments.ranges | {
+        "mask_ratio": "[0, 1)",
+        "num_masks_per_clip": "[1, inf)",
+    }
+
     mask_type: str = "attention"
     mask_ratio: float = 0.8
     num_masks_per_clip: int = 1
@@ -39,8 +45,6 @@ class UMTPreTrainingArguments(UMTTrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         check_mask_type(self.mask_type)
-        if self.num_masks_per_clip < 1:
-            raise ValueError(f"`num_masks_per_clip` must be at least 1, but is {self.num_masks_per_clip}.")
         self.views_per_clip = self.num_masks_per_clip
 
 

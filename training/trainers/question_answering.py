@@ -7,7 +7,7 @@ wrong, it replaces and reports broken videos, as the other trainers do.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import EvalPrediction, PreTrainedModel
@@ -31,6 +31,8 @@ class UMTQuestionAnsweringArguments(AbsoluteLearningRateArguments):
         checkpoint_blocks: Number of blocks of the video encoder, from the first, whose activations are recomputed in
             the backward pass.
     """
+
+    ranges: ClassVar[dict[str, str]] = AbsoluteLearningRateArguments.ranges | {"checkpoint_blocks": "[0, inf)"}
 
     learning_rate: float = 2e-5
     checkpoint_blocks: int = 0

@@ -7,6 +7,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from modeling_umt import UMTConfig, UMTDinov2Teacher, UMTTeacherConfig, UMTTeacherModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import read_official_state_dict, teacher_config
 
+from ..model_sources import read_model_config
+
 _CLIP_B16 = {"patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 # configurations of the published recipes' teachers, so that an estimate needs no download
 PUBLISHED_TEACHERS = {
@@ -36,6 +38,7 @@ def load_teacher(name: str, student: UMTConfig, image_size: int | None = None) -
         state = read_official_state_dict(name)
         sizes = teacher_config(state, None).to_dict() | fields | image_size_field(image_size)
         return convert_umt_checkpoint(state, UMTTeacherConfig.from_dict(sizes))
+    read_model_config(name, "teacher")  # an error that states what the name is
     family = AutoConfig.from_pretrained(name).model_type
     if family == "umt_teacher":
         return UMTTeacherModel.from_pretrained(name, **fields)

@@ -13,7 +13,7 @@ Unusual:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ class UMTVideoTextArguments(AbsoluteLearningRateArguments):
         contrastive_gradients: With several processes: `"global"`, the gradients of the entire batch, or `"official"`,
             divided by the number of processes.
     """
+
+    ranges: ClassVar[dict[str, str]] = AbsoluteLearningRateArguments.ranges | {
+        "mask_ratio": "[0, 1)",
+        "image_mask_ratio": "[0, 1)",
+    }
 
     num_train_epochs: float = 10.0
     mask_type: str = "attention"

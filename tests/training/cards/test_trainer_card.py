@@ -23,7 +23,8 @@ from umt_training import RunFacts
 from umt_training.cards.run_facts import display_name, hub_name
 from umt_training.cards.trainer_card import final_evaluation, trainer_card
 from umt_training.runs.resume import save_with_card
-from umt_training.trainers.base_trainer import UMTTrainer, UMTTrainingArguments
+from umt_training.trainers.base_trainer import UMTTrainer
+from umt_training.trainers.training_arguments import UMTTrainingArguments
 
 
 def snippet(card: str) -> str:

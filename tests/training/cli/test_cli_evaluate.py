@@ -237,7 +237,7 @@ def test_labels_that_do_not_match_are_an_error_before_a_video_is_opened(model, d
 
 def test_models_that_are_not_classifiers_are_refused(data, tmp_path):
     UMTForPreTraining(tiny_classifier().config).save_pretrained(tmp_path / "pretrained")
-    with pytest.raises(ValueError, match=r"pretrained cannot be evaluated: it was saved without"):
+    with pytest.raises(ValueError, match=r"pretrained cannot be evaluated in classification: it is a stage-1 model"):
         run("--model", tmp_path / "pretrained", "--data", data)
 
 

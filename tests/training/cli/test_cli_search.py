@@ -1,9 +1,12 @@
 """`umt search` from a folder of videos to results and a page, with a tiny model."""
 
 import argparse
+import html as html_module
 import json
+import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -78,6 +81,11 @@ def test_page(videos, model, tmp_path):
     for picture in pictures:
         assert f'src="found_pictures/{picture.name}"' in html
         assert Image.open(picture).size == (4 * 240 + 3 * 4, 160)
+    # every link leads from the page's folder to a file; those of videos start at the moment
+    links = [unquote(html_module.unescape(link)) for link in re.findall(r'<a href="([^"]+)"', html)]
+    targets = {(page.parent / link.partition("#")[0]).resolve() for link in links}
+    assert targets == {(videos / "short.mp4").resolve(), (videos / "below" / "<long>.mp4").resolve()}
+    assert sorted(link.partition("#")[2] for link in links) == sorted(2 * ["t=0,0.8", "t=0,1", "t=1,1.5"])
 
 
 def test_an_index_in_another_folder(videos, model, tmp_path, capsys):
@@ -98,7 +106,10 @@ def test_refusals(videos, model, tmp_path):
         run("  ", videos, "--model", model)
     with pytest.raises(ValueError, match="--window is -1"):
         run("a dog", videos, "--model", model, "--window", -1)
-    with pytest.raises(ValueError, match="is a umt model and cannot search; a umt_video_text model is needed"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot search: it is a classifier \(UMTForVideoClassification\), and a model of videos and texts",
+    ):
         run("a dog", videos, "--model", save_tiny_classifier(tmp_path / "classifier"))
     run("a dog", videos, "--model", model, "--window", 1)
     with pytest.raises(ValueError, match="windows of 1 s, not 2 s"):

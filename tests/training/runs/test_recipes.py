@@ -14,8 +14,8 @@ from umt_training.cli import main
 from umt_training.runs import finetuning_run, tasks
 from umt_training.runs.pretraining_run import PreTrainingRun
 from umt_training.runs.recipes import RECIPES_FOLDER, parse_recipe, read_recipe, recipe_names
-from umt_training.trainers.base_trainer import UMTTrainingArguments
 from umt_training.trainers.pretraining import UMTPreTrainingArguments
+from umt_training.trainers.training_arguments import UMTTrainingArguments
 
 STAGE1 = ("umt_b16_k710_stage1", "umt_l16_k710_stage1")
 

@@ -312,7 +312,7 @@ def test_the_fraction_of_broken_videos_counts_videos_not_views(tmp_path):
     [
         ({"views_per_video": 0}, "`views_per_video` must be at least 1, but is 0"),
         ({"label_smoothing_factor": 1.0}, r"`label_smoothing_factor` must be in \[0, 1\), but is 1.0"),
-        ({"mixup_alpha": -0.1}, "`mixup_alpha` is -0.1"),
+        ({"mixup_alpha": -0.1}, "`mixup_alpha` must be at least 0, but is -0.1"),
         ({"ema_decay": 1.0}, "`ema_decay` must be between 0 and 1"),
     ],
 )
