@@ -1,20 +1,20 @@
 """Start and end of every training run: resume from the last checkpoint, save with a model card.
 
-Unusual: a checkpoint is used only if it is complete, which its state file shows, as Trainer writes that file last. A
-run that was killed while it saved resumes from the checkpoint before; Trainer would take the newest folder and fail.
+Unusual: a checkpoint is used only if it is complete and undamaged, by its checksums. A run that was killed while it
+saved resumes from the checkpoint before; Trainer would take the newest folder and fail.
 """
 
 import datetime
-import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from peft import PeftModel
 from safetensors.torch import load_model
+from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -23,6 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..atomic_files import atomic_write
 from ..trainers.base_trainer import UMTTrainer
+from ..trainers.checkpoint_files import checkpoint_problem
 from ..trainers.run_progress import log_line
 from ..trainers.run_state import RunState
 from .run_folder import RunFolder
@@ -40,7 +41,7 @@ def train_or_resume(trainer: UMTTrainer, folder: RunFolder, class_names: Sequenc
     """
     args = trainer.args
     folder.start(training_data(trainer, class_names))
-    checkpoint = args.resume_from_checkpoint or common_checkpoint(args.output_dir)
+    checkpoint = args.resume_from_checkpoint or common_checkpoint(args.output_dir, trainer.model)
     finished = None if args.resume_from_checkpoint else finished_run(trainer, checkpoint)
     if all(gather_object([finished is not None])):
         trainer.state, weights = finished
@@ -139,35 +140,31 @@ def save_with_card(trainer: UMTTrainer) -> None:
         trainer.create_model_card()
 
 
-def common_checkpoint(folder: str) -> str | None:
-    """The last complete checkpoint that the main process sees, for all processes.
+def common_checkpoint(folder: str, model: nn.Module | None = None) -> str | None:
+    """The last complete checkpoint of a model that the main process sees, for all processes.
 
     Raises:
         ValueError: another process does not see it.
     """
-    (checkpoint,) = broadcast_object_list([last_checkpoint(folder)])
-    if checkpoint is not None:
-        state = Path(checkpoint, TRAINER_STATE_NAME)
-        if not all(gather_object([state.is_file() and is_json(state)])):
-            raise ValueError(
-                f"Not all processes see {checkpoint}, from which the run would resume: `output_dir` must be in a file "
-                "system that all machines share."
-            )
+    is_main = PartialState().is_main_process
+    (checkpoint,) = broadcast_object_list([last_checkpoint(folder, model) if is_main else None])
+    if checkpoint is not None and not all(gather_object([Path(checkpoint, TRAINER_STATE_NAME).is_file()])):
+        raise ValueError(
+            f"Not all processes see {checkpoint}, from which the run would resume: `output_dir` must be in a file "
+            "system that all machines share."
+        )
     return checkpoint
 
 
-def last_checkpoint(folder: str) -> str | None:
-    """The newest complete checkpoint in a folder; None if there is none, or the folder does not exist."""
-    states = Path(folder).glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    steps = {int(state.parent.name[11:]): state for state in states if re.fullmatch(r"\d+", state.parent.name[11:])}
-    complete = [step for step, state in steps.items() if is_json(state)]
-    return str(steps[max(complete)].parent) if complete else None
+def last_checkpoint(folder: str, model: nn.Module | None = None) -> str | None:
+    """The newest complete checkpoint in a folder; None if there is none, or the folder does not exist.
 
-
-def is_json(path: Path) -> bool:
-    """Whether a file is complete JSON: Trainer may have been killed while it wrote the file."""
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+    Newer ones that are not complete, or are of another model than `model`, are named in a line each.
+    """
+    paths = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[1].isdecimal()]
+    for path in sorted(paths, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        problem = checkpoint_problem(path, model)
+        if problem is None:
+            return str(path)
+        print(f"{path} is not used: {problem}", flush=True)
+    return None

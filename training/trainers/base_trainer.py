@@ -16,10 +16,12 @@ import math
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import (
     PreTrainedModel,
@@ -42,6 +44,7 @@ from ..data.broken_videos import BrokenVideoLog
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
 from ..pictures.run_pictures import CURVES, CurvePicture
+from .checkpoint_files import checkpoint_problem
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
 from .run_progress import RunProgress
@@ -119,11 +122,16 @@ class UMTTrainer(Trainer):
         """Train as `Trainer` does.
 
         Raises:
-            ValueError: the checkpoint was saved with another effective batch size or other settings of the optimiser.
+            ValueError: the checkpoint was saved with another effective batch size or other settings of the optimiser,
+                or it is damaged or not complete.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True  # Trainer refuses True
         if isinstance(resume_from_checkpoint, str):
+            is_main, checkpoint = self.is_world_process_zero(), Path(resume_from_checkpoint)
+            (problem,) = broadcast_object_list([checkpoint_problem(checkpoint) if is_main else None])
+            if problem is not None:
+                raise ValueError(f"Training can't resume from {resume_from_checkpoint}: {problem}.")
             OptimizerSettings.of(self.args).check(resume_from_checkpoint)
             self.resumed_folder = os.path.dirname(os.path.abspath(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, **kwargs)

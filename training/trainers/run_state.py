@@ -11,10 +11,16 @@ from pathlib import Path
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..atomic_files import atomic_write
+from .checkpoint_files import write_checksums
 
 
 class RunState(TrainerState):
     """A `TrainerState` in whose file `best_model_checkpoint` is relative to the `output_dir` of the run.
+
+    Trainer writes the state of a checkpoint last; checksums of its other files are written before it.
 
     Args:
         state: The state of a new run, or as loaded from a file.
@@ -32,7 +38,11 @@ class RunState(TrainerState):
         stored = copy.copy(self)
         if stored.best_model_checkpoint is not None:
             stored.best_model_checkpoint = os.path.relpath(stored.best_model_checkpoint, self.output_dir)
-        TrainerState.save_to_json(stored, json_path)
+        path = Path(json_path)
+        if path.parent.name.startswith(PREFIX_CHECKPOINT_DIR):
+            write_checksums(path.parent)
+        with atomic_write(path) as temporary:
+            TrainerState.save_to_json(stored, str(temporary))
 
 
 class OptimizerSettings(TrainerCallback, ExportableState):

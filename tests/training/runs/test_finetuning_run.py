@@ -19,6 +19,7 @@ from finetuning_tools import (
     save_stage1,
     state_of,
     tiny_classifier,
+    tiny_trainer,
     write_recipe,
 )
 from peft import PeftModel
@@ -359,22 +360,13 @@ def test_a_killed_run_resumes_as_if_it_had_not_been_interrupted(clips, stage1, t
     assert json.loads((moved / "trainer_state.json").read_text())["best_model_checkpoint"] == best.name
 
 
-def test_last_checkpoint(tmp_path):
-    assert last_checkpoint(str(tmp_path / "absent")) is None and last_checkpoint(str(tmp_path)) is None
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11", "checkpoint-best"):
-        (tmp_path / name).mkdir()
-        if name != "checkpoint-11":
-            (tmp_path / name / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
-
-
 def test_processes_must_share_the_folder(tmp_path, monkeypatch):
     PartialState(cpu=True)
-    (tmp_path / "checkpoint-9").mkdir()
-    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
-    assert resume.common_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-9")
+    checkpoint = tmp_path / "checkpoint-2"
+    tiny_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
+    assert resume.common_checkpoint(str(tmp_path)) == str(checkpoint)
     monkeypatch.setattr(resume, "gather_object", lambda values: [*values, False])  # another process, another disk
-    with pytest.raises(ValueError, match=r"Not all processes see .*checkpoint-9.*file system that all machines share"):
+    with pytest.raises(ValueError, match=r"Not all processes see .*checkpoint-2.*file system that all machines share"):
         resume.common_checkpoint(str(tmp_path))
 
 
