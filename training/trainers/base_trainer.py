@@ -33,6 +33,7 @@ from transformers import (
     set_seed,
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..atomic_files import atomic_write
@@ -50,6 +51,7 @@ from .optimization import cosine_schedule, parameter_groups, scaled_learning_rat
 from .run_progress import RunProgress
 from .run_state import OptimizerSettings, RunState
 from .step_timer import StepTimer
+from .stop_signal import StopOnSignal
 from .training_arguments import UMTTrainingArguments
 
 
@@ -102,6 +104,8 @@ class UMTTrainer(Trainer):
         self.add_callback(RunReport(self))
         self.add_callback(OptimizerSettings.of(self.args))
         self.add_callback(CurvePicture)
+        self.stop_on_signal = StopOnSignal(self.accelerator)
+        self.add_callback(self.stop_on_signal)
         self.logged_at = (0, time.perf_counter())  # optimiser step and time of the last log line
         self.run_facts = run_facts or RunFacts()
 
@@ -124,6 +128,7 @@ class UMTTrainer(Trainer):
         Raises:
             ValueError: the checkpoint was saved with another effective batch size or other settings of the optimiser,
                 or it is damaged or not complete.
+            TrainingStopped: the process received SIGTERM or SIGUSR1; a checkpoint is saved.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True  # Trainer refuses True
@@ -134,7 +139,8 @@ class UMTTrainer(Trainer):
                 raise ValueError(f"Training can't resume from {resume_from_checkpoint}: {problem}.")
             OptimizerSettings.of(self.args).check(resume_from_checkpoint)
             self.resumed_folder = os.path.dirname(os.path.abspath(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint, **kwargs)
+        with self.stop_on_signal.handled():
+            return super().train(resume_from_checkpoint, **kwargs)
 
     def replace_progress_callback(self) -> None:
         """Print lines for people instead of Trainer's dictionaries; a notebook keeps Trainer's table."""
@@ -216,8 +222,17 @@ class UMTTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Trainer's method, timed. Removes the loader's report of broken videos from the batches and counts it."""
-        with self.timer.on_host("data"):
-            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        try:
+            with self.timer.on_host("data"):
+                batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise OSError(
+                f"A worker process of the data loader died at step {self.state.global_step}, usually because the "
+                "memory was exhausted: reduce `dataloader_num_workers` and resume from the last checkpoint. "
+                f"({error})"
+            ) from error
         for batch in batches:
             self.broken_videos.add(batch.pop("broken", []), num_clips=self.num_videos(batch))
         return batches, num_items
@@ -272,6 +287,12 @@ class UMTTrainer(Trainer):
             if self.guard.num_skipped:
                 logs["skipped_steps"] = self.guard.num_skipped
         super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Trainer's method without its file of pickled arguments, which contains the token of the Hub and local paths
+        and would be uploaded with the model."""
+        super()._save(output_dir, state_dict)
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Trainer's method, then a barrier: the main process writes the state file last, so a checkpoint with a state

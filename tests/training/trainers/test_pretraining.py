@@ -434,6 +434,15 @@ def test_too_many_non_finite_steps_stop_the_run_and_save_the_batch(records, tmp_
     assert trainer.compute_loss(trainer.model, {name: tensor[good] for name, tensor in inputs.items()}).isfinite()
 
 
+def test_a_run_in_which_every_step_was_skipped_is_an_error(records, tmp_path):
+    class OnlyPoison(PoisonedClips):
+        poisoned = range(16)
+
+    trainer = make_trainer(None, tmp_path, dataset=OnlyPoison(records, **clip_options()))
+    with pytest.raises(NonFiniteLossError, match="All 4 optimiser steps .* no model is saved"):
+        trainer.train()
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
