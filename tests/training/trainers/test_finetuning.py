@@ -392,7 +392,7 @@ class KilledWorker(torch.utils.data.Dataset):
 def test_a_worker_that_dies_is_a_clear_error(tmp_path):
     trainer = tiny_trainer(tmp_path, dataloader_num_workers=1)
     trainer.train_dataset = KilledWorker()
-    with pytest.raises(OSError, match="A worker process of the data loader died at step 0, .*dataloader_num_workers"):
+    with pytest.raises(OSError, match=r"A worker process of the data loader died at step 0, .*dataloader_num_workers"):
         trainer.train()
 
 

@@ -439,7 +439,7 @@ def test_a_run_in_which_every_step_was_skipped_is_an_error(records, tmp_path):
         poisoned = range(16)
 
     trainer = make_trainer(None, tmp_path, dataset=OnlyPoison(records, **clip_options()))
-    with pytest.raises(NonFiniteLossError, match="All 4 optimiser steps .* no model is saved"):
+    with pytest.raises(NonFiniteLossError, match=r"All 4 optimiser steps .* no model is saved"):
         trainer.train()
 
 
