@@ -116,7 +116,8 @@ def describe_task(description: str, task: str, recipe_name: str | None, tasks: l
     text = (
         f"{description[0].upper()}{description[1:]}. --key value overrides any key of the recipe; - and _ are the "
         f"same in a key. Below are the options {subject}; for {others}, give a --config of that task. Every other "
-        "field of transformers.TrainingArguments is an option, too. A CPU runs in float32 without --bf16 true."
+        "field of transformers.TrainingArguments is an option too. On a CPU a run is in float32 unless --bf16 true is "
+        "given."
     )
     return textwrap.fill(text, 110)
 
