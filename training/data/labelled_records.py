@@ -14,7 +14,6 @@ from .column_names import LABEL_NAMES, accepted_names
 _MOST_CLASSES = 20  # that are listed
 _MOST_NOTES = 10
 _MUCH_LARGER = 5  # a name of which so many times more videos have another spelling may be misspelt
-_RESEMBLANCE = 0.75  # of two names, as difflib measures it
 
 
 def check_classes(records: Dataset | IterableDataset, class_names: Sequence[str] | None = None) -> list[str]:
@@ -32,11 +31,6 @@ def check_classes(records: Dataset | IterableDataset, class_names: Sequence[str]
         class_names = records.features["label"].names
     labels = check_labels(records, class_names and len(class_names), "training")
     if class_names is None:
-        if sorted(labels) == list(range(1, len(labels) + 1)):
-            raise ValueError(
-                f"The labels of the training videos are counted from 1, 1 to {len(labels)}, but class indices are "
-                "counted from 0. Subtract 1, or give class names."
-            )
         class_names = placeholder_names(max(labels) + 1)
     if len(class_names) == 1:
         raise ValueError(
@@ -77,6 +71,12 @@ def check_labels(records: Dataset | IterableDataset, num_classes: int | None, pu
     labels = Counter(label if type(label) is int else None for label in records["label"])
     if missing := labels.pop(None, 0):
         raise ValueError(f"{missing} of {len(records)} {purpose} videos have no label, or one that is not an integer.")
+    highest = len(labels) if num_classes is None else num_classes
+    if min(labels) >= 1 and max(labels) == highest:
+        raise ValueError(
+            f"The labels of the {purpose} videos seem to be counted from 1, up to {highest}; class indices are 0 to "
+            f"{highest - 1}. Subtract 1, or give class names."
+        )
     limit = len(records) if num_classes is None else num_classes  # every class has a clip
     wrong = sorted(label for label in labels if not 0 <= label < limit)
     if wrong:
@@ -120,23 +120,20 @@ def describe_classes(counts: Mapping[int, int], class_names: Sequence[str]) -> l
 def _misspelt(order: Sequence[int], counts: Counter[int], names: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Pairs of a class and the larger one that it may be a misspelling of; `order` starts with the largest."""
     keys = [loose_key(name) for name in names]
+    # names that differ in a number, such as "round 1" and "round 2", are not misspelt
+    texts = [re.sub(r"\d+", "", key) for key in keys]
     for position, index in enumerate(order):
-        key, number = keys[index], max(counts[index], 1)
         larger = {}
         for other in reversed(order[:position]):
-            if keys[other] == key:
+            if keys[other] == keys[index]:
                 yield index, other
                 break
-            # names that differ in a number, such as "round 1" and "round 2", are not misspelt
-            if counts[other] >= _MUCH_LARGER * number and _without_digits(keys[other]) != _without_digits(key):
+            if counts[other] >= _MUCH_LARGER * counts[index] and texts[other] != texts[index]:
                 larger[keys[other]] = other
         else:
-            for match in difflib.get_close_matches(key, larger, n=1, cutoff=_RESEMBLANCE):
+            cutoff = max(0.75, 1 - 2 / len(keys[index]))  # two characters of a long name
+            for match in difflib.get_close_matches(keys[index], larger, n=1, cutoff=cutoff):
                 yield index, larger[match]
-
-
-def _without_digits(name: str) -> str:
-    return re.sub(r"\d+", "", name)
 
 
 def placeholder_names(num_classes: int) -> list[str]:
