@@ -54,7 +54,9 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..evaluation.retrieval import evaluate_retrieval, retrieval_set
 
     data = retrieval_set(
-        load_video_records(args.data, root=args.root, split=args.split), args.paragraph, args.several_videos
+        load_video_records(args.data, root=args.root, split=args.split, with_labels=False),
+        args.paragraph,
+        args.several_videos,
     )
     model, processor = load_video_text_model(args, "be evaluated in retrieval")
     scores = evaluate_retrieval(

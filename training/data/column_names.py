@@ -1,9 +1,9 @@
 """Names of the columns of a table of videos: those of this package, and others that are read as the same.
 
 Columns are recognised in any case, with spaces or hyphens instead of underscores (`File Name`). Of the groups below,
-earlier ones have priority. Two columns of videos in one group are an error, as are two of the first group of another
-kind: each could be meant. Two columns of a later group are left as they are. A column that the caller selects
-(`columns=`) comes before all of them.
+earlier ones have priority. Two columns of videos in one group are an error: each could be meant. So are `label` and
+`labels` where labels are needed; two other columns of one group are left as they are. A column that the caller
+selects (`columns=`) comes before all of them.
 """
 
 import numbers
@@ -94,7 +94,7 @@ def select_names(names: Sequence[str], columns: Mapping[str, str], source: str) 
     return {name: new_names.get(name, name) for name in names if name in new_names or name not in columns}
 
 
-def standard_names(kinds: Mapping[str, Any], selected: Collection[str], source: str) -> dict[str, str]:
+def standard_names(kinds: Mapping[str, Any], selected: Collection[str]) -> dict[str, str]:
     """New names of all columns, where labels, captions, questions and answers have the names of this package.
 
     Args:
@@ -102,27 +102,27 @@ def standard_names(kinds: Mapping[str, Any], selected: Collection[str], source: 
             with another name than `label` or `caption` is only read as such if its type fits: one value per video
             for labels, texts or lists of texts for captions.
         selected: Names that the caller has given to columns; they are final.
-        source: Name of the data, for the error.
-
-    Raises:
-        ValueError: several columns could be meant.
     """
     new_names = {name: name for name in kinds}
     free = [name for name in kinds if name not in selected]
     for standard, groups in _OPTIONAL_NAMES.items():
-        for number, group in enumerate(() if standard in selected else groups):
-            found = [name for name in free if _normalize(name) in group]
-            found = [name for name in found if name == standard or _fits(kinds[name], standard)]
-            if number == 0 and len(found) > 1:
-                raise ValueError(
-                    f"{source} has the columns {' and '.join(found)}, each of which may be the {standard}. Remove all "
-                    f"but one, or, in Python, select it with load_video_records(…, columns={{{standard!r}: …}})."
-                )
+        for group in () if standard in selected else groups:
+            found = [name for name in free if _is_one_of(name, kinds[name], standard, group)]
+            if len(found) == 1:
+                new_names[found[0]] = standard
             if found:
-                if len(found) == 1:
-                    new_names[found[0]] = standard
                 break
     return new_names
+
+
+def check_one_label(kinds: Mapping[str, Any], source: str) -> None:
+    """Raises a ValueError if several columns are named like `label` and have one value per video."""
+    found = [name for name in kinds if _is_one_of(name, kinds[name], "label", LABEL_NAMES[0])]
+    if len(found) > 1:
+        raise ValueError(
+            f"{source} has the columns {' and '.join(found)}, each of which may be the label. Remove all but one, or, "
+            "in Python, select it with load_video_records(…, columns={'label': …})."
+        )
 
 
 def rename_row(row: Mapping[str, Any], new_names: Mapping[str, str]) -> dict[str, Any]:
@@ -135,9 +135,11 @@ def _normalize(name: str) -> str:
     return re.sub(r"[\s-]+", "_", str(name).strip().lower())
 
 
-def _fits(kind: Any, standard: str) -> bool:
-    """Whether a column of this type or value may be the label (one value) or a text or texts."""
-    if kind is None:  # a row without it
+def _is_one_of(name: str, kind: Any, standard: str, group: Collection[str]) -> bool:
+    """Whether a column has a name of the group, and a type or value that can be the label (one value) or texts."""
+    if _normalize(name) not in group:
+        return False
+    if name == standard or kind is None:  # a row without it
         return True
     if standard == "label":
         return isinstance(kind, (ClassLabel, Value, str, numbers.Real))

@@ -39,8 +39,7 @@ def name_columns(
     kinds = dict(features) if features else first_record(records, source)
     column = "video" if "video" in columns else _video_column(kinds, columns, source)
     kept = {name: name for name in kinds if name != "video" or column == "video"} | {column: "video"}
-    selected = {"video", *columns}
-    standard = standard_names({new: kinds[name] for name, new in kept.items()}, selected, source)
+    standard = standard_names({new: kinds[name] for name, new in kept.items()}, {"video", *columns})
     records = rename_columns(records, {name: standard[new] for name, new in kept.items()})
     video = first_record(records, source)["video"]
     if not isinstance(video, (str, bytes, dict, Exception)) and not is_text((records.features or {}).get("video")):

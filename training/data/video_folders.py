@@ -11,7 +11,6 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
-from .class_indices import check_distinct
 from .table_columns import is_text, with_paths
 from .table_files import read_table
 from .video_files import check_some_exist, is_video_name, is_visible, walk_folder
@@ -31,9 +30,9 @@ def read_video_folder(folder: Path, split: str | None, columns: Mapping[str, str
         columns: new name → name in the metadata files, see `load_video_records`.
 
     Raises:
-        ValueError: the sub-folders are splits and none is chosen; the names of two classes are equal except for case,
-            spaces or Unicode form; a metadata file can't be read, lists a file outside its folder or none that
-            exists; there are several kinds of them; columns are selected, but there is no metadata file.
+        ValueError: the sub-folders are splits and none is chosen; a metadata file can't be read, lists a file outside
+            its folder or none that exists; there are several kinds of them; columns are selected, but there is no
+            metadata file.
         OSError: a folder can't be read.
     """
     inside = folder if split is None else folder / split
@@ -52,7 +51,6 @@ def read_video_folder(folder: Path, split: str | None, columns: Mapping[str, str
         return Dataset.from_dict({"video": videos})
     names = sorted(path.name for path in inside.iterdir() if path.is_dir() and is_visible(path.name))
     _check_no_splits(inside, set(names))
-    check_distinct(names, str(inside))
     features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"video": videos, "label": [parts[0] for parts in files]}, features=features)
 

@@ -250,7 +250,7 @@ def _names_in_row(row: Mapping[str, Any], columns: Mapping[str, str], source: st
             new_names[column] = "video"
         elif "id" not in row or not ("template" in row or set(row) == {"id"}):
             raise no_video_column(source, row)
-    standard = standard_names({new: row[name] for name, new in new_names.items()}, ("video", *selected), source)
+    standard = standard_names({new: row[name] for name, new in new_names.items()}, ("video", *selected))
     return {name: standard[new] for name, new in new_names.items()}
 
 

@@ -31,6 +31,7 @@ from datasets import (
 from processing_umt.video_source_umt import VideoDecodeError
 
 from .class_indices import check_distinct, class_indices, plain_labels, read_labels
+from .column_names import check_one_label
 from .table_columns import is_text, name_columns, with_paths
 from .table_files import read_table
 from .video_files import VIDEO_SUFFIXES, check_some_exist, is_video_name
@@ -48,6 +49,7 @@ def load_video_records(
     split: str | None = None,
     columns: dict[str, str] | None = None,
     class_names: Sequence[str] | None = None,
+    with_labels: bool = True,
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
     """Loads a table of videos from any source.
@@ -75,6 +77,7 @@ def load_video_records(
         class_names: class names in the order of their indices, to which labels are mapped; for a second split,
             `records.features["label"].names` of the first one. Default: all names that occur, in alphabetical order;
             integer labels without names are indices.
+        with_labels: False leaves the labels out, so that missing or unclear ones are no error.
         streaming: read a Hub data set during training instead of downloading it first. Shards are always streamed.
 
     Returns:
@@ -93,6 +96,11 @@ def load_video_records(
     else:
         records, default_root = name_columns(_choose_split(source, split), columns, name), None
     records = _join_root(records, root, default_root, name)
+    if not with_labels:
+        has_labels = "label" in (records.column_names or ["label"])  # a stream may not know its columns
+        return records.remove_columns("label") if has_labels else records
+    if records.features is not None and "label" not in columns:
+        check_one_label(records.features, name)
     return _encode_labels(records, class_names, name)
 
 

@@ -102,7 +102,7 @@ def test_headers(folder, text, row, suffix):
         ("v,run\n", "is not a path only"),
         ("v.mp4,3.0\n", "is not a path only"),
         ("video,label,labels\nv.mp4,a,b\n", "list.csv has the columns label and labels, each .* may be the label"),
-        ("Label,label,video\na,b,v.mp4\n", "the columns Label and label"),
+        ("Label,label,video\na,b,v.mp4\n", "the columns .* and .*, each of which may be the label"),
         ("path,file_name\nv.mp4,w.mp4\n", "the columns path and file_name, each of which may contain the videos"),
         ("video,label,label\nv.mp4,a,b\n", "several columns named 'label'"),
         ("video,label\n,run\n", "line 2: the video is ''; expected its path"),
@@ -197,6 +197,25 @@ def test_columns_are_renamed_at_once(names, columns):
     row = dict(zip(names, range(len(names)), strict=True))
     renamed = rename_columns(Dataset.from_list([row]), select_names(names, columns, "x"))
     assert dict(renamed[0]) == {new: row[old] for new, old in expected.items()}
+
+
+def test_data_that_need_no_labels_are_read_whatever_the_labels_are(folder):
+    faults = [
+        ("video,label,labels\nv.mp4,a,b\n", "each of which may be the label"),
+        ("video,category\nv.mp4,a\nw.mp4,\n", "have no label"),
+        ("video,category\nv.mp4,Sport\nw.mp4,sport\n", "differ only in case"),
+    ]
+    for text, message in faults:
+        with pytest.raises(ValueError, match=message):
+            read(folder, text)
+        assert {"video": "v.mp4"}.items() <= read(folder, text, with_labels=False)[0].items()
+        assert "label" not in read(folder, text, with_labels=False)[0]
+    for label in ("x", None):
+        stream = IterableDataset.from_generator(lambda label=label: iter([{"video": "v.mp4", "Class": label}]))
+        assert list(load_video_records(stream, with_labels=False)) == [{"video": "v.mp4"}]
+    table = Dataset.from_dict({"video": ["v.mp4"]})
+    for source in (table, table.to_iterable_dataset()):
+        assert list(load_video_records(source, with_labels=False)) == [{"video": "v.mp4"}]
 
 
 # --- types of columns and tables ------------------------------------------------------------------------------------
