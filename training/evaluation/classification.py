@@ -38,7 +38,8 @@ class ClassificationScores:
     """Results of `evaluate_classifier`, the same in every process. Accuracies are percentages of the scored videos."""
 
     top1: float
-    top5: float
+    top5: float | None
+    """None with five classes or fewer, where it would be 100 % for any model."""
     mean_class_accuracy: float
     """Mean of `per_class_accuracy` over the classes that have videos."""
     per_class_accuracy: list[float | None]
@@ -151,7 +152,7 @@ def evaluate_classifier(
     if len(scored) == 0:
         raise no_readable_video(skipped)
     probabilities, labels = merged["probabilities"][first], labels[scored]
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = {"top5": None}
     for metric in (TopKAccuracy, PerClassAccuracy, ConfusionMatrix):
         results |= metric().compute(predictions=probabilities, references=labels)
     return ClassificationScores(

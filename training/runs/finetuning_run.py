@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +27,8 @@ from processing_umt.augmentation_umt import augment_for_finetuning
 from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..cards.run_facts import RunFacts
-from ..data.labelled_records import check_classes, check_labels, hold_out, placeholder_names
+from ..data.class_indices import class_names_of, normalize_name
+from ..data.labelled_records import check_classes, check_labels, describe_classes, hold_out, placeholder_names
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..model_sources import read_model_config
@@ -165,6 +167,8 @@ def load_records(run: FineTuningRun, args: UMTFineTuningArguments) -> tuple[Data
     class_names = None if run.labels is None else load_labels(run.labels)
     records = load_video_records(run.data, root=run.data_root, split=run.train_split, class_names=class_names)
     class_names = check_classes(records, class_names)
+    if args.should_save:
+        print(*describe_classes(Counter(records["label"]), class_names), sep="\n", flush=True)
     if not run.is_evaluated:
         return records, None, class_names
     if run.eval_share:
@@ -266,17 +270,18 @@ def head_rows(source: UMTConfig, class_names: list[str]) -> list[int] | None:
     smaller Kinetics sets give them. If the checkpoint or the data has no names, equal numbers of classes are treated
     as the same classes, and 710 classes as the official Kinetics-710 head, as in the official code.
     """
-    source_names = [source.id2label[index] for index in range(source.num_labels)]
-    unnamed = placeholder_names(source.num_labels)
+    source_names, unnamed = class_names_of(source), placeholder_names(source.num_labels)
+    rows_of_source = {normalize_name(name): row for row, name in enumerate(source_names)}
     if len(class_names) == source.num_labels and unnamed in (source_names, class_names):
         return list(range(source.num_labels))
-    if source_names != unnamed and set(class_names) <= set(source_names):
-        return [source.label2id[name] for name in class_names]
-    if source.num_labels == 710 and set(class_names) <= k710_rows().keys():
-        rows = [k710_rows()[name] for name in class_names]
+    wanted = [normalize_name(name) for name in class_names]
+    if source_names != unnamed and set(wanted) <= rows_of_source.keys():
+        return [rows_of_source[name] for name in wanted]
+    if source.num_labels == 710 and set(wanted) <= k710_rows().keys():
+        rows = [k710_rows()[name] for name in wanted]
         if source_names == unnamed:
             return rows
         official_names = load_labels("k710")
-        if set(source_names) == set(official_names):
-            return [source.label2id[official_names[row]] for row in rows]
+        if rows_of_source.keys() == set(official_names):
+            return [rows_of_source[official_names[row]] for row in rows]
     return None

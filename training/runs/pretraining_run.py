@@ -126,7 +126,7 @@ def load_training_clips(
 ) -> VideoClipDataset | StreamedClipDataset:
     """Training clips: a random frame of each segment, multi-scale crop, flip (section 3.2)."""
     return training_clips(
-        load_video_records(run.data, root=run.data_root, streaming=run.streaming),
+        load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming),
         args,
         run.samples_per_epoch,
         num_frames=student.num_frames,
@@ -150,7 +150,11 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
     teacher = size_teacher(run.teacher, student.config, run.teacher_image_size)
     seeds = torch.zeros(1, dtype=torch.int64, device="meta")
     select = partial(TOKEN_SELECTIONS[args.mask_type], mask_ratio=args.mask_ratio, sample_seeds=seeds)
-    records = [] if run.data is None else load_video_records(run.data, root=run.data_root, streaming=run.streaming)
+    records = (
+        []
+        if run.data is None
+        else load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming)
+    )
     return describe_cost(
         estimate_pretraining(student, teacher, select),
         num_clips=len(records) if records and hasattr(records, "__len__") else run.samples_per_epoch,

@@ -164,7 +164,7 @@ def run_facts(run: RetrievalRun) -> RunFacts:
 
 def load_training_pairs(run: RetrievalRun, args: UMTVideoTextArguments, image_size: int) -> VideoClipDataset:
     """Augmented clips, a pair for each text of a video."""
-    records = load_video_records(run.data, root=run.data_root, split=run.train_split)
+    records = load_video_records(run.data, root=run.data_root, split=run.train_split, with_labels=False)
     return VideoClipDataset(
         CaptionedRecords([join_captions(records) if run.paragraph else records], run.positives),
         num_frames=run.num_frames,
@@ -185,7 +185,9 @@ def load_evaluation_set(run: RetrievalRun) -> RetrievalSet | None:
     """The videos and texts of the evaluation data; None without evaluation data."""
     if not run.is_evaluated:
         return None
-    records = load_video_records(run.eval_data or run.data, root=run.data_root, split=run.eval_split)
+    records = load_video_records(
+        run.eval_data or run.data, root=run.data_root, split=run.eval_split, with_labels=False
+    )
     return retrieval_set(records, run.paragraph, run.several_videos)
 
 

@@ -80,7 +80,7 @@ class UMTFineTuningTrainer(UMTTrainer):
     Args:
         model ([`UMTForVideoClassification`] or `PeftModel`): The classifier.
         args ([`UMTFineTuningArguments`]): The training arguments.
-        compute_metrics (*optional*): Defaults to top-1 and top-5 accuracy in percent.
+        compute_metrics (*optional*): Defaults to top-1 and, with six classes or more, top-5 accuracy in percent.
         kwargs: Further arguments of [`UMTTrainer`]. `train_dataset` is a `VideoClipDataset` with `labels` and
             `args.views_per_video` views of each video.
 
@@ -176,5 +176,5 @@ class AverageWeights(TrainerCallback):
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent, of single views."""
+    """Top-1 and, with six classes or more, top-5 accuracy in percent, of single views."""
     return TopKAccuracy().compute(predictions=prediction.predictions, references=prediction.label_ids)

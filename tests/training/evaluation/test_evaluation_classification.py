@@ -151,7 +151,7 @@ def test_views_merge_as_recorded(recorded):
             return {}
 
     class Model(torch.nn.Module):
-        config = SimpleNamespace(problem_type=None, num_labels=table.shape[1], label2id={})
+        config = SimpleNamespace(problem_type=None, num_labels=table.shape[1], id2label=dict(enumerate("abcdef")))
         dtype, device = torch.float32, torch.device("cpu")
 
         def forward(self, pixel_values_videos):

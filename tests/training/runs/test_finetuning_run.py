@@ -2,6 +2,7 @@
 
 import json
 import socket
+import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,6 +81,30 @@ def test_evaluation_videos(clips, tmp_path):
     train, held_out, names = load(tmp_path, data_root=str(clips), train_split="train", eval_split="val")
     assert (len(train), len(held_out), names) == (2, 1, ["LABEL_0", "LABEL_1"])
     assert held_out["video"][0] == str(clips / "run" / "2.mp4")
+
+
+def test_the_classes_are_printed_before_training(clips, tmp_path, capsys):
+    load(clips)
+    assert capsys.readouterr().out == "2 classes, 8 videos:\n  jump  4\n  run   4\n"
+    rows = [f"{name}/{video}.mp4,{name}\n" for name in ("jump", "run") for video in range(4)]
+    (tmp_path / "list.csv").write_text("video,label\n" + "".join(rows * 2) + "run/0.mp4,runn\n")
+    load(tmp_path / "list.csv", data_root=str(clips))
+    assert "note: the class 'runn' (1) may be a misspelling of 'run' (8)" in capsys.readouterr().out
+    save_clips_of_classes(tmp_path / "one", ("run",), number=2)
+    with pytest.raises(ValueError, match="one class only, 'run'"):
+        load(tmp_path / "one")
+
+
+def test_rows_of_a_head_are_found_by_id2label_in_any_unicode_form():
+    """`from_pretrained(…, id2label=…)` leaves `label2id` as it was."""
+    names = ["zumba", unicodedata.normalize("NFD", "café"), "archery"]
+    config = UMTConfig(id2label=dict(enumerate(names)), label2id={"archery": 0, "zumba": 1})
+    assert head_rows(config, ["archery", "zumba"]) == [2, 0]
+    assert head_rows(config, [unicodedata.normalize("NFC", "café"), "zumba"]) == [1, 0]
+    assert head_rows(config, ["juggling", "zumba"]) is None
+    official = load_labels("k710")
+    config = UMTConfig(id2label=dict(enumerate(reversed(official))), label2id=dict.fromkeys(official, 0))
+    assert head_rows(config, official[:3]) == [709, 708, 707]
 
 
 def test_wrong_evaluation_videos_are_refused_before_a_step(clips, tmp_path):

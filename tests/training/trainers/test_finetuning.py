@@ -272,7 +272,8 @@ def test_accuracy_of_single_views(tmp_path):
     with torch.no_grad():
         outputs = trainer.model.eval()(batch["pixel_values_videos"], labels=batch["labels"])
     hits = (outputs.logits.argmax(-1) == batch["labels"]).float().mean().item()
-    assert measured["eval_top1"] == pytest.approx(100 * hits) and measured["eval_top5"] == 100.0
+    assert measured["eval_top1"] == pytest.approx(100 * hits)
+    assert "eval_top5" not in measured  # 100 % for any model of three classes
     assert measured["eval_loss"] == pytest.approx(outputs.loss.item(), abs=1e-5)
 
 
