@@ -103,7 +103,7 @@ class VideoSource:
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
         try:
             container = av.open(self.file, mode="r", options=options, metadata_errors="replace")
-        except (av.error.FFmpegError, ValueError) as error:
+        except (av.error.FFmpegError, OSError, ValueError) as error:  # OSError: a position that a header states
             if self.read_at(4, 4) in (b"ftyp", b"mdat", b"wide", b"free", b"skip"):
                 raise VideoDecodeError(self.name, "truncated", "it has no index (moov)") from error
             raise VideoDecodeError(self.name, "not_a_video") from error
