@@ -21,7 +21,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ..atomic_files import atomic_write
 from ..trainers.base_trainer import UMTTrainer
 from ..trainers.checkpoint_files import checkpoint_problem
 from ..trainers.run_progress import log_line
@@ -72,8 +71,7 @@ class SaveFinalState(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         is_finished = state.global_step >= state.max_steps or control.should_training_stop  # or stopped early
         if is_finished and state.is_world_process_zero:
-            with atomic_write(Path(args.output_dir, TRAINER_STATE_NAME)) as temporary:
-                state.save_to_json(str(temporary))
+            state.save_to_json(os.path.join(args.output_dir, TRAINER_STATE_NAME))
 
 
 def finished_run(trainer: UMTTrainer, last: str | None) -> tuple[RunState, str] | None:
