@@ -7,6 +7,7 @@ accumulation may change if their product with the number of processes stays the 
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -101,7 +102,7 @@ class RunFolder:
         changed = [
             f"`{key}` was {abbreviated(saved[key])} and is {abbreviated(value)}"
             for key, value in given.items()
-            if key in saved and saved[key] not in (value, portable(value, self.path, must_exist=False))
+            if key in saved and saved[key] not in (value, portable(value, must_exist=False))
         ]
         if changed:
             raise ValueError(
@@ -133,26 +134,27 @@ class RunFolder:
 
 
 def run_settings(run: Any, args: UMTTrainingArguments) -> dict[str, Any]:
-    """The settings that determine the result of a run, as `run.json` contains them: local paths relative to it."""
-    folder = Path(args.output_dir)
+    """The settings that determine the result of a run, as `run.json` contains them."""
     keys = {key: value for key, value in dataclasses.asdict(run).items() if key not in FREE_RUN_KEYS}
     arguments = {key: value for key, value in args.to_dict().items() if not is_free(key)}
     settings = {**keys, **arguments, "effective_batch_size": args.effective_batch_size}
     if args.absolute_learning_rate:
         settings["learning_rate"] = args.learning_rate
-    return json.loads(json.dumps({key: portable(value, folder) for key, value in settings.items()}))
+    return json.loads(json.dumps({key: portable(value) for key, value in settings.items()}))
 
 
 def is_free(key: str) -> bool:
     return key in FREE or any(key.startswith(prefix) for prefix in FREE if prefix.endswith("_"))
 
 
-def portable(value: Any, folder: Path, must_exist: bool = True) -> Any:
-    """A setting whose local paths, alone or in a list, are relative to the folder of the run."""
+def portable(value: Any, must_exist: bool = True) -> Any:
+    """A setting whose local paths, alone or in a list, are names with a hash of the absolute path: the same from any
+    working directory and after the run's folder was moved, and not a path of this machine."""
     if isinstance(value, list):
-        return [portable(element, folder, must_exist) for element in value]
+        return [portable(element, must_exist) for element in value]
     if isinstance(value, str) and value and (os.path.exists(value) or not must_exist):
-        return os.path.relpath(value, folder)
+        path = os.path.abspath(value)
+        return f"{os.path.basename(path)} ({hashlib.blake2b(path.encode(), digest_size=4).hexdigest()})"
     return value
 
 

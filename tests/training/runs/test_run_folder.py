@@ -75,16 +75,18 @@ def test_a_complete_run_is_not_changed(parts, tmp_path, case, capsys):
     assert same_weights(first.model, again.model)
 
 
-def test_paths_do_not_depend_on_the_working_directory(parts, tmp_path, monkeypatch, capsys):
+def test_paths_depend_on_neither_the_working_directory_nor_the_place_of_the_run(parts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(parts)
     keys = {"init_from": "stage1", "data": "clips", "num_train_epochs": 1}
     finetune(write_recipe(tmp_path / "recipe.yaml", **keys), ["--output_dir", os.path.relpath(tmp_path / "run")])
-    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
-    assert settings["data"] == os.path.relpath(parts / "clips", tmp_path / "run")
-    assert not [key for key, value in settings.items() if isinstance(value, str) and os.path.isabs(value)]
+    text = (tmp_path / "run" / "run.json").read_text()
+    assert json.loads(text)["settings"]["data"].startswith("clips (") and str(tmp_path) not in text
+    assert str(parts) not in text
     monkeypatch.chdir(tmp_path)
     keys |= {"init_from": str(parts / "stage1"), "data": str(parts / "clips")}
-    finetune(write_recipe(tmp_path / "recipe.yaml", **keys), ["--output_dir", "run"])
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "run").rename(tmp_path / "a" / "b" / "moved")
+    finetune(write_recipe(tmp_path / "recipe.yaml", **keys), ["--output_dir", "a/b/moved"])
     assert "is complete" in capsys.readouterr().out
 
 
@@ -106,10 +108,11 @@ def test_other_settings_are_refused(parts, tmp_path, finished):
         ("--preset", "lora", '`preset` was "full" and is "lora"'),
         ("--model", '{"drop_path_rate": 0.3}', '`model` was {} and is {"drop_path_rate": 0.3}'),
         ("--seed", "7", "`seed` was 42 and is 7"),
-        ("--data", str(parts / "videos"), f'is "{os.path.relpath(parts / "videos", run)}"'),
+        ("--data", str(parts / "videos"), r'`data` was "clips (.*)" and is "videos (.*)"'),
         ("--mixup_alpha", "0.8", "`mixup_alpha` was 0.0 and is 0.8"),  # the value of the default
     ]:
-        with pytest.raises(ValueError, match=re.escape(difference)) as error:
+        pattern = re.escape(difference).replace(r"\.\*", ".*")
+        with pytest.raises(ValueError, match=pattern) as error:
             finetune(recipe, [*overrides, option, value])
         assert "\n" not in str(error.value) and "another --output_dir" in str(error.value)
     assert contents(run) == before
