@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from processing_umt.video_inputs_umt import IMAGE_SUFFIXES
+from processing_umt.image_frames_umt import IMAGE_SUFFIXES
 
 from .video_files import VIDEO_SUFFIXES
 
