@@ -37,6 +37,7 @@ from .remote_code_umt import UMTRemoteCodeMixin
 from .token_selection_umt import resolve_visible_indices
 from .transformer_block_umt import UMTAttention, UMTLayer, UMTQKVLinear
 from .video_embeddings_umt import UMTEmbeddings
+from .view_averaging_umt import average_views
 
 
 class UMTPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
@@ -260,7 +261,9 @@ class UMTForVideoClassification(UMTPreTrainedModel):
         """Classify clips.
 
         Args:
-            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
+            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`]. With a sixth
+                dimension, `(batch, views, frames, channels, height, width)`, the predictions of the views are
+                averaged: `logits` has one row per video, whose softmax is the mean of the views' probabilities.
             labels (int64 `(batch,)`, *optional*): Class indices; with them the cross-entropy is returned too. Other
                 kinds of labels follow Transformers' `problem_type` rules.
 
@@ -271,6 +274,9 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             ValueError: if the clips do not fit the model, which includes their number of frames with
                 `pooling="frames"`.
         """
+        num_views = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 6 else None
+        if num_views is not None:
+            pixel_values_videos = pixel_values_videos.flatten(0, 1)  # (batch * views, T, C, H, W)
         outputs = self.umt(pixel_values_videos, return_dict=True, **kwargs)
         pooled = outputs.pooler_output
         if self.config.pooling == "attention":
@@ -280,6 +286,8 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             frame_states = outputs.last_hidden_state.unflatten(1, (num_frames, -1)).mean(dim=2)  # (B, T, D)
             pooled = self.frame_pooling(self.umt.fc_norm(frame_states))
         logits = self.classifier(pooled)
+        if num_views is not None:
+            logits = average_views(logits, num_views, self.config.problem_type)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoVideoProcessor, pipeline
+from transformers import AutoVideoProcessor, Trainer, TrainingArguments, pipeline
 
 from modeling_umt import UMTConfig, UMTForVideoClassification
 from processing_umt import UMTVideoProcessor, VideoDecodeError, fold_views
@@ -625,6 +626,32 @@ def test_pipeline_takes_any_number_of_frames(num_frames, repository, clip):
     assert len(classify(str(clip), num_frames=num_frames)) == 3
 
 
+@pytest.mark.parametrize("views", [{"num_clips": 4}, {"num_crops": 3}, {"num_clips": 2, "num_crops": 3}])
+def test_pipeline_and_trainer_average_the_views(views, clip, tall_clip, tmp_path):
+    """As `fold_views` does for the views of the processor, which are not grouped."""
+    model, processor = tiny_model(), UMTVideoProcessor(**SMALL, **views)
+    torch.nn.init.normal_(model.classifier.weight, std=3.0)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    videos, num_views = [str(clip), str(tall_clip)], math.prod(views.values())
+    inputs = processor(videos, return_tensors="pt")
+    assert inputs["pixel_values_videos"].shape == (2 * num_views, 4, 3, 32, 32)
+    with torch.no_grad():
+        expected = fold_views(model(**inputs).logits, num_views)
+    for classify in (
+        pipeline("video-classification", model=str(tmp_path)),
+        pipeline("video-classification", model=model, video_processor=processor),
+    ):
+        for answer, row in zip(classify(videos, top_k=3), expected, strict=True):
+            scores = {entry["label"]: entry["score"] for entry in answer}
+            names = [model.config.id2label[index] for index in range(3)]
+            np.testing.assert_allclose([scores[name] for name in names], row, rtol=1e-4)
+    examples = [processor(video, return_tensors="pt") for video in videos]
+    arguments = TrainingArguments(output_dir=tmp_path / "run", report_to="none", use_cpu=True)
+    predictions = Trainer(model, arguments).predict(examples).predictions
+    np.testing.assert_allclose(torch.from_numpy(predictions).softmax(dim=-1), expected, rtol=1e-4)
+
+
 def test_remote_code(repository, clip, tmp_path):
     """A saved repository works without the packages of this project."""
     names = {path.name for path in repository.glob("*.py")}
@@ -637,6 +664,8 @@ assert type(processor).__module__.startswith("transformers_modules"), type(proce
 print(float(processor({str(clip)!r}, return_tensors="pt", num_clips=2)["pixel_values_videos"].double().sum()))
 classify = pipeline("video-classification", model={str(repository)!r}, trust_remote_code=True)
 print(classify({str(clip)!r}, top_k=1)[0]["score"])
+classify.video_processor.num_clips = 3
+print(classify({str(clip)!r}, top_k=1)[0]["score"])
 assert not any(name.split(".")[0] in ("processing_umt", "modeling_umt", "umt_training") for name in sys.modules)
 """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -645,7 +674,9 @@ assert not any(name.split(".")[0] in ("processing_umt", "modeling_umt", "umt_tra
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert outcome.returncode == 0, outcome.stderr
-    total, score = map(float, outcome.stdout.split())
+    total, score, mean_score = map(float, outcome.stdout.split())
     assert total == pytest.approx(float(pixels(clip, num_clips=2).double().sum()))
     with torch.no_grad():
         assert score == pytest.approx(float(tiny_model()(pixels(clip)).logits.softmax(-1).max()), rel=1e-5)
+        mean = fold_views(tiny_model()(pixels(clip, num_clips=3)).logits, 3)
+    assert mean_score == pytest.approx(float(mean.max()), rel=1e-5)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from processing_umt.video_inputs_umt import IMAGE_SUFFIXES
+from processing_umt.image_frames_umt import IMAGE_SUFFIXES
 
 from .column_names import (
     VIDEO_NAMES,
