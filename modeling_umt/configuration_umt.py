@@ -111,19 +111,21 @@ class UMTConfig(PreTrainedConfig):
     alignment_loss: str = "l2"
 
     def __post_init__(self, **kwargs):
-        given = self.label2id and {name: int(index) for name, index in self.label2id.items()}
+        given = self.label2id
+        indices = given and integers(given)
         if (
             given
             and self.id2label is None
-            and sorted(given.values()) == list(range(kwargs.get("num_labels", len(given))))
+            and sorted(indices.values()) == list(range(kwargs.get("num_labels", len(given))))
         ):
-            self.id2label = dict(enumerate(sorted(given, key=given.get)))
-        elif given and "num_labels" not in kwargs and given != inverse(self.id2label or {}):
+            self.id2label = dict(enumerate(sorted(given, key=indices.get)))
+        elif given and "num_labels" not in kwargs and indices != inverse(self.id2label or {}):
             logger.warning(
                 "The configuration's `label2id` disagrees with its `id2label`; the names of `id2label` are used."
             )
         super().__post_init__(**kwargs)
-        self.label2id = inverse(self.id2label)
+        agrees = indices == inverse(self.id2label)
+        self.label2id = given if agrees else inverse(self.id2label)
 
     def __setattr__(self, key, value):
         super().__setattr__(key, value)
@@ -132,7 +134,7 @@ class UMTConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Raise a ValueError if fields do not fit together."""
-        if self.label2id != inverse(self.id2label):
+        if integers(self.label2id) != inverse(self.id2label):
             raise ValueError(
                 f"`label2id` {shortened(self.label2id)} disagrees with `id2label` {shortened(self.id2label)}. Give "
                 "`id2label` alone: `label2id` follows from it."
@@ -391,6 +393,11 @@ class UMTVideoTextConfig(PreTrainedConfig):
 def inverse(id2label: dict[int | str, str]) -> dict[str, int]:
     """The `label2id` of an `id2label`, whose keys are strings in a JSON file."""
     return {name: int(index) for index, name in id2label.items()}
+
+
+def integers(label2id: dict[str, int | str]) -> dict[str, int]:
+    """A `label2id` whose indices may be strings."""
+    return {name: int(index) for name, index in label2id.items()}
 
 
 def shortened(names: dict | None) -> str:

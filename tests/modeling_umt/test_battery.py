@@ -18,7 +18,7 @@ from accelerate import init_empty_weights, load_checkpoint_and_dispatch
 from accelerate.utils import set_module_tensor_to_device
 from torch.utils.data import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
-from transformers.utils import is_torchao_available
+from transformers.utils import is_torchao_available, logging
 
 from modeling_umt import (
     UMTConfig,
@@ -947,18 +947,27 @@ def test_frames_that_tubelets_do_not_divide_are_refused(case):
 
 
 @cases()
-@pytest.mark.parametrize(
-    "name, value", [("is_causal", True), ("bool_mask", torch.ones(2, 64)), ("position_ids", torch.arange(64))]
-)
-def test_unknown_keywords_are_refused(case, name, value):
-    """Transformers' attention functions would interpret some and ignore the others."""
+@pytest.mark.parametrize("name", ["is_causal", "position_ids", "pixel_value_videos", "output_hidden_state", "dropout"])
+def test_unknown_keywords_with_a_meaning_are_refused(case, name):
+    """Transformers' attention functions would act on some and ignore the others."""
     model = case.build()
     inputs = case.batch(model)
     with pytest.raises(
         TypeError, match=rf"{case.model_class.__name__}.forward\(\).*`{name}`; .*`pixel_values_videos`"
     ):
-        model(**inputs, **{name: value})
+        model(**inputs, **{name: 1})
     assert_same(case.run(model, inputs, **{name: None}), case.run(model, inputs))
+
+
+@cases()
+def test_other_entries_of_a_batch_are_left_out_with_a_warning(case, caplog):
+    model = case.build()
+    inputs = case.batch(model)
+    expected = case.run(model, inputs)
+    logging.warning_once.cache_clear()  # it is of the process
+    assert_same(case.run(model, inputs, video_index=torch.arange(2), use_cache=False), expected)
+    assert f"{case.model_class.__name__}.forward() ignores the unknown argument `video_index`" in caplog.text
+    assert "use_cache" not in caplog.text
 
 
 def _hidden(*counts: int) -> torch.Tensor:

@@ -145,7 +145,7 @@ def test_label2id_is_the_inverse_of_id2label(fields, names, tmp_path):
     config.save_pretrained(tmp_path)
     for each in (config, UMTConfig.from_pretrained(tmp_path)):
         assert each.id2label == dict(enumerate(names)) and each.num_labels == len(names)
-        assert each.label2id == {name: index for index, name in enumerate(names)}
+        assert {name: int(index) for name, index in each.label2id.items()} == {n: i for i, n in enumerate(names)}
 
 
 def test_names_of_classes_change_together(tmp_path):

@@ -142,7 +142,7 @@ def test_features_as_tuples(eager, medium):
 
 
 @pytest.mark.parametrize("medium", ["text", "video"])
-@pytest.mark.parametrize("name", ["encoder_hidden_states", "is_causal", "labels"])
+@pytest.mark.parametrize("name", ["encoder_hidden_states", "is_causal", "inputs_embeds"])
 def test_features_refuse_unknown_keywords(eager, medium, name):
     with pytest.raises(TypeError, match=rf"get_{medium}_features\(\) got the unknown argument `{name}`"):
         features(eager, medium, **{name: torch.ones(3, 8, 16)})
