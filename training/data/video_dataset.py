@@ -73,7 +73,7 @@ class ClipReader:
         frames = self._read_frames(record["video"], generator)
         fields = {}
         if (label := record.get("label")) is not None:
-            if not isinstance(label, (int, np.integer)):
+            if not isinstance(label, (int, np.integer)) or isinstance(label, bool):
                 raise ValueError(f"A label is {label!r}; expected an integer. Pass class_names to load_video_records.")
             fields["labels"] = int(label)
         fields |= {name: record[name] for name in ("match_id", *_TEXTS) if record.get(name) is not None}

@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 from .table_columns import is_text, with_paths
 from .table_files import read_table
 from .video_files import check_some_exist, is_video_name, is_visible, walk_folder
+from .video_shards import SHARD_SUFFIXES
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
@@ -38,6 +39,8 @@ def read_video_folder(folder: Path, split: str | None, columns: Mapping[str, str
     inside = folder if split is None else folder / split
     files = list(walk_folder(inside, lambda name: is_video_name(name) or name in METADATA_NAMES))
     metadata = [inside.joinpath(*parts) for parts in files if parts[-1] in METADATA_NAMES]
+    if len(metadata) == len(files) and any(path.name.endswith(SHARD_SUFFIXES) for path in inside.iterdir()):
+        return None  # a description of shards
     if split is not None and not metadata:  # one list of all splits
         metadata = [folder / name for name in METADATA_NAMES if (folder / name).is_file()]
     if metadata:

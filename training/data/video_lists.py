@@ -54,6 +54,8 @@ def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}. Pass a list of videos as text.") from error
+    if "\0" in text:
+        raise ValueError(f"{path} contains the character NUL, so it is not text. Pass a list of videos as text.")
     suffix = path.suffix.lower()
     if suffix == ".json":
         rows = _name_rows(_read_json(text, path), columns or {}, path)
@@ -231,10 +233,10 @@ def _name_rows(rows: list[tuple[str, Any]], columns: Mapping[str, str], path: Pa
             names_of[names] = _names_in_row(row, columns, f"{path}, {where}" if names_of else str(path))
         row = rename_row(row, names_of[names])
         if "video" not in row:
-            row = _something_something(row)
+            row = _something_something(row, f"{path}, {where}")
         videos = row["video"] if isinstance(row["video"], list) else [row["video"]]
         for video in videos:
-            if not isinstance(video, str) or not video:
+            if not isinstance(video, str) or not video or re.search(r"[\n\0]", video):
                 raise ValueError(f"{path}, {where}: the video is {video!r}; expected its path.")
         named += [{**row, "video": video} for video in videos]
     return named
@@ -254,10 +256,12 @@ def _names_in_row(row: Mapping[str, Any], columns: Mapping[str, str], source: st
     return {name: standard[new] for name, new in new_names.items()}
 
 
-def _something_something(row: dict[str, Any]) -> dict[str, Any]:
+def _something_something(row: dict[str, Any], source: str) -> dict[str, Any]:
     """Video `id.webm`; the class is the template without brackets, and the caption the text in `label`."""
     row = {"video": f"{row['id']}.webm", **row}
     if "template" in row:
+        if not isinstance(row["template"], str):
+            raise ValueError(f"{source}: the template is {row['template']!r}; expected a text.")
         row["caption"] = row.pop("label", None)
         row["label"] = row["template"].replace("[", "").replace("]", "")
     return row

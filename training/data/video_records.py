@@ -214,9 +214,10 @@ def _join_root(
             return records
         raise ValueError(f"root was given, but the videos of {source} are not paths in a table.")
     limit = None if root is None else os.path.abspath(folder)
-    if absent := [row for row, path in enumerate(records["video"]) if not path]:
+    videos = list(records["video"])
+    if absent := [row for row, path in enumerate(videos) if not path]:
         raise ValueError(f"{len(absent)} rows of {source} have no video, first row {absent[0]}. Remove them.")
-    paths = [_join(path, os.fspath(folder), limit) for path in records["video"]]
+    paths = [_join(path, os.fspath(folder), limit) for path in videos]
     check_some_exist(paths, source)
     return with_paths(records, paths)
 

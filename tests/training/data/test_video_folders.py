@@ -5,6 +5,7 @@ import unicodedata
 
 import pandas as pd
 import pytest
+from video_files import write_tar
 
 from umt_training.data import video_files
 from umt_training.data.video_checks import check_videos
@@ -131,6 +132,16 @@ def test_columns_come_from_metadata_files(tmp_path, suffix, monkeypatch):
     assert rows(load_video_records(folder, split="sub"), folder) == expected[1:]
     selected = load_video_records(folder, columns={"label": "caption"})
     assert rows(selected, folder) == [{"video": name, "label": "a man"} for name in ("a.mp4", "sub/b.mp4")]
+
+
+def test_images_and_shards_with_a_metadata_file(tmp_path):
+    folder = make(tmp_path / "images", "a.jpg")
+    write_metadata(folder, "csv", "a.jpg")
+    assert rows(load_video_records(folder), folder) == [{"video": "a.jpg", "label": "run", "caption": "a man"}]
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "s.tar", [("e.mp4", b"E"), ("e.cls", b"3")])
+    (tmp_path / "shards" / "metadata.csv").write_text("shard,number\ns.tar,1\n")
+    assert [record["label"] for record in load_video_records(tmp_path / "shards")] == [3]
 
 
 @pytest.mark.parametrize("suffix", METADATA)

@@ -164,6 +164,7 @@ class TestLists:
             ("list.json", '[{"clip": "a.mp4", "text": "x"}]', "its columns are clip, text"),
             ("list.json", '[{"video": ["a.mp4", 2]}]', "expected its path"),
             ("list.json", '["a.mp4"]', "row 1 is a str"),
+            ("list.json", '[{"id": "1", "template": 3}]', "row 1: the template is 3; expected a text"),
             ("list.jsonl", '{"video": "a.mp4"}\n{', "line 2 is not valid JSON"),
         ],
     )
