@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -56,6 +57,20 @@ def require_positive_seconds(args: argparse.Namespace, *names: str) -> None:
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected more than 0 seconds.")
+
+
+def require_all_processes() -> None:
+    """Raise a ValueError if `accelerate launch` was given several processes but has started one.
+
+    On a CPU it starts others only through MPI, and one process would train alone with another effective batch.
+    """
+    launched_by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    counts = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun and MPI
+    if launched_by_accelerate and not any(name in os.environ for name in counts):
+        raise ValueError(
+            "accelerate launch was given several processes, but on a CPU it starts only one without MPI; use "
+            "torchrun --nproc-per-node N -m umt_training.cli ..."
+        )
 
 
 def select_device(name: str | None) -> Any:

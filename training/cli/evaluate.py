@@ -13,7 +13,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_device_argument, require_at_least, select_device
+from .arguments import add_device_argument, require_all_processes, require_at_least, select_device
 from .evaluate_common import join_processes
 
 HELP = "evaluate a model on labelled or captioned videos"
@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         if task != args.task and given:
             raise ValueError(f"{given[0].option_strings[0]} is an option of --task {task}; this is {args.task}.")
     require_at_least(args, batch_size=1, num_workers=0)
+    require_all_processes()
     select_device(args.device)
     state = join_processes(args)
     output = task_module(args.task).evaluate(args, state)

@@ -3,6 +3,7 @@ any key of the recipe."""
 
 import argparse
 
+from .arguments import require_all_processes
 from .run_help import add_run_arguments, run_help
 
 HELP = "fine-tune a UMT model for classification, text-video retrieval or question answering"
@@ -24,5 +25,6 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print(resolved_recipe("finetune", args.config, args.overrides), end="")
     else:
+        require_all_processes()
         finetune(args.config, args.overrides)
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 
+from .arguments import require_all_processes
 from .run_help import add_run_arguments, require_recipe, run_help
 
 HELP = "pre-train on unlabelled videos (stage 1) or on captioned videos and images (stage 2)"
@@ -27,5 +28,6 @@ def run(args: argparse.Namespace) -> int:
     elif args.estimate:
         print(estimate(recipe, args.overrides))
     else:
+        require_all_processes()
         pretrain(recipe, args.overrides)
     return 0

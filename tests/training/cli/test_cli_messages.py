@@ -161,6 +161,21 @@ def test_underscores_and_dashes_are_the_same_in_the_options_of_all_commands(fold
     assert "4 videos checked" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "command", ["evaluate --model classifier", "finetune", "pretrain --config umt_b16_k710_stage1"]
+)
+def test_one_process_of_several_that_accelerate_was_given_is_an_error(command, folder, monkeypatch, capsys):
+    """`accelerate launch --cpu --num_processes 2` sets these variables, and starts one process."""
+    monkeypatch.chdir(folder)
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert cli.main([*command.split(), "--data", "videos"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "starts only one without MPI; use torchrun --nproc-per-node N -m umt_training.cli" in line
+
+
 def test_the_versions_are_one_line(capsys):
     assert cli.main(["--version"]) == 0
     [line] = capsys.readouterr().out.splitlines()

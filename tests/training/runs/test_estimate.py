@@ -1,5 +1,6 @@
 """Cost of a stage-1 run: published sizes, FLOPs compared with arithmetic and with a real step."""
 
+import re
 from functools import partial
 
 import pytest
@@ -14,7 +15,7 @@ from modeling_umt.token_selection_umt import attention_token_selection
 from umt_training.cli import main
 from umt_training.runs import pretraining_run
 from umt_training.runs.estimate import Cost, describe_cost, estimate_pretraining
-from umt_training.runs.recipes import read_recipe
+from umt_training.runs.recipes import RECIPES_FOLDER, read_recipe, recipe_names
 from umt_training.runs.tasks import estimate
 from umt_training.trainers.teachers import PUBLISHED_TEACHERS
 
@@ -90,6 +91,15 @@ def test_published_recipes(recipe, student, teacher, flops, monkeypatch, capsys,
     assert "658,000 clips x 201 epochs" in printed and "hours on 32 A100" in printed
     assert "assuming 40%" in printed and "GiB of activations" in printed
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if "_stage" in name])
+def test_the_head_of_a_recipe_states_the_estimate_of_the_command(recipe):
+    head = (RECIPES_FOLDER / f"{recipe}.yaml").read_text(encoding="utf-8").replace("\n#  ", "")
+    stated = re.search(r"`--estimate` gives ([\d.]+ hours on \d+ A100), with", head)[1]
+    assert stated in estimate(recipe)
+    assert "counts matrix products only" in head
+    assert ("the authors report " in head) == ("The reported time is longer because" in head)
 
 
 def test_estimates_of_published_recipes_download_no_teacher():
