@@ -74,7 +74,7 @@ class UMTPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, UMTEmbeddings):
-            init.copy_(module.position_embeddings, module.make_position_table(self.config.token_grid))
+            init.copy_(module.position_embeddings, module.make_position_table(module.stored_grid))
             # PyTorch's default for convolutions, which the official code keeps
             bound = module.patch_embeddings.in_features**-0.5
             init.uniform_(module.patch_embeddings.weight, -bound, bound)

@@ -25,7 +25,8 @@ class UMTEmbeddings(nn.Module):
         patch_values = config.num_channels * config.tubelet_size * config.patch_size**2
         # The official Conv3d kernel (D, C, tubelet, patch, patch), flattened: stride equals kernel size.
         self.patch_embeddings = nn.Linear(patch_values, config.hidden_size)
-        self.register_buffer("position_embeddings", self.make_position_table(config.token_grid), persistent=False)
+        self.stored_grid = config.token_grid  # of the buffer; the configuration may be changed later
+        self.register_buffer("position_embeddings", self.make_position_table(self.stored_grid), persistent=False)
         self.register_load_state_dict_post_hook(write_position_table)
 
     def make_position_table(self, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
@@ -41,9 +42,12 @@ class UMTEmbeddings(nn.Module):
         table = self.position_embeddings
         super()._apply(fn, recurse)
         if self.position_embeddings is not table:
-            device = self.position_embeddings.device
-            self.position_embeddings = self.make_position_table(self.config.token_grid, device)
+            self.position_embeddings = self.stored_position_table(self.position_embeddings.device)
         return self
+
+    def stored_position_table(self, device: torch.device) -> torch.Tensor:
+        """The table of `stored_grid`, computed on the CPU, so that it has the same bits on every device."""
+        return self.make_position_table(self.stored_grid, torch.device("cpu")).to(device)
 
     def token_grid(self, pixel_values_videos: torch.Tensor) -> tuple[int, int, int]:
         """Tokens of a clip along frames, rows and columns; a ValueError if the clip does not fit the model."""
@@ -75,7 +79,7 @@ class UMTEmbeddings(nn.Module):
         patch, tubelet = self.config.patch_size, self.config.tubelet_size
         grid = self.token_grid(pixel_values_videos)
         frames, rows, columns = grid
-        if grid == self.config.token_grid and not self.position_embeddings.is_meta:
+        if grid == self.stored_grid and not self.position_embeddings.is_meta:
             positions = self.position_embeddings
         else:
             positions = self.make_position_table(grid, pixel_values_videos.device)
@@ -101,7 +105,7 @@ def write_position_table(embeddings: UMTEmbeddings, _incompatible_keys: object =
     """Compute the table of embeddings whose weights have left the meta device without it."""
     device = embeddings.patch_embeddings.weight.device
     if embeddings.position_embeddings.is_meta and device.type != "meta":
-        embeddings.position_embeddings = embeddings.make_position_table(embeddings.config.token_grid, device)
+        embeddings.position_embeddings = embeddings.stored_position_table(device)
 
 
 __all__ = ["UMTEmbeddings"]
