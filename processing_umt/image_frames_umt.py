@@ -18,7 +18,7 @@ from transformers.utils import is_vision_available
 from .video_source_umt import VideoDecodeError, open_file
 
 if is_vision_available():
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".apng", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _ANIMATIONS = ("AVIF", "FLI", "GIF", "PNG", "TIFF", "WEBP")  # formats whose pictures are frames
@@ -130,6 +130,8 @@ def _named_errors(name: str) -> Iterator[None]:
         yield
     except VideoDecodeError:
         raise
+    except UnidentifiedImageError as error:  # whose message names the buffer in memory
+        raise VideoDecodeError(name, "unreadable", "it is in no known image format") from error
     except Exception as error:  # the readers of its formats raise exceptions of many kinds for broken files
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VideoDecodeError(name, "unreadable", f"as an image: {detail}") from error

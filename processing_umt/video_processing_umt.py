@@ -99,8 +99,13 @@ class UMTVideoProcessor(BaseVideoProcessor):
 
     def __init__(self, **kwargs: Unpack[UMTVideoProcessorKwargs]):
         kwargs = _plain_options(kwargs)
+        # a saved configuration names its type; entries that another version or tool wrote are kept
+        if not kwargs.keys() & {"video_processor_type", "image_processor_type", "feature_extractor_type"}:
+            unknown = sorted(kwargs.keys() - self.valid_kwargs.__annotations__.keys() - set(dir(self)))
+            if unknown:
+                raise ValueError(f"UMTVideoProcessor has no option {', '.join(unknown)}; see its documentation.")
         super().__init__(**kwargs)
-        _check_options(vars(self), given=vars(self))
+        _check_options(vars(self), given={"frame_stride": self.frame_stride})
 
     @classmethod
     def for_config(cls, config: PreTrainedConfig) -> "UMTVideoProcessor":
@@ -367,6 +372,11 @@ def _check_options(options: dict[str, Any], given: Mapping[str, Any]) -> None:
         raise ValueError(
             f"frame_stride is {given['frame_stride']}, but sampling={options['sampling']!r} has no stride; use "
             'sampling="dense", or frame_stride=1.'
+        )
+    if given.get("resample") is not None and options["resize_kernel"] != "antialias":
+        raise ValueError(
+            f"resample is the filter of resize_kernel='antialias' and has no effect on {options['resize_kernel']!r}; "
+            "leave it out."
         )
     # a video of one frame is enough for the check of the rule's name and its number of clips
     sample_clips(1, 1, sampling=options["sampling"], num_clips=options["num_clips"])

@@ -191,6 +191,7 @@ def _download(url: str) -> BinaryIO:
         file.close()
         detail = " ".join(str(error).split()) or type(error).__name__
         raise VideoDecodeError(url, "network", detail) from error
+    file.seek(0)
     return file
 
 

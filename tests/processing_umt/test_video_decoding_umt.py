@@ -880,6 +880,25 @@ def test_reference_movies_are_not_followed(clip, tmp_path):
 # --- downloads
 
 
+BAD_ANSWERS = {
+    "/garbage": b"GARBAGE\r\n\r\n",
+    "/nothing": b"",
+    "/status": b"HTTP/1.1 2OO OK\r\n\r\nDATA",
+    "/version": b"HTTP/9 200 OK\r\n\r\nDATA",
+    "/long-header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70000 + b"\r\n\r\nDATA",
+    "/many-headers": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X%d: a\r\n" % i for i in range(200)) + b"\r\nDATA",
+    "/length": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nDATA",
+    "/short": b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\nDATA",
+    "/chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\nDATA",
+    "/chunk-size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nDATA",
+    "/loop": b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n\r\n",
+    "/nowhere": b"HTTP/1.1 302 Found\r\n\r\n",
+    "/host": b"HTTP/1.1 302 Found\r\nLocation: http://[bad/\r\n\r\n",
+    "/port": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:port/\r\n\r\n",
+    "/error": b"HTTP/1.1 500 Broken\r\n\r\n",
+}
+
+
 @pytest.fixture
 def server(clip, monkeypatch):
     monkeypatch.setattr(video_source_umt, "_TIMEOUT", 0.4)
@@ -899,6 +918,9 @@ def server(clip, monkeypatch):
                 self.send_response(302)
                 self.send_header("Location", Path(path).as_uri())
                 return self.end_headers()
+            if self.path in BAD_ANSWERS:
+                self.wfile.write(BAD_ANSWERS[self.path].replace(b"DATA", data[:500]))
+                return None
             if self.path == "/silent.mp4":
                 return time.sleep(1.5)
             self.send_response(200)
@@ -931,6 +953,40 @@ def test_downloads(server, clip):
     for name in ("missing.mp4", "local.mp4", "broken.mp4", "silent.mp4", "slow.mp4"):
         assert reason_of(f"{server}/{name}") == "network", name
     assert reason_of("http://127.0.0.1:1/clip.mp4") == "network"
+
+
+@pytest.mark.parametrize("path", BAD_ANSWERS)
+def test_every_bad_answer_is_a_network_error(path, server):
+    with pytest.raises(VideoDecodeError) as caught:
+        VideoReader(server + path)
+    assert caught.value.reason == "network"
+    assert "\n" not in str(caught.value) and path in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://[bad/a.mp4",
+        "http://127.0.0.1:port/a.mp4",
+        "http://a..b/a.mp4",
+        "http:///a.mp4",
+        "http://\n/",
+    ],
+)
+def test_urls_that_cannot_be_meant_are_network_errors(url, monkeypatch):
+    monkeypatch.setattr(video_source_umt, "_TIMEOUT", 0.4)
+    with pytest.raises(VideoDecodeError) as caught:
+        VideoReader(url)
+    assert caught.value.reason == "network"
+
+
+@pytest.mark.parametrize(
+    "name", ["a clip.mp4", "видео.mp4", "a%20clip.mp4", "clip.mp4?sign=a b&c=é", "clip.mp4#t=3", "100%.mp4", "a+b.mp4"]
+)
+def test_urls_are_escaped_as_browsers_do(name, server, clip):
+    with VideoReader(f"{server}/{name}") as reader:
+        check_indices(reader, clip("h264.mp4")[1], [3])
 
 
 def test_nothing_is_logged(clip, tmp_path):

@@ -1,5 +1,6 @@
 """The video processor: all input formats and options, views, broken videos, saving, remote code, pipeline."""
 
+import collections
 import functools
 import http.server
 import io
@@ -10,13 +11,17 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoVideoProcessor, Trainer, TrainingArguments, pipeline
+from transformers.video_utils import VideoMetadata
 
 from modeling_umt import UMTConfig, UMTForVideoClassification
 from processing_umt import UMTVideoProcessor, VideoDecodeError, fold_views
@@ -108,10 +113,37 @@ def as_frame_files(clip: Path, folder: Path) -> list[Path]:
     return paths
 
 
+class Decoder:
+    """The interface of torchcodec's `VideoDecoder`."""
+
+    def __init__(self, path: Path):
+        self.frames = torch.from_numpy(decode(path)).permute(0, 3, 1, 2)
+        self.metadata = types.SimpleNamespace(num_frames=len(self.frames), average_fps=10.0, duration_seconds=2.3)
+
+    def __len__(self):
+        return len(self.frames)
+
+    def __getitem__(self, index):
+        return self.frames[index]
+
+    def get_frames_at(self, indices: list[int]):
+        seconds = torch.tensor(indices, dtype=torch.float64) / 10
+        return types.SimpleNamespace(data=self.frames[indices], pts_seconds=seconds)
+
+
 INPUTS = {
     "Path": lambda clip, folder: clip,
     "bytes": lambda clip, folder: clip.read_bytes(),
+    "bytearray": lambda clip, folder: bytearray(clip.read_bytes()),
+    "memoryview": lambda clip, folder: memoryview(clip.read_bytes()),
     "file object": lambda clip, folder: io.BytesIO(clip.read_bytes()),
+    "array of names": lambda clip, folder: np.array([str(clip)]),
+    "array of paths": lambda clip, folder: np.array([clip]),
+    "name in an array": lambda clip, folder: np.array(str(clip)),
+    "column of datasets": lambda clip, folder: datasets.Dataset.from_dict({"video": [str(clip)]})["video"],
+    "column of pandas": lambda clip, folder: pd.Series([str(clip)], index=[7]),
+    "deque": lambda clip, folder: collections.deque([clip]),
+    "decoder of torchcodec": lambda clip, folder: Decoder(clip),
     "datasets, bytes": lambda clip, folder: {"bytes": clip.read_bytes(), "path": "elsewhere.mp4"},
     "datasets, path": lambda clip, folder: {"bytes": None, "path": str(clip)},
     "array, channels last": lambda clip, folder: decode(clip),
@@ -473,6 +505,12 @@ def test_a_batch_of_readable_videos_reports_no_errors(clip):
         ({"sampling": "random"}, "sampling is 'random'; choose"),
         ({"sampling": "middle", "num_clips": 2}, "num_clips is 2"),
         ({"num_frames": 0}, "num_frames is 0; expected an integer of at least 1"),
+        ({"num_clips": 0}, "num_clips is 0; expected an integer of at least 1"),
+        ({"num_crops": True}, "num_crops is True; expected an integer"),
+        ({"frame_stride": 3}, "frame_stride is 3, but sampling='sparse' has no stride"),
+        ({"do_pad": True}, "do_pad is True"),
+        ({"data_format": "channels_last"}, "data_format is 'channels_last'"),
+        *[({"input_data_format": name}, f"input_data_format is '{name}'; choose") for name in ("NCHW", "first", "")],
         ({"num_crops": 1.5}, "num_crops is 1.5"),
         ({"fps": 2}, "fps is 2, but a clip has num_frames frames"),
         ({"num_clips": 2, "do_sample_frames": False}, "num_clips is 2, but do_sample_frames=False"),
@@ -501,6 +539,11 @@ def test_invalid_options_are_rejected_at_creation_and_in_a_call(options, message
         ),
         (np.zeros((4, 3, 8, 3), np.uint8), {}, "input_data_format='channels_first'"),
         (np.full((4, 8, 8, 3), 300), {}, "outside 0..255"),
+        (np.zeros((4, 3, 8, 9), np.uint8), {"input_data_format": "channels_last"}, "then has 9 channels"),
+        (np.zeros((4, 8, 9, 3), np.uint8), {"input_data_format": "channels_first"}, "then has 8 channels"),
+        ({"video": "clip.mp4"}, {}, "Cannot read a video from dict"),
+        (pd.DataFrame({"video": ["clip.mp4"]}), {}, "Cannot read a video from DataFrame"),
+        ({"clip.mp4"}, {}, "Cannot read a video from set"),
         (
             [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)] * 2,
             {},
@@ -515,6 +558,61 @@ def test_invalid_options_are_rejected_at_creation_and_in_a_call(options, message
 def test_invalid_inputs_are_reported(videos, options, message):
     with pytest.raises(ValueError, match=message):
         pixels(videos, **options)
+
+
+def test_unknown_options_are_rejected(tmp_path):
+    with pytest.raises(ValueError, match="no option num_frame;"):
+        UMTVideoProcessor(num_frame=4)
+    with pytest.raises(TypeError, match="num_frame"):
+        pixels(moving_frames(4), num_frame=4)
+    with pytest.raises(ValueError, match="resample is the filter"):
+        pixels(moving_frames(4), resample=3, resize_kernel="opencv_bilinear")
+    with pytest.raises(ValueError, match="fps is 3"):
+        UMTVideoProcessor().sample_frames(metadata=VideoMetadata(total_num_frames=8, fps=4), fps=3)
+    # of another version
+    UMTVideoProcessor(num_frames=5).save_pretrained(tmp_path)
+    path = tmp_path / "video_preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "option_of_tomorrow": 1}))
+    assert AutoVideoProcessor.from_pretrained(tmp_path).num_frames == 5
+
+
+def test_a_stride_is_for_dense_clips_only(clip):
+    """A dense processor can still be called with another rule."""
+    dense = UMTVideoProcessor(**SMALL, sampling="dense", frame_stride=3)
+    assert torch.equal(dense(clip, sampling="sparse", return_tensors="pt")["pixel_values_videos"], pixels(clip))
+
+
+NUMPY_OPTIONS = {
+    "num_frames": np.int64(6),
+    "num_clips": np.int32(2),
+    "num_crops": np.uint8(3),
+    "size": {"shortest_edge": np.int64(40)},
+    "crop_size": np.int64(36),
+    "rescale_factor": np.float64(0.5),
+    "do_normalize": np.bool_(True),
+    "image_mean": np.array([0.5, 0.4, 0.3]),
+}
+
+
+def test_numbers_of_numpy_are_options(clip, tmp_path):
+    plain = {
+        name: value.tolist() if hasattr(value, "tolist") else {"shortest_edge": 40}
+        for name, value in NUMPY_OPTIONS.items()
+    }
+    expected = pixels(clip, **plain)
+    assert torch.equal(pixels(clip, **NUMPY_OPTIONS), expected)
+    UMTVideoProcessor(**{**SMALL, **NUMPY_OPTIONS}).save_pretrained(tmp_path)
+    loaded = UMTVideoProcessor.from_pretrained(tmp_path)
+    assert torch.equal(loaded(clip, return_tensors="pt")["pixel_values_videos"], expected)
+
+
+@pytest.mark.parametrize("shape", [lambda x: x, lambda x: [[entry] for entry in x], lambda x: [x]])
+def test_metadata_may_be_nested_as_videos_are(shape):
+    entries = [{"total_num_frames": 8, "fps": 4.0}, {"total_num_frames": 8, "fps": 2.0}]
+    features = UMTVideoProcessor(**SMALL)(
+        [moving_frames(8)] * 2, video_metadata=shape(entries), return_metadata=True, return_tensors="pt"
+    )
+    assert [view.fps for view in features["video_metadata"]] == [4.0, 2.0]
 
 
 def test_an_ambiguous_layout_can_be_specified():
