@@ -30,24 +30,23 @@ def name_columns(
             "with_format(None), or apply it with map."
         )
     records = records.with_format(None)
-    names = records.column_names or list(first_record(records, source))
-    records = rename_columns(records, select_names(names, columns, source))
-    features = records.features or {}
-    for name, feature in features.items():
+    for name, feature in (records.features or {}).items():
         if isinstance(feature, (Video, Image)):
             records = records.cast_column(name, type(feature)(decode=False))
-    kinds = dict(features) if features else first_record(records, source)
+    first = first_record(records, source)
+    new_names = select_names(records.column_names or list(first), columns, source)
+    kinds = {new: (records.features or first)[name] for name, new in new_names.items()}
     column = "video" if "video" in columns else _video_column(kinds, columns, source)
-    kept = {name: name for name in kinds if name != "video" or column == "video"} | {column: "video"}
-    standard = standard_names({new: kinds[name] for name, new in kept.items()}, {"video", *columns})
-    records = rename_columns(records, {name: standard[new] for name, new in kept.items()})
-    video = first_record(records, source)["video"]
-    if not isinstance(video, (str, bytes, dict, Exception)) and not is_text((records.features or {}).get("video")):
+    kinds = {name: kind for name, kind in kinds.items() if name != "video" or column == "video"}
+    standard = standard_names(kinds, {"video", column, *columns}) | {column: "video"}
+    new_names = {name: standard[new] for name, new in new_names.items() if new in standard}
+    video = rename_row(first, new_names)["video"]
+    if not isinstance(video, (str, bytes, dict, Exception)) and not is_text(kinds[column]):
         raise ValueError(
             f"The column {column!r} of {source} contains {type(video).__name__}; expected paths, bytes, or records of "
             "path and bytes as in datasets.Video(decode=False)."
         )
-    return records
+    return rename_columns(records, new_names)
 
 
 def _video_column(kinds: Mapping[str, Any], columns: Mapping[str, str], source: str) -> str:
