@@ -5,7 +5,7 @@ tokens that stay visible. The student encodes only these, with space-time attent
 teacher's features of them. Hyperparameters are those of the recipe `umt_b16_k710_stage1`, apart from the batch size:
 
     python examples/stage1.py VIDEOS --teacher openai/clip-vit-base-patch16 --output stage1
-    umt finetune --config small_data --data LABELLED_VIDEOS --init_from stage1
+    umt finetune --config small_data --data LABELLED_VIDEOS --init-from stage1
 
 Without stochastic depth, whose random numbers differ, losses and weights are bit for bit those of
 `UMTPreTrainingTrainer` (`umt pretrain`) in float32 on one device. The Trainer adds mixed precision, gradient

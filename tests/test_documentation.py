@@ -85,6 +85,18 @@ def test_python_code_parses(page):
         ast.parse(block, page.name)
 
 
+LAUNCHERS = {"num_processes", "num_machines", "multi_gpu", "machine_rank", "main_process_ip", "main_process_port"}
+
+
+@pytest.mark.parametrize(
+    "file", [*PAGES, *sorted(REPOSITORY.glob("training/recipes/*.yaml"))], ids=lambda file: file.name
+)
+def test_options_are_spelled_with_dashes(file):
+    """Both spellings work; documents show one. The options of accelerate are its own."""
+    found = set(re.findall(r"(?<![\w-])--([a-z0-9]+(?:_[a-z0-9]+)+)", file.read_text(encoding="utf-8")))
+    assert found <= LAUNCHERS
+
+
 def test_the_index_lists_every_guide():
     linked = set(re.findall(r"\]\((\w+\.md)\)", (REPOSITORY / "docs" / "README.md").read_text()))
     assert linked == {guide.name for guide in GUIDES} - {"README.md"}

@@ -88,7 +88,7 @@ corpus were released; the heads of the recipes list what else the authors change
 PAPER_TABLES = """\
 ## Tables of the paper without released checkpoints
 
-Give each run its own `--output_dir`: a folder that contains another run is refused. The paper's other \
+Give each run its own `--output-dir`: a folder that contains another run is refused. The paper's other \
 ablations (aligned layers, mask ratio, schedule, teacher, objectives of stage 2) are not listed.
 """
 
@@ -183,7 +183,7 @@ def recipe_of(rows: list[CheckpointRow], row: CheckpointRow | None, dataset: str
     if corpus == "25m":
         return code(recipe)
     hub = read_registry()["source"]["hub"]
-    return code(f"{recipe} --init_from {hub}:{checkpoint_row(stage2).official_file}")
+    return code(f"{recipe} --init-from {hub}:{checkpoint_row(stage2).official_file}")
 
 
 def retrieval_command(row: CheckpointRow, dataset: str, protocol: str) -> str:

@@ -89,7 +89,7 @@ def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTP
     train_or_resume(trainer, folder)
     save_with_card(trainer)
     folder.finish(pushed=args.push_to_hub)
-    report_end(trainer, f"umt finetune --data CLIPS --init_from {args.output_dir} --output_dir NEW")
+    report_end(trainer, f"umt finetune --data CLIPS --init-from {args.output_dir} --output-dir NEW")
     return trainer
 
 

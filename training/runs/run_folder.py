@@ -84,7 +84,7 @@ class RunFolder:
         if content is None and has_model:
             raise ValueError(
                 f"{path} contains a model, but no {FILE_NAME}, so it is not the folder of a run; give another "
-                "--output_dir."
+                "--output-dir."
             )
         if content is not None:
             folder.check(content["settings"], folder.settings)
@@ -107,7 +107,7 @@ class RunFolder:
         if changed:
             raise ValueError(
                 f"{self.path} contains a run with other settings: {', '.join(changed)}. Give the same settings to "
-                f"resume it, or another --output_dir; there, `--init_from {self.path}` starts from its trained model."
+                f"resume it, or another --output-dir; there, `--init-from {self.path}` starts from its trained model."
             )
 
     def start(self, data: Mapping[str, Any]) -> None:

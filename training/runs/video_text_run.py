@@ -108,7 +108,7 @@ def pretrain_stage2(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTV
     """Run a stage-2 recipe to its end or resume it; see `tasks.pretrain`."""
     run, args = parse_recipe(recipe, overrides, VideoTextRun, UMTVideoTextArguments)
     if not run.video_data and not run.image_data:
-        raise ValueError("No data given; give --video_data LIST ..., --image_data LIST ..., or both.")
+        raise ValueError("No data given; give --video-data LIST ..., --image-data LIST ..., or both.")
     if run.eval_data is not None and args.eval_strategy == IntervalStrategy.NO:
         args.eval_strategy = IntervalStrategy.EPOCH
     folder = RunFolder.open(run, args)

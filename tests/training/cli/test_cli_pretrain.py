@@ -155,7 +155,7 @@ def test_the_output(recipe, videos, tmp_path, capsys):
     assert lines[10].startswith("done in 0:00:")
     assert lines[11:] == [
         f"saved to {tmp_path}: weights, processor, code, and the model card {tmp_path / 'README.md'}",
-        f"next: umt finetune --data CLIPS --init_from {tmp_path} --output_dir NEW",
+        f"next: umt finetune --data CLIPS --init-from {tmp_path} --output-dir NEW",
     ]
     for word in ("warn", "error", "deprecat"):
         assert word not in printed.out.lower() and word not in printed.err.lower(), printed.err

@@ -76,7 +76,7 @@ def test_a_recipe_begins_with_result_hardware_and_command(name):
     head = "\n".join(lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))])
     for promise in ("Expected:", "Hardware:", "Command:", name):
         assert promise in head, f"{name}: {promise}"
-    assert "hours" in head and re.search(r"--data \S+", head) and re.search(r"--output_dir \S+", head)
+    assert "hours" in head and re.search(r"--data \S+", head) and re.search(r"--output-dir \S+", head)
 
 
 # --- values ---------------------------------------------------------------------------------------------------------

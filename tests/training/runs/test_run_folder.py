@@ -114,7 +114,7 @@ def test_other_settings_are_refused(parts, tmp_path, finished):
         pattern = re.escape(difference).replace(r"\.\*", ".*")
         with pytest.raises(ValueError, match=pattern) as error:
             finetune(recipe, [*overrides, option, value])
-        assert "\n" not in str(error.value) and "another --output_dir" in str(error.value)
+        assert "\n" not in str(error.value) and "another --output-dir" in str(error.value)
     assert contents(run) == before
     # the same effective batch
     finetune(recipe, [*overrides, "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "2"])
