@@ -234,7 +234,8 @@ class VideoReader:
             return 0
         seconds = (self._container.duration or 0) / av.time_base
         expected = self._stream.frames or round(seconds * (self._stream.average_rate or 0))
-        return max(expected - self._num_packets, 1)
+        # a header may state anything: no more frames than bytes
+        return max(min(expected, self._source.size) - self._num_packets, 1)
 
     def _set_clock(self, times: Sequence[int | None]) -> None:
         """Sets `fps`, `duration` and `timestamps` from presentation times in units of the stream's time base."""

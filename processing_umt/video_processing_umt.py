@@ -32,7 +32,8 @@ from transformers.video_utils import VideoMetadata
 from .crop_positions_umt import center_crop, resized_size, test_crops
 from .frame_sampling_umt import sample_clips
 from .image_frames_umt import AnimationFrame, animation_frames, is_image
-from .resize_umt import RESIZE_KERNELS, resize_frames
+from .processor_options_umt import check_fps, check_options, metadata_per_video, plain_options
+from .resize_umt import resize_frames
 from .video_decoding_umt import VideoReader
 from .video_features_umt import UMTVideoFeatures, UMTVideoMetadata, view_metadata
 from .video_inputs_umt import is_decoder, is_file, list_videos, read_frames
@@ -98,14 +99,14 @@ class UMTVideoProcessor(BaseVideoProcessor):
     model_input_names = ["pixel_values_videos"]
 
     def __init__(self, **kwargs: Unpack[UMTVideoProcessorKwargs]):
-        kwargs = _plain_options(kwargs)
+        kwargs = plain_options(kwargs)
         # a saved configuration names its type; entries that another version or tool wrote are kept
         if not kwargs.keys() & {"video_processor_type", "image_processor_type", "feature_extractor_type"}:
             unknown = sorted(kwargs.keys() - self.valid_kwargs.__annotations__.keys() - set(dir(self)))
             if unknown:
                 raise ValueError(f"UMTVideoProcessor has no option {', '.join(unknown)}; see its documentation.")
         super().__init__(**kwargs)
-        _check_options(vars(self), given={"frame_stride": self.frame_stride})
+        check_options(vars(self), given={"frame_stride": self.frame_stride})
 
     @classmethod
     def for_config(cls, config: PreTrainedConfig) -> "UMTVideoProcessor":
@@ -147,16 +148,16 @@ class UMTVideoProcessor(BaseVideoProcessor):
             ValueError: invalid options or inputs, frames smaller than the crop, views of unequal sizes.
             VideoDecodeError: a video cannot be read, or, with `on_error="skip"`, none of the videos.
         """
-        kwargs = _plain_options(kwargs)
+        kwargs = plain_options(kwargs)
         own = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__}
         options = own | {name: value for name, value in kwargs.items() if value is not None}
-        _check_options(options, given=kwargs)
+        check_options(options, given=kwargs)
         validate_typed_dict(self.valid_kwargs, kwargs)
         options = self._standardize_kwargs(**options)
         self._validate_preprocess_kwargs(**options)
 
         videos = list_videos(videos)
-        given_metadata = _metadata_per_video(options["video_metadata"], len(videos))
+        given_metadata = metadata_per_video(options["video_metadata"], len(videos))
         pixel_values, metadata, video_indices, errors, first_error = [], [], [], [], None
         for index, video in enumerate(videos):
             try:
@@ -201,7 +202,7 @@ class UMTVideoProcessor(BaseVideoProcessor):
         """Frame indices of all clips of a video of `metadata.total_num_frames` frames, clip after clip: int64
         `(num_clips * num_frames,)`. Arguments default to the processor's options; `fps` is an error as in a call, and
         other options of a call, which do not concern sampling, are ignored."""
-        _check_fps(fps)
+        check_fps(fps)
         return sample_clips(
             metadata.total_num_frames,
             num_frames or self.num_frames,
@@ -329,76 +330,6 @@ def fold_views(logits: torch.Tensor, num_views: int) -> torch.Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     return logits.softmax(dim=-1).unflatten(0, (-1, num_views)).mean(dim=1)
-
-
-def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with NumPy numbers and arrays as those of Python, which Transformers checks and saves."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (np.generic, np.ndarray)):
-            return value.tolist()
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
-
-    return {name: plain(value) for name, value in options.items()}
-
-
-def _check_fps(fps: float | None) -> None:
-    if fps is not None:
-        raise ValueError(
-            f"fps is {fps!r}, but a clip has num_frames frames; for a fixed distance between them use "
-            'sampling="dense" with frame_stride.'
-        )
-
-
-def _check_options(options: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Raises a ValueError for invalid options and combinations, and for a `given` option that has no effect."""
-    for name, choices in (("resize_kernel", RESIZE_KERNELS), ("on_error", ("raise", "skip"))):
-        if options[name] not in choices:
-            raise ValueError(f"{name} is {options[name]!r}; choose one of {', '.join(map(repr, choices))}.")
-    for name in ("num_frames", "num_clips", "num_crops", "frame_stride"):
-        if not isinstance(options[name], int) or isinstance(options[name], bool) or options[name] < 1:
-            raise ValueError(f"{name} is {options[name]!r}; expected an integer of at least 1.")
-    _check_fps(options["fps"])
-    layout = options["input_data_format"]
-    if layout not in (None, "channels_first", "channels_last"):
-        raise ValueError(f"input_data_format is {layout!r}; choose 'channels_first' or 'channels_last'.")
-    if options["data_format"] not in (None, "channels_first"):
-        raise ValueError(f"data_format is {str(options['data_format'])!r}; only 'channels_first' is returned.")
-    if options["do_pad"]:
-        raise ValueError("do_pad is True, but videos are resized and cropped to one size, never padded; leave it out.")
-    if given.get("frame_stride", 1) not in (None, 1) and options["sampling"] != "dense":
-        raise ValueError(
-            f"frame_stride is {given['frame_stride']}, but sampling={options['sampling']!r} has no stride; use "
-            'sampling="dense", or frame_stride=1.'
-        )
-    if given.get("resample") is not None and options["resize_kernel"] != "antialias":
-        raise ValueError(
-            f"resample is the filter of resize_kernel='antialias' and has no effect on {options['resize_kernel']!r}; "
-            "leave it out."
-        )
-    # a video of one frame is enough for the check of the rule's name and its number of clips
-    sample_clips(1, 1, sampling=options["sampling"], num_clips=options["num_clips"])
-    if options["num_clips"] > 1 and not options["do_sample_frames"]:
-        raise ValueError(f"num_clips is {options['num_clips']}, but do_sample_frames=False uses every frame once.")
-    if options["num_crops"] > 1 and not options["do_center_crop"]:
-        raise ValueError(f"num_crops is {options['num_crops']}, but do_center_crop=False does not crop.")
-
-
-def _metadata_per_video(metadata: Any, num_videos: int) -> list[Mapping[str, Any]]:
-    """The caller's metadata as one mapping per video, empty without metadata."""
-    if metadata is None:
-        return [{}] * num_videos
-    entries = _flatten(metadata) if isinstance(metadata, list) else [metadata]
-    if len(entries) != num_videos:
-        raise ValueError(f"{len(entries)} video_metadata were given for {num_videos} videos; expected one per video.")
-    return entries
-
-
-def _flatten(entries: list[Any]) -> list[Mapping[str, Any]]:
-    """Metadata nested as the videos of a batch, `[[metadata], [metadata]]`, as a list."""
-    return [item for entry in entries for item in (_flatten(entry) if isinstance(entry, list) else [entry])]
 
 
 def _read_from_decoder(

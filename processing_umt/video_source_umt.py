@@ -100,8 +100,8 @@ class VideoSource:
         self.file.seek(0)
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
         try:
-            container = av.open(self.file, mode="r", options=options, metadata_errors="replace")
-        except (av.error.FFmpegError, OSError, ValueError) as error:  # OSError: a position that a header states
+            container = av.open(_SeekableFile(self.file), mode="r", options=options, metadata_errors="replace")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
             if self.read_at(4, 4) in (b"ftyp", b"mdat", b"wide", b"free", b"skip"):
                 raise VideoDecodeError(self.name, "truncated", "it has no index (moov)") from error
             raise VideoDecodeError(self.name, "not_a_video") from error
@@ -130,6 +130,20 @@ class VideoSource:
     def close(self) -> None:
         if self._owned:
             self.file.close()
+
+
+class _SeekableFile:
+    """A file as FFmpeg reads it: a position before its beginning, which a damaged header may state, is an error code,
+    as of FFmpeg's own files, and not an exception."""
+
+    def __init__(self, file: BinaryIO):
+        self.read, self.tell, self._seek = file.read, file.tell, file.seek
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
 
 
 def open_file(name: str) -> BinaryIO:

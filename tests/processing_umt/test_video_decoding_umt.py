@@ -1,6 +1,7 @@
 """The reader against plain sequential decoding, frame by frame and bit for bit, on clips of many formats; broken
 files; files that refer FFmpeg to other files."""
 
+import contextlib
 import io
 import itertools
 import pickle
@@ -804,6 +805,32 @@ def test_damaged_files_give_frames_or_a_video_decode_error(name, clip, storage):
             continue
         finally:
             assert time.monotonic() - started < 5
+
+
+def test_the_stated_number_of_frames_is_bounded_by_the_size_of_the_file(clip):
+    """A header that states 2^30 frames, in a file that ends before its stated size."""
+    data = bytearray(Path(clip("h264-no-b.avi")[0]).read_bytes())
+    data[4:8] = struct.pack("<I", len(data) + 1000)
+    for marker, offset in ((b"avih", 24), (b"strh", 40)):
+        data[data.index(marker) + offset : data.index(marker) + offset + 4] = struct.pack("<I", 1 << 30)
+    with VideoReader(bytes(data)) as reader:
+        assert 40 < reader.num_frames <= len(data)
+        assert np.array_equal(reader.read([20])[0], clip("h264-no-b.avi")[1][20])
+
+
+def test_positions_before_the_file_are_errors_of_the_video(tmp_path, capfd):
+    """FFmpeg searches a cut NUT file backwards, beyond its beginning."""
+    data = Path(write_clip(str(tmp_path / "whole.nut"), codec="mpeg4")).read_bytes()
+    reference = decode_in_order(data)
+    for part in (0.6, 0.9):
+        given = 0
+        with VideoReader(data[: int(part * len(data))]) as reader:
+            for index in range(reader.num_frames):
+                with contextlib.suppress(VideoDecodeError):
+                    assert np.array_equal(reader.read([index])[0], reference[index])
+                    given += 1
+        assert given >= 12
+    assert "exception" not in capfd.readouterr().err
 
 
 def test_the_error_can_be_pickled():

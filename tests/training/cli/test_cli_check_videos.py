@@ -3,11 +3,13 @@
 import argparse
 import csv
 
+import av
 import pytest
+from PIL import Image
 from video_files import write_broken_videos, write_tar, write_video
 
 from umt_training.cli import check_videos as cli_check_videos
-from umt_training.data.video_checks import check_videos
+from umt_training.data.video_checks import check_video, check_videos
 from umt_training.data.video_records import load_video_records
 
 
@@ -89,3 +91,23 @@ def test_shards_bytes_and_images(tmp_path, capsys):
 def test_a_folder_without_videos_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="contains no video files"):
         check(tmp_path, "--workers", 0)
+
+
+def test_a_frame_that_the_decoder_would_conceal_is_damage(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", num_frames=30)
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    content, packet = path.read_bytes(), packets[14]
+    damaged = packet[: len(packet) // 2] + bytes(len(packet) - len(packet) // 2)
+    path.write_bytes(content.replace(packet, damaged))
+    (result,) = check_videos(load_video_records(path), full=True)[0]
+    assert result.reason == "decode" and "damaged" in result.message
+
+
+def test_every_frame_of_an_animation_is_read(tmp_path):
+    colours = [Image.new("RGB", (16, 16), (40 * number, 9, 9)) for number in range(4)]
+    path = tmp_path / "a.webp"
+    colours[0].save(path, save_all=True, append_images=colours[1:], lossless=True)
+    assert check_video(str(path), "record 0").reason == ""
+    path.write_bytes(path.read_bytes()[:-30])
+    assert check_video(str(path), "record 0").reason == "unreadable"

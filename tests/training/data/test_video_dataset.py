@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from PIL import Image
 from torch.utils.data import DataLoader
 from video_files import write_broken_videos, write_video
 
@@ -329,3 +330,14 @@ def _count_in_two_processes(rank, folder):
     with open(f"{folder}/summary-{rank}", "w") as file:
         json.dump(summary, file)
     torch.distributed.destroy_process_group()
+
+
+def test_an_animated_image_is_sampled_as_a_video(tmp_path):
+    path = tmp_path / "a.webp"
+    pictures = [Image.new("RGB", (16, 16), (60 * number, 9, 9)) for number in range(4)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], lossless=True)
+    for video in (str(path), {"path": "a.webp", "bytes": path.read_bytes()}):
+        clips = VideoClipDataset(
+            [{"video": video}], 4, lambda num_video_frames, **_: np.arange(num_video_frames), lambda frames, _: frames
+        )
+        assert clips[0]["pixel_values_videos"][:, 0, 0, 0].tolist() == [0, 60, 120, 180]

@@ -1,0 +1,79 @@
+"""Options of `UMTVideoProcessor`: what cannot be meant, or has no effect, is an error of one line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .frame_sampling_umt import sample_clips
+from .resize_umt import RESIZE_KERNELS
+
+
+def plain_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with NumPy numbers and arrays as those of Python, which Transformers checks and saves."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+
+    return {name: plain(value) for name, value in options.items()}
+
+
+def check_fps(fps: float | None) -> None:
+    if fps is not None:
+        raise ValueError(
+            f"fps is {fps!r}, but a clip has num_frames frames; for a fixed distance between them use "
+            'sampling="dense" with frame_stride.'
+        )
+
+
+def check_options(options: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises a ValueError for invalid options and combinations, and for a `given` option that has no effect."""
+    for name, choices in (("resize_kernel", RESIZE_KERNELS), ("on_error", ("raise", "skip"))):
+        if options[name] not in choices:
+            raise ValueError(f"{name} is {options[name]!r}; choose one of {', '.join(map(repr, choices))}.")
+    for name in ("num_frames", "num_clips", "num_crops", "frame_stride"):
+        if not isinstance(options[name], int) or isinstance(options[name], bool) or options[name] < 1:
+            raise ValueError(f"{name} is {options[name]!r}; expected an integer of at least 1.")
+    check_fps(options["fps"])
+    layout = options["input_data_format"]
+    if layout not in (None, "channels_first", "channels_last"):
+        raise ValueError(f"input_data_format is {layout!r}; choose 'channels_first' or 'channels_last'.")
+    if options["data_format"] not in (None, "channels_first"):
+        raise ValueError(f"data_format is {str(options['data_format'])!r}; only 'channels_first' is returned.")
+    if options["do_pad"]:
+        raise ValueError("do_pad is True, but videos are resized and cropped to one size, never padded; leave it out.")
+    if given.get("frame_stride", 1) not in (None, 1) and options["sampling"] != "dense":
+        raise ValueError(
+            f"frame_stride is {given['frame_stride']}, but sampling={options['sampling']!r} has no stride; use "
+            'sampling="dense", or frame_stride=1.'
+        )
+    if given.get("resample") is not None and options["resize_kernel"] != "antialias":
+        raise ValueError(
+            f"resample is the filter of resize_kernel='antialias' and has no effect on {options['resize_kernel']!r}; "
+            "leave it out."
+        )
+    # a video of one frame is enough for the check of the rule's name and its number of clips
+    sample_clips(1, 1, sampling=options["sampling"], num_clips=options["num_clips"])
+    if options["num_clips"] > 1 and not options["do_sample_frames"]:
+        raise ValueError(f"num_clips is {options['num_clips']}, but do_sample_frames=False uses every frame once.")
+    if options["num_crops"] > 1 and not options["do_center_crop"]:
+        raise ValueError(f"num_crops is {options['num_crops']}, but do_center_crop=False does not crop.")
+
+
+def metadata_per_video(metadata: Any, num_videos: int) -> list[Mapping[str, Any]]:
+    """The caller's metadata as one mapping per video, empty without metadata."""
+    if metadata is None:
+        return [{}] * num_videos
+    entries = _flatten(metadata) if isinstance(metadata, list) else [metadata]
+    if len(entries) != num_videos:
+        raise ValueError(f"{len(entries)} video_metadata were given for {num_videos} videos; expected one per video.")
+    return entries
+
+
+def _flatten(entries: list[Any]) -> list[Mapping[str, Any]]:
+    """Metadata nested as the videos of a batch, `[[metadata], [metadata]]`, as a list."""
+    return [item for entry in entries for item in (_flatten(entry) if isinstance(entry, list) else [entry])]
