@@ -7,21 +7,28 @@ from pathlib import Path
 
 
 @contextmanager
+def named_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Name the file or folder in an OSError of the block, which that of a failed write (a full disk) does not have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+@contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces `path` at the end of the block; creates the folder.
 
     After an exception in the block, `path` is unchanged and the temporary file stays.
 
     Raises:
-        OSError: with the name of the file, which the error of a failed write (a full disk) does not have.
+        OSError: with the name of the file; see `named_errors`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    try:
+    with named_errors(path):
         yield temporary
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     os.replace(temporary, path)

@@ -22,7 +22,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from transformers.utils import is_faiss_available
 
-from ..atomic_files import atomic_write
+from ..atomic_files import atomic_write, named_errors
 
 FORMAT = 1
 FOLDER = ".umt-index"  # in the folder of videos
@@ -164,7 +164,8 @@ class SearchIndex:
         name = f"part-{max(numbers, default=0) + 1:06d}"
         temporary = self.folder / f"{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        table.save_to_disk(str(temporary))
+        with named_errors(self.folder / name):
+            table.save_to_disk(str(temporary))
         os.replace(temporary, self.folder / name)
         return name
 

@@ -279,6 +279,7 @@ def test_a_bug_shows_its_traceback(folder, monkeypatch):
         ("convert classifier out.pth --to-official", "out.pth"),
         ("embed videos --model classifier --output v.parquet", "v.parquet"),
         ("embed videos --model classifier --output v.npy", "v."),
+        ("search dog videos --model retrieval --num-workers 0 --index index", "index"),
     ],
 )
 def test_a_full_disk_is_one_line_that_names_the_file(command, file, folder):
