@@ -81,7 +81,7 @@ def student_config(teacher: UMTTeacherConfig) -> UMTConfig:
 def load_clips(videos: str, config: UMTConfig) -> VideoClipDataset:
     """Clips of one random frame per segment, with a random multi-scale crop and flip; uint8 (T, 3, height, width)."""
     return VideoClipDataset(
-        load_video_records(videos),
+        load_video_records(videos, with_labels=False),
         num_frames=config.num_frames,
         sample_frames=partial(sample_training_clip, sampling="segments"),
         transform=partial(augment_for_pretraining, size=config.image_size),

@@ -10,6 +10,9 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 ENCODER_SIZES = (
     "patch_size",
@@ -64,10 +67,13 @@ class UMTConfig(PreTrainedConfig):
         target_norm (`"l2"` or `"none"`, defaults to `"l2"`): Pre-training: whether student features are unit vectors.
         decoder_layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the decoders' LayerNorm (1e-5 in stage 2).
         alignment_loss (`"l2"`, `"mse"` or `"smooth_l1"`, defaults to `"l2"`): Distance to the teacher's features.
+        id2label (`dict[int, str]`, *optional*): Names of a classifier's classes. `label2id` is always its inverse: it
+            follows when `id2label` is changed, and is corrected, with a warning, in a file where the two disagree.
 
     Raises:
         ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not divide or a choice is unknown.
-            Aligned layers that are not distinct blocks are only refused by models that align layers.
+            Aligned layers that are not distinct blocks are only refused by models that align layers. A `label2id` that
+            was assigned afterwards and disagrees with `id2label` is refused by every model.
 
     Example:
 
@@ -104,8 +110,35 @@ class UMTConfig(PreTrainedConfig):
     decoder_layer_norm_eps: float = 1e-6
     alignment_loss: str = "l2"
 
+    def __post_init__(self, **kwargs):
+        given = self.label2id
+        indices = given and integers(given)
+        if (
+            given
+            and self.id2label is None
+            and sorted(indices.values()) == list(range(kwargs.get("num_labels", len(given))))
+        ):
+            self.id2label = dict(enumerate(sorted(given, key=indices.get)))
+        elif given and "num_labels" not in kwargs and indices != inverse(self.id2label or {}):
+            logger.warning(
+                "The configuration's `label2id` disagrees with its `id2label`; the names of `id2label` are used."
+            )
+        super().__post_init__(**kwargs)
+        agrees = indices == inverse(self.id2label)
+        self.label2id = given if agrees else inverse(self.id2label)
+
+    def __setattr__(self, key, value):
+        super().__setattr__(key, value)
+        if key == "id2label" and value is not None:
+            self.label2id = inverse(value)
+
     def validate_architecture(self):
         """Raise a ValueError if fields do not fit together."""
+        if integers(self.label2id) != inverse(self.id2label):
+            raise ValueError(
+                f"`label2id` {shortened(self.label2id)} disagrees with `id2label` {shortened(self.id2label)}. Give "
+                "`id2label` alone: `label2id` follows from it."
+            )
         require_positive(self, "num_frames", "tubelet_size", "target_dim", *ENCODER_SIZES)
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "num_frames", "tubelet_size")
@@ -213,7 +246,7 @@ class UMTTextConfig(PreTrainedConfig):
         layer_norm_eps (`float`, defaults to 1e-12): Epsilon of every LayerNorm.
         pad_token_id, cls_token_id, sep_token_id, mask_token_id (`int`, default to 0, 101, 102, 103): Ids of padding,
             the first token of every text, the end of an answer, and a masked token. The defaults are those of the
-            uncased BERT vocabulary.
+            uncased BERT vocabulary. `bos_token_id` and `eos_token_id` are other names of the second and the third.
         fusion_layer (`int`, defaults to 19): The first layer with cross-attention; the layers below encode text alone.
         encoder_width (`int`, defaults to 1024): Dimension of the states that cross-attention attends to.
         is_decoder (`bool`, defaults to False): Whether tokens attend to earlier ones only (question answering).
@@ -224,6 +257,7 @@ class UMTTextConfig(PreTrainedConfig):
 
     model_type: ClassVar[str] = "umt_text_model"
     base_config_key: ClassVar[str] = "text_config"
+    attribute_map: ClassVar[dict[str, str]] = {"bos_token_id": "cls_token_id", "eos_token_id": "sep_token_id"}
 
     vocab_size: int = 30522
     hidden_size: int = 1024
@@ -354,6 +388,22 @@ class UMTVideoTextConfig(PreTrainedConfig):
     def num_frames(self) -> int:
         """Frames of the model's clips."""
         return self.vision_config.num_frames
+
+
+def inverse(id2label: dict[int | str, str]) -> dict[str, int]:
+    """The `label2id` of an `id2label`, whose keys are strings in a JSON file."""
+    return {name: int(index) for index, name in id2label.items()}
+
+
+def integers(label2id: dict[str, int | str]) -> dict[str, int]:
+    """A `label2id` whose indices may be strings."""
+    return {name: int(index) for name, index in label2id.items()}
+
+
+def shortened(names: dict | None) -> str:
+    """A dictionary of class names for a message."""
+    text = str(names)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def aligned_layers(config: PreTrainedConfig) -> list[int]:

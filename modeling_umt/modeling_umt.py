@@ -31,78 +31,13 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .alignment_umt import UMTAlignmentDecoder, align_features
 from .configuration_umt import UMTConfig, aligned_layers
+from .keyword_arguments_umt import only_documented_keywords
 from .pooling_heads_umt import UMTAttentionPooling, UMTFramePooling
-from .position_embeddings_umt import position_table
 from .remote_code_umt import UMTRemoteCodeMixin
 from .token_selection_umt import resolve_visible_indices
 from .transformer_block_umt import UMTAttention, UMTLayer, UMTQKVLinear
-
-
-class UMTEmbeddings(nn.Module):
-    """Projected patches of a clip plus their position embeddings; with `visible_indices` of those tokens only."""
-
-    def __init__(self, config: UMTConfig):
-        super().__init__()
-        self.config = config
-        patch_values = config.num_channels * config.tubelet_size * config.patch_size**2
-        # The official Conv3d kernel (D, C, tubelet, patch, patch), flattened: stride equals kernel size.
-        self.patch_embeddings = nn.Linear(patch_values, config.hidden_size)
-        self.register_buffer("position_embeddings", self.make_position_table(config.token_grid), persistent=False)
-
-    def make_position_table(self, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
-        """Position table (N, D), float32, for a clip of token grid `grid` = (frames, rows, columns)."""
-        return position_table(grid, self.config.hidden_size, self.config.position_grid, device)
-
-    def token_grid(self, pixel_values_videos: torch.Tensor) -> tuple[int, int, int]:
-        """Tokens of a clip along frames, rows and columns; a ValueError if the clip does not fit the model."""
-        config = self.config
-        shape = tuple(pixel_values_videos.shape)
-        if len(shape) != 5 or shape[2] != config.num_channels or not pixel_values_videos.is_floating_point():
-            raise ValueError(
-                f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} "
-                f"channels, height, width), but is {pixel_values_videos.dtype} {shape}. UMTVideoProcessor makes such "
-                "tensors; an image is a clip of one frame."
-            )
-        _, frames, _, height, width = shape
-        if frames < 1 or frames % config.tubelet_size:
-            raise ValueError(
-                f"The clip has {frames} frames; this model requires a multiple of `tubelet_size` "
-                f"{config.tubelet_size}."
-            )
-        if min(height, width) < 1 or height % config.patch_size or width % config.patch_size:
-            raise ValueError(
-                f"The clip has frames of {height} x {width} pixels; height and width must be multiples of the "
-                f"`patch_size` {config.patch_size}."
-            )
-        return frames // config.tubelet_size, height // config.patch_size, width // config.patch_size
-
-    def forward(
-        self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token embeddings (B, V, D) and their position embeddings, (B, V, D), or (1, N, D) without a mask."""
-        patch, tubelet = self.config.patch_size, self.config.tubelet_size
-        grid = self.token_grid(pixel_values_videos)
-        frames, rows, columns = grid
-        if grid == self.config.token_grid:
-            positions = self.position_embeddings
-        else:
-            positions = self.make_position_table(grid, pixel_values_videos.device)
-
-        # a view, not yet a copy: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
-        patches = pixel_values_videos.unflatten(1, (frames, tubelet))
-        patches = patches.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))
-        patches = patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
-        if visible_indices is None:
-            positions = positions[None]  # (1, N, D)
-            patches = patches.flatten(4).flatten(1, 3)  # (B, N, patch_values)
-        else:
-            positions = positions[visible_indices]  # (B, V, D)
-            batch = torch.arange(patches.shape[0], device=patches.device)[:, None]
-            frame, cell = visible_indices // (rows * columns), visible_indices % (rows * columns)
-            patches = patches[batch, frame, cell // columns, cell % columns].flatten(2)  # (B, V, patch_values)
-
-        embeddings = self.patch_embeddings(patches.to(self.patch_embeddings.weight.dtype))
-        return embeddings + positions.to(embeddings.dtype), positions
+from .video_embeddings_umt import UMTEmbeddings
+from .view_averaging_umt import average_views
 
 
 class UMTPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
@@ -139,7 +74,7 @@ class UMTPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, UMTEmbeddings):
-            init.copy_(module.position_embeddings, module.make_position_table(self.config.token_grid))
+            init.copy_(module.position_embeddings, module.make_position_table(module.stored_grid))
             # PyTorch's default for convolutions, which the official code keeps
             bound = module.patch_embeddings.in_features**-0.5
             init.uniform_(module.patch_embeddings.weight, -bound, bound)
@@ -199,6 +134,7 @@ class UMTModel(UMTPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
 
+    @only_documented_keywords
     @can_return_tuple
     def forward(
         self,
@@ -239,6 +175,7 @@ class UMTModel(UMTPreTrainedModel):
             attentions=encoded.attentions,
         )
 
+    @only_documented_keywords
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def encode(
@@ -272,6 +209,7 @@ class UMTModel(UMTPreTrainedModel):
             last_hidden_state=hidden_states, position_embeddings=positions, aligned_hidden_states=tuple(aligned)
         )
 
+    @only_documented_keywords
     def get_feature_map(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         """`last_hidden_state` of complete clips, (batch, frames/tubelet, height/patch, width/patch, hidden_size).
 
@@ -312,6 +250,7 @@ class UMTForVideoClassification(UMTPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @only_documented_keywords
     @can_return_tuple
     def forward(
         self,
@@ -322,7 +261,9 @@ class UMTForVideoClassification(UMTPreTrainedModel):
         """Classify clips.
 
         Args:
-            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
+            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`]. With a sixth
+                dimension, `(batch, views, frames, channels, height, width)`, the predictions of the views are
+                averaged: `logits` has one row per video, whose softmax is the mean of the views' probabilities.
             labels (int64 `(batch,)`, *optional*): Class indices; with them the cross-entropy is returned too. Other
                 kinds of labels follow Transformers' `problem_type` rules.
 
@@ -333,6 +274,9 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             ValueError: if the clips do not fit the model, which includes their number of frames with
                 `pooling="frames"`.
         """
+        num_views = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 6 else None
+        if num_views is not None:
+            pixel_values_videos = pixel_values_videos.flatten(0, 1)  # (batch * views, T, C, H, W)
         outputs = self.umt(pixel_values_videos, return_dict=True, **kwargs)
         pooled = outputs.pooler_output
         if self.config.pooling == "attention":
@@ -342,7 +286,9 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             frame_states = outputs.last_hidden_state.unflatten(1, (num_frames, -1)).mean(dim=2)  # (B, T, D)
             pooled = self.frame_pooling(self.umt.fc_norm(frame_states))
         logits = self.classifier(pooled)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        if num_views is not None:
+            logits = average_views(logits, num_views, self.config.problem_type)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -382,6 +328,7 @@ class UMTForPreTraining(UMTPreTrainedModel):
         self.decoders = nn.ModuleList([UMTAlignmentDecoder(config) for _ in self.aligned_layers])
         self.post_init()
 
+    @only_documented_keywords
     @can_return_tuple
     def forward(
         self,

@@ -20,11 +20,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig
+from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTModel
 from .modeling_umt_text import UMTTextModel, UMTTextPredictionHead
 from .modeling_umt_video_text import UMTVideoTextPreTrainedModel
@@ -32,24 +32,59 @@ from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining
 from .objectives_umt import answer_losses
 
 MAX_NEW_TOKENS = 4  # of an answer in training, [SEP] included
+# what `generate` passes for the sake of a cache, under the names of several versions of Transformers
+CACHE_INPUTS = (
+    *("use_cache", "cache", "past_key_values", "cache_position", "next_sequence_length", "is_first_iteration"),
+)
+
+
+@dataclass
+class UMTQuestionEncoderOutput(ModelOutput):
+    """Output of [`UMTForVideoQuestionAnswering.encode_questions`].
+
+    Args:
+        last_hidden_state (`(questions, length, hidden_size)`): The questions after the fusion layers.
+        hidden_states, attentions: On request, of the question encoder; attentions (questions, heads, length, length).
+        cross_attentions: On request, of its fusion layers, (questions, heads, length, tokens of a clip) each.
+        video_hidden_states, video_attentions: On request, of the video encoder; see [`UMTForPreTrainingOutput`].
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    video_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    video_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
 class UMTForVideoQuestionAnsweringOutput(ModelOutput):
     """Output of [`UMTForVideoQuestionAnswering`]; without labels both losses are None.
 
+    The names are those of Transformers' `Seq2SeqLMOutput`. Hidden states and attentions are returned on request, the
+    latter with eager attention.
+
     Args:
         loss (scalar): Sum of the answers' weighted losses divided by the number of questions.
         logits (`(answers, length, vocab_size)`): At every token of an answer the logits of the next.
         answer_losses (`(answers,)`): Sum of the cross-entropies of an answer's tokens, not weighted.
         encoder_last_hidden_state (`(questions, length, hidden_size)`): The questions after the fusion layers.
-        hidden_states, attentions: On request, of the video encoder; see [`UMTForPreTrainingOutput`].
+        encoder_hidden_states, encoder_attentions: Of the question encoder; see [`UMTQuestionEncoderOutput`].
+        decoder_hidden_states: Of the decoder, (answers, answer length, hidden_size) each.
+        decoder_attentions: Of an answer to itself, (answers, heads, answer length, answer length) each.
+        cross_attentions: Of an answer to its question, (answers, heads, answer length, length) each.
+        hidden_states, attentions: Of the video encoder; see [`UMTForPreTrainingOutput`].
     """
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     answer_losses: torch.FloatTensor | None = None
     encoder_last_hidden_state: torch.FloatTensor | None = None
+    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -62,6 +97,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         "AutoConfig": "configuration_umt.UMTVideoTextConfig",
         "AutoModelForVisualQuestionAnswering": "modeling_umt_question_answering.UMTForVideoQuestionAnswering",
     }
+    _can_compile_fullgraph = False  # `generate` has no static cache; a forward pass alone does compile into one graph
     _tied_weights_keys = {"lm_head.decoder.weight": "text_decoder.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: UMTVideoTextConfig):
@@ -106,6 +142,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
             part.resize_token_embeddings(embeddings.num_embeddings, mean_resizing=mean_resizing)
         return embeddings
 
+    @only_documented_keywords
     @can_return_tuple
     def forward(
         self,
@@ -117,7 +154,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         answers_per_question: torch.Tensor | None = None,
         answer_weights: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
+        encoder_outputs: UMTQuestionEncoderOutput | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UMTForVideoQuestionAnsweringOutput:
         """The losses of answers to questions about clips.
@@ -141,7 +178,9 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
             ValueError: if answers, questions or clips are missing, or shapes do not fit.
         """
         if encoder_outputs is None:
-            encoder_outputs = self.encode_questions(input_ids, attention_mask, pixel_values_videos, **kwargs)
+            encoder_outputs = self.encode_questions(
+                input_ids, attention_mask, pixel_values_videos, return_dict=True, **kwargs
+            )
         questions = encoder_outputs.last_hidden_state  # (B, L, H)
         if (labels is None) == (decoder_input_ids is None):
             raise ValueError("Give answers as `labels`, or as `decoder_input_ids` for logits alone.")
@@ -159,7 +198,10 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
                 f"{decoder_input_ids.shape[0]} answers to {questions.shape[0]} questions: give "
                 "`answers_per_question`, or a multiple of the number of questions."
             )
-        logits = self.decode(decoder_input_ids, decoder_attention_mask, questions, attention_mask)
+        decoded = self.text_decoder(
+            decoder_input_ids, decoder_attention_mask, questions, attention_mask, return_dict=True, **kwargs
+        )
+        logits = self.lm_head(decoded.last_hidden_state)
 
         loss = losses = None
         if labels is not None:
@@ -171,25 +213,28 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
             answer_losses=losses,
             logits=logits,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            hidden_states=encoder_outputs.hidden_states,
-            attentions=encoder_outputs.attentions,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+            hidden_states=encoder_outputs.video_hidden_states,
+            attentions=encoder_outputs.video_attentions,
         )
 
+    @only_documented_keywords
+    @can_return_tuple
     def encode_questions(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         pixel_values_videos: torch.Tensor,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
+    ) -> UMTQuestionEncoderOutput:
         """Questions through text encoder and fusion layers, where they attend to their clips.
 
         Args:
             input_ids, attention_mask, pixel_values_videos: See `forward`.
-
-        Returns:
-            `BaseModelOutput`: `last_hidden_state` (questions, length, hidden_size); `hidden_states` and `attentions`,
-            on request, of the video encoder.
 
         Raises:
             ValueError: if questions or clips are missing, or the number of questions is not a multiple of the number
@@ -204,14 +249,16 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
                 f"{num_questions} questions about {num_clips} clips: the number of questions must be a multiple of "
                 "the number of clips."
             )
-        kwargs["return_dict"] = True  # a configuration may disable it
-        encoded = self.vision_model.encode(pixel_values_videos, **kwargs)
+        encoded = self.vision_model.encode(pixel_values_videos, return_dict=True, **kwargs)
         videos = self.vision_model.norm(encoded.last_hidden_state)  # (M, N, D)
-        texts = self.text_model.encode(input_ids, attention_mask)  # (B, L, H)
-        return BaseModelOutput(
-            last_hidden_state=self.text_model.fuse(texts, attention_mask, videos),
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
+        questions = self.text_model(input_ids, attention_mask, videos, return_dict=True, **kwargs)
+        return UMTQuestionEncoderOutput(
+            last_hidden_state=questions.last_hidden_state,  # (B, L, H)
+            hidden_states=questions.hidden_states,
+            attentions=questions.attentions,
+            cross_attentions=questions.cross_attentions,
+            video_hidden_states=encoded.hidden_states,
+            video_attentions=encoded.attentions,
         )
 
     def decode(
@@ -222,8 +269,10 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Answers (A, L'), adjacent for a question, and question states (B, L, H) to logits (A, L', V)."""
-        hidden_states = self.text_decoder.encode(decoder_input_ids, decoder_attention_mask)  # the embeddings alone
-        return self.lm_head(self.text_decoder.fuse(hidden_states, decoder_attention_mask, questions, attention_mask))
+        decoded = self.text_decoder(
+            decoder_input_ids, decoder_attention_mask, questions, attention_mask, return_dict=True
+        )
+        return self.lm_head(decoded.last_hidden_state)
 
     @torch.no_grad()
     def rank_answers(
@@ -259,6 +308,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         """
         if len(candidate_ids) == 0 or k < 1:
             raise ValueError(f"{len(candidate_ids)} candidates can't be ranked with k = {k}; both must be at least 1.")
+        kwargs["return_dict"] = True  # a configuration may disable it
         questions = self.encode_questions(input_ids, attention_mask, pixel_values_videos, **kwargs).last_hidden_state
         padded = candidate_ids == self.config.text_config.pad_token_id
         mask = ~padded if candidate_attention_mask is None else candidate_attention_mask
@@ -288,7 +338,8 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         Args:
             input_ids, attention_mask, pixel_values_videos: See `forward`.
             kwargs: Options of `GenerationMixin.generate`, such as `num_beams`. By default decoding is greedy, and an
-                answer has at most 4 new tokens, `[SEP]` included, as in training; `max_new_tokens` allows more.
+                answer has at most 4 new tokens, `[SEP]` included, as in training; `max_new_tokens` allows more. Other
+                keywords, such as `decoder_attention_mask`, go to `forward`.
 
         Returns:
             int64 `(questions, length)`: the answers with their `[CLS]`, padded; to be decoded by a tokenizer's
@@ -297,22 +348,19 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         Raises:
             ValueError: as `encode_questions`.
         """
-        encoder_outputs = self.encode_questions(input_ids, attention_mask, pixel_values_videos)
+        config = kwargs.get("generation_config") or self.generation_config
+        recorded = {
+            name: kwargs.get(name, getattr(config, name)) for name in ("output_hidden_states", "output_attentions")
+        }
+        encoder_outputs = self.encode_questions(
+            input_ids, attention_mask, pixel_values_videos, return_dict=True, **recorded
+        )
         return super().generate(encoder_outputs=encoder_outputs, attention_mask=attention_mask, **kwargs)
 
-    def prepare_inputs_for_generation(
-        self,
-        decoder_input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
-        **kwargs,
-    ) -> dict[str, torch.Tensor | BaseModelOutput | None]:
-        """The inputs of `forward` at one step of `generate`; without a cache, the complete answer so far."""
-        return {
-            "decoder_input_ids": decoder_input_ids,
-            "attention_mask": attention_mask,
-            "encoder_outputs": encoder_outputs,
-        }
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs) -> dict:
+        """The inputs of `forward` at one step of `generate`: the complete answer so far, because there is no cache."""
+        passed_on = {name: value for name, value in kwargs.items() if name not in CACHE_INPUTS}
+        return {"decoder_input_ids": input_ids} | passed_on
 
     @classmethod
     def from_video_text(

@@ -30,6 +30,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_umt import UMTTeacherConfig, aligned_layers
+from .keyword_arguments_umt import only_documented_keywords
 from .position_embeddings_umt import resize_square_table
 from .remote_code_umt import UMTRemoteCodeMixin
 from .teacher_forward_umt import UMTTeacherForwardMixin, UMTTeacherOutput
@@ -176,6 +177,7 @@ class UMTTeacherModel(UMTTeacherForwardMixin, UMTTeacherPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
 
+    @only_documented_keywords
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(

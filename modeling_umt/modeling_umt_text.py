@@ -20,14 +20,15 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_umt import UMTTextConfig
+from .keyword_arguments_umt import only_documented_keywords
 from .transformer_block_umt import eager_attention_forward
 
 
@@ -98,6 +99,9 @@ class UMTTextMultiHeadAttention(nn.Module):
             dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
             **kwargs,
         )
+        if attn_weights is not None and attn_weights.shape[0] != hidden_states.shape[0]:
+            lengths = (-1, hidden_states.shape[1])
+            attn_weights = attn_weights.unflatten(2, lengths).transpose(1, 2).flatten(0, 1)  # (B, heads, L, N)
         return attn_output.reshape(hidden_states.shape), attn_weights
 
 
@@ -192,7 +196,11 @@ class UMTTextPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": UMTTextLayer, "attentions": UMTTextMultiHeadAttention}
+    _can_record_outputs = {
+        "hidden_states": UMTTextLayer,
+        "attentions": OutputRecorder(UMTTextMultiHeadAttention, index=1, layer_name="attention"),
+        "cross_attentions": OutputRecorder(UMTTextMultiHeadAttention, index=1, layer_name="crossattention"),
+    }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -216,6 +224,7 @@ class UMTTextModel(UMTTextPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embeddings.word_embeddings = value
 
+    @only_documented_keywords
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -225,7 +234,7 @@ class UMTTextModel(UMTTextPreTrainedModel):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithCrossAttentions:
         """Encode texts by the lower layers, or together with videos by all of them.
 
         Args:
@@ -237,7 +246,9 @@ class UMTTextModel(UMTTextPreTrainedModel):
             encoder_attention_mask (`(videos, tokens)`, *optional*): 0 where these are padded; videos are not.
 
         Returns:
-            `BaseModelOutput`: `last_hidden_state` (batch, length, hidden_size).
+            `BaseModelOutputWithCrossAttentions`: `last_hidden_state` (batch, length, hidden_size). On request, of the
+            layers that ran: `hidden_states`, and with eager attention `attentions` (batch, heads, length, length)
+            and, of the fusion layers, `cross_attentions` (batch, heads, length, tokens).
 
         Raises:
             ValueError: if a text is longer than `max_position_embeddings`.
@@ -247,8 +258,9 @@ class UMTTextModel(UMTTextPreTrainedModel):
             hidden_states = self.fuse(
                 hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask, **kwargs
             )
-        return BaseModelOutput(last_hidden_state=hidden_states)
+        return BaseModelOutputWithCrossAttentions(last_hidden_state=hidden_states)
 
+    @only_documented_keywords
     def encode(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
@@ -259,6 +271,7 @@ class UMTTextModel(UMTTextPreTrainedModel):
             hidden_states = layer(hidden_states, mask, **kwargs)
         return hidden_states
 
+    @only_documented_keywords
     def fuse(
         self,
         hidden_states: torch.Tensor,

@@ -25,6 +25,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_umt import UMTVideoTextConfig
+from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTModel
 from .modeling_umt_text import UMTTextModel, init_bert_weights
 from .remote_code_umt import UMTRemoteCodeMixin
@@ -62,7 +63,7 @@ class UMTVideoTextPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
         "AutoModel": "modeling_umt_video_text.UMTVideoTextModel",
     }
     base_model_prefix = "video_text"
-    main_input_name = "pixel_values_videos"
+    main_input_name = "input_ids"
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["UMTEmbeddings", "UMTLayer", "UMTTextEmbeddings", "UMTTextLayer"]
@@ -111,12 +112,13 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.text_model.set_input_embeddings(value)
 
+    @only_documented_keywords
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor,
-        pixel_values_videos: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UMTVideoTextOutput:
         """Compare every video with every text by cosines in the joint space.
@@ -124,14 +126,15 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         Args:
             input_ids (int64 `(texts, length)`): Token ids of any number of texts, as from [`UMTProcessor`]: `[CLS]`
                 first and no `[SEP]`.
-            pixel_values_videos (`(videos, frames, channels, height, width)`): See [`UMTModel.forward`].
             attention_mask (`(texts, length)`, *optional*): 0 where a text is padded.
+            pixel_values_videos (`(videos, frames, channels, height, width)`): See [`UMTModel.forward`].
 
         Raises:
-            ValueError: if the clips do not fit the model or a text is too long.
+            ValueError: if clips or texts are missing, the clips do not fit the model or a text is too long.
         """
-        video = self.get_video_features(pixel_values_videos, **kwargs)
-        text = self.get_text_features(input_ids, attention_mask)
+        require_clips_and_texts(input_ids, pixel_values_videos)
+        video = self.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
+        text = self.get_text_features(input_ids, attention_mask, return_dict=True)
         video_embeds = mean_of_unit_vectors(video.pooler_output)
         text_embeds = F.normalize(text.pooler_output, dim=-1)
         temperature = self.temperature.clamp(*TEMPERATURE_RANGE)
@@ -145,6 +148,8 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             attentions=video.attentions,
         )
 
+    @only_documented_keywords
+    @can_return_tuple
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor,
@@ -163,13 +168,15 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` (batch, visible tokens, hidden_size), normed;
-            `pooler_output` (batch, frames or 1, projection_dim), not of unit length.
+            `pooler_output` (batch, frames or 1, projection_dim), not of unit length. On request `hidden_states` and
+            `attentions` of the video encoder.
 
         Raises:
             ValueError: if the clips do not fit the model, or the mask does not fit the clips.
         """
-        kwargs["return_dict"] = True  # a configuration may disable it
-        encoded = self.vision_model.encode(pixel_values_videos, bool_masked_pos, visible_indices, **kwargs)
+        encoded = self.vision_model.encode(
+            pixel_values_videos, bool_masked_pos, visible_indices, return_dict=True, **kwargs
+        )
         tokens = self.vision_model.norm(encoded.last_hidden_state)
         has_mask = bool_masked_pos is not None or visible_indices is not None
         num_vectors = self.num_video_vectors(pixel_values_videos, has_mask, keep_temporal)
@@ -191,6 +198,8 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         pooled = tokens.unflatten(1, (num_vectors, -1)).mean(dim=2)
         return self.video_projection(self.pool_norm(pooled))
 
+    @only_documented_keywords
+    @can_return_tuple
     def get_text_features(
         self,
         input_ids: torch.Tensor,
@@ -204,14 +213,18 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` (batch, length, hidden_size), the input of `match`;
-            `pooler_output` (batch, projection_dim), the projection of the first token, not of unit length.
+            `pooler_output` (batch, projection_dim), the projection of the first token, not of unit length. On request
+            `hidden_states` and `attentions` of the layers below `fusion_layer`.
 
         Raises:
             ValueError: if a text is longer than the model's `max_position_embeddings`.
         """
-        hidden_states = self.text_model.encode(input_ids, attention_mask, **kwargs)
+        encoded = self.text_model(input_ids, attention_mask, return_dict=True, **kwargs)
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden_states, pooler_output=self.text_projection(hidden_states[:, 0])
+            last_hidden_state=encoded.last_hidden_state,
+            pooler_output=self.text_projection(encoded.last_hidden_state[:, 0]),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
     def match(
@@ -257,6 +270,12 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             chunks = zip(texts.split(chunk_size), masks.split(chunk_size), strict=True)
             logits += [self.matching_head(self.text_model.fuse(*chunk, videos)[:, 0]) for chunk in chunks]
         return torch.cat(logits)
+
+
+def require_clips_and_texts(input_ids: torch.Tensor | None, pixel_values_videos: torch.Tensor | None) -> None:
+    """Raise a ValueError unless both are given."""
+    if input_ids is None or pixel_values_videos is None:
+        raise ValueError("Give `input_ids` and `pixel_values_videos`: this model takes texts together with clips.")
 
 
 def mean_of_unit_vectors(frames: torch.Tensor) -> torch.Tensor:

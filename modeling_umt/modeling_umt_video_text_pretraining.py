@@ -28,6 +28,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .alignment_umt import UMTAlignmentDecoder, align_features
 from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig, aligned_layers
+from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTEncoderOutput, UMTForPreTraining
 from .modeling_umt_text import UMTTextPredictionHead, read_bert
 from .modeling_umt_video_text import (
@@ -35,6 +36,7 @@ from .modeling_umt_video_text import (
     UMTVideoTextModel,
     UMTVideoTextPreTrainedModel,
     mean_of_unit_vectors,
+    require_clips_and_texts,
     similarity_over_temperature,
 )
 from .objectives_umt import (
@@ -139,12 +141,13 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         """Move the learned temperature into `TEMPERATURE_RANGE`, as the official code does before every step."""
         self.video_text.temperature.clamp_(*TEMPERATURE_RANGE)
 
+    @only_documented_keywords
     @can_return_tuple
     def forward(
         self,
-        pixel_values_videos: torch.Tensor,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         visible_indices: torch.Tensor | None = None,
         target_features: torch.Tensor | None = None,
@@ -160,9 +163,9 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
         """The losses of clips and their texts. Masked texts and negatives that are not given are sampled.
 
         Args:
-            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
             input_ids (int64 `(batch, length)`): Token ids; text i matches clip i.
             attention_mask (`(batch, length)`, *optional*): 0 where a text is padded.
+            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
             bool_masked_pos, visible_indices (*optional*): The mask, in one of its two forms. Without one, all tokens
                 are visible.
             target_features (`(batch, num_aligned_layers, visible, target_dim)`, *optional*): The teacher's features at
@@ -177,15 +180,17 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
             generator (`torch.Generator`, *optional*): Random generator of the sampling, on the model's device.
 
         Raises:
-            ValueError: if shapes do not fit, or `gather_embeddings` is set and `match_ids` are missing.
+            ValueError: if clips or texts are missing, shapes do not fit, or `gather_embeddings` is set and `match_ids`
+                are missing.
         """
+        require_clips_and_texts(input_ids, pixel_values_videos)
         config, bert = self.config, self.config.text_config
         if self.gather_embeddings is not None and match_ids is None:
             raise ValueError(
                 "`gather_embeddings` requires `match_ids`: batch indices are not unique across processes."
             )
         pairs = self.encode_pairs(
-            pixel_values_videos, input_ids, attention_mask, bool_masked_pos, visible_indices, keep_temporal, **kwargs
+            input_ids, attention_mask, pixel_values_videos, bool_masked_pos, visible_indices, keep_temporal, **kwargs
         )
         temperature = self.video_text.temperature
         similarity = similarity_over_temperature(pairs.video_embeds, pairs.text_embeds, temperature)  # (B, B)
@@ -221,9 +226,9 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
 
     def encode_pairs(
         self,
-        pixel_values_videos: torch.Tensor,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
+        pixel_values_videos: torch.Tensor,
         bool_masked_pos: torch.Tensor | None,
         visible_indices: torch.Tensor | None,
         keep_temporal: bool | None,

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from transformers.utils.import_utils import is_torchdynamo_exporting
 
 
 def attention_token_selection(
@@ -242,8 +243,13 @@ def visible_indices_from_mask(
 
     Raises:
         ValueError: if the mask is not a bool tensor of that shape, if samples hide different numbers of tokens, or all
-            of them.
+            of them; and in `torch.export`, because the shape of the result depends on the mask's values.
     """
+    if is_torchdynamo_exporting():
+        raise ValueError(
+            "`bool_masked_pos` can't be exported, because the number of visible tokens depends on its values. Export "
+            "with `visible_indices`, int64 (batch, visible), instead."
+        )
     shape = tuple(bool_masked_pos.shape)
     if bool_masked_pos.dtype != torch.bool or len(shape) != 2 or expected_shape not in (None, shape):
         expected = "(batch, tokens)"

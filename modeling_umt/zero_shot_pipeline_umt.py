@@ -84,7 +84,8 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
         candidate_labels: tuple[str, ...] = (),
         templates: tuple[str, ...] = ("a video of {}",),
     ) -> dict[str, torch.Tensor]:
-        frames = self.model.get_video_features(inputs["pixel_values_videos"].to(self.model.dtype)).pooler_output
+        clips = inputs["pixel_values_videos"].to(self.model.dtype)
+        frames = self.model.get_video_features(clips, return_dict=True).pooler_output
         labels = self.label_vectors(candidate_labels, templates)
         temperature = self.model.temperature.clamp(*TEMPERATURE_RANGE)
         logits = similarity_over_temperature(mean_of_unit_vectors(frames), labels, temperature)  # (videos, labels)
@@ -102,7 +103,8 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
         if getattr(self, "_encoded", (None,))[0] != key:
             texts = [template.replace("{}", label) for label in candidate_labels for template in templates]
             inputs = self.processor(text=texts, return_tensors="pt").to(self.model.device)
-            vectors = self.model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
+            encoded = self.model.get_text_features(inputs["input_ids"], inputs["attention_mask"], return_dict=True)
+            vectors = encoded.pooler_output
             vectors = F.normalize(vectors, dim=-1).unflatten(0, (-1, len(templates))).mean(dim=1)
             self._encoded = key, F.normalize(vectors, dim=-1)
         return self._encoded[1]

@@ -20,14 +20,14 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 
 from .caption_cleaning_umt import clean_caption
 from .video_features_umt import UMTVideoFeatures
-from .video_processing_umt import UMTVideoProcessor, UMTVideosKwargs
+from .video_processing_umt import UMTVideoProcessor, UMTVideoProcessorKwargs
 
 
 class UMTProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call: those of `UMTVideoProcessor` (`videos_kwargs`) and of the tokenizer (`text_kwargs`), nested
     or as plain keyword arguments."""
 
-    videos_kwargs: UMTVideosKwargs
+    videos_kwargs: UMTVideoProcessorKwargs
     _defaults = {"text_kwargs": {"padding": "max_length", "truncation": True}}
 
 
@@ -59,11 +59,18 @@ class UMTProcessor(ProcessorMixin):
 
     def __init__(self, video_processor=None, tokenizer=None, max_text_length: int = 32, max_answer_length: int = 5):
         super().__init__(video_processor, tokenizer)
-        ids = tokenizer("a").input_ids
-        if ids[0] != tokenizer.cls_token_id or tokenizer.sep_token_id in ids:
+        start, end = tokenizer.cls_token, tokenizer.sep_token
+        if start is None or end is None:
             raise ValueError(
-                "The tokenizer must encode a text as [CLS] and its tokens, without [SEP] at the end; this one encodes "
-                f"'a' as {tokenizer.convert_ids_to_tokens(ids)}. Create one with `UMTProcessor.from_bert`."
+                f"The tokenizer must have a cls_token and a sep_token; this one has {start!r} and {end!r}. Create one "
+                "with `UMTProcessor.from_bert`."
+            )
+        ids = tokenizer("a").input_ids
+        if ids[:1] != [tokenizer.cls_token_id] or tokenizer.sep_token_id in ids:
+            raise ValueError(
+                f"The tokenizer must encode a text as its cls_token {start} and its tokens, without {end} at the end; "
+                f"this one encodes 'a' as {tokenizer.convert_ids_to_tokens(ids)}. Create one with "
+                "`UMTProcessor.from_bert`."
             )
         self.max_text_length = max_text_length
         self.max_answer_length = max_answer_length

@@ -1,15 +1,19 @@
 """Exact random access to the frames of a video file or stream with PyAV.
 
-A video is opened and its packets are scanned once, without decoding, for presentation times and keyframes. `read` then
-decodes as little as possible: it starts at the last keyframe from which a requested frame can be decoded, seeks only
-if a later keyframe is nearer, skips non-reference frames that were not requested, and drains the decoder instead of
-feeding it more packets. The frames are bit for bit those of decoding the complete file in order.
+A video is opened and its packets are scanned once, without decoding, for presentation times and entries (keyframes
+from which decoding is exact). `read` then decodes as little as possible: it starts at the last entry from which a
+requested frame can be decoded, seeks only if a later entry is nearer, skips non-reference frames that were not
+requested, and drains the decoder instead of feeding it more packets. The frames are bit for bit those of decoding the
+complete file in order.
+
+Damage is never concealed: a frame is an error if the decoder reports an error in it or in a packet decoded on the way
+to it. Damage that no decoder can detect remains undetected, such as a flipped bit in the entropy-coded data of VP9.
 
 Unusual: frames are counted in presentation order; packets hidden by an edit list are decoded but have no index;
-leading pictures of an open GOP need the keyframe before theirs; and where a container does not store usable
-presentation times (AVI with reordered frames, raw streams, field-coded pictures …) the frames are counted by decoding
-them once, since nothing else gives their number. Decoding uses one FFmpeg thread, because data loaders run many
-readers in parallel.
+leading pictures of an open GOP need the keyframe before theirs; of several streams, FFmpeg's best one is read, never
+cover art; and where a container does not store usable presentation times (AVI with reordered frames, raw streams,
+field-coded pictures …) the frames are counted by decoding them once, since nothing else gives their number. Decoding
+uses one FFmpeg thread, because data loaders run many readers in parallel.
 """
 
 import functools
@@ -21,15 +25,24 @@ from typing import BinaryIO
 import numpy as np
 from transformers.utils import is_av_available
 
+from .random_access_umt import (
+    is_entry,
+    keyframes_are_unknown,
+    non_reference_frames_can_be_skipped,
+    times_are_reliable,
+)
 from .video_source_umt import VideoDecodeError, VideoSource
 
 if is_av_available():
     import av
 
 _KEPT_BYTES = 32 << 20  # packets of smaller videos are kept in memory between scan and decoding
-_MAX_EMPTY_VOP = 19  # MPEG-4 part 2: a packet up to this size may represent a frame that is not shown
 _NEAR = 64  # packets: reading over this many is cheaper than a seek
 _MAX_REORDERED = 16  # the largest reordering delay of any codec, in frames
+# report errors that FFmpeg would decode around: in checksums, in the length of the data, in syntax. The decoder of
+# H.264 marks concealed frames instead, and strictly it would reject a reference that is absent after random access.
+_STRICT = {"err_detect": "crccheck+buffer+explode"}
+_NUM_SAMPLED_GROUPS = 4  # groups that decide whether a stream breaks its format everywhere
 
 
 class VideoReader:
@@ -55,10 +68,11 @@ class VideoReader:
         self._source = VideoSource(video)
         self._container = None
         self._reformatter = av.video.reformatter.VideoReformatter()
+        self._is_strict = True
         try:
             self._open()
             self._scan()
-        except (av.error.FFmpegError, EOFError) as error:
+        except (av.error.FFmpegError, OSError) as error:
             self.close()
             raise VideoDecodeError(self._source.name, "decode", str(error)) from error
         except BaseException:
@@ -106,11 +120,14 @@ class VideoReader:
             )
         slots = {int(index): np.flatnonzero(indices == index) for index in requested}
         frames = None
-        for index, frame in self._decode(requested):
-            image = self._to_rgb(frame)
-            if frames is None:
-                frames = np.empty((len(indices), *image.shape), dtype=np.uint8)
-            frames[slots[index]] = image
+        try:
+            for index, frame in self._decode(requested):
+                image = self._to_rgb(frame)
+                if frames is None:
+                    frames = np.empty((len(indices), *image.shape), dtype=np.uint8)
+                frames[slots[index]] = image
+        except (av.error.FFmpegError, OSError) as error:  # the file can't be read or decoded further
+            raise VideoDecodeError(self._source.name, "decode", str(error)) from error
         if frames is None:
             return np.empty((0, *self._displayed_size, 3), dtype=np.uint8)
         self._displayed_size = frames.shape[1:3]
@@ -133,12 +150,10 @@ class VideoReader:
         if self._container is not None:
             self._container.close()
         self._container = self._source.open_container()
-        cover_art = av.stream.Disposition.attached_pic
-        streams = [stream for stream in self._container.streams.video if not stream.disposition & cover_art]
-        if not streams:
+        self._stream = _best_stream(self._container)
+        if self._stream is None:
             reason = "truncated" if self._source.is_truncated() else "no_video_stream"
             raise VideoDecodeError(self._source.name, reason)
-        self._stream = streams[0]
         for stream in self._container.streams:
             if stream is not self._stream:
                 stream.discard = av.stream.Discard.all
@@ -146,20 +161,22 @@ class VideoReader:
         if self._codec is None:
             raise VideoDecodeError(self._source.name, "decode", "its codec has no decoder")
         self._codec.thread_count = 1
+        self._codec.options = _STRICT if self._is_strict and self._codec.name != "h264" else {}
         self._size = self._codec.height, self._codec.width
         self._demuxer, self._position = self._container.demux(self._stream), 0
 
     def _scan(self) -> None:
         """Reads all packets once and builds the table of frames."""
-        packets, pts, dts, keys, hidden = [], [], [], [], []
+        packets, pts, dts, entries, hidden = [], [], [], [], []
         kept_bytes, smallest, is_corrupt, has_one_setup = 0, 1 << 62, False, True
+        codec, extradata = self._codec.name, self._codec.extradata or b""
         try:
             for packet in self._demuxer:
                 if (size := packet.size) == 0:  # the end marker, or an empty chunk for a dropped frame
                     continue
                 pts.append(packet.pts)
                 dts.append(packet.dts)
-                keys.append(packet.is_keyframe)
+                entries.append(packet.is_keyframe and is_entry(codec, extradata, bytes(packet)))
                 hidden.append(packet.is_discard)
                 is_corrupt = packet.is_corrupt
                 if len(pts) > 1 and packet.has_sidedata("new_extradata"):
@@ -168,12 +185,12 @@ class VideoReader:
                 kept_bytes += size
                 if kept_bytes <= _KEPT_BYTES:
                     packets.append(packet)
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, OSError):
             pass  # the rest can't be read: treated as the end of the file
         # the file ends within this packet (in a transport stream, it may be a transmission error)
         ends_corrupt = is_corrupt and self._container.format.name != "mpegts"
         if ends_corrupt:
-            for column in (pts, dts, keys, hidden):
+            for column in (pts, dts, entries, hidden):
                 column.pop()
         is_truncated = ends_corrupt or self._source.is_truncated()
         if not pts:
@@ -181,19 +198,22 @@ class VideoReader:
         self._num_packets = self._position = len(pts)
         # a decoder that has seen new parameter sets must be created again, which reading from the file does
         self._packets = packets[: len(pts)] if kept_bytes <= _KEPT_BYTES and has_one_setup else None
-        self._can_skip = _non_reference_frames_can_be_skipped(self._codec)
+        self._can_skip = non_reference_frames_can_be_skipped(codec, extradata)
+        is_unknown = keyframes_are_unknown(codec, self._codec.codec.intra_only, entries)
+        self._entries = np.array([0]) if is_unknown else np.union1d([0], np.flatnonzero(entries))
+        self._starts_with_entry = bool(entries[0])
+        self._has_one_setup = has_one_setup
         num_lost = self._num_lost(is_truncated)
 
         shown = np.flatnonzero(~np.array(hidden))
-        if self._times_are_reliable(pts, dts, keys, shown, smallest):
-            # new parameter sets must not be skipped
-            self._keys = np.flatnonzero(keys) if has_one_setup else np.array([0])
+        reorders, has_fields = bool(self._codec.has_b_frames), self._codec.field_order > 1
+        if times_are_reliable(pts, dts, entries, shown, smallest, codec, reorders, has_fields):
             self._pts, self._dts = np.array(pts), dts
             self._order = shown[np.argsort(self._pts[shown])]  # frame index -> packet index
             times = self._pts[self._order]
         else:
             self._order = None
-            times = [frame.pts for frame in self._all_frames()]
+            times = self._count()
         if len(times) == 0:
             raise VideoDecodeError(self._source.name, "no_frames")
         self.num_frames, self._num_readable = len(times) + num_lost, len(times)
@@ -216,24 +236,6 @@ class VideoReader:
         expected = self._stream.frames or round(seconds * (self._stream.average_rate or 0))
         return max(expected - self._num_packets, 1)
 
-    def _times_are_reliable(self, pts: list, dts: list, keys: list, shown: np.ndarray, smallest: int) -> bool:
-        """Whether every packet that is not hidden is one frame, and presentation times give the order of frames."""
-        codec, reorders = self._codec.name, self._codec.has_b_frames
-        if None in pts or len(set(pts)) < len(pts):
-            return False  # AVI with reordered frames, raw streams
-        if reorders and all(earlier < later for earlier, later in itertools.pairwise(pts)):
-            return False  # the muxer stored decoding times, unless nothing is reordered after all
-        known = [time for time in dts if time is not None]
-        if any(later < earlier for earlier, later in itertools.pairwise(known)):
-            return False  # joined recordings
-        if not keys[0] or any(pts[packet] < pts[0] for packet in shown):
-            return False  # starts within a GOP: the first frames may not be decodable
-        if codec in ("h264", "hevc") and self._codec.field_order > 1:
-            return False  # a packet may be a single field
-        if codec == "mpeg4":
-            return smallest > _MAX_EMPTY_VOP
-        return codec != "vp8"  # VP8 has packets of frames that are never shown
-
     def _set_clock(self, times: Sequence[int | None]) -> None:
         """Sets `fps`, `duration` and `timestamps` from presentation times in units of the stream's time base."""
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 1)
@@ -253,6 +255,8 @@ class VideoReader:
         """Pairs of index and frame for the ascending `indices`, in any order."""
         missing = {int(index) for index in indices}
         if self._order is None:
+            if (broken := indices[self._is_broken[indices]]).size:
+                raise self._damage(int(broken[0]))
             for index, frame in enumerate(self._all_frames() if missing else ()):
                 if index in missing:
                     missing.remove(index)
@@ -265,54 +269,146 @@ class VideoReader:
                 groups.setdefault(self._entry(index), []).append(index)
             for entry, group in sorted(groups.items()):
                 for index, frame in self._decode_group(entry, group, self._can_skip):
-                    missing.remove(index)
+                    missing.discard(index)  # a group is decoded twice if the stream breaks its format everywhere
                     yield index, frame
-            if missing:  # a false keyframe (gradual refresh): decode every frame from the beginning
+            if missing:  # a false keyframe: decode every frame from the beginning
                 for index, frame in self._decode_group(0, sorted(missing), False):
-                    missing.remove(index)
+                    missing.discard(index)
                     yield index, frame
         if missing:
             raise VideoDecodeError(self._source.name, "decode", f"the decoder returned no frame {min(missing)}")
 
+    def _damage(self, index: int) -> VideoDecodeError:
+        return VideoDecodeError(self._source.name, "decode", f"the data of frame {index} are damaged")
+
     def _entry(self, index: int) -> int:
-        """Index of the last keyframe packet from which the frame can be decoded. It is neither decoded nor shown after
-        the frame: a leading picture of an open GOP needs the previous GOP."""
-        packet = self._order[index]
-        keys = self._keys[: np.searchsorted(self._keys, packet, side="right")]
-        return int(keys[self._pts[keys] <= self._pts[packet]][-1])
+        """Index of the packet at which decoding starts for a frame."""
+        # new parameter sets must not be skipped
+        return self._last_entry(self._order[index]) if self._has_one_setup else 0
+
+    def _last_entry(self, packet: int) -> int:
+        """Index of the last entry from which a packet can be decoded. It is neither decoded nor shown after the
+        packet: a leading picture of an open GOP needs the previous GOP."""
+        entries = self._entries[: np.searchsorted(self._entries, packet, side="right")]
+        return int(entries[self._pts[entries] <= self._pts[packet]][-1])
 
     def _decode_group(self, entry: int, indices: list[int], skip: bool) -> Iterator[tuple[int, "av.VideoFrame"]]:
         """Decodes from packet `entry` to the last packet needed for `indices`. With `skip`, non-reference frames are
-        decoded only if requested."""
+        decoded only if requested. Raises the error of a damaged frame after the frames, as the decoder reports damage
+        with the frame, which it may show after others that refer to it."""
         indices_by_time = {int(self._pts[self._order[index]]): index for index in indices}
-        last = int(self._order[indices].max())
+        last, damaged = int(self._order[indices].max()), []
         self._codec.flush_buffers()
         self._codec.skip_frame = "DEFAULT"
         for number, packet in self._packets_from(entry):
             if skip:
                 self._codec.skip_frame = "DEFAULT" if packet.pts in indices_by_time else "NONREF"
-            frames = self._decode_packet(packet)
+            damaged += self._lost_after(number, packet)
+            frames, has_error = self._decode_packet(packet)
+            if has_error:
+                damaged.append(number)
             if number == last:
-                frames += self._decode_packet(None)
+                drained, has_error = self._decode_packet(None)
+                frames += drained
+                if has_error:
+                    damaged.append(last)
             for frame in frames:
+                if frame.is_corrupt:
+                    damaged += np.flatnonzero(self._pts == frame.pts).tolist()
                 index = indices_by_time.pop(frame.pts, None)
                 if index is not None:
                     yield index, frame
             if number == last:
                 break
+        broken = [index for index in indices if self._depends_on(self._order[index], damaged)]
+        if broken and self._breaks_its_format():
+            yield from self._decode_group(entry, indices, skip)
+        elif broken:
+            raise self._damage(min(broken))
+
+    def _depends_on(self, packet: int, damaged: list[int]) -> bool:
+        """Whether a damaged packet is decoded on the way to `packet`. Leading pictures of the entry are not."""
+        entry = self._last_entry(packet)
+        return any(entry <= other <= packet and self._pts[other] >= self._pts[entry] for other in damaged)
+
+    def _lost_after(self, number: int, packet: "av.Packet") -> list[int]:
+        """The first packet that lost data may affect, if the demuxer marks this one."""
+        if not packet.is_corrupt:
+            return []
+        if self._container.format.name != "mpegts":
+            return [number]
+        # found while the next packet is assembled. Where recordings are joined, that one is complete and an entry
+        # follows; else the decoder reports what is missing in it
+        return [] if number + 2 in self._entries else [number + 1]
+
+    def _breaks_its_format(self) -> bool:
+        """Whether the errors are a property of the stream: strict decoding fails in every group. The stream is then
+        decoded as FFmpeg decodes it by default."""
+        if not self._is_strict or len(self._entries) == 1:
+            return False
+        sample = self._entries[np.linspace(0, len(self._entries) - 1, _NUM_SAMPLED_GROUPS).astype(int)]
+        for entry in np.unique(sample):
+            self._codec.flush_buffers()
+            self._codec.skip_frame = "DEFAULT"
+            position = np.searchsorted(self._entries, entry, side="right")
+            end = self._entries[position] if position < len(self._entries) else self._num_packets
+            if not any(
+                self._decode_packet(packet)[1]
+                for _, packet in itertools.islice(self._packets_from(int(entry)), int(end - entry))
+            ):
+                return False
+        self._is_strict = False
+        self._open()
+        return True
+
+    def _count(self) -> list[int | None]:
+        """Decodes all frames once, for their number and times, and marks those that damage may have changed."""
+        times, shown_before, errors, corrupt = self._decode_all()
+        if errors:  # strict decoding drops frames, which would shift the indices of those after them
+            is_property, self._is_strict = self._breaks_its_format(), False
+            self._open()
+            times, shown_before, tolerated, corrupt = self._decode_all()
+            errors = tolerated if is_property else [*errors, *tolerated]
+        # the packet of a corrupt frame is uncertain by the reordering delay
+        delay = min(max(number - shown for number, shown in enumerate(shown_before)), _MAX_REORDERED)
+        is_complete = len(times) == self._num_packets
+        damaged = [(number, number) for number in errors] + [(index - delay, index + delay) for index in corrupt]
+        self._is_broken = np.zeros(len(times), dtype=bool)
+        for earliest, latest in damaged:
+            later = self._entries[self._entries > latest]
+            # the next entry ends the damage, unless the indices after it are uncertain, because a frame is lost
+            end = shown_before[later[0]] + delay if later.size and is_complete else len(times)
+            self._is_broken[shown_before[max(earliest, 0)] : end] = True
+        return times
+
+    def _decode_all(self) -> tuple[list[int | None], list[int], list[int], list[int]]:
+        """Times of all frames, number of frames shown before each packet, packets with errors, corrupt frames. In a
+        stream that starts within a group, the errors before its first frame are no damage."""
+        times, shown_before, errors, corrupt = [], [], [], []
+        self._codec.flush_buffers()
+        for number, packet in itertools.chain(self._packets_from(0), [(self._num_packets, None)]):
+            shown_before.append(len(times))
+            frames, has_error = self._decode_packet(packet)
+            if times or frames or self._starts_with_entry:
+                errors += self._lost_after(number, packet) if packet is not None else []
+                errors += [number] if has_error else []
+                corrupt += [len(times) + position for position, frame in enumerate(frames) if frame.is_corrupt]
+            times += [frame.pts for frame in frames]
+        return times, shown_before, errors, corrupt
 
     def _all_frames(self) -> Iterator["av.VideoFrame"]:
-        """All frames in the order in which the decoder shows them."""
-        self._codec.flush_buffers()
+        """All frames in the order in which a new decoder shows them."""
+        self._open()
         for _, packet in self._packets_from(0):
-            yield from self._decode_packet(packet)
-        yield from self._decode_packet(None)
+            yield from self._decode_packet(packet)[0]
+        yield from self._decode_packet(None)[0]
 
-    def _decode_packet(self, packet: "av.Packet | None") -> list["av.VideoFrame"]:
+    def _decode_packet(self, packet: "av.Packet | None") -> tuple[list["av.VideoFrame"], bool]:
+        """The frames that a packet completes, and whether the decoder reports an error."""
         try:
-            return self._codec.decode(packet)
+            return self._codec.decode(packet), False
         except av.error.FFmpegError:
-            return []  # damaged: `_decode` reports a missing frame
+            return [], True
 
     def _packets_from(self, start: int) -> Iterator[tuple[int, "av.Packet"]]:
         """Pairs of index and packet from packet `start` on, read from memory or from the file."""
@@ -340,7 +436,7 @@ class VideoReader:
                 self._container.seek(int(time), stream=self._stream)
                 demuxer = self._container.demux(self._stream)
                 first = next(packet for packet in demuxer if packet.size or packet.pts is None)
-            except av.error.FFmpegError:
+            except (av.error.FFmpegError, OSError):
                 first = None
             landed = np.flatnonzero(self._pts[: start + 1] == first.pts) if first is not None else ()
             if len(landed):
@@ -360,6 +456,15 @@ class VideoReader:
         return image if matrix is None else _turn_upright(image, np.frombuffer(matrix, np.int32))
 
 
+def _best_stream(container: "av.container.InputContainer") -> "av.VideoStream | None":
+    """The video stream that FFmpeg ranks first (default, most frames, highest bit rate), or the next one if that is
+    cover art; None without video."""
+    best = container.streams.best("video")
+    pictures = av.stream.Disposition.attached_pic
+    others = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    return best if best in others else max(others, key=lambda stream: stream.frames, default=None)
+
+
 def _turn_upright(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Applies the mirroring and the rotation by multiples of 90 degrees of a display matrix to `image (height, width,
     3)`. The matrix consists of nine fixed-point numbers and maps (x, y) to (a x + c y, b x + d y)."""
@@ -369,12 +474,3 @@ def _turn_upright(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     else:
         image, columns, rows = image.swapaxes(0, 1), c, b
     return image[:: -1 if rows < 0 else 1, :: -1 if columns < 0 else 1]
-
-
-def _non_reference_frames_can_be_skipped(codec: "av.VideoCodecContext") -> bool:
-    """Whether the decoder recognises non-reference frames and can skip them packet by packet."""
-    if codec.name == "hevc":
-        # higher temporal layers may reference such frames, so there must be one layer: bits 3 to 5 of byte 21 of hvcC
-        extradata = codec.extradata or b""
-        return len(extradata) > 22 and extradata[0] == 1 and extradata[21] >> 3 & 7 == 1
-    return codec.name in ("h264", "mpeg4", "mpeg2video")

@@ -5,29 +5,23 @@ sampled frames are read.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers.image_utils import load_image
-from transformers.utils import is_vision_available
 
-from .video_source_umt import VideoDecodeError
-
-if is_vision_available():
-    from PIL.Image import DecompressionBombError, Image
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from .image_frames_umt import AnimationFrame, image_pixels, is_image
 
 
 def list_videos(videos: Any) -> list[Any]:
     """Flattens one video, or videos nested in lists to any depth, to a list of videos.
 
     A video is a file (path, `Path`, URL, bytes, file object, or a dict with `bytes` and `path` as `datasets` returns
-    it for `Video(decode=False)`), an array or tensor `(T, H, W, C)` or `(T, C, H, W)`, or a list of its frames
-    (images, arrays of three dimensions, or names of image files). An array of five dimensions is a batch; a single
-    image is a video of one frame.
+    it for `Video(decode=False)`), a decoder of torchcodec (as `datasets` returns it for `Video()`), an array or tensor
+    `(T, H, W, C)` or `(T, C, H, W)`, or a list of its frames (images, arrays of three dimensions, or names of image
+    files). An array of five dimensions is a batch; a single image is a video of one frame, or of all its pictures if
+    it is an animation. Lists are also tuples, columns of `datasets` and pandas, and arrays of names.
 
     Raises:
         ValueError: an empty list, or an unsupported type or shape.
@@ -35,7 +29,9 @@ def list_videos(videos: Any) -> list[Any]:
     if isinstance(videos, dict) and {"bytes", "path"} & videos.keys():
         content = videos.get("bytes")
         videos = content if content is not None else videos.get("path")
-    if is_file(videos):
+    if isinstance(videos, np.ndarray) and videos.dtype.kind in "OU":  # of names or other objects
+        videos = videos.tolist()
+    if is_file(videos) or is_decoder(videos):
         return [videos]
     if _is_frame(videos):
         return [[videos]]
@@ -46,11 +42,12 @@ def list_videos(videos: Any) -> list[Any]:
                 "channels) or (frames, channels, height, width), optionally with a leading batch dimension."
             )
         return [videos] if videos.ndim == 4 else list(videos)
-    if isinstance(videos, (list, tuple)):
+    if _is_list(videos):
+        videos = list(videos)
         if not videos:
             raise ValueError("An empty list was given as video; expected at least one video or one frame.")
         if all(_is_frame(frame) for frame in videos):
-            return [list(videos)]
+            return [videos]
         return [video for item in videos for video in list_videos(item)]
     raise ValueError(
         f"Cannot read a video from {type(videos).__name__}: {str(videos)[:80]!r}. Expected a path, URL, bytes, file "
@@ -58,11 +55,23 @@ def list_videos(videos: Any) -> list[Any]:
     )
 
 
+def _is_list(videos: Any) -> bool:
+    """Whether these are several items in order: a list, tuple, column of `datasets` or pandas, but not a table."""
+    if isinstance(videos, (str, bytes, Mapping)) or getattr(videos, "ndim", 1) != 1:
+        return False
+    return all(hasattr(videos, method) for method in ("__len__", "__iter__", "__getitem__"))
+
+
 def is_file(video: Any) -> bool:
     """Whether the video must be decoded: a path or URL other than that of an image, bytes, or a file object."""
     if isinstance(video, (str, os.PathLike)):
-        return not _is_image_name(video)
-    return isinstance(video, bytes) or hasattr(video, "read")
+        return not is_image(video)
+    return isinstance(video, (bytes, bytearray, memoryview)) or hasattr(video, "read")
+
+
+def is_decoder(video: Any) -> bool:
+    """Whether this has the interface of torchcodec's `VideoDecoder`."""
+    return hasattr(video, "metadata") and hasattr(video, "get_frames_at")
 
 
 def read_frames(
@@ -93,7 +102,7 @@ def read_frames(
         if len(shapes) > 1:
             raise ValueError(f"The frames of a video must have one size; got the shapes {sorted(shapes)}.")
         frames = torch.stack(pictures)[torch.from_numpy(inverse)]
-        if not isinstance(video[0], (np.ndarray, torch.Tensor)):
+        if isinstance(video[0], AnimationFrame) or is_image(video[0]):
             input_data_format = "channels_last"  # images, even those of 1, 3 or 4 rows
     if not _is_channels_first(tuple(frames.shape), input_data_format):
         frames = frames.permute(0, 3, 1, 2)
@@ -113,33 +122,25 @@ def _read_frame(frame: Any) -> torch.Tensor:
         return frame
     if isinstance(frame, np.ndarray):
         return torch.tensor(frame)
-    if not _is_image(frame):
-        try:
-            frame = load_image(os.fspath(frame))
-        # Pillow raises SyntaxError for a broken PNG
-        except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
-            raise VideoDecodeError(str(frame), "unreadable", f"as an image: {error}") from error
-    return torch.tensor(np.asarray(frame.convert("RGB")))
+    return torch.from_numpy(image_pixels(frame))
 
 
 def _is_frame(frame: Any) -> bool:
     if isinstance(frame, (np.ndarray, torch.Tensor)):
         return frame.ndim == 3
-    return _is_image(frame) or _is_image_name(frame)
-
-
-def _is_image(frame: Any) -> bool:
-    return is_vision_available() and isinstance(frame, Image)
-
-
-def _is_image_name(frame: Any) -> bool:
-    return isinstance(frame, (str, os.PathLike)) and str(frame).split("?")[0].lower().endswith(IMAGE_SUFFIXES)
+    return is_image(frame)
 
 
 def _is_channels_first(shape: tuple[int, ...], input_data_format: str | None) -> bool:
     """Whether a shape is `(T, C, H, W)` rather than `(T, H, W, C)`; first assumes three channels, then one or four."""
     if input_data_format is not None:
-        return input_data_format == "channels_first"
+        is_first = input_data_format == "channels_first"
+        if shape[1 if is_first else 3] not in (1, 3, 4):
+            raise ValueError(
+                f"input_data_format is {str(input_data_format)!r}, but a video of shape {shape} then has "
+                f"{shape[1 if is_first else 3]} channels; expected 1, 3 or 4."
+            )
+        return is_first
     for channels in ((3,), (1, 4)):
         first, last = shape[1] in channels, shape[3] in channels
         if first != last:

@@ -31,14 +31,18 @@ from transformers.video_utils import VideoMetadata
 
 from .crop_positions_umt import center_crop, resized_size, test_crops
 from .frame_sampling_umt import sample_clips
+from .image_frames_umt import AnimationFrame, animation_frames, is_image
 from .resize_umt import RESIZE_KERNELS, resize_frames
 from .video_decoding_umt import VideoReader
 from .video_features_umt import UMTVideoFeatures, UMTVideoMetadata, view_metadata
-from .video_inputs_umt import is_file, list_videos, read_frames
+from .video_inputs_umt import is_decoder, is_file, list_videos, read_frames
 from .video_source_umt import VideoDecodeError
 
+# The keywords with which Transformers' `VideoClassificationPipeline` calls a processor for one video.
+_PIPELINE_CALL = {"num_frames", "do_sample_frames", "return_tensors"}
 
-class UMTVideosKwargs(VideosKwargs, total=False):
+
+class UMTVideoProcessorKwargs(VideosKwargs, total=False):
     """Options that [`UMTVideoProcessor`] adds to those of Transformers; documented there."""
 
     sampling: str | None
@@ -90,12 +94,18 @@ class UMTVideoProcessor(BaseVideoProcessor):
     num_crops = 1
     resize_kernel = "antialias"
     on_error = "raise"
-    valid_kwargs = UMTVideosKwargs
+    valid_kwargs = UMTVideoProcessorKwargs
     model_input_names = ["pixel_values_videos"]
 
-    def __init__(self, **kwargs: Unpack[UMTVideosKwargs]):
+    def __init__(self, **kwargs: Unpack[UMTVideoProcessorKwargs]):
+        kwargs = _plain_options(kwargs)
+        # a saved configuration names its type; entries that another version or tool wrote are kept
+        if not kwargs.keys() & {"video_processor_type", "image_processor_type", "feature_extractor_type"}:
+            unknown = sorted(kwargs.keys() - self.valid_kwargs.__annotations__.keys() - set(dir(self)))
+            if unknown:
+                raise ValueError(f"UMTVideoProcessor has no option {', '.join(unknown)}; see its documentation.")
         super().__init__(**kwargs)
-        _check_options(vars(self))
+        _check_options(vars(self), given={"frame_stride": self.frame_stride})
 
     @classmethod
     def for_config(cls, config: PreTrainedConfig) -> "UMTVideoProcessor":
@@ -109,11 +119,11 @@ class UMTVideoProcessor(BaseVideoProcessor):
             crop_size={"height": height, "width": width},
         )
 
-    def __call__(self, videos, **kwargs: Unpack[UMTVideosKwargs]) -> UMTVideoFeatures:
+    def __call__(self, videos, **kwargs: Unpack[UMTVideoProcessorKwargs]) -> UMTVideoFeatures:
         """See [`~UMTVideoProcessor.preprocess`]."""
         return self.preprocess(videos, **kwargs)
 
-    def preprocess(self, videos, **kwargs: Unpack[UMTVideosKwargs]) -> UMTVideoFeatures:
+    def preprocess(self, videos, **kwargs: Unpack[UMTVideoProcessorKwargs]) -> UMTVideoFeatures:
         """Reads, samples, resizes, crops and normalises videos.
 
         Args:
@@ -129,15 +139,18 @@ class UMTVideoProcessor(BaseVideoProcessor):
 
         Returns:
             `pixel_values_videos` float32 `(views, frames, channels, height, width)`, video-major, then clip, then
-            crop; `video_indices` and `errors` as attributes.
+            crop; `video_indices` and `errors` as attributes. Called with exactly the keywords `num_frames`,
+            `do_sample_frames` and `return_tensors`, as `pipeline("video-classification")` does, several views are
+            grouped: `(videos, views, frames, channels, height, width)`, and the model averages them.
 
         Raises:
             ValueError: invalid options or inputs, frames smaller than the crop, views of unequal sizes.
             VideoDecodeError: a video cannot be read, or, with `on_error="skip"`, none of the videos.
         """
+        kwargs = _plain_options(kwargs)
         own = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__}
         options = own | {name: value for name, value in kwargs.items() if value is not None}
-        _check_options(options)
+        _check_options(options, given=kwargs)
         validate_typed_dict(self.valid_kwargs, kwargs)
         options = self._standardize_kwargs(**options)
         self._validate_preprocess_kwargs(**options)
@@ -162,10 +175,14 @@ class UMTVideoProcessor(BaseVideoProcessor):
             name = f"None of the {len(errors)} videos can be read; the first, {first_error.video}"
             raise VideoDecodeError(name, first_error.reason, first_error.detail)
 
+        num_views = options["num_clips"] * options["num_crops"]
         if options["return_tensors"] is None:
             data = {"pixel_values_videos": [view for views in pixel_values for view in views]}
         else:
             data = {"pixel_values_videos": _concatenate(pixel_values, video_indices)}
+            if num_views > 1 and kwargs.keys() == _PIPELINE_CALL:
+                # the pipeline scores the first row of the logits only; of grouped views the model averages all
+                data["pixel_values_videos"] = data["pixel_values_videos"].unflatten(0, (-1, num_views))
         features = UMTVideoFeatures(data, options["return_tensors"], video_indices, errors)
         if options["return_metadata"]:
             features["video_metadata"] = metadata
@@ -178,10 +195,13 @@ class UMTVideoProcessor(BaseVideoProcessor):
         sampling: str | None = None,
         num_clips: int | None = None,
         frame_stride: int | None = None,
+        fps: float | None = None,
         **kwargs,
     ) -> np.ndarray:
         """Frame indices of all clips of a video of `metadata.total_num_frames` frames, clip after clip: int64
-        `(num_clips * num_frames,)`. Arguments default to the processor's options; other keywords are ignored."""
+        `(num_clips * num_frames,)`. Arguments default to the processor's options; `fps` is an error as in a call, and
+        other options of a call, which do not concern sampling, are ignored."""
+        _check_fps(fps)
         return sample_clips(
             metadata.total_num_frames,
             num_frames or self.num_frames,
@@ -230,15 +250,20 @@ class UMTVideoProcessor(BaseVideoProcessor):
         if is_file(video):
             frames, metadata = self.fetch_videos(video, sample)
             frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        elif is_decoder(video):
+            frames, metadata = _read_from_decoder(video, sample)
         else:
+            if isinstance(video, list) and len(video) == 1 and is_image(video[0]):
+                video = animation_frames(video[0])
             if len(video) == 0:
                 raise ValueError("A video has zero frames; expected at least one.")
+            is_clip = len(video) == options["num_frames"] and not isinstance(video[0], AnimationFrame)
             fps = given_metadata.get("fps")
             duration = len(video) / fps if fps else None
             metadata = UMTVideoMetadata(total_num_frames=len(video), fps=fps, duration=duration)
             if sample is None:
                 indices = np.arange(len(video))
-            elif len(video) == options["num_frames"]:
+            elif is_clip:
                 indices = np.tile(np.arange(len(video)), options["num_clips"])
             else:
                 indices = sample(metadata=metadata)
@@ -306,18 +331,52 @@ def fold_views(logits: torch.Tensor, num_views: int) -> torch.Tensor:
     return logits.softmax(dim=-1).unflatten(0, (-1, num_views)).mean(dim=1)
 
 
-def _check_options(options: dict[str, Any]) -> None:
-    """Raises a ValueError for invalid options and combinations."""
+def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with NumPy numbers and arrays as those of Python, which Transformers checks and saves."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+
+    return {name: plain(value) for name, value in options.items()}
+
+
+def _check_fps(fps: float | None) -> None:
+    if fps is not None:
+        raise ValueError(
+            f"fps is {fps!r}, but a clip has num_frames frames; for a fixed distance between them use "
+            'sampling="dense" with frame_stride.'
+        )
+
+
+def _check_options(options: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises a ValueError for invalid options and combinations, and for a `given` option that has no effect."""
     for name, choices in (("resize_kernel", RESIZE_KERNELS), ("on_error", ("raise", "skip"))):
         if options[name] not in choices:
             raise ValueError(f"{name} is {options[name]!r}; choose one of {', '.join(map(repr, choices))}.")
     for name in ("num_frames", "num_clips", "num_crops", "frame_stride"):
-        if not isinstance(options[name], int) or options[name] < 1:
+        if not isinstance(options[name], int) or isinstance(options[name], bool) or options[name] < 1:
             raise ValueError(f"{name} is {options[name]!r}; expected an integer of at least 1.")
-    if options["fps"] is not None:
+    _check_fps(options["fps"])
+    layout = options["input_data_format"]
+    if layout not in (None, "channels_first", "channels_last"):
+        raise ValueError(f"input_data_format is {layout!r}; choose 'channels_first' or 'channels_last'.")
+    if options["data_format"] not in (None, "channels_first"):
+        raise ValueError(f"data_format is {str(options['data_format'])!r}; only 'channels_first' is returned.")
+    if options["do_pad"]:
+        raise ValueError("do_pad is True, but videos are resized and cropped to one size, never padded; leave it out.")
+    if given.get("frame_stride", 1) not in (None, 1) and options["sampling"] != "dense":
         raise ValueError(
-            f"fps is {options['fps']!r}, but a clip has num_frames frames; for a fixed distance between them use "
-            'sampling="dense" with frame_stride.'
+            f"frame_stride is {given['frame_stride']}, but sampling={options['sampling']!r} has no stride; use "
+            'sampling="dense", or frame_stride=1.'
+        )
+    if given.get("resample") is not None and options["resize_kernel"] != "antialias":
+        raise ValueError(
+            f"resample is the filter of resize_kernel='antialias' and has no effect on {options['resize_kernel']!r}; "
+            "leave it out."
         )
     # a video of one frame is enough for the check of the rule's name and its number of clips
     sample_clips(1, 1, sampling=options["sampling"], num_clips=options["num_clips"])
@@ -331,10 +390,40 @@ def _metadata_per_video(metadata: Any, num_videos: int) -> list[Mapping[str, Any
     """The caller's metadata as one mapping per video, empty without metadata."""
     if metadata is None:
         return [{}] * num_videos
-    entries = metadata if isinstance(metadata, list) else [metadata]
+    entries = _flatten(metadata) if isinstance(metadata, list) else [metadata]
     if len(entries) != num_videos:
         raise ValueError(f"{len(entries)} video_metadata were given for {num_videos} videos; expected one per video.")
     return entries
+
+
+def _flatten(entries: list[Any]) -> list[Mapping[str, Any]]:
+    """Metadata nested as the videos of a batch, `[[metadata], [metadata]]`, as a list."""
+    return [item for entry in entries for item in (_flatten(entry) if isinstance(entry, list) else [entry])]
+
+
+def _read_from_decoder(
+    decoder: Any, sample_indices_fn: Callable[..., np.ndarray] | None
+) -> tuple[torch.Tensor, UMTVideoMetadata]:
+    """Frames `(n, C, H, W)` of a `VideoDecoder` of torchcodec, and their metadata."""
+    facts = decoder.metadata
+    metadata = UMTVideoMetadata(
+        total_num_frames=facts.num_frames,
+        fps=facts.average_fps,
+        duration=facts.duration_seconds,
+        video_backend="torchcodec",
+    )
+    if not facts.num_frames:
+        raise VideoDecodeError("<VideoDecoder>", "no_frames")
+    indices = np.arange(facts.num_frames) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
+    try:
+        batch = decoder.get_frames_at(indices.tolist())
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise VideoDecodeError("<VideoDecoder>", "decode", " ".join(str(error).split())) from error
+    frames = read_frames(batch.data, np.arange(len(indices)))
+    metadata.height, metadata.width = frames.shape[-2:]
+    metadata.frames_indices = indices.tolist()
+    metadata.frame_timestamps = batch.pts_seconds.tolist()
+    return frames, metadata
 
 
 def _target_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:

@@ -5,12 +5,13 @@ all protocols are disabled, and only formats that store a complete video in one 
 concat script or a QuickTime reference movie can't make FFmpeg read another file or address.
 """
 
+import http.client
 import io
 import os
 import stat
 import tempfile
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 from typing import BinaryIO
 
@@ -78,12 +79,9 @@ class VideoSource:
         if isinstance(video, (bytes, bytearray, memoryview)):
             self.name = f"<{len(video)} bytes>"
             self.file: BinaryIO = io.BytesIO(video)
-        elif isinstance(video, str) and video.lower().startswith(("http://", "https://")):
-            self.name = video
-            self.file = _download(video)
         elif isinstance(video, (str, os.PathLike)):
             self.name = os.fsdecode(video)
-            self.file = _open_file(self.name)
+            self.file = open_file(self.name)
         elif hasattr(video, "read") and not isinstance(video, io.TextIOBase):
             self.name = str(getattr(video, "name", None) or f"<{type(video).__name__}>")
             self._owned = not (hasattr(video, "seekable") and video.seekable())
@@ -103,7 +101,7 @@ class VideoSource:
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
         try:
             container = av.open(self.file, mode="r", options=options, metadata_errors="replace")
-        except (av.error.FFmpegError, ValueError) as error:
+        except (av.error.FFmpegError, OSError, ValueError) as error:  # OSError: a position that a header states
             if self.read_at(4, 4) in (b"ftyp", b"mdat", b"wide", b"free", b"skip"):
                 raise VideoDecodeError(self.name, "truncated", "it has no index (moov)") from error
             raise VideoDecodeError(self.name, "not_a_video") from error
@@ -134,7 +132,16 @@ class VideoSource:
             self.file.close()
 
 
-def _open_file(path: str) -> BinaryIO:
+def open_file(name: str) -> BinaryIO:
+    """Opens a local file, or downloads an http(s) URL, with time limits.
+
+    Raises:
+        VideoDecodeError: "missing", "unreadable" or "network".
+    """
+    return _download(name) if name.lower().startswith(("http://", "https://")) else _open_local_file(name)
+
+
+def _open_local_file(path: str) -> BinaryIO:
     try:
         # a pipe without a writer would block forever, a device might never end
         is_regular = stat.S_ISREG(os.stat(path).st_mode)
@@ -167,7 +174,8 @@ def _download(url: str) -> BinaryIO:
         opener.add_handler(handler())
     file = tempfile.SpooledTemporaryFile(max_size=64 << 20)  # noqa: SIM115 (closed by its owner)
     try:
-        with opener.open(urllib.request.Request(url, headers={"User-Agent": "umt"}), timeout=_TIMEOUT) as response:
+        request = urllib.request.Request(_as_ascii(url), headers={"User-Agent": "umt"})
+        with opener.open(request, timeout=_TIMEOUT) as response:
             expected = response.headers.get("Content-Length")
             since, received = time.monotonic(), 0
             while chunk := response.read1(_CHUNK_SIZE):
@@ -179,7 +187,17 @@ def _download(url: str) -> BinaryIO:
                     raise TimeoutError(f"fewer than {_CHUNK_SIZE} bytes were received in {_TIMEOUT:g} s")
         if expected is not None and file.tell() < int(expected):
             raise OSError(f"the connection broke after {file.tell()} of {expected} bytes")
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         file.close()
-        raise VideoDecodeError(url, "network", str(error)) from error
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise VideoDecodeError(url, "network", detail) from error
+    file.seek(0)
     return file
+
+
+def _as_ascii(url: str) -> str:
+    """The URL with spaces and other characters escaped as browsers do; what is escaped already stays."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    path, query = (urllib.parse.quote(part, safe="%/:;=@!$&'()*+,?~[]|") for part in (parts.path, parts.query))
+    return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))

@@ -9,12 +9,16 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import init_empty_weights, load_checkpoint_and_dispatch
+from accelerate.utils import set_module_tensor_to_device
 from torch.utils.data import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
-from transformers.utils import is_torchao_available
+from transformers.utils import is_torchao_available, logging
 
 from modeling_umt import (
     UMTConfig,
@@ -142,6 +146,15 @@ def joint_shapes(config, batch, grid, visible):
 
 def video_text_student_shapes(config, batch, grid, visible):
     return student_shapes(config.vision_config, batch, grid, visible) | joint_shapes(config, batch, grid, visible)
+
+
+def every_output(outputs) -> dict[str, torch.Tensor]:
+    """All tensors of an output, those of its tuples included."""
+    tensors = {}
+    for name, value in outputs.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        tensors |= {f"{name}.{index}": tensor for index, tensor in enumerate(parts)}
+    return tensors
 
 
 def vision(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -332,6 +345,88 @@ def test_save_and_load_loses_nothing(case, tmp_path):
     assert_same(case.run(loaded, inputs), case.run(model, inputs))
 
 
+def on_meta_device(case: Case, **fields) -> PreTrainedModel:
+    with torch.device("meta"):
+        return case.model_class(case.config(**{**case.config_fields, **fields}))
+
+
+def emptied(case: Case, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    made = on_meta_device(case).to_empty(device="cpu")
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+def emptied_in_parts(case: Case, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """As FSDP does."""
+    made = on_meta_device(case)
+    for part in made.modules():
+        part.to_empty(device="cpu", recurse=False)
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+def emptied_again(case: Case, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    made = case.model_class(model.config).to_empty(device="cpu")
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+def assigned(case: Case, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    made = on_meta_device(case)
+    made.load_state_dict(model.state_dict(), assign=True)
+    return made.to("cpu")  # which fails where a tensor was left on the meta device
+
+
+def assigned_to_emptied(case: Case, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    made = on_meta_device(case).to_empty(device="cpu")
+    made.load_state_dict(model.state_dict(), assign=True)
+    return copy.deepcopy(made)
+
+
+def set_one_by_one(case: Case, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    made = on_meta_device(case)
+    for name, tensor in model.state_dict().items():
+        set_module_tensor_to_device(made, name, "cpu", value=tensor)
+    return made
+
+
+def dispatched(case: Case, model: PreTrainedModel, folder: Path, include_buffers: bool = False) -> PreTrainedModel:
+    model.save_pretrained(folder)
+    with init_empty_weights(include_buffers=include_buffers):
+        made = case.model_class(model.config)
+    made.tie_weights()
+    return load_checkpoint_and_dispatch(made, folder, device_map={"": "cpu"})
+
+
+def through_half_precision(case: Case, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    made = case.model_class(model.config).half().to(torch.bfloat16).float()
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+EMPTY_MODELS = {
+    "to_empty": emptied,
+    "to_empty of parts": emptied_in_parts,
+    "to_empty of a complete model": emptied_again,
+    "assign": assigned,
+    "to_empty and assign": assigned_to_emptied,
+    "one tensor at a time": set_one_by_one,
+    "dispatched": dispatched,
+    "dispatched with buffers": partial(dispatched, include_buffers=True),
+    "half precision and back": through_half_precision,
+}
+
+
+@cases()
+@pytest.mark.parametrize("way", EMPTY_MODELS)
+def test_weights_put_into_an_empty_model_give_the_same_results(case, way, tmp_path):
+    """What no state dict contains is computed again, however the model got its tensors."""
+    model = case.build()
+    inputs = case.batch(model)
+    made = EMPTY_MODELS[way](case, model, tmp_path).eval()
+    assert_same(case.run(made, inputs), case.run(model, inputs))
+
+
 @cases()
 def test_device_map_offloads_to_disk(case, tmp_path):
     model = case.build()
@@ -385,6 +480,26 @@ def test_lora_trains_saves_loads_and_merges(case, tmp_path):
     merged = adapted.merge_and_unload()
     assert type(merged) is case.model_class
     assert_same(case.run(merged, inputs), trained, tolerance=1e-5)
+
+
+@cases()
+@pytest.mark.parametrize("task_type", ["FEATURE_EXTRACTION", "SEQ_CLS"])
+def test_task_types_of_peft(case, task_type):
+    """PEFT passes the inputs of a text model to every model, as None."""
+    from peft import LoraConfig, get_peft_model
+
+    base = case.build()
+    if task_type == "SEQ_CLS" and not isinstance(base, UMTForVideoClassification):
+        pytest.skip("not a classifier")
+    inputs = case.batch(base, targets=task_type == "SEQ_CLS")
+    config = LoraConfig(r=2, target_modules=list(case.lora_modules), task_type=task_type)
+    adapted = get_peft_model(copy.deepcopy(base), config)
+    assert_same(case.select_outputs(adapted(**inputs)), case.run(base, inputs))
+    if task_type == "SEQ_CLS":
+        adapted(**inputs).loss.backward()
+        trained = {name for name, parameter in adapted.named_parameters() if parameter.grad is not None}
+        assert any("lora_" in name for name in trained) and any("classifier" in name for name in trained)
+        assert all("lora_" in name or "modules_to_save" in name for name in trained)
 
 
 class _Clips(Dataset):
@@ -523,6 +638,20 @@ def test_eager_equals_sdpa_in_outputs_and_gradients(case):
 
 
 @cases()
+def test_eager_equals_sdpa_in_every_output_after_loading(case, tmp_path):
+    """Of all parts: the outputs above are those of the video encoder alone in some classes."""
+    case.build().save_pretrained(tmp_path)
+    outputs = {}
+    for implementation in ("eager", "sdpa"):
+        model = case.model_class.from_pretrained(tmp_path, attn_implementation=implementation)
+        inputs = case.batch(model, visible=24 if case.masks else None, targets=True)
+        with torch.no_grad():
+            outputs[implementation] = every_output(model(**inputs, output_hidden_states=True))
+    assert len(outputs["eager"]) > len(case.shapes(model.config, 2, (4, 4, 4), 64))
+    assert_same(outputs["sdpa"], outputs["eager"], tolerance=case.gradient_tolerance)
+
+
+@cases()
 def test_the_attention_implementation_of_loading_is_that_of_every_part(case, tmp_path):
     case.build().save_pretrained(tmp_path)
     model = case.model_class.from_pretrained(tmp_path, attn_implementation="eager")
@@ -630,6 +759,14 @@ def test_exports_for_any_batch(case):
     assert_same(case.run(program.module(), inputs), case.run(model, inputs), tolerance=1e-6)
     more = case.batch(model, visible=24 if case.masks else None, batch=3)
     assert_same(case.run(program.module(), more), case.run(model, more), tolerance=1e-6)
+
+
+@takes_masks
+def test_a_mask_of_booleans_is_not_exported(case):
+    model = case.build()
+    inputs = case.batch(model) | {"bool_masked_pos": _hidden(40, 40)}
+    with pytest.raises(ValueError, match=r"can't be exported.*Export with `visible_indices`"):
+        torch.export.export(model, (), inputs, strict=False)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -807,6 +944,30 @@ def test_frames_that_tubelets_do_not_divide_are_refused(case):
     model = case.build(tubelet_size=2)
     with pytest.raises(ValueError, match=r"3 frames.*multiple of `tubelet_size` 2"):
         model(**case.inputs(model.config, frames=3))
+
+
+@cases()
+@pytest.mark.parametrize("name", ["is_causal", "position_ids", "pixel_value_videos", "output_hidden_state", "dropout"])
+def test_unknown_keywords_with_a_meaning_are_refused(case, name):
+    """Transformers' attention functions would act on some and ignore the others."""
+    model = case.build()
+    inputs = case.batch(model)
+    with pytest.raises(
+        TypeError, match=rf"{case.model_class.__name__}.forward\(\).*`{name}`; .*`pixel_values_videos`"
+    ):
+        model(**inputs, **{name: 1})
+    assert_same(case.run(model, inputs, **{name: None}), case.run(model, inputs))
+
+
+@cases()
+def test_other_entries_of_a_batch_are_left_out_with_a_warning(case, caplog):
+    model = case.build()
+    inputs = case.batch(model)
+    expected = case.run(model, inputs)
+    logging.warning_once.cache_clear()  # it is of the process
+    assert_same(case.run(model, inputs, video_index=torch.arange(2), use_cache=False), expected)
+    assert f"{case.model_class.__name__}.forward() ignores the unknown argument `video_index`" in caplog.text
+    assert "use_cache" not in caplog.text
 
 
 def _hidden(*counts: int) -> torch.Tensor:

@@ -2,13 +2,23 @@
 
 import ast
 import inspect
+import json
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_umt import UMTConfig, UMTForPreTraining, UMTModel, UMTTeacherConfig, configuration_umt
+from modeling_umt import (
+    UMTConfig,
+    UMTForPreTraining,
+    UMTForVideoClassification,
+    UMTModel,
+    UMTTeacherConfig,
+    UMTTextConfig,
+    UMTVideoTextConfig,
+    configuration_umt,
+)
 from modeling_umt.configuration_umt import aligned_layers
 
 
@@ -108,3 +118,68 @@ def test_configurations_do_not_share_a_position_grid():
 
 def test_height_comes_before_width():
     assert UMTConfig(image_size=[64, 96], num_frames=6, tubelet_size=2).token_grid == (3, 4, 6)
+
+
+# --- names of classes -----------------------------------------------------------------------------------------------
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+DISAGREE = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 1, "dog": 0}}
+
+
+@pytest.mark.parametrize(
+    "fields, names",
+    [
+        ({}, ["LABEL_0", "LABEL_1"]),
+        ({"num_labels": 3}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"id2label": {"0": "cat", "1": "dog"}}, ["cat", "dog"]),
+        ({"label2id": {"dog": 1, "cat": 0, "ant": 2}}, ["cat", "dog", "ant"]),
+        ({"label2id": {"dog": "1", "cat": "0"}}, ["cat", "dog"]),
+        ({"num_labels": 2, "label2id": {"dog": 1, "cat": 0}}, ["cat", "dog"]),
+        ({"num_labels": 3, "label2id": {"dog": 1, "cat": 0}}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        (DISAGREE, ["cat", "dog"]),
+        ({"label2id": {"cat": 0, "dog": 7}}, ["LABEL_0", "LABEL_1"]),
+    ],
+)
+def test_label2id_is_the_inverse_of_id2label(fields, names, tmp_path):
+    config = UMTConfig(**TINY, **fields)
+    config.save_pretrained(tmp_path)
+    for each in (config, UMTConfig.from_pretrained(tmp_path)):
+        assert each.id2label == dict(enumerate(names)) and each.num_labels == len(names)
+        assert {name: int(index) for name, index in each.label2id.items()} == {n: i for i, n in enumerate(names)}
+
+
+def test_names_of_classes_change_together(tmp_path):
+    UMTForVideoClassification(UMTConfig(**TINY, id2label={0: "cat", 1: "dog"})).save_pretrained(tmp_path)
+    model = UMTForVideoClassification.from_pretrained(tmp_path, id2label={0: "dog", 1: "ant"})
+    assert model.config.label2id == {"dog": 0, "ant": 1}
+    model.config.id2label = {0: "bee", 1: "cat"}
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["label2id"] == {"bee": 0, "cat": 1}
+    model.config.num_labels = 1
+    assert model.config.label2id == {"LABEL_0": 0}
+    with pytest.raises(
+        ValueError, match=r"`label2id` \{'dog': 0, 'ant': 1\} disagrees with `id2label`.*`id2label` alone"
+    ):
+        UMTForVideoClassification.from_pretrained(tmp_path, label2id={"dog": 0, "ant": 1})
+
+
+def test_files_whose_names_disagree_load_with_a_warning(tmp_path, caplog):
+    UMTForVideoClassification(UMTConfig(**TINY, id2label={0: "cat", 1: "dog"})).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    UMTForVideoClassification.from_pretrained(tmp_path)
+    assert "disagrees" not in caplog.text
+    (tmp_path / "config.json").write_text(json.dumps(config | {"label2id": {"dog": 0, "cat": 1}}))
+    assert UMTForVideoClassification.from_pretrained(tmp_path).config.label2id == {"cat": 0, "dog": 1}
+    assert "`label2id` disagrees with its `id2label`" in caplog.text
+
+
+# --- names of tokens ------------------------------------------------------------------------------------------------
+
+
+def test_the_first_and_the_last_token_of_an_answer_have_their_usual_names_too(tmp_path):
+    assert (UMTTextConfig().bos_token_id, UMTTextConfig().eos_token_id) == (101, 102)
+    config = UMTVideoTextConfig(text_config={"bos_token_id": 5, "sep_token_id": 6})
+    config.save_pretrained(tmp_path)
+    for each in (config, UMTVideoTextConfig.from_pretrained(tmp_path)):
+        text = each.text_config
+        assert (text.cls_token_id, text.bos_token_id, text.sep_token_id, text.eos_token_id) == (5, 5, 6, 6)

@@ -207,6 +207,16 @@ def test_the_position_table_is_not_a_weight():
     assert not embeddings.position_embeddings.requires_grad
 
 
+def test_a_configuration_that_is_changed_later_does_not_change_the_positions():
+    """The transposed grid has as many tokens as the table that the model stores."""
+    model = build(UMTModel, image_size=[64, 32])
+    clip = torch.randn(1, 4, 3, 32, 64)
+    with torch.no_grad():
+        expected = model(clip).pooler_output
+        model.config.image_size = [32, 64]
+        assert torch.equal(model(clip).pooler_output, expected)
+
+
 # --- losses ---------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 Tests of all model classes are in the battery.
 """
 
+import inspect
 import json
 import re
 import textwrap
@@ -317,6 +318,64 @@ def test_greedy_and_beam_search(model):
     assert torch.equal(greedy, expected) and (greedy == 4).any()
     assert (better >= -1e-5).all() and not torch.equal(beams, fixed)
     assert short.shape[1] <= 5
+
+
+GENERATION = [{}, {"num_beams": 3}, {"do_sample": True}, {"use_cache": True}, {"num_beams": 2, "use_cache": True}]
+
+
+@pytest.mark.parametrize("options", GENERATION, ids=str)
+def test_generation_returns_hidden_states_and_attentions(options):
+    torch.manual_seed(0)
+    model = UMTForVideoQuestionAnswering._from_config(config(), attn_implementation="eager").eval()
+    beams = options.get("num_beams", 1)
+    flags = {"output_hidden_states": True, "output_attentions": True, "return_dict_in_generate": True}
+    settings = options | {"min_new_tokens": 3, "max_new_tokens": 3}
+    torch.manual_seed(1)
+    outputs = model.generate(**questions(), **settings, **flags)
+    torch.manual_seed(1)
+    assert torch.equal(outputs.sequences, model.generate(**questions(), **settings))
+    assert [tuple(state.shape) for state in outputs.encoder_hidden_states] == [(3, 6, 16)] * 5
+    assert [tuple(weights.shape) for weights in outputs.encoder_attentions] == [(3, 2, 6, 6)] * 4
+    for step in range(3):
+        length = step + 1
+        assert [tuple(t.shape) for t in outputs.decoder_hidden_states[step]] == [(3 * beams, length, 16)] * 3
+        assert [tuple(t.shape) for t in outputs.decoder_attentions[step]] == [(3 * beams, 2, length, length)] * 2
+        assert [tuple(t.shape) for t in outputs.cross_attentions[step]] == [(3 * beams, 2, length, 6)] * 2
+
+
+def test_a_forward_pass_returns_the_states_of_every_part():
+    model = UMTForVideoQuestionAnswering._from_config(config(), attn_implementation="eager").eval()
+    with torch.no_grad():
+        outputs = model(**questions(2), labels=ANSWERS[:4], output_hidden_states=True, output_attentions=True)
+    shapes = {
+        name: {tuple(tensor.shape) for tensor in value} for name, value in outputs.items() if isinstance(value, tuple)
+    }
+    assert shapes == {
+        "hidden_states": {(2, 8, 16)},
+        "attentions": {(2, 2, 8, 8)},
+        "encoder_hidden_states": {(2, 6, 16)},
+        "encoder_attentions": {(2, 2, 6, 6)},
+        "decoder_hidden_states": {(4, 5, 16)},
+        "decoder_attentions": {(4, 2, 5, 5)},
+        "cross_attentions": {(4, 2, 5, 6)},
+    }
+    assert torch.equal(outputs.encoder_hidden_states[-1], outputs.encoder_last_hidden_state)
+
+
+def test_generation_continues_answers_and_passes_keywords_on(model):
+    inputs, started = questions(), torch.tensor([[0, 2, 7], [2, 8, 9], [2, 9, 7]])
+    mask = (started != 0).long()
+    longer = model.generate(
+        **inputs, decoder_input_ids=started, decoder_attention_mask=mask, max_new_tokens=1, min_new_tokens=1
+    )
+    with torch.no_grad():
+        logits = model(**inputs, decoder_input_ids=started, decoder_attention_mask=mask).logits[:, -1]
+    logits[:, 4] = -torch.inf  # `min_new_tokens`
+    assert torch.equal(longer, torch.cat([started, logits.argmax(-1)[:, None]], dim=1))
+    names = list(inspect.signature(model.prepare_inputs_for_generation).parameters)
+    assert names[0] == "input_ids" and not model._can_compile_fullgraph
+    passed = model.prepare_inputs_for_generation(started, decoder_attention_mask=mask, output_attentions=True)
+    assert passed.keys() == {"decoder_input_ids", "decoder_attention_mask", "output_attentions"}
 
 
 # --- without the package --------------------------------------------------------------------------------------------

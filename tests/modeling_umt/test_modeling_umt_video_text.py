@@ -1,9 +1,16 @@
 """Tests specific to the video-text models; those of all classes are in `test_battery.py`."""
 
+import inspect
+
 import pytest
 import torch
 
-from modeling_umt import UMTForVideoTextPreTraining, UMTVideoTextConfig, UMTVideoTextModel
+from modeling_umt import (
+    UMTForVideoQuestionAnswering,
+    UMTForVideoTextPreTraining,
+    UMTVideoTextConfig,
+    UMTVideoTextModel,
+)
 from modeling_umt.modeling_umt_video_text import similarity_over_temperature
 from modeling_umt.objectives_umt import video_text_contrastive_loss
 from modeling_umt.video_text_sampling_umt import sample_negatives
@@ -85,3 +92,57 @@ def test_the_contrast_is_among_the_pairs_of_all_processes():
 def test_the_temperature_may_be_on_another_device():
     vectors, temperature = torch.eye(3), torch.tensor(0.5, device="cuda")
     assert torch.equal(similarity_over_temperature(vectors, vectors, temperature), 2 * vectors)
+
+
+# --- arguments and outputs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_class", [UMTVideoTextModel, UMTForVideoTextPreTraining, UMTForVideoQuestionAnswering])
+def test_all_classes_take_texts_their_mask_and_clips_in_this_order(model_class):
+    _, *names = inspect.signature(model_class.forward).parameters
+    assert names[:3] == ["input_ids", "attention_mask", "pixel_values_videos"]
+    assert model_class.main_input_name == "input_ids"
+    model = model_class(small_config()).eval()
+    inputs = clips_and_texts()
+    for name in ("input_ids", "pixel_values_videos"):
+        with pytest.raises(ValueError, match="Give `input_ids` and `pixel_values_videos`"):
+            model(**{key: tensor for key, tensor in inputs.items() if key != name})
+
+
+@pytest.fixture(scope="module")
+def eager():
+    torch.manual_seed(0)
+    return UMTVideoTextModel._from_config(small_config(), attn_implementation="eager").eval()
+
+
+def features(model, medium: str, **options):
+    inputs = clips_and_texts()
+    if medium == "text":
+        return model.get_text_features(inputs["input_ids"], **options)
+    return model.get_video_features(inputs["pixel_values_videos"], **options)
+
+
+@pytest.mark.parametrize("medium, tokens", [("text", 6), ("video", 8)])
+@torch.no_grad()
+def test_features_record_what_is_requested(eager, medium, tokens):
+    outputs = features(eager, medium, output_hidden_states=True, output_attentions=True)
+    assert [tuple(state.shape) for state in outputs.hidden_states] == [(3, tokens, 16)] * 3
+    assert [tuple(weights.shape) for weights in outputs.attentions] == [(3, 2, tokens, tokens)] * 2
+    plain = features(eager, medium)
+    assert plain.hidden_states is None and plain.attentions is None
+    assert torch.equal(plain.pooler_output, outputs.pooler_output)
+
+
+@pytest.mark.parametrize("medium", ["text", "video"])
+@torch.no_grad()
+def test_features_as_tuples(eager, medium):
+    named, plain = features(eager, medium), features(eager, medium, return_dict=False)
+    assert isinstance(plain, tuple) and len(plain) == 2
+    assert torch.equal(plain[0], named.last_hidden_state) and torch.equal(plain[1], named.pooler_output)
+
+
+@pytest.mark.parametrize("medium", ["text", "video"])
+@pytest.mark.parametrize("name", ["encoder_hidden_states", "is_causal", "inputs_embeds"])
+def test_features_refuse_unknown_keywords(eager, medium, name):
+    with pytest.raises(TypeError, match=rf"get_{medium}_features\(\) got the unknown argument `{name}`"):
+        features(eager, medium, **{name: torch.ones(3, 8, 16)})

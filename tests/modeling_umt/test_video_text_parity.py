@@ -173,7 +173,7 @@ def test_pretraining_without_mask(implementation, medium):
             pooled = tensors[f"{prefix}pooled_keep_temporal_{name}"]
             close(video.pooler_output, base.video_projection(pooled))
             base.config.keep_temporal = keep
-            outputs = base(ids, clips, mask)
+            outputs = base(ids, mask, clips)
             close(outputs.logits_per_video, tensors[f"{prefix}sim_v2t_keep_temporal_{name}"])
             close(outputs.logits_per_text, tensors[f"{prefix}sim_v2t_keep_temporal_{name}"].T)
         fused = base.text_model.fuse(text.last_hidden_state, mask, video.last_hidden_state)
@@ -234,9 +234,9 @@ def test_finetuning(implementation):
         trained = as_pretraining(model)
         trained.clamp_temperature()
         outputs = trained(
-            clips,
             ids,
             mask,
+            clips,
             match_ids=tensors["input/idx"],
             negative_video_indices=tensors["input/vision_neg_indices"],
             negative_text_indices=tensors["input/text_neg_indices"],

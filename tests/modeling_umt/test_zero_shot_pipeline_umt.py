@@ -76,7 +76,9 @@ def test_templates_are_averaged(classifier, folder):
 def test_texts_are_encoded_once(classifier, videos, monkeypatch):
     calls = []
     encode = classifier.model.get_text_features
-    monkeypatch.setattr(classifier.model, "get_text_features", lambda *args: calls.append(args) or encode(*args))
+    monkeypatch.setattr(
+        classifier.model, "get_text_features", lambda *args, **options: calls.append(args) or encode(*args, **options)
+    )
     classifier(videos, candidate_labels=["cat", *LABELS])
     assert len(calls) == 1
 

@@ -98,7 +98,13 @@ def test_every_source_of_a_vocabulary(vocabulary, processor, tmp_path, source):
     assert created(text=CAPTIONS, max_length=12)["input_ids"] == padded(IDS, 12)
     assert created(text="a")["input_ids"] == [[101, 104, *[0] * 30]]  # 32 by default
     assert created.tokenizer.model_max_length == 512
-    with pytest.raises(ValueError, match=r"without \[SEP\] at the end.*from_bert"):
+    with pytest.raises(ValueError, match=r"its cls_token \[CLS\].*without \[SEP\] at the end.*from_bert"):
+        UMTProcessor(created.video_processor, bert)
+    bert.cls_token, bert.sep_token = "a", "man"
+    with pytest.raises(ValueError, match=r"its cls_token a and its tokens, without man at the end"):
+        UMTProcessor(created.video_processor, bert)
+    bert.sep_token = None
+    with pytest.raises(ValueError, match=r"must have a cls_token and a sep_token; this one has 'a' and None"):
         UMTProcessor(created.video_processor, bert)
 
 

@@ -107,7 +107,8 @@ CLIPS = {
     **{f"h264-no-b.{ext}": x264(bf=0) for ext in ("mp4", "mkv", "avi", "ts")},
     **{f"h264-open.{ext}": x264("open-gop=1") for ext in ("mp4", "mkv", "ts")},
     "h264-pyramid.mp4": x264("b-adapt=0", "b-pyramid=normal", "ref=16", bf=16),
-    "h264-refresh.mp4": x264("intra-refresh=1", bf=0),
+    **{f"h264-refresh.{ext}": x264("intra-refresh=1", bf=0) for ext in ("mp4", "mkv", "ts", "avi")},
+    "h264-refresh-b.mp4": x264("intra-refresh=1", "keyint=8", bf=2),
     "h264-interlaced.mp4": x264("tff=1"),
     "h264-fragments.mp4": x264(mux={"movflags": "frag_keyframe+empty_moov"}),
     "h264-10-bit.mp4": x264(pix_fmt="yuv420p10le"),
@@ -121,6 +122,7 @@ CLIPS = {
     **{f"hevc-open.{ext}": x265() for ext in ("mp4", "mkv", "mov", "ts", "hevc")},
     **{f"hevc-closed.{ext}": x265("open-gop=0") for ext in ("mp4", "mkv")},
     "hevc-no-b.mp4": x265("bframes=0"),
+    "hevc-refresh.mkv": x265("bframes=0", "intra-refresh=1"),
     "hevc-layers.mp4": x265("temporal-layers=3", "b-adapt=0", "bframes=7"),
     "hevc-10-bit.mp4": x265(pix_fmt="yuv420p10le"),
     "hevc-cut.mp4": x265(**CUT),
@@ -128,12 +130,29 @@ CLIPS = {
     "vp9-odd.webm": {"codec": "libvpx-vp9", "options": VP9, "size": (47, 63)},
     "vp9-vfr.webm": {"codec": "libvpx-vp9", "options": VP9, "times": IRREGULAR},
     **{f"av1.{ext}": {"codec": "libsvtav1", "options": {"g": "12", "preset": "11"}} for ext in ("webm", "mkv", "mp4")},
+    "av1-open.mkv": {"codec": "libsvtav1", "options": {"g": "12", "preset": "11", "svtav1-params": "irefresh-type=1"}},
     "av1-10-bit.mp4": {"codec": "libsvtav1", "options": {"g": "12", "preset": "11"}, "pix_fmt": "yuv420p10le"},
     **{f"mpeg4.{ext}": {"codec": "mpeg4", "options": {"bf": "2", "g": "12"}} for ext in ("mp4", "mkv", "avi", "mov")},
     "mpeg4-no-b.avi": {"codec": "mpeg4", "options": {"bf": "0", "g": "12"}},
     "mpeg4-odd.mp4": {"codec": "mpeg4", "options": {"bf": "2", "g": "12"}, "size": (47, 63)},
     "mpeg2.ts": {"codec": "mpeg2video", "options": {"bf": "2", "g": "12"}},
     "mpeg2.mpg": {"codec": "mpeg2video", "options": {"bf": "2", "g": "12"}},
+    "mpeg1.mkv": {"codec": "mpeg1video", "options": {"bf": "2", "g": "12"}},
+    # every packet is marked as a keyframe
+    **{
+        f"{codec}.avi": {"codec": codec, "options": {"g": "12"}, "size": (144, 176)}
+        for codec in ("h261", "h263", "h263p")
+    },
+    "rpza.mov": {"codec": "rpza", "options": {"g": "12"}, "pix_fmt": "rgb555le"},
+    "vp8.webm": {"codec": "libvpx", "options": VP9},
+    "wmv2.asf": {"codec": "wmv2", "options": {"g": "12"}},
+    "msmpeg4.avi": {"codec": "msmpeg4", "options": {"g": "12"}},
+    "flv1.flv": {"codec": "flv", "options": {"g": "12"}},
+    "rv20.rm": {"codec": "rv20", "options": {"g": "12"}, "size": (144, 176)},
+    "ffv1.mkv": {"codec": "ffv1", "options": {"g": "12"}},
+    "png.mov": {"codec": "png", "pix_fmt": "rgb24"},
+    "qtrle.mov": {"codec": "qtrle", "options": {"g": "12"}, "pix_fmt": "rgb24"},
+    "cinepak.avi": {"codec": "cinepak", "options": {"g": "12"}, "pix_fmt": "rgb24"},
     "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
     "prores.mov": {"codec": "prores_ks", "pix_fmt": "yuv422p10le"},
     "animated.gif": {"codec": "gif", "pix_fmt": "rgb8"},
@@ -163,13 +182,13 @@ def storage(request, monkeypatch):
         monkeypatch.setattr(video_decoding_umt, "_KEPT_BYTES", 0)
 
 
-def check_indices(reader: VideoReader, reference: list[np.ndarray], indices, first_try: bool = True) -> None:
+def check_indices(reader: VideoReader, reference: list[np.ndarray], indices) -> None:
     """The frames equal the reference, and none was decoded again from the beginning of the file."""
     entries, decode_group = [], type(reader)._decode_group
     reader._decode_group = lambda entry, *rest: entries.append(entry) or decode_group(reader, entry, *rest)
     frames = reader.read(indices)
     del reader._decode_group
-    if first_try and reader._order is not None:
+    if reader._order is not None:
         assert len(entries) == len({reader._entry(index) for index in indices}), "a second attempt was needed"
     assert frames.dtype == np.uint8
     assert frames.shape == (len(indices), reader.height, reader.width, 3)
@@ -186,15 +205,14 @@ def test_frames_equal_a_sequential_decode(name, clip, storage):
     with VideoReader(path) as reader:
         assert reader.num_frames == len(reference)
         assert (reader.height, reader.width) == reference[0].shape[:2]
-        sure = "refresh" not in name  # gradual refresh marks pictures as keyframes that are not
         for index in range(reader.num_frames):
-            check_indices(reader, reference, [index], sure)
-        check_indices(reader, reference, list(range(reader.num_frames)), sure)
+            check_indices(reader, reference, [index])
+        check_indices(reader, reference, list(range(reader.num_frames)))
 
         @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(st.lists(st.integers(0, reader.num_frames - 1), min_size=1, max_size=12))
         def any_order_with_repeats(indices):
-            check_indices(reader, reference, indices, sure)
+            check_indices(reader, reference, indices)
 
         any_order_with_repeats()
 
@@ -218,7 +236,8 @@ def test_most_clips_are_read_by_presentation_times(clip):
             if reader._order is None:
                 counted.add(name)
     assert counted == {
-        "h264.avi", "h264-no-b.avi", "h264.h264", "h264-interlaced.mp4", "hevc-open.hevc", "mpeg4.avi", "mpeg2.mpg",
+        "h264.avi", "h264-no-b.avi", "h264-refresh.avi", "h264.h264", "h264-interlaced.mp4", "hevc-open.hevc",
+        "mpeg4.avi", "mpeg2.mpg", "vp8.webm",
     }  # fmt: skip
 
 
@@ -272,8 +291,8 @@ def test_distant_frames_are_found_by_seeking(clip, monkeypatch):
         path, reference = clip(name)
         with VideoReader(path) as reader:
             reader._open = lambda: pytest.fail("the file was opened again")
-            reader._seek(int(reader._keys[-1]))
-            assert reader._position == reader._keys[-1]
+            reader._seek(int(reader._entries[-1]))
+            assert reader._position == reader._entries[-1]
             check_indices(reader, reference, [len(reference) - 1])
 
 
@@ -650,6 +669,115 @@ def test_readable_frames_of_truncated_files_are_returned(name, part, clip, tmp_p
         assert len(given) >= 40 * part - 12
 
 
+def damage_packet(data: bytes, number: int) -> bytes:
+    """Overwrites the second half of a packet; the container stays intact."""
+    with av.open(io.BytesIO(data)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    start = data.index(packets[number])
+    half, end = start + len(packets[number]) // 2, start + len(packets[number])
+    return data[:half] + bytes(end - half) + data[end:]
+
+
+DAMAGED = {  # codecs whose decoders notice this damage; h264.avi is counted by decoding
+    "h264.mp4": CLIPS["h264.mp4"],
+    "h264.avi": CLIPS["h264.avi"],
+    "h264-cavlc.mkv": x264("cabac=0"),
+    "h264-open.mp4": CLIPS["h264-open.mp4"],
+    "hevc-hash.mkv": x265("hash=1"),
+    "mpeg4.mp4": CLIPS["mpeg4.mp4"],
+    "mpeg1.mkv": CLIPS["mpeg1.mkv"],
+    "mpeg2.mkv": {"codec": "mpeg2video", "options": {"bf": "2", "g": "12"}},
+    "flv1.flv": CLIPS["flv1.flv"],
+    "msmpeg4.avi": CLIPS["msmpeg4.avi"],
+    "wmv2.avi": CLIPS["wmv2.asf"],
+    "mjpeg.avi": CLIPS["mjpeg.avi"],
+    "png.mov": CLIPS["png.mov"],
+    "prores.mov": CLIPS["prores.mov"],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("place", ["entry", "after the entry"])
+def test_an_error_on_the_way_to_a_frame_is_an_error_of_that_frame(name, place, tmp_path, storage):
+    """Frames of the damaged group from the damage on are errors; all others equal those of the intact file."""
+    path = write_clip(str(tmp_path / name), **DAMAGED[name])
+    reference = decode_in_order(path)
+    with VideoReader(path) as reader:
+        number = int(reader._entries[len(reader._entries) // 2])
+        is_counted = reader._order is None
+        if place == "after the entry" and is_counted:
+            number += 1
+        elif place == "after the entry":  # not a leading picture
+            number += 1 + int(np.flatnonzero(reader._pts[number + 1 :] > reader._pts[number])[0])
+        if not is_counted:
+            way = [(reader._last_entry(packet), packet) for packet in reader._order]
+            broken = [index for index, (entry, packet) in enumerate(way) if entry <= number <= packet]
+    with VideoReader(damage_packet(Path(path).read_bytes(), number)) as reader:
+        assert reader.num_frames == len(reference)
+        refused = []
+        for index in range(reader.num_frames):
+            try:
+                assert np.array_equal(reader.read([index])[0], reference[index]), index
+            except VideoDecodeError as error:
+                assert error.reason == "decode"
+                refused.append(index)
+        assert 0 < len(refused) < 20 if is_counted else refused == broken
+        with pytest.raises(VideoDecodeError, match=f"the data of frame {refused[0]} are damaged"):
+            reader.read(range(reader.num_frames))
+
+
+def without_first_packets(path: str, shorter: str, count: int) -> str:
+    """Copies a video without its first packets, as a recording of a broadcast starts."""
+    with av.open(path) as source, av.open(shorter, "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            if number >= count:
+                packet.stream = stream
+                target.mux(packet)
+    return shorter
+
+
+@pytest.mark.parametrize(
+    "name", ["h264.mp4", "h264-open.mp4", "h264-refresh.mkv", "hevc-open.mkv", "mpeg1.mkv", "mpeg4.mkv"]
+)
+def test_a_start_within_a_group_is_no_damage(name, clip, tmp_path, storage):
+    shorter = without_first_packets(clip(name)[0], str(tmp_path / "shorter.mkv"), 5)
+    reference = decode_in_order(shorter)
+    assert 20 < len(reference) < 40
+    with VideoReader(shorter) as reader:
+        assert reader.num_frames == len(reference)
+        for _ in range(2):  # the decoder starts anew
+            check_indices(reader, reference, range(len(reference)))
+
+
+def test_lost_packets_of_a_transport_stream(tmp_path):
+    """Without some transport packets, a frame is an error from the loss to the end of the group."""
+    path = write_clip(str(tmp_path / "whole.ts"), codec="mpeg2video", options={"bf": "0", "g": "12", "b": "4000k"})
+    reference, data = decode_in_order(path), Path(path).read_bytes()
+    with av.open(path) as container:
+        positions = [packet.pos for packet in container.demux(video=0) if packet.size]
+    lost = data[: positions[15]] + data[positions[16] :]  # the whole of frame 15
+    with VideoReader(lost) as reader:
+        assert np.array_equal(reader.read([12])[0], reference[12])
+        assert np.array_equal(reader.read([30])[0], reference[31])
+        with pytest.raises(VideoDecodeError, match="damaged"):
+            reader.read([16])
+
+
+def test_a_stream_that_breaks_its_format_everywhere_is_decoded_as_by_default(tmp_path):
+    """Pictures with wrong checksums: no single one is damaged."""
+    path = write_clip(str(tmp_path / "wrong.mov"), codec="png", pix_fmt="rgb24", frames=10)
+    data = bytearray(Path(path).read_bytes())
+    with av.open(path) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    for packet in packets:
+        data[data.index(packet) + packet.rindex(b"IEND") - 5] ^= 1  # the checksum before it
+    reference = decode_in_order(bytes(data))
+    with VideoReader(bytes(data)) as reader:
+        assert np.array_equal(reader.read([7, 3]), [reference[7], reference[3]])
+        assert not reader._is_strict
+
+
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "h264.ts", "mpeg4.avi", "vp9.webm", "hevc-open.mov"])
 def test_damaged_files_give_frames_or_a_video_decode_error(name, clip, storage):
     data = Path(clip(name)[0]).read_bytes()
@@ -752,6 +880,25 @@ def test_reference_movies_are_not_followed(clip, tmp_path):
 # --- downloads
 
 
+BAD_ANSWERS = {
+    "/garbage": b"GARBAGE\r\n\r\n",
+    "/nothing": b"",
+    "/status": b"HTTP/1.1 2OO OK\r\n\r\nDATA",
+    "/version": b"HTTP/9 200 OK\r\n\r\nDATA",
+    "/long-header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70000 + b"\r\n\r\nDATA",
+    "/many-headers": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X%d: a\r\n" % i for i in range(200)) + b"\r\nDATA",
+    "/length": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nDATA",
+    "/short": b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\nDATA",
+    "/chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\nDATA",
+    "/chunk-size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nDATA",
+    "/loop": b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n\r\n",
+    "/nowhere": b"HTTP/1.1 302 Found\r\n\r\n",
+    "/host": b"HTTP/1.1 302 Found\r\nLocation: http://[bad/\r\n\r\n",
+    "/port": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:port/\r\n\r\n",
+    "/error": b"HTTP/1.1 500 Broken\r\n\r\n",
+}
+
+
 @pytest.fixture
 def server(clip, monkeypatch):
     monkeypatch.setattr(video_source_umt, "_TIMEOUT", 0.4)
@@ -771,6 +918,9 @@ def server(clip, monkeypatch):
                 self.send_response(302)
                 self.send_header("Location", Path(path).as_uri())
                 return self.end_headers()
+            if self.path in BAD_ANSWERS:
+                self.wfile.write(BAD_ANSWERS[self.path].replace(b"DATA", data[:500]))
+                return None
             if self.path == "/silent.mp4":
                 return time.sleep(1.5)
             self.send_response(200)
@@ -803,6 +953,40 @@ def test_downloads(server, clip):
     for name in ("missing.mp4", "local.mp4", "broken.mp4", "silent.mp4", "slow.mp4"):
         assert reason_of(f"{server}/{name}") == "network", name
     assert reason_of("http://127.0.0.1:1/clip.mp4") == "network"
+
+
+@pytest.mark.parametrize("path", BAD_ANSWERS)
+def test_every_bad_answer_is_a_network_error(path, server):
+    with pytest.raises(VideoDecodeError) as caught:
+        VideoReader(server + path)
+    assert caught.value.reason == "network"
+    assert "\n" not in str(caught.value) and path in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://[bad/a.mp4",
+        "http://127.0.0.1:port/a.mp4",
+        "http://a..b/a.mp4",
+        "http:///a.mp4",
+        "http://\n/",
+    ],
+)
+def test_urls_that_cannot_be_meant_are_network_errors(url, monkeypatch):
+    monkeypatch.setattr(video_source_umt, "_TIMEOUT", 0.4)
+    with pytest.raises(VideoDecodeError) as caught:
+        VideoReader(url)
+    assert caught.value.reason == "network"
+
+
+@pytest.mark.parametrize(
+    "name", ["a clip.mp4", "видео.mp4", "a%20clip.mp4", "clip.mp4?sign=a b&c=é", "clip.mp4#t=3", "100%.mp4", "a+b.mp4"]
+)
+def test_urls_are_escaped_as_browsers_do(name, server, clip):
+    with VideoReader(f"{server}/{name}") as reader:
+        check_indices(reader, clip("h264.mp4")[1], [3])
 
 
 def test_nothing_is_logged(clip, tmp_path):

@@ -1,21 +1,27 @@
 """The video processor: all input formats and options, views, broken videos, saving, remote code, pipeline."""
 
+import collections
 import functools
 import http.server
 import io
 import json
+import math
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoVideoProcessor, pipeline
+from transformers import AutoVideoProcessor, Trainer, TrainingArguments, pipeline
+from transformers.video_utils import VideoMetadata
 
 from modeling_umt import UMTConfig, UMTForVideoClassification
 from processing_umt import UMTVideoProcessor, VideoDecodeError, fold_views
@@ -107,10 +113,37 @@ def as_frame_files(clip: Path, folder: Path) -> list[Path]:
     return paths
 
 
+class Decoder:
+    """The interface of torchcodec's `VideoDecoder`."""
+
+    def __init__(self, path: Path):
+        self.frames = torch.from_numpy(decode(path)).permute(0, 3, 1, 2)
+        self.metadata = types.SimpleNamespace(num_frames=len(self.frames), average_fps=10.0, duration_seconds=2.3)
+
+    def __len__(self):
+        return len(self.frames)
+
+    def __getitem__(self, index):
+        return self.frames[index]
+
+    def get_frames_at(self, indices: list[int]):
+        seconds = torch.tensor(indices, dtype=torch.float64) / 10
+        return types.SimpleNamespace(data=self.frames[indices], pts_seconds=seconds)
+
+
 INPUTS = {
     "Path": lambda clip, folder: clip,
     "bytes": lambda clip, folder: clip.read_bytes(),
+    "bytearray": lambda clip, folder: bytearray(clip.read_bytes()),
+    "memoryview": lambda clip, folder: memoryview(clip.read_bytes()),
     "file object": lambda clip, folder: io.BytesIO(clip.read_bytes()),
+    "array of names": lambda clip, folder: np.array([str(clip)]),
+    "array of paths": lambda clip, folder: np.array([clip]),
+    "name in an array": lambda clip, folder: np.array(str(clip)),
+    "column of datasets": lambda clip, folder: datasets.Dataset.from_dict({"video": [str(clip)]})["video"],
+    "column of pandas": lambda clip, folder: pd.Series([str(clip)], index=[7]),
+    "deque": lambda clip, folder: collections.deque([clip]),
+    "decoder of torchcodec": lambda clip, folder: Decoder(clip),
     "datasets, bytes": lambda clip, folder: {"bytes": clip.read_bytes(), "path": "elsewhere.mp4"},
     "datasets, path": lambda clip, folder: {"bytes": None, "path": str(clip)},
     "array, channels last": lambda clip, folder: decode(clip),
@@ -472,6 +505,12 @@ def test_a_batch_of_readable_videos_reports_no_errors(clip):
         ({"sampling": "random"}, "sampling is 'random'; choose"),
         ({"sampling": "middle", "num_clips": 2}, "num_clips is 2"),
         ({"num_frames": 0}, "num_frames is 0; expected an integer of at least 1"),
+        ({"num_clips": 0}, "num_clips is 0; expected an integer of at least 1"),
+        ({"num_crops": True}, "num_crops is True; expected an integer"),
+        ({"frame_stride": 3}, "frame_stride is 3, but sampling='sparse' has no stride"),
+        ({"do_pad": True}, "do_pad is True"),
+        ({"data_format": "channels_last"}, "data_format is 'channels_last'"),
+        *[({"input_data_format": name}, f"input_data_format is '{name}'; choose") for name in ("NCHW", "first", "")],
         ({"num_crops": 1.5}, "num_crops is 1.5"),
         ({"fps": 2}, "fps is 2, but a clip has num_frames frames"),
         ({"num_clips": 2, "do_sample_frames": False}, "num_clips is 2, but do_sample_frames=False"),
@@ -500,6 +539,11 @@ def test_invalid_options_are_rejected_at_creation_and_in_a_call(options, message
         ),
         (np.zeros((4, 3, 8, 3), np.uint8), {}, "input_data_format='channels_first'"),
         (np.full((4, 8, 8, 3), 300), {}, "outside 0..255"),
+        (np.zeros((4, 3, 8, 9), np.uint8), {"input_data_format": "channels_last"}, "then has 9 channels"),
+        (np.zeros((4, 8, 9, 3), np.uint8), {"input_data_format": "channels_first"}, "then has 8 channels"),
+        ({"video": "clip.mp4"}, {}, "Cannot read a video from dict"),
+        (pd.DataFrame({"video": ["clip.mp4"]}), {}, "Cannot read a video from DataFrame"),
+        ({"clip.mp4"}, {}, "Cannot read a video from set"),
         (
             [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)] * 2,
             {},
@@ -514,6 +558,61 @@ def test_invalid_options_are_rejected_at_creation_and_in_a_call(options, message
 def test_invalid_inputs_are_reported(videos, options, message):
     with pytest.raises(ValueError, match=message):
         pixels(videos, **options)
+
+
+def test_unknown_options_are_rejected(tmp_path):
+    with pytest.raises(ValueError, match="no option num_frame;"):
+        UMTVideoProcessor(num_frame=4)
+    with pytest.raises(TypeError, match="num_frame"):
+        pixels(moving_frames(4), num_frame=4)
+    with pytest.raises(ValueError, match="resample is the filter"):
+        pixels(moving_frames(4), resample=3, resize_kernel="opencv_bilinear")
+    with pytest.raises(ValueError, match="fps is 3"):
+        UMTVideoProcessor().sample_frames(metadata=VideoMetadata(total_num_frames=8, fps=4), fps=3)
+    # of another version
+    UMTVideoProcessor(num_frames=5).save_pretrained(tmp_path)
+    path = tmp_path / "video_preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "option_of_tomorrow": 1}))
+    assert AutoVideoProcessor.from_pretrained(tmp_path).num_frames == 5
+
+
+def test_a_stride_is_for_dense_clips_only(clip):
+    """A dense processor can still be called with another rule."""
+    dense = UMTVideoProcessor(**SMALL, sampling="dense", frame_stride=3)
+    assert torch.equal(dense(clip, sampling="sparse", return_tensors="pt")["pixel_values_videos"], pixels(clip))
+
+
+NUMPY_OPTIONS = {
+    "num_frames": np.int64(6),
+    "num_clips": np.int32(2),
+    "num_crops": np.uint8(3),
+    "size": {"shortest_edge": np.int64(40)},
+    "crop_size": np.int64(36),
+    "rescale_factor": np.float64(0.5),
+    "do_normalize": np.bool_(True),
+    "image_mean": np.array([0.5, 0.4, 0.3]),
+}
+
+
+def test_numbers_of_numpy_are_options(clip, tmp_path):
+    plain = {
+        name: value.tolist() if hasattr(value, "tolist") else {"shortest_edge": 40}
+        for name, value in NUMPY_OPTIONS.items()
+    }
+    expected = pixels(clip, **plain)
+    assert torch.equal(pixels(clip, **NUMPY_OPTIONS), expected)
+    UMTVideoProcessor(**{**SMALL, **NUMPY_OPTIONS}).save_pretrained(tmp_path)
+    loaded = UMTVideoProcessor.from_pretrained(tmp_path)
+    assert torch.equal(loaded(clip, return_tensors="pt")["pixel_values_videos"], expected)
+
+
+@pytest.mark.parametrize("shape", [lambda x: x, lambda x: [[entry] for entry in x], lambda x: [x]])
+def test_metadata_may_be_nested_as_videos_are(shape):
+    entries = [{"total_num_frames": 8, "fps": 4.0}, {"total_num_frames": 8, "fps": 2.0}]
+    features = UMTVideoProcessor(**SMALL)(
+        [moving_frames(8)] * 2, video_metadata=shape(entries), return_metadata=True, return_tensors="pt"
+    )
+    assert [view.fps for view in features["video_metadata"]] == [4.0, 2.0]
 
 
 def test_an_ambiguous_layout_can_be_specified():
@@ -625,6 +724,32 @@ def test_pipeline_takes_any_number_of_frames(num_frames, repository, clip):
     assert len(classify(str(clip), num_frames=num_frames)) == 3
 
 
+@pytest.mark.parametrize("views", [{"num_clips": 4}, {"num_crops": 3}, {"num_clips": 2, "num_crops": 3}])
+def test_pipeline_and_trainer_average_the_views(views, clip, tall_clip, tmp_path):
+    """As `fold_views` does for the views of the processor, which are not grouped."""
+    model, processor = tiny_model(), UMTVideoProcessor(**SMALL, **views)
+    torch.nn.init.normal_(model.classifier.weight, std=3.0)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    videos, num_views = [str(clip), str(tall_clip)], math.prod(views.values())
+    inputs = processor(videos, return_tensors="pt")
+    assert inputs["pixel_values_videos"].shape == (2 * num_views, 4, 3, 32, 32)
+    with torch.no_grad():
+        expected = fold_views(model(**inputs).logits, num_views)
+    for classify in (
+        pipeline("video-classification", model=str(tmp_path)),
+        pipeline("video-classification", model=model, video_processor=processor),
+    ):
+        for answer, row in zip(classify(videos, top_k=3), expected, strict=True):
+            scores = {entry["label"]: entry["score"] for entry in answer}
+            names = [model.config.id2label[index] for index in range(3)]
+            np.testing.assert_allclose([scores[name] for name in names], row, rtol=1e-4)
+    examples = [processor(video, return_tensors="pt") for video in videos]
+    arguments = TrainingArguments(output_dir=tmp_path / "run", report_to="none", use_cpu=True)
+    predictions = Trainer(model, arguments).predict(examples).predictions
+    np.testing.assert_allclose(torch.from_numpy(predictions).softmax(dim=-1), expected, rtol=1e-4)
+
+
 def test_remote_code(repository, clip, tmp_path):
     """A saved repository works without the packages of this project."""
     names = {path.name for path in repository.glob("*.py")}
@@ -637,6 +762,8 @@ assert type(processor).__module__.startswith("transformers_modules"), type(proce
 print(float(processor({str(clip)!r}, return_tensors="pt", num_clips=2)["pixel_values_videos"].double().sum()))
 classify = pipeline("video-classification", model={str(repository)!r}, trust_remote_code=True)
 print(classify({str(clip)!r}, top_k=1)[0]["score"])
+classify.video_processor.num_clips = 3
+print(classify({str(clip)!r}, top_k=1)[0]["score"])
 assert not any(name.split(".")[0] in ("processing_umt", "modeling_umt", "umt_training") for name in sys.modules)
 """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -645,7 +772,9 @@ assert not any(name.split(".")[0] in ("processing_umt", "modeling_umt", "umt_tra
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert outcome.returncode == 0, outcome.stderr
-    total, score = map(float, outcome.stdout.split())
+    total, score, mean_score = map(float, outcome.stdout.split())
     assert total == pytest.approx(float(pixels(clip, num_clips=2).double().sum()))
     with torch.no_grad():
         assert score == pytest.approx(float(tiny_model()(pixels(clip)).logits.softmax(-1).max()), rel=1e-5)
+        mean = fold_views(tiny_model()(pixels(clip, num_clips=3)).logits, 3)
+    assert mean_score == pytest.approx(float(mean.max()), rel=1e-5)

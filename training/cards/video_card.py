@@ -8,6 +8,7 @@ from transformers import Trainer
 
 from modeling_umt import UMTForVideoClassification
 
+from ..data.class_indices import class_names_of
 from .card_template import table
 from .snippets import CLASSIFY, CLASSIFY_WITH_ADAPTER, EMBED
 from .trainer_card import CardSections, describe_data, evaluated_dataset, evaluation_data, final_evaluation
@@ -64,8 +65,7 @@ def is_classifier(trainer: Trainer) -> bool:
 
 
 def describe_classes(trainer: Trainer) -> str:
-    config = trainer.model.config
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    names = class_names_of(trainer.model.config)
     return f"Classes: {', '.join(names[:MOST_CLASSES])}{' …' if len(names) > MOST_CLASSES else ''}."
 
 

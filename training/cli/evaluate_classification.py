@@ -46,6 +46,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
 
     import modeling_umt  # noqa: F401 (registers the models)
 
+    from ..data.class_indices import class_names_of
     from ..data.video_records import load_video_records
     from ..evaluation.classification import evaluate_classifier
 
@@ -70,10 +71,11 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     if state.is_main_process:
         if scores.num_resumed:
             print(f"{scores.num_resumed} videos were scored before an interruption", file=sys.stderr)
-        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        names = class_names_of(model.config)
         title = f"{Path(args.model).name} on {Path(args.data).name}: top-1 {scores.top1:.2f} % of {len(scores.videos)}"
         write_tables(output, scores, names, title)
         metrics = {name: getattr(scores, name) for name in ("top1", "top5", "mean_class_accuracy")}
+        metrics = {name: value for name, value in metrics.items() if value is not None}
         report_results(
             output,
             args,

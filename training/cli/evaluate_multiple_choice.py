@@ -20,7 +20,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..data.video_records import load_video_records
     from ..evaluation.multiple_choice import evaluate_multiple_choice
 
-    records = load_video_records(args.data, root=args.root, split=args.split)
+    records = load_video_records(args.data, root=args.root, split=args.split, with_labels=False)
     model, processor = load_video_text_model(args, "choose captions")
     scores = evaluate_multiple_choice(model, processor, records, **computation_options(args, model.device))
     protocol = scores.protocol

@@ -56,7 +56,9 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     require_at_least(args, reranked=0, frames=1, max_text_length=1)
     require_positive_seconds(args, "trim_seconds")
     data = retrieval_set(
-        load_video_records(args.data, root=args.root, split=args.split), args.paragraph, args.several_videos
+        load_video_records(args.data, root=args.root, split=args.split, with_labels=False),
+        args.paragraph,
+        args.several_videos,
     )
     model, processor = load_video_text_model(args, "be evaluated in retrieval")
     scores = evaluate_retrieval(

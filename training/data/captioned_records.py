@@ -22,6 +22,7 @@ from datasets import Dataset, IterableDataset
 
 from processing_umt.video_source_umt import VideoDecodeError
 
+from .column_names import CAPTION_NAMES, accepted_names
 from .video_dataset import video_name
 from .video_records import load_video_records
 
@@ -100,7 +101,8 @@ def load_captioned_records(
         raise ValueError(f"{len(roots)} roots were given for {len(sources)} lists; pass one per list, or one for all.")
     roots = list(roots) * len(sources) if len(roots) == 1 else list(roots) or [None] * len(sources)
     tables = [
-        load_video_records(source, root=root, streaming=streaming) for source, root in zip(sources, roots, strict=True)
+        load_video_records(source, root=root, with_labels=False, streaming=streaming)
+        for source, root in zip(sources, roots, strict=True)
     ]
     if not any(isinstance(table, IterableDataset) for table in tables):
         return CaptionedRecords(tables, positives)
@@ -135,7 +137,7 @@ def _with_captions(table: Dataset) -> Dataset:
     if "caption" not in table.column_names:
         raise ValueError(
             f"A table of videos has no column of captions; its columns are {', '.join(table.column_names)}. Rename "
-            "one of them to caption."
+            f"one of them to caption (also read: {accepted_names(CAPTION_NAMES[1:])})."
         )
     return table.select_columns(["video", "caption"])
 

@@ -43,7 +43,7 @@ def load_question_records(
         ValueError: a stream, a missing column of questions or answers, a question or answer that is not a text, a
             repeated `question_id`; and the errors of `load_video_records`.
     """
-    records = load_video_records(source, root=root, split=split)
+    records = load_video_records(source, root=root, split=split, with_labels=False)
     if not isinstance(records, Dataset):
         raise ValueError("Questions can't be streamed; unpack the shards, or pass a list file or a data set.")
     needed = ["question", "answer"] if answered else ["question"]

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from processing_umt.image_frames_umt import IMAGE_SUFFIXES, animation_frames
 from processing_umt.video_decoding_umt import VideoReader
-from processing_umt.video_inputs_umt import IMAGE_SUFFIXES, read_frames
+from processing_umt.video_inputs_umt import read_frames
 from processing_umt.video_source_umt import VideoDecodeError
 
 from .batching import identity_collate
@@ -61,7 +62,8 @@ def check_video(video: Any, name: str, full: bool = False) -> VideoCheck:
     """Reads one video as in training; `name` is used for a video without a name."""
     try:
         if video_name(video).lower().endswith(IMAGE_SUFFIXES):
-            read_frames([open_image(video)], np.zeros(1, dtype=np.int64))
+            frames = animation_frames(open_image(video))
+            read_frames(frames, np.arange(len(frames)))
         else:
             with VideoReader(open_video(video)) as reader:
                 _read_all(reader) if full else _read_some(reader)

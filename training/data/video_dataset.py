@@ -12,7 +12,6 @@ A broken video is replaced by another video with its own label and caption; the 
 video that could not be read.
 """
 
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +25,10 @@ from torch.utils.data import Dataset, Sampler
 
 from processing_umt.augmentation_umt import sample_generator
 from processing_umt.frame_sampling_umt import trimmed_length
+from processing_umt.image_frames_umt import IMAGE_SUFFIXES, animation_frames
+from processing_umt.image_frames_umt import open_image as open_image_file
 from processing_umt.video_decoding_umt import VideoReader
-from processing_umt.video_inputs_umt import IMAGE_SUFFIXES, read_frames
+from processing_umt.video_inputs_umt import read_frames
 from processing_umt.video_source_umt import VideoDecodeError
 
 from .shared_epoch import SharedEpoch
@@ -72,7 +73,7 @@ class ClipReader:
         frames = self._read_frames(record["video"], generator)
         fields = {}
         if (label := record.get("label")) is not None:
-            if not isinstance(label, (int, np.integer)):
+            if not isinstance(label, (int, np.integer)) or isinstance(label, bool):
                 raise ValueError(f"A label is {label!r}; expected an integer. Pass class_names to load_video_records.")
             fields["labels"] = int(label)
         fields |= {name: record[name] for name in ("match_id", *_TEXTS) if record.get(name) is not None}
@@ -86,10 +87,12 @@ class ClipReader:
         ]
 
     def _read_frames(self, video: Any, generator: np.random.Generator) -> np.ndarray | torch.Tensor:
-        """A clip, uint8 `(T, height, width, 3)`; of an image T copies, a tensor `(T, 3, height, width)`."""
+        """A clip, uint8 `(T, height, width, 3)`; of an image T copies, a tensor `(T, 3, height, width)`; an animation
+        is sampled as a video."""
         if self.images or video_name(video).lower().endswith(IMAGE_SUFFIXES):
-            indices = self.sample_frames(num_video_frames=1, num_frames=self.num_frames, generator=generator)
-            return read_frames([open_image(video)], indices)
+            frames = animation_frames(open_image(video))
+            indices = self.sample_frames(num_video_frames=len(frames), num_frames=self.num_frames, generator=generator)
+            return read_frames(frames, indices)
         with VideoReader(open_video(video)) as reader:
             length = reader.num_frames
             if self.trim_seconds is not None:
@@ -248,16 +251,9 @@ def open_video(video: Any) -> str | bytes:
 
 
 def open_image(video: Any) -> Any:
-    """A record's image as input of `read_frames`: its path, or the decoded image."""
+    """A record's image as input of `animation_frames`: its path, or the opened image."""
     content = open_video(video)
-    if isinstance(content, str):
-        return content
-    from PIL import Image
-
-    try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VideoDecodeError(video_name(video), "unreadable", f"as an image: {error}") from error
+    return content if isinstance(content, str) else open_image_file(content, video_name(video))
 
 
 def video_name(video: Any) -> str:

@@ -3,33 +3,50 @@
 The official lists have no header: a path, an integer label, and further columns, which are ignored. The delimiter is a
 comma for Kinetics and a space for all other data sets. It is inferred from the complete file, so that paths may
 contain the other delimiter. Something-Something identifies a video by its id and a class by its template.
+
+A first line is a header if one of its cells is a name of the column of videos and none is a file name.
 """
 
 import csv
+import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from processing_umt.video_inputs_umt import IMAGE_SUFFIXES
+from processing_umt.image_frames_umt import IMAGE_SUFFIXES
 
+from .column_names import (
+    VIDEO_NAMES,
+    accepted_names,
+    find_video_column,
+    is_video_column,
+    no_video_column,
+    rename_row,
+    select_names,
+    standard_names,
+)
 from .video_files import VIDEO_SUFFIXES
 
-VIDEO_COLUMNS = ("video", "path", "image")
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".json", ".jsonl")
+_DELIMITERS = (",", "\t", ";", " ")
 
 
-def read_list(path: Path) -> list[dict[str, Any]]:
+def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Reads a list of videos; each row contains at least `video`, the path as written in the list.
 
     Args:
-        path: a file with one of the extensions `LIST_SUFFIXES`. JSON is a list of objects.
+        path: a file with one of the extensions `LIST_SUFFIXES`, in any case. JSON is a list of objects.
+        columns: new name → name in the list, see `load_video_records`.
 
     Returns:
-        The rows. `label`, if present, is an int in every row, or as written in every row.
+        The rows, with the column names of this package where they are known (`column_names.py`). `label`, if present,
+        is an int in every row, or as written in every row.
 
     Raises:
-        ValueError: the file does not exist, lists no videos, has no column of videos, or has a malformed line.
+        ValueError: the file does not exist, lists no videos, has no column of videos, or has a malformed line; a
+            column of `columns` does not exist.
     """
     if not path.is_file():
         raise ValueError(f"The list of videos {path} does not exist; check the path.")
@@ -37,60 +54,120 @@ def read_list(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}. Pass a list of videos as text.") from error
-    if path.suffix == ".json":
-        rows = _read_json(text, path)
-    elif path.suffix == ".jsonl":
-        rows = _read_json_lines(text, path)
+    if "\0" in text:
+        raise ValueError(f"{path} contains the character NUL, so it is not text. Pass a list of videos as text.")
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        rows = _name_rows(_read_json(text, path), columns or {}, path)
+    elif suffix == ".jsonl":
+        rows = _name_rows(_read_json_lines(text, path), columns or {}, path)
     else:
-        # not `splitlines`, which also splits at U+2028 and other characters that may occur in captions
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        delimiter = _header_delimiter(lines[0][1]) if lines else None
-        rows = _read_official(lines, path) if delimiter is None else _read_with_header(text, delimiter, path)
+        try:
+            rows = _read_text(text, columns or {}, path)
+        except csv.Error as error:
+            raise ValueError(f"{path} is not a table of text: {error}.") from error
     if not rows:
         raise ValueError(f"{path} lists no videos.")
     return _integer_labels(rows)
 
 
-def _header_delimiter(line: str) -> str | None:
-    """The delimiter of a header, a line that contains one of `VIDEO_COLUMNS`; None for any other line."""
-    for delimiter in (",", "\t", ";", " "):
-        if set(VIDEO_COLUMNS) & {cell.strip().strip('"') for cell in line.split(delimiter)}:
+def _read_text(text: str, columns: Mapping[str, str], path: Path) -> list[dict[str, Any]]:
+    # not `splitlines`, which also splits at U+2028 and other characters that may occur in captions
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        return []
+    delimiter = _header_delimiter(lines[0][1], columns)
+    if delimiter is not None:
+        return _name_rows(_read_with_header(text, delimiter, path), columns, path)
+    if columns:
+        raise no_video_column(f"The first line of {path}", _cells(lines[0][1], ","))
+    return _read_official(lines, path)
+
+
+def _header_delimiter(line: str, columns: Mapping[str, str]) -> str | None:
+    """The delimiter of a header; None for any other line."""
+    for delimiter in _DELIMITERS:
+        cells = _cells(line, delimiter)
+        if any(map(_is_file_name, cells)) or (delimiter == " " and not all(map(_is_word, cells))):
+            continue  # the name of a file may start with the word "video"
+        if any(is_video_column(cell) or cell in columns.values() for cell in cells):
             return delimiter
     return None
 
 
-def _read_with_header(text: str, delimiter: str, path: Path) -> list[dict[str, Any]]:
-    reader = csv.DictReader(text.split("\n"), delimiter=delimiter, skipinitialspace=True)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames]
-    rows = []
-    for row in reader:
-        if None in row or None in row.values():
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader([line.strip()], **_dialect(delimiter)))]
+
+
+def _dialect(delimiter: str) -> dict[str, Any]:
+    return {"delimiter": delimiter, "skipinitialspace": delimiter != " "}
+
+
+def _is_file_name(cell: str) -> bool:
+    return cell.strip().lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
+
+
+def _is_word(cell: str) -> bool:
+    return re.fullmatch(r"[\w-]+", cell) is not None
+
+
+def _read_with_header(text: str, delimiter: str, path: Path) -> list[tuple[str, dict[str, str]]]:
+    """Line, for errors, and cells of each row. Columns without a name, as that of pandas' index, are left out."""
+    # not a list of lines, which would lose the line ends in quoted cells
+    reader = csv.reader(io.StringIO(text, newline="\n"), **_dialect(delimiter))
+    rows, names = [], None
+    for cells in reader:
+        cells = [cell.strip() for cell in cells]
+        if not any(cells):
+            continue
+        if names is None:
+            names = cells
+            if repeated := {name for name in names if name and names.count(name) > 1}:
+                raise ValueError(f"{path} has several columns named {min(repeated)!r}; rename or remove all but one.")
+        elif len(cells) != len(names):
             raise ValueError(
-                f"{path}, line {reader.line_num}: the header has {len(reader.fieldnames)} columns, this line has "
-                "a different number. Quote values that contain the delimiter."
+                f"{path}, line {reader.line_num}: the header has {len(names)} columns, this line has {len(cells)}. "
+                "Quote values that contain the delimiter."
             )
-        rows.append(row)
-    return [_name_video(row, path, number) for number, row in enumerate(rows, 1)]
+        else:
+            row = {name: cell for name, cell in zip(names, cells, strict=True) if name}
+            rows.append((f"line {reader.line_num}", row))
+    return rows
 
 
 def _read_official(lines: list[tuple[int, str]], path: Path) -> list[dict[str, Any]]:
     """Rows of a list without header. Either all lines have a label, or none has; then each line is a path."""
     rows, unlabelled = [], []
-    for delimiter in (",", " ", "\t"):
+    for delimiter in (",", " ", "\t", ";"):
         labelled = [(number, _split_official(line, delimiter)) for number, line in lines]
         rows = [row for _, row in labelled if row is not None]
         unlabelled = [number for number, row in labelled if row is None]
         if rows:
             break
-    if rows and unlabelled:
-        number = unlabelled[0]
+    fault = "has no integer label after its path, unlike other lines"
+    if not rows:
+        unlabelled = [number for number, line in lines if not _is_path(line)]
+        fault = "is not a path only, and has no integer label"
+        rows = [{"video": line.strip().strip('"')} for _, line in lines]
+    if unlabelled:
+        line = dict(lines)[unlabelled[0]].strip()
         raise ValueError(
-            f"{path}, line {number}: {dict(lines)[number]!r} has no integer label after its path, unlike other lines. "
-            "A list without header contains a path and a label in every line, or only a path in every line; for other "
-            f"columns, add a header with one of {', '.join(VIDEO_COLUMNS)}."
+            f"{path}, line {unlabelled[0]}: {line!r} {fault}. A list without header contains a path and an integer "
+            "label in every line, or only a path in every line; for other columns, such as class names, the first "
+            f"line must be a header, for example video,label. The column of videos is {accepted_names(VIDEO_NAMES)}."
         )
-    rows = rows or [{"video": line.strip()} for _, line in lines]
     return [{**row, "video": _with_suffix(row["video"])} for row in rows]
+
+
+def _is_path(line: str) -> bool:
+    """Whether a line contains nothing but a path or URL: no delimiter after a file name, and none but spaces in a name
+    without extension."""
+    line = line.strip().strip('"')
+    if _is_file_name(line):
+        return True
+    if any(_is_file_name(cell) for delimiter in _DELIMITERS for cell in _cells(line, delimiter)):
+        return False
+    return "://" in line or not re.search(r"[,\t;]", line)
 
 
 def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
@@ -101,19 +178,19 @@ def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
     label. Names without extension end before the first integer.
     """
     cells = next(csv.reader([line.strip()], delimiter=delimiter))
-    ends = [end for end, cell in enumerate(cells, 1) if cell.strip().lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES)]
+    ends = [end for end, cell in enumerate(cells, 1) if _is_file_name(cell)]
     for position in range(min(ends, default=1), len(cells)):
-        cell = cells[position]
-        if re.fullmatch(r"\s*-?\d+\s*", cell):
-            return {"video": delimiter.join(cells[:position]).strip(), "label": cell.strip()}
+        if re.fullmatch(r"\s*-?\d+\s*", cells[position]):
+            path = delimiter.join(cells[:position]).strip(f"{delimiter} ")
+            return {"video": path, "label": cells[position].strip()}
     return None
 
 
 def _with_suffix(name: str) -> str:
-    return name if Path(name).suffix else name + ".mp4"
+    return name if "://" in name or Path(name).suffix else name + ".mp4"
 
 
-def _read_json(text: str, path: Path) -> list[dict[str, Any]]:
+def _read_json(text: str, path: Path) -> list[tuple[str, Any]]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -121,51 +198,84 @@ def _read_json(text: str, path: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list):
         found = f"an object with the keys {list(rows)[:8]}" if isinstance(rows, dict) else f"a {type(rows).__name__}"
         raise ValueError(f"{path} contains {found}; expected a list of objects like [{{'video': …, 'caption': …}}].")
-    return [_name_video(row, path, number) for number, listed in enumerate(rows, 1) for row in _split_videos(listed)]
+    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
 
 
-def _split_videos(row: Any) -> list[Any]:
-    """One row per video of a row with a list of videos, as in the retrieval lists of Something-Something."""
-    column = next((name for name in VIDEO_COLUMNS if isinstance(row, dict) and isinstance(row.get(name), list)), None)
-    return [row] if column is None else [row | {column: video} for video in row[column]]
-
-
-def _read_json_lines(text: str, path: Path) -> list[dict[str, Any]]:
+def _read_json_lines(text: str, path: Path) -> list[tuple[str, Any]]:
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append(_name_video(json.loads(line), path, number))
+                rows.append((f"line {number}", json.loads(line)))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number} is not valid JSON: {error}.") from error
     return rows
 
 
-def _name_video(row: Any, path: Path, number: int) -> dict[str, Any]:
-    """The row with its path under `video`, and the label and caption of Something-Something under standard names."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{path}, row {number} is a {type(row).__name__}; expected an object with a video.")
-    column = next((column for column in VIDEO_COLUMNS if column in row), None)
-    if column is not None:
-        row = {"video": row.pop(column), **row}
-    elif "id" in row and ("template" in row or set(row) == {"id"}):  # Something-Something: id.webm
-        row = {"video": f"{row['id']}.webm", **row}
-        if "template" in row:
-            row["caption"] = row.pop("label", None)
-            row["label"] = row["template"].replace("[", "").replace("]", "")
-    else:
-        raise ValueError(
-            f"{path}, row {number} has no column of videos; its columns are {', '.join(map(str, row))}. "
-            f"Rename one of them to {' or '.join(VIDEO_COLUMNS)}."
-        )
-    if not isinstance(row["video"], str) or not row["video"]:
-        raise ValueError(f"{path}, row {number}: the video is {row['video']!r}; expected its path.")
+def _name_rows(rows: list[tuple[str, Any]], columns: Mapping[str, str], path: Path) -> list[dict[str, Any]]:
+    """The rows with the selected columns and the path under their names.
+
+    A row with a list of videos, as in the retrieval lists of Something-Something, gives a row for each of them.
+
+    Args:
+        rows: line or number, for errors, and content of each row.
+        columns: new name → name in the list.
+    """
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, {where} is a {type(row).__name__}; expected an object with a video.")
+    if rows:
+        select_names(list(dict.fromkeys(name for _, row in rows for name in row)), columns, str(path))
+    named, names_of = [], {}
+    for where, row in rows:
+        names = tuple(row)
+        if names not in names_of:
+            names_of[names] = _names_in_row(row, columns, f"{path}, {where}" if names_of else str(path))
+        row = rename_row(row, names_of[names])
+        if "video" not in row:
+            row = _something_something(row, f"{path}, {where}")
+        videos = row["video"] if isinstance(row["video"], list) else [row["video"]]
+        for video in videos:
+            if not isinstance(video, str) or not video or re.search(r"[\n\0]", video):
+                raise ValueError(f"{path}, {where}: the video is {video!r}; expected its path.")
+        named += [{**row, "video": video} for video in videos]
+    return named
+
+
+def _names_in_row(row: Mapping[str, Any], columns: Mapping[str, str], source: str) -> dict[str, str]:
+    """Name → new name of the columns of a row; none is `video` in a row of Something-Something."""
+    selected = {new: found for new, found in columns.items() if found in row}  # rows of JSON may lack columns
+    new_names = select_names(list(row), selected, source)
+    if "video" not in selected:
+        column = find_video_column([name for name in new_names if name not in selected.values()], source)
+        if column is not None:
+            new_names[column] = "video"
+        elif "id" not in row or not ("template" in row or set(row) == {"id"}):
+            raise no_video_column(source, row)
+    standard = standard_names({new: row[name] for name, new in new_names.items()}, ("video", *selected))
+    return {name: standard[new] for name, new in new_names.items()}
+
+
+def _something_something(row: dict[str, Any], source: str) -> dict[str, Any]:
+    """Video `id.webm`; the class is the template without brackets, and the caption the text in `label`."""
+    row = {"video": f"{row['id']}.webm", **row}
+    if "template" in row:
+        if not isinstance(row["template"], str):
+            raise ValueError(f"{source}: the template is {row['template']!r}; expected a text.")
+        row["caption"] = row.pop("label", None)
+        row["label"] = row["template"].replace("[", "").replace("]", "")
     return row
 
 
 def _integer_labels(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Converts labels to integers if all of them are written as integers without leading zeros."""
     labels = [row.get("label") for row in rows]
-    if all(isinstance(label, str) and re.fullmatch(r"\s*(0|-?[1-9]\d*)\s*", label) for label in labels):
+    if all(_is_integer(label) for label in labels) and any(isinstance(label, str) for label in labels):
         return [{**row, "label": int(label)} for row, label in zip(rows, labels, strict=True)]
     return rows
+
+
+def _is_integer(label: Any) -> bool:
+    if isinstance(label, str):
+        return re.fullmatch(r"\s*(0|-?[1-9]\d*)\s*", label) is not None
+    return isinstance(label, int) and not isinstance(label, bool)

@@ -13,7 +13,7 @@ path or bytes. Videos are not opened here: broken ones are found when they are r
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,25 @@ from datasets import (
     ClassLabel,
     Dataset,
     DatasetDict,
-    Features,
-    Image,
     IterableDataset,
     IterableDatasetDict,
     Value,
-    Video,
     load_dataset,
     load_from_disk,
 )
 
-from .class_indices import list_names, name_integers
-from .video_files import VIDEO_SUFFIXES
-from .video_lists import LIST_SUFFIXES, VIDEO_COLUMNS, read_list
+from processing_umt.video_source_umt import VideoDecodeError
+
+from .class_indices import check_distinct, class_indices, plain_labels, read_labels
+from .column_names import check_one_label
+from .table_columns import is_text, name_columns, with_paths
+from .table_files import read_table
+from .video_files import VIDEO_SUFFIXES, check_some_exist, is_video_name
+from .video_folders import read_video_folder
+from .video_lists import LIST_SUFFIXES
 from .video_shards import SHARD_SUFFIXES, expand_shards, stream_shards
 
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
-_NUM_PROBED = 20  # number of videos of a list whose existence is checked
+_TABLE_SUFFIXES = (*LIST_SUFFIXES, ".parquet")
 
 
 def load_video_records(
@@ -47,79 +49,93 @@ def load_video_records(
     split: str | None = None,
     columns: dict[str, str] | None = None,
     class_names: Sequence[str] | None = None,
+    with_labels: bool = True,
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
     """Loads a table of videos from any source.
 
     Args:
         source: one of
-            - a folder, searched for video files at any depth. If all of them are in sub-folders, the sub-folders of
-              the first level are the classes, in alphabetical order, including empty ones. A folder of `.tar` files is
-              read as shards, a folder of parquet files or written by `save_to_disk` as a data set;
+            - a folder, searched for video files at any depth, except hidden ones; links are followed. If all of them
+              are in sub-folders, the sub-folders of the first level are the classes, in alphabetical order, including
+              empty ones. With `metadata.csv`, `.jsonl` or `.parquet` in the folder or its sub-folders, the videos and
+              columns are those of these files, as in `load_dataset("videofolder")`. A folder of `.tar` files is read
+              as shards, a folder of parquet files or written by `save_to_disk` as a data set;
             - a list of videos: an official list file without header (path, integer label; `.mp4` is added to paths
-              without extension), CSV with a header, JSON list, JSONL, or parquet. The column of videos is `video`,
-              `path` or `image`. Something-Something's JSON (`id`, `template`) is supported too;
+              without extension), CSV with a header, JSON list, JSONL, or parquet. Something-Something's JSON (`id`,
+              `template`) is supported too;
             - a video file, or tar shards (`shards-{000..005}.tar`, `*.tar`, also as URLs);
             - a `datasets` object, or the id of a data set on the Hub.
+            The columns of tables are recognised by their names, in any case: the video by `video`, `path`,
+            `file_name`, `image` and similar ones (`VIDEO_NAMES` in `column_names.py`), or by the type `Video`; labels
+            by `label`, `labels`, `class` … (`LABEL_NAMES`), captions by `caption`, `text` … (`CAPTION_NAMES`).
         root: folder to which the relative paths of a list are joined; no path may be outside it. Default: the folder
             of the list file. Without it, paths in a `datasets` object are unchanged.
         split: split of a data set, or of a folder that contains `<split>/` or `<split>.csv` (`.txt`, `.json` …).
-        columns: names of columns in the source, such as `{"video": "clip_path", "caption": "text"}`.
-        class_names: class names in the order of their indices, to which named labels are mapped; for a second split,
-            `records.features["label"].names` of the first one. Default: all names that occur, in alphabetical order.
+        columns: names of columns in the source, such as `{"video": "clip_path", "caption": "title"}`; they come before
+            the names above.
+        class_names: class names in the order of their indices, to which labels are mapped; for a second split,
+            `records.features["label"].names` of the first one. Default: all names that occur, in alphabetical order;
+            integer labels without names are indices.
+        with_labels: False leaves the labels out, so that missing or unclear ones are no error.
         streaming: read a Hub data set during training instead of downloading it first. Shards are always streamed.
 
     Returns:
         The table described above.
 
     Raises:
-        ValueError: the source does not exist, contains no videos, has no column of videos, or has several splits and
-            none is chosen; a label is missing or not among `class_names`; a path is outside `root`; or none of twenty
-            files checked exists.
+        ValueError: the source does not exist, contains no videos, has no column of videos or several, has several
+            splits and none is chosen, or has no splits and one is chosen; a label is missing, is neither text nor an
+            integer, or is not among `class_names`; two class names differ only in case, spaces or Unicode form; a
+            path is outside `root`; or none of twenty files checked exists.
+        OSError: a folder can't be read.
     """
+    name, columns = _describe(source), columns or {}
     if isinstance(source, (str, os.PathLike)):
-        records, default_root = _load(os.fspath(source), split, streaming)
+        records, default_root = _load(os.fspath(source), split, streaming, columns)
     else:
-        records, default_root = _choose_split(source, split), None
-    for name, found in (columns or {}).items():
-        if found not in _column_names(records, source):
-            raise ValueError(f"{_describe(source)} has no column {found!r}; it has {_column_names(records, source)}.")
-        records = records.remove_columns(name) if name in _column_names(records, source) else records
-        records = records.rename_column(found, name)
-    records = _with_video_column(records, source)
-    records = _join_root(records, root, default_root, source)
-    return _encode_labels(records, class_names, source)
+        records, default_root = name_columns(_choose_split(source, split), columns, name), None
+    records = _join_root(records, root, default_root, name)
+    if not with_labels:
+        has_labels = "label" in (records.column_names or ["label"])  # a stream may not know its columns
+        return records.remove_columns("label") if has_labels else records
+    if records.features is not None and "label" not in columns:
+        check_one_label(records.features, name)
+    return _encode_labels(records, class_names, name)
 
 
-def _load(source: str, split: str | None, streaming: bool) -> tuple[Dataset | IterableDataset, Path | None]:
+def _load(
+    source: str, split: str | None, streaming: bool, columns: Mapping[str, str]
+) -> tuple[Dataset | IterableDataset, Path | None]:
     """The table of a path or Hub id, and the folder to which its relative paths are joined, if any."""
     path = Path(source).expanduser()
+    is_file = source.endswith(SHARD_SUFFIXES) or path.suffix.lower() in _TABLE_SUFFIXES or path.is_file()
+    if split is not None and is_file and not path.is_dir():
+        raise ValueError(f"The split {split!r} is chosen, but {source} has no splits; give the list of this split.")
     if source.endswith(SHARD_SUFFIXES):
-        return stream_shards(expand_shards(os.path.expanduser(source))), None
+        return name_columns(stream_shards(expand_shards(os.path.expanduser(source))), columns, source), None
     if path.is_dir():
         inside = path if split is None else _split_in_folder(path, split)
         if inside.is_dir():
-            return _load_folder(inside, split), None
+            return _load_folder(path, inside, split, columns), None
         path = inside
-    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+    if path.is_file() and is_video_name(path.name):
         return Dataset.from_dict({"video": [str(path)]}), None
-    if path.suffix == ".parquet" and path.is_file():
-        return Dataset.from_parquet(str(path)), path.parent
-    if path.suffix in LIST_SUFFIXES:
-        return _table(read_list(path)), path.parent
+    if path.suffix.lower() in _TABLE_SUFFIXES:
+        return read_table(path, columns), path.parent
     if path.is_file():
         raise ValueError(
-            f"{source} is neither a supported list of videos ({', '.join(LIST_SUFFIXES)} or .parquet) nor a video "
+            f"{source} is neither a supported list of videos ({', '.join(_TABLE_SUFFIXES)}) nor a video "
             f"({', '.join(VIDEO_SUFFIXES)})."
         )
     if path.is_absolute() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise ValueError(f"The file or folder {source} does not exist; check the path.")
-    return _load_data_set(source, split, streaming), None
+    return name_columns(_load_data_set(source, split, streaming), columns, source), None
 
 
 def _split_in_folder(folder: Path, split: str) -> Path:
     """The sub-folder or list file of a split, or the folder itself if it contains a data set, which has splits."""
-    for name in (split, *(split + suffix for suffix in (*LIST_SUFFIXES, ".parquet"))):
+    for name in (split, *(split + suffix for suffix in _TABLE_SUFFIXES)):
         if (folder / name).exists():
             return folder / name
     if _is_data_set(folder):
@@ -135,48 +151,26 @@ def _is_data_set(folder: Path) -> bool:
     )
 
 
-def _load_folder(folder: Path, split: str | None) -> Dataset | IterableDataset:
-    files = list(_walk(folder))
-    if files:
-        return _class_folders(folder, files)
-    shards = sorted(str(path) for suffix in SHARD_SUFFIXES for path in folder.glob("*" + suffix))
+def _load_folder(
+    folder: Path, inside: Path, split: str | None, columns: Mapping[str, str]
+) -> Dataset | IterableDataset:
+    """The table of a folder; `inside` is the sub-folder of the split, or the folder itself."""
+    records = read_video_folder(folder, None if inside == folder else split, columns)
+    if records is not None:
+        return records
+    split = split if inside == folder else None
+    shards = sorted(str(path) for suffix in SHARD_SUFFIXES for path in inside.glob("*" + suffix))
     if shards:
-        return stream_shards(shards)
-    if not _is_data_set(folder):
+        found = stream_shards(shards)
+    elif not _is_data_set(inside):
         raise ValueError(
-            f"{folder} contains no video files ({', '.join(VIDEO_SUFFIXES)}), no .tar shards and no data set."
+            f"{inside} contains no video files ({', '.join(VIDEO_SUFFIXES)}), no .tar shards and no data set."
         )
-    if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
-        return _choose_split(load_from_disk(str(folder)), split)
-    return _load_data_set(str(folder), split, streaming=False)
-
-
-def _walk(folder: Path) -> Iterable[tuple[str, ...]]:
-    """The relative paths of the videos in a folder, as tuples of names in a fixed order. Everything with the name of a
-    video is included, so that a folder or dangling link with such a name is reported when it is read. Links are
-    followed once."""
-    visited = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        resolved = os.path.realpath(parent)
-        if resolved in visited:
-            folders.clear()
-            continue
-        visited.add(resolved)
-        names = [name for name in (*folders, *files) if name.lower().endswith(VIDEO_SUFFIXES)]
-        folders[:] = sorted(name for name in folders if name not in names and not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            yield (*Path(parent).relative_to(folder).parts, name)
-
-
-def _class_folders(folder: Path, files: list[tuple[str, ...]]) -> Dataset:
-    videos = [os.path.join(folder, *parts) for parts in files]
-    if any(len(parts) == 1 for parts in files):
-        return Dataset.from_dict({"video": videos})
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) > 1 and set(names) <= _SPLIT_NAMES:
-        raise ValueError(f"The sub-folders of {folder} are named like splits, not classes: {names}. Choose a split.")
-    features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
-    return Dataset.from_dict({"video": videos, "label": [parts[0] for parts in files]}, features=features)
+    elif (inside / "state.json").exists() or (inside / "dataset_dict.json").exists():
+        found = _choose_split(load_from_disk(str(inside)), split)
+    else:
+        found = _load_data_set(str(inside), split, streaming=False)
+    return name_columns(found, columns, str(inside))
 
 
 def _load_data_set(name: str, split: str | None, streaming: bool) -> Dataset | IterableDataset:
@@ -186,16 +180,18 @@ def _load_data_set(name: str, split: str | None, streaming: bool) -> Dataset | I
         raise ValueError(
             f"{name} is not a local file or folder, and can't be loaded as a data set of the Hub: {error}"
         ) from error
-    return _choose_split(found, split)
+    return found if split is not None else _choose_split(found, None)
 
 
 def _choose_split(found: Any, split: str | None) -> Dataset | IterableDataset:
     if isinstance(found, (Dataset, IterableDataset)):
+        if split not in (None, found.split):
+            raise ValueError(f"The split {split!r} is chosen, but the data set has no splits; give the split itself.")
         return found
     if not isinstance(found, (DatasetDict, IterableDatasetDict)):
         raise ValueError(
             f"Videos were given as {type(found).__name__}; expected a path, the id of a data set, or a "
-            "datasets.Dataset."
+            "datasets.Dataset, as Dataset.from_list and Dataset.from_pandas make."
         )
     if split is None and len(found) == 1:
         return next(iter(found.values()))
@@ -204,60 +200,8 @@ def _choose_split(found: Any, split: str | None) -> Dataset | IterableDataset:
     return found[split]
 
 
-def _table(rows: list[dict[str, Any]]) -> Dataset:
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    for name, values in columns.items():  # a caption may be one text or several; Arrow needs one type
-        if any(isinstance(value, list) for value in values):
-            columns[name] = [value if isinstance(value, list) or value is None else [value] for value in values]
-    return Dataset.from_dict(columns)
-
-
-def _column_names(records: Dataset | IterableDataset, source: Any) -> list[str]:
-    """The names of the columns; read from the first record if a stream does not provide them."""
-    if records.column_names is not None:
-        return records.column_names
-    return list(_first_record(records, source))
-
-
-def _first_record(records: Dataset | IterableDataset, source: Any) -> dict[str, Any]:
-    for record in records:
-        return record
-    raise ValueError(f"{_describe(source)} contains no videos.")
-
-
-def _with_video_column(records: Dataset | IterableDataset, source: Any) -> Dataset | IterableDataset:
-    """The records with their videos in the column `video`, not decoded."""
-    features = records.features or {}
-    for name, feature in features.items():
-        if isinstance(feature, (Video, Image)):
-            records = records.cast_column(name, type(feature)(decode=False))
-    names = _column_names(records, source)
-    # a column of the type Video comes first: `image` or `path` beside it may be a thumbnail
-    of_type = [name for name, feature in features.items() if isinstance(feature, Video)]
-    column = of_type[0] if len(of_type) == 1 else next((name for name in VIDEO_COLUMNS if name in names), None)
-    if column is None or (len(of_type) > 1 and column not in of_type):
-        number = f"{len(of_type)} columns" if of_type else "no column"
-        raise ValueError(
-            f"{_describe(source)} has {number} of videos; its columns are {', '.join(names)}. "
-            f"Rename one of them to {' or '.join(VIDEO_COLUMNS)}, or, in Python, select it with "
-            "load_video_records(…, columns={'video': …})."
-        )
-    if column != "video" and "video" in names:
-        records = records.remove_columns("video")
-    if column != "video":
-        records = records.rename_column(column, "video")
-    video = _first_record(records, source)["video"]
-    if not isinstance(video, (str, bytes, dict, Exception)):
-        raise ValueError(
-            f"The column {column!r} of {_describe(source)} contains {type(video).__name__}; expected paths, bytes, or "
-            "records of path and bytes as in datasets.Video(decode=False)."
-        )
-    return records
-
-
 def _join_root(
-    records: Dataset | IterableDataset, root: str | os.PathLike | None, default_root: Path | None, source: Any
+    records: Dataset | IterableDataset, root: str | os.PathLike | None, default_root: Path | None, source: str
 ) -> Dataset | IterableDataset:
     """Joins relative paths to the root. Only an explicit root limits them: other lists may refer to other folders."""
     folder = default_root if root is None else Path(root).expanduser()
@@ -265,25 +209,17 @@ def _join_root(
         return records
     if root is not None and not folder.is_dir():
         raise ValueError(f"The root folder {root} of the videos does not exist; check root.")
-    if isinstance(records, IterableDataset) or not _is_text(records.features["video"]):
+    if isinstance(records, IterableDataset) or not is_text(records.features["video"]):
         if root is None:
             return records
-        raise ValueError(f"root was given, but the videos of {_describe(source)} are not paths in a table.")
+        raise ValueError(f"root was given, but the videos of {source} are not paths in a table.")
     limit = None if root is None else os.path.abspath(folder)
-    paths = [_join(path, os.fspath(folder), limit) for path in records["video"]]
-    local = [path for path in paths if "://" not in path]
-    probes = local[:: max(1, len(local) // _NUM_PROBED)]
-    if probes and not any(os.path.lexists(path) for path in probes):
-        raise ValueError(
-            f"None of {len(probes)} checked videos of {_describe(source)} exists, first {probes[0]}. Set root to the "
-            "folder to which the paths of the list are relative."
-        )
-    others = [name for name in records.column_names if name != "video"]
-    return (
-        Dataset.from_dict({"video": paths})
-        if not others
-        else records.remove_columns("video").add_column("video", paths)
-    )
+    videos = list(records["video"])
+    if absent := [row for row, path in enumerate(videos) if not path]:
+        raise ValueError(f"{len(absent)} rows of {source} have no video, first row {absent[0]}. Remove them.")
+    paths = [_join(path, os.fspath(folder), limit) for path in videos]
+    check_some_exist(paths, source)
+    return with_paths(records, paths)
 
 
 def _join(path: str, folder: str, limit: str | None) -> str:
@@ -296,51 +232,55 @@ def _join(path: str, folder: str, limit: str | None) -> str:
 
 
 def _encode_labels(
-    records: Dataset | IterableDataset, class_names: Sequence[str] | None, source: Any
+    records: Dataset | IterableDataset, class_names: Sequence[str] | None, source: str
 ) -> Dataset | IterableDataset:
     """Converts labels to class indices. A stream is unchanged without `class_names`."""
+    if class_names is not None:
+        class_names = list(class_names)
+        check_distinct(class_names, "class_names")
     if isinstance(records, IterableDataset):
         if class_names is None:
             return records
-        # a record at a time: with names such as "10", an integer is never an index
-        to_name = str if any(re.fullmatch(r"-?\d+", name) for name in class_names) else None
-
-        def encode(record: dict[str, Any]) -> dict[str, Any]:
-            label = record.get("label")
-            label = to_name(label) if to_name and isinstance(label, int) else label
-            return {**record, "label": _class_index(label, class_names, source)}
-
-        return records.map(encode)
-    if "label" not in records.column_names:
+        return records.map(_encode_record, fn_kwargs={"class_names": class_names, "source": source})
+    feature = records.features.get("label")
+    if not isinstance(feature, (ClassLabel, Value)):  # no labels, or lists, which training on labels refuses
         return records
-    feature, labels = records.features["label"], records["label"]
     if isinstance(feature, ClassLabel):
-        if class_names is None or feature.names == list(class_names):
-            return records
-        labels = [feature.int2str(label) for label in labels]
-    elif class_names is None and not _is_text(feature):
+        check_distinct(feature.names, source)
+    labels = read_labels(records, class_names, source)
+    absent = [row for row, label in enumerate(labels) if label is None]
+    if len(absent) == len(labels):  # a test set
+        return records.remove_columns("label")
+    if absent:
+        raise ValueError(
+            f"{len(absent)} of {len(labels)} videos of {source} have no label, first that of row {absent[0]}. Label "
+            "or remove them, or remove the column."
+        )
+    if isinstance(feature, ClassLabel) and class_names in (None, feature.names):
         return records
-    names = sorted({*labels} - {None, ""}) if class_names is None else list(class_names)
-    labels = name_integers(labels, names, _describe(source))
-    indices = {label: _class_index(label, names, source) for label in dict.fromkeys(labels)}
-    records = records.remove_columns("label").add_column("label", [indices[label] for label in labels])
-    return records.cast_column("label", ClassLabel(names=names))
+    names = class_names
+    if names is None:
+        names = sorted({label for label in labels if isinstance(label, str)})
+        check_distinct(names, source)
+    if names:
+        feature, labels = ClassLabel(names=names), class_indices(labels, names, source)
+    else:
+        feature = Value("int64")
+    return records.remove_columns("label").add_column("label", labels, feature=feature)
 
 
-def _class_index(label: Any, names: Sequence[str], source: Any) -> int:
-    """The index of a class given by name or index."""
-    if label in names:
-        return names.index(label)
-    if isinstance(label, int) and 0 <= label < len(names):
-        return label
-    raise ValueError(
-        f"{_describe(source)} has a video with the label {label!r}, which is not one of the {len(names)} classes: "
-        f"{list_names(names)}."
-    )
+def _encode_record(record: dict[str, Any], class_names: list[str], source: str) -> dict[str, Any]:
+    """A record of a stream with its label as class index."""
+    if isinstance(record["video"], VideoDecodeError):  # of a broken shard; counted when the video is opened
+        return record
+    return {**record, "label": _class_index(record.get("label"), class_names, source)}
 
 
-def _is_text(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+def _class_index(label: Any, class_names: Sequence[str], source: str) -> int:
+    labels = plain_labels([label], source)
+    if labels == [None]:
+        raise ValueError(f"A video of {source} has no label. Label or remove it.")
+    return class_indices(labels, class_names, source)[0]
 
 
 def _describe(source: Any) -> str:

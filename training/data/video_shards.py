@@ -21,7 +21,7 @@ import fsspec
 from aiohttp import ClientError
 from datasets import IterableDataset
 
-from processing_umt.video_inputs_umt import IMAGE_SUFFIXES
+from processing_umt.image_frames_umt import IMAGE_SUFFIXES
 from processing_umt.video_source_umt import VideoDecodeError
 
 from .video_files import VIDEO_SUFFIXES

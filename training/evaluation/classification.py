@@ -30,7 +30,7 @@ from .classification_metrics import ConfusionMatrix, PerClassAccuracy, TopKAccur
 from .clips import SkippedVideo, VideoViewDataset, no_readable_video, normalize_clips, read_clips, view_shape
 from .computation import autocast, dtype_name, evaluation_mode
 from .label_matching import match_labels
-from .partial_scores import PartialScores, fingerprint, score_dtype
+from .partial_scores import PartialScores, fingerprint, score_dtype, video_keys
 
 
 @dataclass
@@ -38,7 +38,8 @@ class ClassificationScores:
     """Results of `evaluate_classifier`, the same in every process. Accuracies are percentages of the scored videos."""
 
     top1: float
-    top5: float
+    top5: float | None
+    """None with five classes or fewer, where it would be 100 % for any model."""
     mean_class_accuracy: float
     """Mean of `per_class_accuracy` over the classes that have videos."""
     per_class_accuracy: list[float | None]
@@ -92,7 +93,7 @@ def evaluate_classifier(
         autocast_dtype: the official evaluation uses float16; default: the model's own data type, without autocast.
         partial_folder: scores are saved here as they are computed, in a sub-folder named by a hash of weights,
             processor, protocol and names of the videos. A later call with the same hash resumes from them and retries
-            the videos that could not be read. Default: scores are in memory only.
+            the videos that could not be read or whose files have changed. Default: scores are in memory only.
 
     Raises:
         ValueError: before decoding, for labels that do not match the model's classes (`match_labels`), options that do
@@ -126,10 +127,12 @@ def evaluate_classifier(
 
     state = PartialState(cpu=model.device.type == "cpu")
     partial, earlier = None, np.empty(0, score_dtype(model.config.num_labels))
+    keys = np.zeros(len(names), np.uint64)
     if partial_folder is not None:
         partial = PartialScores(Path(partial_folder), fingerprint(model, processor, protocol, names))
+        keys = video_keys(records, names)
         if state.is_local_main_process:
-            earlier = partial.read(earlier.dtype)
+            earlier = partial.read(earlier.dtype, keys)
     # The folder may be shared between machines. No process writes before all have read.
     done = np.unique(np.concatenate(gather_object([earlier["index"]])))
     rows = np.setdiff1d(np.arange(len(names)), done)[state.process_index :: state.num_processes]
@@ -138,7 +141,7 @@ def evaluate_classifier(
     file = partial.open(state.process_index) if partial else None
     try:
         with evaluation_mode(model):
-            scores, broken = _score_videos(model, dataset, batch_size, num_workers, autocast_dtype, file)
+            scores, broken = _score_videos(model, dataset, batch_size, num_workers, autocast_dtype, file, keys)
     finally:
         if file is not None:
             file.close()
@@ -151,7 +154,7 @@ def evaluate_classifier(
     if len(scored) == 0:
         raise no_readable_video(skipped)
     probabilities, labels = merged["probabilities"][first], labels[scored]
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = {"top5": None}
     for metric in (TopKAccuracy, PerClassAccuracy, ConfusionMatrix):
         results |= metric().compute(predictions=probabilities, references=labels)
     return ClassificationScores(
@@ -183,6 +186,7 @@ def _score_videos(
     num_workers: int,
     autocast_dtype: torch.dtype | None,
     file: BinaryIO | None,
+    keys: np.ndarray,
 ) -> tuple[np.ndarray, list[tuple[int, tuple[str, str]]]]:
     """Scores the videos of this process and writes each score to `file` at once.
 
@@ -198,7 +202,7 @@ def _score_videos(
                     f"{dataset.names[row]}: the model's logits are not finite in {autocast_dtype or model.dtype}. "
                     "Evaluate in bfloat16 or float32, or check the weights."
                 )
-            scores[num_scored] = row, probabilities
+            scores[num_scored] = row, keys[row], probabilities
             if file is not None:
                 file.write(scores[num_scored].tobytes())
                 file.flush()

@@ -56,13 +56,15 @@ class _ScoreMetric(evaluate.Metric):
 
 
 class TopKAccuracy(_ScoreMetric):
-    """`top1` and `top5`: percentage of videos whose label has the highest score, or one of the five highest."""
+    """`top1` and `top5`: percentage of videos whose label has the highest score, or one of the five highest.
+
+    With five classes or fewer there is no `top5`, which would be 100 % for any scores."""
 
     def _measure(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         own = np.take_along_axis(scores, labels[:, None], axis=1)
         lower_index = np.arange(scores.shape[1]) < labels[:, None]
         rank = ((scores > own) | ((scores == own) & lower_index)).sum(axis=1)
-        return {f"top{k}": 100.0 * float((rank < k).mean()) for k in (1, 5)}
+        return {f"top{k}": 100.0 * float((rank < k).mean()) for k in (1, 5) if k == 1 or k < scores.shape[1]}
 
 
 class PerClassAccuracy(_ScoreMetric):

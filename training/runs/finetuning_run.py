@@ -2,10 +2,10 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,16 +27,19 @@ from processing_umt.augmentation_umt import augment_for_finetuning
 from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..cards.run_facts import RunFacts
-from ..data.labelled_records import check_classes, check_labels, hold_out, placeholder_names
+from ..data.class_indices import class_names_of, normalize_name
+from ..data.labelled_records import check_classes, check_labels, describe_classes, hold_out, placeholder_names
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..model_sources import read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
+from .initial_weights import load_initial_weights
 from .recipes import parse_recipe, require_keys
-from .resume import save_with_card, train_or_resume
+from .resume import load_complete, report_end, save_with_card, train_or_resume
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
+from .run_folder import RunFolder
 
 
 @dataclass
@@ -103,6 +106,7 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
         args.layer_decay, args.checkpoint_blocks = 1.0, 0  # no layer is trained
     if run.merge_lora:
         args.hub_strategy = HubStrategy.END  # until then only adapters exist
+    folder = RunFolder.open(run, args)
     set_seed(args.seed)
     train_records, eval_records, class_names = load_records(run, args)
     model = load_classifier(run, class_names)
@@ -112,7 +116,7 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
     if run.preset == "lora":
         # an adapter is useless without the model it was created for, head and classes included
         model.name_or_path = base
-        if args.should_save:
+        if args.should_save and not folder.is_complete:
             model.save_pretrained(base)
     trainer = UMTFineTuningTrainer(
         model=apply_preset(model, run.preset, run.lora_rank),
@@ -122,16 +126,16 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
         eval_dataset=load_evaluation_clips(run, args, eval_records, processor),
         run_facts=run_facts(run),
     )
-    train_or_resume(trainer)
+    if folder.is_complete:
+        return load_complete(trainer)
+    train_or_resume(trainer, folder, class_names)
     if run.preset == "lora" and run.merge_lora:
         trainer.model = trainer.model.merge_and_unload()
         if args.should_save:
             shutil.rmtree(base)
-    if args.should_save:
-        # files of an earlier run: Transformers would load a model beside an adapter as the adapter's base
-        for name in ("config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"):
-            Path(args.output_dir, name).unlink(missing_ok=True)
     save_with_card(trainer)
+    folder.finish(pushed=args.push_to_hub)
+    report_end(trainer, f"umt classify VIDEO --model {args.output_dir}")
     return trainer
 
 
@@ -163,6 +167,8 @@ def load_records(run: FineTuningRun, args: UMTFineTuningArguments) -> tuple[Data
     class_names = None if run.labels is None else load_labels(run.labels)
     records = load_video_records(run.data, root=run.data_root, split=run.train_split, class_names=class_names)
     class_names = check_classes(records, class_names)
+    if args.should_save:
+        print(*describe_classes(Counter(records["label"]), class_names), sep="\n", flush=True)
     if not run.is_evaluated:
         return records, None, class_names
     if run.eval_share:
@@ -223,7 +229,15 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
         weight = state.pop(key, None)
         if rows is not None:
             state[key] = weight[rows].clone()
-    return UMTForVideoClassification.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+    for key in (
+        "norm.weight",
+        "norm.bias",
+    ):  # of a `UMTModel`; a classifier has `fc_norm` instead
+        state.pop(key, None)
+    new = ("classifier.", "umt.fc_norm.", "attention_pooling.", "frame_pooling.")
+    return load_initial_weights(
+        UMTForVideoClassification, None, new, config=config, state_dict=state, dtype=torch.float32
+    )
 
 
 def load_source(name: str) -> UMTPreTrainedModel:
@@ -246,7 +260,7 @@ def load_source(name: str) -> UMTPreTrainedModel:
             f"{name} is a {architecture} of type {config.model_type!r}; fine-tuning starts from a saved UMT video "
             f"model: {', '.join(classes)}."
         )
-    return classes[architecture].from_pretrained(name)
+    return load_initial_weights(classes[architecture], name)
 
 
 def head_rows(source: UMTConfig, class_names: list[str]) -> list[int] | None:
@@ -256,17 +270,18 @@ def head_rows(source: UMTConfig, class_names: list[str]) -> list[int] | None:
     smaller Kinetics sets give them. If the checkpoint or the data has no names, equal numbers of classes are treated
     as the same classes, and 710 classes as the official Kinetics-710 head, as in the official code.
     """
-    source_names = [source.id2label[index] for index in range(source.num_labels)]
-    unnamed = placeholder_names(source.num_labels)
+    source_names, unnamed = class_names_of(source), placeholder_names(source.num_labels)
+    rows_of_source = {normalize_name(name): row for row, name in enumerate(source_names)}
     if len(class_names) == source.num_labels and unnamed in (source_names, class_names):
         return list(range(source.num_labels))
-    if source_names != unnamed and set(class_names) <= set(source_names):
-        return [source.label2id[name] for name in class_names]
-    if source.num_labels == 710 and set(class_names) <= k710_rows().keys():
-        rows = [k710_rows()[name] for name in class_names]
+    wanted = [normalize_name(name) for name in class_names]
+    if source_names != unnamed and set(wanted) <= rows_of_source.keys():
+        return [rows_of_source[name] for name in wanted]
+    if source.num_labels == 710 and set(wanted) <= k710_rows().keys():
+        rows = [k710_rows()[name] for name in wanted]
         if source_names == unnamed:
             return rows
         official_names = load_labels("k710")
-        if set(source_names) == set(official_names):
-            return [source.label2id[official_names[row]] for row in rows]
+        if rows_of_source.keys() == set(official_names):
+            return [rows_of_source[official_names[row]] for row in rows]
     return None

@@ -23,9 +23,11 @@ from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTraine
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
 from .estimate import describe_cost, estimate_pretraining
+from .initial_weights import load_initial_weights
 from .recipes import parse_recipe, require_keys
-from .resume import save_with_card, train_or_resume
+from .resume import load_complete, report_end, save_with_card, train_or_resume
 from .run_clips import data_seed, training_clips, training_crop
+from .run_folder import RunFolder
 
 
 @dataclass
@@ -70,6 +72,7 @@ def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTP
     """Run a stage-1 recipe to its end or resume it; see `tasks.pretrain`."""
     run, args = parse_recipe(recipe, overrides, PreTrainingRun, UMTPreTrainingArguments)
     require_keys(run, "data")
+    folder = RunFolder.open(run, args)
     set_seed(args.seed)
     student = load_student(run.init_from, run.model)
     teacher = load_teacher(run.teacher, student.config, run.teacher_image_size)
@@ -81,8 +84,12 @@ def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTP
         train_dataset=load_training_clips(run, args, student.config),
         run_facts=run_facts(run),
     )
-    train_or_resume(trainer)
+    if folder.is_complete:
+        return load_complete(trainer)
+    train_or_resume(trainer, folder)
     save_with_card(trainer)
+    folder.finish(pushed=args.push_to_hub)
+    report_end(trainer, f"umt finetune --data CLIPS --init-from {args.output_dir} --output-dir NEW")
     return trainer
 
 
@@ -105,12 +112,13 @@ def load_student(init_from: str | None, fields: Mapping[str, Any]) -> UMTForPreT
     """
     if init_from is None:
         return UMTForPreTraining(UMTConfig(**fields))
+    new = ("decoders.", "umt.norm.")
     if not init_from.endswith(".pth"):
         read_model_config(init_from)  # an error that states what the name is
-        return UMTForPreTraining.from_pretrained(init_from, dtype=torch.float32, **fields)
+        return load_initial_weights(UMTForPreTraining, init_from, new, dtype=torch.float32, **fields)
     official = convert_umt_checkpoint(init_from)
     config = UMTConfig.from_dict(official.config.to_dict(), **fields)
-    return UMTForPreTraining.from_pretrained(None, config=config, state_dict=official.state_dict())
+    return load_initial_weights(UMTForPreTraining, None, new, config=config, state_dict=official.state_dict())
 
 
 def load_training_clips(
@@ -118,7 +126,7 @@ def load_training_clips(
 ) -> VideoClipDataset | StreamedClipDataset:
     """Training clips: a random frame of each segment, multi-scale crop, flip (section 3.2)."""
     return training_clips(
-        load_video_records(run.data, root=run.data_root, streaming=run.streaming),
+        load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming),
         args,
         run.samples_per_epoch,
         num_frames=student.num_frames,
@@ -142,7 +150,11 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
     teacher = size_teacher(run.teacher, student.config, run.teacher_image_size)
     seeds = torch.zeros(1, dtype=torch.int64, device="meta")
     select = partial(TOKEN_SELECTIONS[args.mask_type], mask_ratio=args.mask_ratio, sample_seeds=seeds)
-    records = [] if run.data is None else load_video_records(run.data, root=run.data_root, streaming=run.streaming)
+    records = (
+        []
+        if run.data is None
+        else load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming)
+    )
     return describe_cost(
         estimate_pretraining(student, teacher, select),
         num_clips=len(records) if records and hasattr(records, "__len__") else run.samples_per_epoch,

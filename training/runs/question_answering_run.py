@@ -18,8 +18,9 @@ from ..data.video_dataset import VideoClipDataset
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
 from .recipes import parse_recipe, require_keys
-from .resume import save_with_card, train_or_resume
+from .resume import load_complete, report_end, save_with_card, train_or_resume
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
+from .run_folder import RunFolder
 from .video_text_run import load_stage2, require_vocabulary
 
 
@@ -79,6 +80,7 @@ def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[s
     require_keys(run, "data", "init_from")
     if run.is_evaluated and not run.answers:
         raise ValueError("Evaluation chooses from a list of answers; give --answers FILE, or no evaluation data.")
+    folder = RunFolder.open(run, args)
     set_seed(args.seed)
     model = load_model(run)
     processor = load_processor(run, model.config.vision_config)
@@ -92,8 +94,12 @@ def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[s
         k=run.scored,
         run_facts=run_facts(run),
     )
-    train_or_resume(trainer)
+    if folder.is_complete:
+        return load_complete(trainer)
+    train_or_resume(trainer, folder)
     save_with_card(trainer)
+    folder.finish(pushed=args.push_to_hub)
+    report_end(trainer, f'umt ask VIDEO "QUESTION" --model {args.output_dir}')
     return trainer
 
 

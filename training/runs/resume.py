@@ -1,70 +1,133 @@
 """Start and end of every training run: resume from the last checkpoint, save with a model card.
 
-Unusual: a checkpoint is used only if it is complete, which its state file shows, as Trainer writes that file last. A
-run that was killed while it saved resumes from the checkpoint before; Trainer would take the newest folder and fail.
+Unusual: a checkpoint is used only if it is complete and undamaged, by its checksums. A run that was killed while it
+saved resumes from the checkpoint before; Trainer would take the newest folder and fail.
 """
 
-import json
-import re
+import datetime
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from peft import PeftModel
+from safetensors.torch import load_model
+from torch import nn
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ..atomic_files import atomic_write
 from ..trainers.base_trainer import UMTTrainer
+from ..trainers.checkpoint_files import checkpoint_problem
+from ..trainers.run_progress import log_line
+from ..trainers.run_state import RunState
+from .run_folder import RunFolder
 
 
-def train_or_resume(trainer: UMTTrainer) -> None:
+def train_or_resume(trainer: UMTTrainer, folder: RunFolder, class_names: Sequence[str] = ()) -> None:
     """Train from `resume_from_checkpoint`, the last complete checkpoint in `output_dir`, or the start.
 
-    A finished run is not trained again: its best checkpoint is loaded, if it was to choose one.
+    A run that has done all its steps, but was interrupted before its model was saved, is not trained again: its
+    weights are those of its best checkpoint, if it was to choose one, or of its last.
 
     Raises:
-        ValueError: not all processes see the checkpoint.
+        ValueError: the training data changed since the run started, the best checkpoint is missing, or not all
+            processes see the last one.
     """
     args = trainer.args
-    finished = None if args.resume_from_checkpoint else finished_run(trainer)
+    folder.start(training_data(trainer, class_names))
+    checkpoint = args.resume_from_checkpoint or common_checkpoint(args.output_dir, trainer.model)
+    finished = None if args.resume_from_checkpoint else finished_run(trainer, checkpoint)
     if all(gather_object([finished is not None])):
+        trainer.state, weights = finished
         if trainer.is_world_process_zero():
-            print(f"the run is finished; its best checkpoint is {finished.best_model_checkpoint}", flush=True)
-        trainer.state = finished
+            print(f"all {trainer.state.global_step} steps are done; the weights are those of {weights}", flush=True)
+        best, trainer.state.best_model_checkpoint = trainer.state.best_model_checkpoint, weights
         trainer._load_best_model()
+        trainer.state.best_model_checkpoint = best
         return
-    checkpoint = args.resume_from_checkpoint or common_checkpoint(args.output_dir)
     if checkpoint is not None and trainer.is_world_process_zero():
         print(f"resuming from {checkpoint}", flush=True)
     trainer.add_callback(SaveFinalState)
     trainer.train(resume_from_checkpoint=checkpoint)
 
 
+def training_data(trainer: UMTTrainer, class_names: Sequence[str]) -> dict[str, Any]:
+    """Facts about the training data that must not change between the start of a run and its end."""
+    data = {"classes": list(class_names)} if class_names else {}
+    if not isinstance(trainer.train_dataset, IterableDataset):  # the length of a stream is a setting
+        data["training clips"] = len(trainer.train_dataset)
+    return data
+
+
 class SaveFinalState(TrainerCallback):
-    """Saves the state of a finished run in `output_dir` with its last checkpoint, before Trainer deletes all but the
-    best one: a run interrupted after that would otherwise train again from the best checkpoint to the end."""
+    """Saves the state of a run that has done all its steps in `output_dir`, with its last checkpoint. Without it, a
+    run interrupted after Trainer has deleted all checkpoints but the best would train again from there to the end."""
 
     def on_save(self, args, state, control, **kwargs):
         is_finished = state.global_step >= state.max_steps or control.should_training_stop  # or stopped early
         if is_finished and state.is_world_process_zero:
-            with atomic_write(Path(args.output_dir, TRAINER_STATE_NAME)) as temporary:
-                state.save_to_json(str(temporary))
+            state.save_to_json(os.path.join(args.output_dir, TRAINER_STATE_NAME))
 
 
-def finished_run(trainer: UMTTrainer) -> TrainerState | None:
-    """The state of a run that has done all its steps and chosen a checkpoint; None for other runs."""
-    args, path = trainer.args, Path(trainer.args.output_dir, TRAINER_STATE_NAME)
+def finished_run(trainer: UMTTrainer, last: str | None) -> tuple[RunState, str] | None:
+    """The state of a run that has done all its steps and the checkpoint with its weights; None for other runs.
+
+    Args:
+        trainer: The trainer of the run.
+        last: The last complete checkpoint in `output_dir`.
+    """
     is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # they load checkpoints into a wrapped model
-    if not args.load_best_model_at_end or is_sharded or not path.is_file():
+    if last is None or is_sharded or not Path(trainer.args.output_dir, TRAINER_STATE_NAME).is_file():
         return None
-    state = TrainerState.load_from_json(str(path))
+    state = saved_state(trainer)
+    if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        return (state, state.best_model_checkpoint) if Path(state.best_model_checkpoint).is_dir() else None
+    return (state, last) if Path(last).name == f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" else None
+
+
+def saved_state(trainer: UMTTrainer) -> RunState:
+    """The state that a run has saved in `output_dir`."""
+    folder = trainer.args.output_dir
+    state = RunState(TrainerState.load_from_json(str(Path(folder, TRAINER_STATE_NAME))), folder, loaded_from=folder)
     state.is_world_process_zero = trainer.is_world_process_zero()
     state.is_local_process_zero = trainer.is_local_process_zero()
-    if args.max_steps > 0:
-        is_longer = args.max_steps > state.max_steps
+    return state
+
+
+def load_complete(trainer: UMTTrainer) -> UMTTrainer:
+    """The trainer of a complete run with the state and the weights that were saved; prints that nothing is trained."""
+    folder = Path(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        print(f"the run in {folder} is complete; nothing is trained or changed", flush=True)
+    trainer.state = saved_state(trainer)
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        if isinstance(trainer.model, PeftModel):  # the adapter was merged
+            trainer.model = trainer.model.unload()
+        load_model(trainer.model, folder / SAFE_WEIGHTS_NAME)
     else:
-        is_longer = args.num_train_epochs > state.num_train_epochs
-    has_best = state.best_model_checkpoint is not None and Path(state.best_model_checkpoint).is_dir()
-    return state if has_best and not is_longer else None
+        trainer.model.load_adapter(folder, trainer.model.active_adapter)
+    return trainer
+
+
+def report_end(trainer: UMTTrainer, next_command: str) -> None:
+    """Print the result of a run, where it is saved, and a command that uses it."""
+    if not trainer.is_world_process_zero():
+        return
+    folder, state = trainer.args.output_dir, trainer.state
+    seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    print("done" + (f" in {datetime.timedelta(seconds=round(seconds[-1]))}" if seconds else ""))
+    step = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
+    for entry in state.log_history:
+        if entry["step"] == step and any(name.startswith("eval_") for name in entry):
+            metrics = {name: value for name, value in entry.items() if name != "step"}
+            print(f"saved weights, {log_line(metrics, step, state.max_steps, entry['epoch'])}")
+    print(f"saved to {folder}: weights, processor, code, and the model card {os.path.join(folder, 'README.md')}")
+    print(f"next: {next_command}", flush=True)
 
 
 def save_with_card(trainer: UMTTrainer) -> None:
@@ -75,35 +138,31 @@ def save_with_card(trainer: UMTTrainer) -> None:
         trainer.create_model_card()
 
 
-def common_checkpoint(folder: str) -> str | None:
-    """The last complete checkpoint that the main process sees, for all processes.
+def common_checkpoint(folder: str, model: nn.Module | None = None) -> str | None:
+    """The last complete checkpoint of a model that the main process sees, for all processes.
 
     Raises:
         ValueError: another process does not see it.
     """
-    (checkpoint,) = broadcast_object_list([last_checkpoint(folder)])
-    if checkpoint is not None:
-        state = Path(checkpoint, TRAINER_STATE_NAME)
-        if not all(gather_object([state.is_file() and is_json(state)])):
-            raise ValueError(
-                f"Not all processes see {checkpoint}, from which the run would resume: `output_dir` must be in a file "
-                "system that all machines share."
-            )
+    is_main = PartialState().is_main_process
+    (checkpoint,) = broadcast_object_list([last_checkpoint(folder, model) if is_main else None])
+    if checkpoint is not None and not all(gather_object([Path(checkpoint, TRAINER_STATE_NAME).is_file()])):
+        raise ValueError(
+            f"Not all processes see {checkpoint}, from which the run would resume: `output_dir` must be in a file "
+            "system that all machines share."
+        )
     return checkpoint
 
 
-def last_checkpoint(folder: str) -> str | None:
-    """The newest complete checkpoint in a folder; None if there is none, or the folder does not exist."""
-    states = Path(folder).glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    steps = {int(state.parent.name[11:]): state for state in states if re.fullmatch(r"\d+", state.parent.name[11:])}
-    complete = [step for step, state in steps.items() if is_json(state)]
-    return str(steps[max(complete)].parent) if complete else None
+def last_checkpoint(folder: str, model: nn.Module | None = None) -> str | None:
+    """The newest complete checkpoint in a folder; None if there is none, or the folder does not exist.
 
-
-def is_json(path: Path) -> bool:
-    """Whether a file is complete JSON: Trainer may have been killed while it wrote the file."""
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+    Newer ones that are not complete, or are of another model than `model`, are named in a line each.
+    """
+    paths = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[1].isdecimal()]
+    for path in sorted(paths, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        problem = checkpoint_problem(path, model)
+        if problem is None:
+            return str(path)
+        print(f"{path} is not used: {problem}", flush=True)
+    return None

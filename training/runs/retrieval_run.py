@@ -40,8 +40,9 @@ from ..trainers.argument_ranges import require_ranges
 from ..trainers.retrieval import UMTRetrievalTrainer
 from ..trainers.video_text import UMTVideoTextArguments
 from .recipes import parse_recipe, require_keys
-from .resume import save_with_card, train_or_resume
+from .resume import load_complete, report_end, save_with_card, train_or_resume
 from .run_clips import data_seed, describe_evaluation_data, training_crop
+from .run_folder import RunFolder
 from .video_text_run import require_vocabulary
 
 
@@ -119,6 +120,7 @@ def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
     require_keys(run, "data", "init_from")
     if not run.is_evaluated:  # the recipes choose the best epoch
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    folder = RunFolder.open(run, args)
     set_seed(args.seed)
     model = load_retrieval_model(run)
     if run.checkpoint_video:
@@ -135,8 +137,12 @@ def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
         trim_seconds=run.trim_seconds,
         run_facts=run_facts(run),
     )
-    train_or_resume(trainer)
+    if folder.is_complete:
+        return load_complete(trainer)
+    train_or_resume(trainer, folder)
     save_with_card(trainer)
+    folder.finish(pushed=args.push_to_hub)
+    report_end(trainer, f'umt search "TEXT" VIDEOS --model {args.output_dir}')
     return trainer
 
 
@@ -158,7 +164,7 @@ def run_facts(run: RetrievalRun) -> RunFacts:
 
 def load_training_pairs(run: RetrievalRun, args: UMTVideoTextArguments, image_size: int) -> VideoClipDataset:
     """Augmented clips, a pair for each text of a video."""
-    records = load_video_records(run.data, root=run.data_root, split=run.train_split)
+    records = load_video_records(run.data, root=run.data_root, split=run.train_split, with_labels=False)
     return VideoClipDataset(
         CaptionedRecords([join_captions(records) if run.paragraph else records], run.positives),
         num_frames=run.num_frames,
@@ -179,7 +185,9 @@ def load_evaluation_set(run: RetrievalRun) -> RetrievalSet | None:
     """The videos and texts of the evaluation data; None without evaluation data."""
     if not run.is_evaluated:
         return None
-    records = load_video_records(run.eval_data or run.data, root=run.data_root, split=run.eval_split)
+    records = load_video_records(
+        run.eval_data or run.data, root=run.data_root, split=run.eval_split, with_labels=False
+    )
     return retrieval_set(records, run.paragraph, run.several_videos)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ..trainers.base_trainer import UMTTrainer
+from .initial_weights import without_weight_bars
 from .recipes import for_this_machine, parse_recipe, read_recipe, recipe_values
 from .task_classes import TASKS, find_task, task_classes
 
@@ -50,7 +51,8 @@ def estimate(recipe: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> 
 def start_run(command: str, recipe: str | Mapping[str, Any], overrides: Sequence[str]) -> UMTTrainer:
     recipe = as_mapping(recipe)
     module, function = find_run(command, recipe)
-    return getattr(module, function)(for_this_machine(recipe), overrides)
+    with without_weight_bars():
+        return getattr(module, function)(for_this_machine(recipe), overrides)
 
 
 def as_mapping(recipe: str | Mapping[str, Any]) -> Mapping[str, Any]:

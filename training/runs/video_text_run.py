@@ -33,10 +33,12 @@ from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
 from ..trainers.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
 from .estimate_video_text import PUBLISHED_TEXTS, describe_video_text_cost, estimate_pair
+from .initial_weights import load_initial_weights
 from .pretraining_run import load_student
 from .recipes import parse_recipe
-from .resume import save_with_card, train_or_resume
+from .resume import load_complete, report_end, save_with_card, train_or_resume
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_clips, training_crop
+from .run_folder import RunFolder
 
 
 @dataclass
@@ -109,6 +111,7 @@ def pretrain_stage2(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTV
         raise ValueError("No data given; give --video-data LIST ..., --image-data LIST ..., or both.")
     if run.eval_data is not None and args.eval_strategy == IntervalStrategy.NO:
         args.eval_strategy = IntervalStrategy.EPOCH
+    folder = RunFolder.open(run, args)
     set_seed(args.seed)
     model = load_video_text_model(run)
     vision, uses_teacher = model.config.vision_config, model.config.uta_weight > 0
@@ -126,8 +129,12 @@ def pretrain_stage2(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTV
         eval_dataset=load_evaluation_clips(run, processor),
         run_facts=run_facts(run, uses_teacher),
     )
-    train_or_resume(trainer)
+    if folder.is_complete:
+        return load_complete(trainer)
+    train_or_resume(trainer, folder)
     save_with_card(trainer)
+    folder.finish(pushed=args.push_to_hub)
+    report_end(trainer, f'umt search "TEXT" VIDEOS --model {args.output_dir}')
     return trainer
 
 
@@ -167,16 +174,19 @@ def load_stage2(name: str, fields: Mapping[str, Any]) -> UMTForVideoTextPreTrain
         name: A folder, a Hub id or an official `.pth`.
         fields: Fields of `UMTVideoTextConfig` that differ from the checkpoint's.
     """
+    new = ("decoders.", "mlm_head.")
     if name.endswith(".pth"):
         official = convert_umt_checkpoint(name)
         if not isinstance(official, UMTForVideoTextPreTraining):
             return None
         config = UMTVideoTextConfig.from_dict(official.config.to_dict(), **fields)
-        return UMTForVideoTextPreTraining.from_pretrained(None, config=config, state_dict=official.state_dict())
+        return load_initial_weights(
+            UMTForVideoTextPreTraining, None, new, config=config, state_dict=official.state_dict()
+        )
     read_model_config(name)  # an error that states what the name is
     if AutoConfig.from_pretrained(name).model_type != UMTVideoTextConfig.model_type:
         return None
-    return UMTForVideoTextPreTraining.from_pretrained(name, dtype=torch.float32, **fields)
+    return load_initial_weights(UMTForVideoTextPreTraining, name, new, dtype=torch.float32, **fields)
 
 
 def require_vocabulary(init_from: str, text: str | None) -> None:

@@ -13,6 +13,7 @@ leaves a consistent index.
 
 import json
 import os
+import secrets
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -162,8 +163,8 @@ class SearchIndex:
         """Writes a part under an unused name and returns the name; the manifest does not contain it yet."""
         numbers = [int(path.name[5:11]) for path in self.folder.glob("part-??????") if path.name[5:].isdigit()]
         name = f"part-{max(numbers, default=0) + 1:06d}"
-        temporary = self.folder / f"{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = self.folder / f"{name}.{secrets.token_hex(8)}.tmp"
+        temporary.mkdir()  # an error if it exists, so that no link is followed
         with named_errors(self.folder / name):
             table.save_to_disk(str(temporary))
         os.replace(temporary, self.folder / name)
@@ -172,7 +173,7 @@ class SearchIndex:
     def _remove_strays(self) -> None:
         for path in self.folder.glob("part-*"):
             if path.name.split(".")[0] not in self.manifest.parts or path.suffix == ".tmp":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def nearest(self, vector: np.ndarray, number: int) -> list[dict[str, Any]]:
         """The windows nearest to a vector float32 (E,) by dot product, best first, ties in the order of the table:

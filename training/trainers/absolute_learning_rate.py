@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from .base_trainer import UMTTrainingArguments
 from .optimization import floored_cosine_schedule
+from .training_arguments import UMTTrainingArguments
 
 
 @dataclass
@@ -16,7 +16,7 @@ class AbsoluteLearningRateArguments(UMTTrainingArguments):
     """Training arguments of stage 2 and its downstream tasks.
 
     Args:
-        learning_rate: Peak learning rate, for any batch size; the fields `base_...` are not used.
+        learning_rate: Peak learning rate, for any batch size; the fields `base_...` must not be given.
         learning_rate_floor: Lower bound of the learning rate, as a fraction of the peak, also during the warm-up.
         checkpoint_text: Recompute the text encoder's activations in the backward pass.
     """
@@ -29,6 +29,9 @@ class AbsoluteLearningRateArguments(UMTTrainingArguments):
     }
 
     learning_rate: float = 1e-4
+    base_learning_rate: float | None = None
+    base_min_learning_rate: float | None = None
+    base_warmup_learning_rate: float | None = None
     learning_rate_floor: float = 0.01
     warmup_epochs: float = 1.0
     weight_decay: float = 0.02
@@ -37,7 +40,7 @@ class AbsoluteLearningRateArguments(UMTTrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         for name in ("base_learning_rate", "base_min_learning_rate", "base_warmup_learning_rate"):
-            if getattr(self, name) != getattr(UMTTrainingArguments, name):
+            if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` was given, but stage 2's learning rate is absolute: give `learning_rate`.")
 
 
@@ -57,4 +60,4 @@ class AbsoluteLearningRateMixin:
 
     def describe_learning_rate(self) -> str:
         peak, floor = self.args.learning_rate, self.args.learning_rate_floor
-        return f"learning rate: {peak:.4g}, for any batch size, floor {peak * floor:.4g}"
+        return f"learning rate {peak:.4g} for any batch size, floor {peak * floor:.4g}"

@@ -16,14 +16,25 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    set_seed,
+)
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..atomic_files import atomic_write
 from ..cards.run_facts import RunFacts
@@ -34,96 +45,20 @@ from ..data.broken_videos import BrokenVideoLog
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
 from ..pictures.run_pictures import CURVES, CurvePicture
-from .argument_ranges import require_ranges
+from .checkpoint_files import checkpoint_problem
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
+from .run_progress import RunProgress
+from .run_state import OptimizerSettings, RunState
 from .step_timer import StepTimer
+from .stop_signal import StopOnSignal
+from .training_arguments import UMTTrainingArguments
 
 
-@dataclass
-class UMTTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the fields of UMT's recipes. Learning rates named `base_...` are for 256 clips a step.
-
-    Args:
-        base_learning_rate: Peak learning rate for 256 clips a step, scaled by the effective batch of the run.
-        base_min_learning_rate: Final learning rate of the cosine, scaled likewise.
-        base_warmup_learning_rate: Initial learning rate of the linear warm-up, scaled likewise.
-        warmup_epochs: Length of the warm-up, in epochs of `num_train_epochs`; `warmup_steps` takes precedence.
-        layer_decay: Factor of the learning rate from each layer to the one before it; 1 for the same learning rate
-            in all layers.
-        max_nonfinite_steps: Number of optimiser steps with a NaN or infinite loss or gradient that a run may skip
-            before it stops.
-        max_broken_share: Fraction of failed attempts to read a video above which the run stops.
-    """
-
-    # stage 2 and its downstream tasks set `learning_rate` itself
-    absolute_learning_rate: ClassVar[bool] = False
-    ranges: ClassVar[dict[str, str]] = {
-        "base_learning_rate": "(0, inf)",
-        "base_min_learning_rate": "[0, inf)",
-        "base_warmup_learning_rate": "[0, inf)",
-        "warmup_epochs": "[0, inf)",
-        "warmup_steps": "[0, inf)",
-        "layer_decay": "(0, 1]",
-        "max_nonfinite_steps": "[0, inf)",
-        "max_broken_share": "[0, 1]",
-        "num_train_epochs": "(0, inf)",
-        "per_device_train_batch_size": "[1, inf)",
-        "per_device_eval_batch_size": "[1, inf)",
-        "gradient_accumulation_steps": "[1, inf)",
-        "dataloader_num_workers": "[0, inf)",
-        "weight_decay": "[0, inf)",
-        "max_grad_norm": "[0, inf)",
-        "adam_beta1": "[0, 1)",
-        "adam_beta2": "[0, 1)",
-        "adam_epsilon": "(0, inf)",
-    }
-
-    base_learning_rate: float = 1.5e-4
-    base_min_learning_rate: float = 1e-5
-    base_warmup_learning_rate: float = 0.0
-    warmup_epochs: float = 0.0
-    layer_decay: float = 1.0
-    max_nonfinite_steps: int = 20
-    max_broken_share: float = 0.1
-
-    # the recipes' values where they differ from Transformers' own
-    weight_decay: float = 0.05
-    max_grad_norm: float = 0.0
-    remove_unused_columns: bool = False
-    logging_nan_inf_filter: bool = False  # done by `NonFiniteGuard`, without waiting for the device
-    ddp_find_unused_parameters: bool | None = False  # every parameter of a UMT model gets a gradient in every step
-
-    # number of views of each clip in the effective batch (repeated augmentation, several masks)
-    views_per_clip: int = field(default=1, init=False)
-
-    def __post_init__(self):
-        # Use the CPU if the machine lacks an accelerator. By default, Trainer refuses bf16 there, and the processes of
-        # a launcher would each train alone.
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        require_ranges(self, self.ranges)
-        if not self.absolute_learning_rate and self.learning_rate != TrainingArguments.learning_rate:
-            raise ValueError(
-                f"`learning_rate` {self.learning_rate:g} was given, but the learning rate follows from the batch: set "
-                "`base_learning_rate`, the learning rate for 256 clips a step."
-            )
-        # compile identical blocks once; read by accelerate if `torch_compile` is set
-        os.environ.setdefault("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", "true")
-        super().__post_init__()
-        if self.lr_scheduler_type != TrainingArguments.lr_scheduler_type:
-            raise ValueError(
-                f"`lr_scheduler_type` {self.lr_scheduler_type.value!r} was given, but the schedule is the recipes' "
-                "cosine: set `warmup_epochs`, `base_warmup_learning_rate` and `base_min_learning_rate`."
-            )
-        # pinning has no use without an accelerator, and PyTorch would warn about it in every epoch
-        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
-        # a blocking copy would wait for all work that is queued on the device
-        self.accelerator_config.non_blocking = self.dataloader_pin_memory
-
-    @property
-    def effective_batch_size(self) -> int:
-        """Clips per optimiser step: processes x batch x accumulation x views per clip."""
-        return self.world_size * self.train_batch_size * self.gradient_accumulation_steps * self.views_per_clip
+def cores_per_process() -> int:
+    """Cores that this process may use, shared among the processes of a launcher on this machine; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class UMTTrainer(Trainer):
@@ -149,6 +84,7 @@ class UMTTrainer(Trainer):
         run_facts: RunFacts | None = None,
         **kwargs,
     ):
+        self.resumed_folder: str | None = None  # folder of the checkpoint from which training resumes
         super().__init__(model=model, args=args, data_collator=data_collator or collate_clips, **kwargs)
         # The losses are means over a micro-batch. Since the models take **kwargs, Trainer would otherwise count the
         # labels of a step and omit the division by the number of accumulated micro-batches.
@@ -157,14 +93,60 @@ class UMTTrainer(Trainer):
             self.args.learning_rate = scaled_learning_rate(
                 self.args.base_learning_rate, self.args.effective_batch_size
             )
+        # more workers than cores slow each other down, and PyTorch would warn about them in every epoch
+        self.num_workers_given = self.args.dataloader_num_workers
+        self.args.dataloader_num_workers = min(self.num_workers_given, cores_per_process())
         self.timer = StepTimer(self.args.device)
         self.guard = NonFiniteGuard(self.accelerator, self.args.max_nonfinite_steps, self.args.output_dir)
         self.broken_videos = BrokenVideoLog(max_broken_share=self.args.max_broken_share)
+        self.replace_progress_callback()
         self.add_callback(self.guard)
         self.add_callback(RunReport(self))
+        self.add_callback(OptimizerSettings.of(self.args))
         self.add_callback(CurvePicture)
+        self.stop_on_signal = StopOnSignal(self.accelerator)
+        self.add_callback(self.stop_on_signal)
         self.logged_at = (0, time.perf_counter())  # optimiser step and time of the last log line
         self.run_facts = run_facts or RunFacts()
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RunState:
+        return self._state
+
+    @state.setter
+    def state(self, state: TrainerState) -> None:
+        """Trainer assigns a new state, or one loaded from the checkpoint that it resumes from."""
+        if not isinstance(state, RunState):
+            state = RunState(state, self.args.output_dir, loaded_from=self.resumed_folder or self.args.output_dir)
+        self._state = state
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Train as `Trainer` does.
+
+        Raises:
+            ValueError: the checkpoint was saved with another effective batch size or other settings of the optimiser,
+                or it is damaged or not complete.
+            TrainingStopped: the process received SIGTERM or SIGUSR1; a checkpoint is saved.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True  # Trainer refuses True
+        if isinstance(resume_from_checkpoint, str):
+            is_main, checkpoint = self.is_world_process_zero(), Path(resume_from_checkpoint)
+            (problem,) = broadcast_object_list([checkpoint_problem(checkpoint) if is_main else None])
+            if problem is not None:
+                raise ValueError(f"Training can't resume from {resume_from_checkpoint}: {problem}.")
+            OptimizerSettings.of(self.args).check(resume_from_checkpoint)
+            self.resumed_folder = os.path.dirname(os.path.abspath(resume_from_checkpoint))
+        with self.stop_on_signal.handled():
+            return super().train(resume_from_checkpoint, **kwargs)
+
+    def replace_progress_callback(self) -> None:
+        """Print lines for people instead of Trainer's dictionaries; a notebook keeps Trainer's table."""
+        for index, callback in enumerate(self.callback_handler.callbacks):
+            if type(callback) in (ProgressCallback, PrinterCallback):
+                self.callback_handler.callbacks[index] = RunProgress()
 
     # --- optimisation --------------------------------------------------------------------------------------------
 
@@ -191,10 +173,12 @@ class UMTTrainer(Trainer):
         return self.lr_scheduler
 
     def num_warmup_steps(self, num_training_steps: int) -> int:
-        """Number of optimiser steps of the warm-up in a run of `num_training_steps`."""
+        """Number of optimiser steps of the warm-up in a run of `num_training_steps`, at most all of them."""
         if self.args.warmup_steps:
-            return self.args.get_warmup_steps(num_training_steps)
-        return round(num_training_steps * self.args.warmup_epochs / self.args.num_train_epochs)
+            num_steps = self.args.get_warmup_steps(num_training_steps)
+        else:
+            num_steps = round(num_training_steps * self.args.warmup_epochs / self.args.num_train_epochs)
+        return min(num_steps, num_training_steps)
 
     def _get_learning_rate(self) -> float:
         """The learning rate of the group with scale 1, which is the one given by a recipe."""
@@ -205,6 +189,11 @@ class UMTTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """Clips are sampled in an order that is a function of (seed, epoch), other datasets as in `Trainer`."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
+        strategy = self.args.train_sampling_strategy
+        if isinstance(dataset, (AlternatingClips, VideoClipDataset)) and strategy != "random":
+            raise ValueError(
+                f"`train_sampling_strategy` {strategy!r} was given, but clips are sampled in random order."
+            )
         batch_size = self.args.train_batch_size * self.args.world_size
         if isinstance(dataset, AlternatingClips):
             return AlternatingSampler(dataset, batch_size)
@@ -233,8 +222,17 @@ class UMTTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Trainer's method, timed. Removes the loader's report of broken videos from the batches and counts it."""
-        with self.timer.on_host("data"):
-            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        try:
+            with self.timer.on_host("data"):
+                batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise OSError(
+                f"A worker process of the data loader died at step {self.state.global_step}, usually because the "
+                "memory was exhausted: reduce `dataloader_num_workers` and resume from the last checkpoint. "
+                f"({error})"
+            ) from error
         for batch in batches:
             self.broken_videos.add(batch.pop("broken", []), num_clips=self.num_videos(batch))
         return batches, num_items
@@ -290,6 +288,12 @@ class UMTTrainer(Trainer):
                 logs["skipped_steps"] = self.guard.num_skipped
         super().log(logs, start_time)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Trainer's method without its file of pickled arguments, which contains the token of the Hub and local paths
+        and would be uploaded with the model."""
+        super()._save(output_dir, state_dict)
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
     def _save_rng_state(self, output_dir: str) -> None:
         """Trainer's method, then a barrier: the main process writes the state file last, so a checkpoint with a state
         file contains the files of all processes."""
@@ -328,27 +332,37 @@ class UMTTrainer(Trainer):
         """The parts of the model card that depend on the objective."""
         return video_sections(self)
 
-    def describe_run(self, num_training_steps: int) -> str:
-        """Batch, learning rate, precision, schedule and parameter groups of a run, a line each."""
-        args = self.args
+    def describe_data(self) -> str:
+        """Sizes of the training and evaluation data, and the number of worker processes, in a line."""
+        clips = f"{len(self.train_dataset):,} clips"
+        if isinstance(self.train_dataset, IterableDataset):
+            clips = "a stream of clips"
+        evaluation = "" if self.eval_dataset is None else f", {len(self.eval_dataset):,} for evaluation"
+        workers, given = self.args.dataloader_num_workers, self.num_workers_given
+        limit = f" ({given} given, limited to the cores)" if workers < given else ""
+        return f"data: {clips}{evaluation}; {workers} workers{limit}"
+
+    def describe_settings(self, num_training_steps: int) -> str:
+        """Batch, learning rate, schedule, optimiser and precision of a run, in a line, and a note on its warm-up."""
+        args, num_warmup_steps = self.args, self.num_warmup_steps(num_training_steps)
         precision = "float32" if args.mixed_precision == "no" else f"{args.mixed_precision} with weights in float32"
-        groups = ", ".join(
-            f"{group.get('name', 'group')}: {sum(p.numel() for p in group['params']):,} parameters, "
-            f"decay {group['weight_decay']:g}"
-            for group in self.optimizer.param_groups
+        num_trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        settings = (
+            f"settings: batch {args.world_size} processes x {args.train_batch_size} clips x "
+            f"{args.gradient_accumulation_steps} accumulated x {args.views_per_clip} views = "
+            f"{args.effective_batch_size}, {self.describe_learning_rate()}, {num_training_steps} steps of which "
+            f"{num_warmup_steps} warm-up, {num_trained:,} trained parameters, {args.optim.value} with weight decay "
+            f"{args.weight_decay:g}, {precision} on {args.device.type}"
         )
-        return (
-            f"batch: {args.world_size} processes x {args.train_batch_size} clips x {args.gradient_accumulation_steps} "
-            f"accumulated x {args.views_per_clip} views = {args.effective_batch_size}\n"
-            f"{self.describe_learning_rate()}\n"
-            f"precision: {precision} on {args.device.type}\n"
-            f"schedule: {num_training_steps} steps, of which {self.num_warmup_steps(num_training_steps)} warm-up\n"
-            f"optimiser: {groups}"
-        )
+        if num_warmup_steps == num_training_steps:
+            settings += (
+                "\nthe warm-up takes the whole run, so the learning rate does not decay: reduce `warmup_epochs`"
+            )
+        return settings
 
     def describe_learning_rate(self) -> str:
         """The peak learning rate and how it was computed."""
-        return f"learning rate: {self.args.base_learning_rate:g} x batch / 256 = {self.args.learning_rate:.4g}"
+        return f"learning rate {self.args.base_learning_rate:g} x batch / 256 = {self.args.learning_rate:.4g}"
 
 
 class RunReport(TrainerCallback):
@@ -363,7 +377,7 @@ class RunReport(TrainerCallback):
         set_seed(args.seed + args.process_index)
         self.trainer.logged_at = (state.global_step, time.perf_counter())
         if state.is_world_process_zero:
-            print(self.trainer.describe_run(state.max_steps), flush=True)
+            print(self.trainer.describe_data(), self.trainer.describe_settings(state.max_steps), sep="\n", flush=True)
 
     def on_epoch_end(self, args, state, control, **kwargs):
         epoch = math.ceil(state.epoch)  # counted from 1; a run may end within an epoch

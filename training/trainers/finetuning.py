@@ -20,8 +20,9 @@ from processing_umt.mixup_umt import draw_mix, mix_batch, smooth_targets
 from ..data.video_dataset import VideoClipDataset
 from ..evaluation.classification_metrics import TopKAccuracy
 from .activation_checkpointing import checkpoint_first_blocks
-from .base_trainer import UMTTrainer, UMTTrainingArguments
+from .base_trainer import UMTTrainer
 from .ema import WeightAverage
+from .training_arguments import UMTTrainingArguments
 
 # in the seeds of mixing, which therefore differ from those of clips
 MIXING_EPOCH = 2**31
@@ -43,6 +44,7 @@ class UMTFineTuningArguments(UMTTrainingArguments):
             which training stops.
     """
 
+    smooths_labels: ClassVar[bool] = True
     ranges: ClassVar[dict[str, str]] = UMTTrainingArguments.ranges | {
         "views_per_video": "[1, inf)",
         "label_smoothing_factor": "[0, 1)",
@@ -78,7 +80,7 @@ class UMTFineTuningTrainer(UMTTrainer):
     Args:
         model ([`UMTForVideoClassification`] or `PeftModel`): The classifier.
         args ([`UMTFineTuningArguments`]): The training arguments.
-        compute_metrics (*optional*): Defaults to top-1 and top-5 accuracy in percent.
+        compute_metrics (*optional*): Defaults to top-1 and, with six classes or more, top-5 accuracy in percent.
         kwargs: Further arguments of [`UMTTrainer`]. `train_dataset` is a `VideoClipDataset` with `labels` and
             `args.views_per_video` views of each video.
 
@@ -174,5 +176,5 @@ class AverageWeights(TrainerCallback):
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent, of single views."""
+    """Top-1 and, with six classes or more, top-5 accuracy in percent, of single views."""
     return TopKAccuracy().compute(predictions=prediction.predictions, references=prediction.label_ids)

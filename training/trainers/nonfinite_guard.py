@@ -34,7 +34,7 @@ class NonFiniteGuard(TrainerCallback):
 
     def __init__(self, accelerator: Accelerator, limit: int, folder: str):
         self.accelerator, self.limit, self.folder = accelerator, limit, Path(folder)
-        self.num_skipped = 0
+        self.num_skipped, self.first_step = 0, 0
         self.grad_norm: torch.Tensor | float = 0.0  # of the next step, over all processes; set by the trainer
         self.were_finite: list[torch.Tensor] = []  # flags of the micro-batches since the last log line
         self.micro_batches: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
@@ -71,8 +71,17 @@ class NonFiniteGuard(TrainerCallback):
                 optimizer.zero_grad(set_to_none=True)
         self.flush(self.lag)
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.first_step = state.global_step
+
     def on_train_end(self, args, state, control, **kwargs):
         self.flush()
+        num_steps = state.global_step - self.first_step
+        if self.num_skipped and self.num_skipped == num_steps:
+            raise NonFiniteLossError(
+                f"All {num_steps} optimiser steps had a loss or a gradient that was NaN or infinite, so nothing was "
+                "learned and no model is saved. Check the videos and reduce the learning rate."
+            )
 
     def flush(self, lag: int = 0) -> None:
         """Read the flags of all pending steps but the last `lag`, and count the skipped steps.

@@ -15,9 +15,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..pictures.run_pictures import MaskPicture
-from .base_trainer import UMTTrainingArguments
 from .teacher_student import TeacherStudentTrainer, check_mask_type
 from .teachers import check_teacher_fits
+from .training_arguments import UMTTrainingArguments
 
 
 @dataclass

@@ -20,7 +20,8 @@ from modeling_umt.token_selection_umt import (
     tube_token_selection,
 )
 
-from .base_trainer import UMTTrainer, UMTTrainingArguments
+from .base_trainer import UMTTrainer
+from .training_arguments import UMTTrainingArguments
 
 TOKEN_SELECTIONS: dict[str, Callable] = {
     "attention": attention_token_selection,

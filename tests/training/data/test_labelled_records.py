@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umt_training.data.labelled_records import check_classes, check_labels, hold_out
+from umt_training.data.labelled_records import check_classes, check_labels, describe_classes, hold_out
 
 
 def table(labels: list, names: list[str] | None = None) -> datasets.Dataset:
@@ -27,6 +27,18 @@ def test_classes_come_from_names_or_labels():
         (table([0, 1, 5]), ["x", "y"], r"Labels \[5\] of the training videos are not class indices; expected 0 to 1"),
         (table([0, -1]), ["x", "y"], r"Labels \[-1\]"),
         (table([0, 10**12]), None, r"Labels \[1000000000000\] .* expected 0 to 1"),  # every class has a clip
+        (table([1, 2, 3, 3]), None, "labels of the training videos seem to be counted from 1, up to 3; .* Subtract 1"),
+        (table([1, 2]), None, "counted from 1, up to 2"),
+        (table([3, 1, 1]), ["x", "y", "z"], "counted from 1, up to 3; class indices are 0 to 2"),
+        (table([0, 0]), None, "one class only, 'LABEL_0'"),
+        (table([0, 0], ["run"]), None, "one class only, 'run', so .* every accuracy is 100 %"),
+        (table([True, False]), None, "2 of 2 training videos have no label, or one that is not an integer"),
+        (table([[0, 1]]), None, "1 of 1 training videos have no label, or one that is not an integer"),
+        (
+            table([0]).rename_column("label", "target"),
+            None,
+            r"columns are video, target\. .*also read: labels, class",
+        ),
         (table([0, 2]), ["x", "y", "z"], "1 of 3 classes have no training clip: y"),
         (table([0, 0], ["x", "y"]), None, "1 of 2 classes have no training clip: y"),
         (table([0, None, 1]), None, "1 of 3 training videos have no label"),
@@ -43,7 +55,38 @@ def test_wrong_labels_are_refused(records, names, message):
 def test_evaluation_labels_are_checked_too():
     assert check_labels(table([1, 1]), 2, "evaluation") == {1: 2}  # a class without a clip is fine
     with pytest.raises(ValueError, match="of the evaluation videos are not class indices"):
-        check_labels(table([2]), 2, "evaluation")
+        check_labels(table([3]), 2, "evaluation")
+
+
+def test_the_classes_are_listed_with_their_numbers_of_videos():
+    assert describe_classes({0: 3, 1: 12}, ["run", "long\x1b[0m jump"]) == [
+        "2 classes, 15 videos:",
+        "  long\\x1b[0m jump  12",  # control characters are escaped
+        "  run               3",
+    ]
+    many = describe_classes({index: index + 1 for index in range(30)}, [f"class {index}" for index in range(30)])
+    assert many[0] == "30 classes, 465 videos:" and many[11] == "  … 10 more classes" and len(many) == 22
+    assert (many[1], many[10], many[12], many[-1]) == (
+        "  class 29  30", "  class 20  21", "  class 9   10", "  class 0   1",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("counts", "note"),
+    [
+        ({"jumping": 40, "jumpnig": 1}, "the class 'jumpnig' (1) may be a misspelling of 'jumping' (40)"),
+        ({"jumping": 40, "Jumpin": 8}, "the class 'Jumpin' (8) may be a misspelling of 'jumping' (40)"),
+        ({"run": 9, "runn": 1}, "the class 'runn' (1) may be a misspelling of 'run' (9)"),
+        ({"high jump": 5, "high_jump": 4}, "the class 'high_jump' (4) may be a misspelling of 'high jump' (5)"),
+        ({"jumping": 40, "jumpnig": 9}, None),  # not much larger
+        ({"round 1": 40, "round 2": 1}, None),
+        ({"pushing something left": 40, "pushing something right": 1}, None),
+        ({"run": 40, "jump": 1}, None),
+    ],
+)
+def test_names_that_may_be_misspelt_are_noted(counts, note):
+    lines = describe_classes(dict(enumerate(counts.values())), list(counts))
+    assert [line for line in lines if line.startswith("note")] == ([f"note: {note}"] if note else [])
 
 
 @given(

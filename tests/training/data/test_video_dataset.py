@@ -208,8 +208,9 @@ class TestBrokenVideos:
             dataset[0]
 
     def test_labels_must_be_integers(self, good):
-        with pytest.raises(ValueError, match="expected an integer"):
-            clips_of([{**good[0], "label": "cat"}])[0]
+        for label in ("cat", 1.0, True):
+            with pytest.raises(ValueError, match="expected an integer"):
+                clips_of([{**good[0], "label": label}])[0]
         with pytest.raises(ValueError, match="table of records is empty"):
             clips_of([])
 

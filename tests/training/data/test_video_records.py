@@ -164,6 +164,7 @@ class TestLists:
             ("list.json", '[{"clip": "a.mp4", "text": "x"}]', "its columns are clip, text"),
             ("list.json", '[{"video": ["a.mp4", 2]}]', "expected its path"),
             ("list.json", '["a.mp4"]', "row 1 is a str"),
+            ("list.json", '[{"id": "1", "template": 3}]', "row 1: the template is 3; expected a text"),
             ("list.jsonl", '{"video": "a.mp4"}\n{', "line 2 is not valid JSON"),
         ],
     )
@@ -221,7 +222,7 @@ class TestLists:
         records = load_video_records(folder / "train.csv")
         assert records.features["label"] == ClassLabel(names=["cat", "dog"]) and list(records["label"]) == [1, 0]
         (folder / "train.csv").write_text("video,label\nb/one.mp4,dog\nb/two.webm,\n")
-        with pytest.raises(ValueError, match="label '', which is not one of the 1 classes"):
+        with pytest.raises(ValueError, match=r"1 of 2 videos of .*train\.csv have no label, first that of row 1"):
             load_video_records(folder / "train.csv")
 
     def test_indices_beyond_the_classes(self, folder):
@@ -261,7 +262,7 @@ class TestLists:
         records = load_video_records(stream, class_names=["10", "2"])
         assert [record["label"] for record in records] == [1, 0]
         records = load_video_records(stream, class_names=["1", "2", "3"])
-        with pytest.raises(ValueError, match="label '10', which is not one of the 3 classes"):
+        with pytest.raises(ValueError, match="ambiguous: 1 is the name of a class, but 10 is not"):
             list(records)
 
     def test_urls_are_not_joined_to_the_root(self, folder):

@@ -151,7 +151,7 @@ def test_views_merge_as_recorded(recorded):
             return {}
 
     class Model(torch.nn.Module):
-        config = SimpleNamespace(problem_type=None, num_labels=table.shape[1], label2id={})
+        config = SimpleNamespace(problem_type=None, num_labels=table.shape[1], id2label=dict(enumerate("abcdef")))
         dtype, device = torch.float32, torch.device("cpu")
 
         def forward(self, pixel_values_videos):
@@ -259,6 +259,30 @@ def test_broken_videos_are_retried(model, tmp_path):
     second = score(model, table, partial_folder=tmp_path / "partial")
     assert second.num_resumed == 2 and second.skipped == []
     np.testing.assert_allclose(second.probabilities, score(model, table).probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["files", "bytes"])
+def test_scores_belong_to_the_videos_that_gave_them(model, tmp_path, kind):
+    """Another data set with the same names, and a file that was replaced: their videos are scored."""
+
+    def table(folder: Path, seed: int) -> datasets.Dataset:
+        folder.mkdir(exist_ok=True)
+        paths = [str(save_noise(folder / f"{name}.mp4", seed + number)) for number, name in enumerate("abc")]
+        videos = paths if kind == "files" else [{"path": None, "bytes": Path(path).read_bytes()} for path in paths]
+        return datasets.Dataset.from_dict({"video": videos, "label": [0, 1, 2]})
+
+    first = score(model, table(tmp_path / "videos", 0), partial_folder=tmp_path / "partial")
+    assert score(model, table(tmp_path / "other", 0), partial_folder=tmp_path / "partial").num_resumed == (
+        0 if kind == "files" else 3  # the same bytes
+    )
+    changed = table(tmp_path / "videos", 10)
+    second = score(model, changed, partial_folder=tmp_path / "partial")
+    assert second.num_resumed == 0
+    np.testing.assert_allclose(second.probabilities, score(model, changed).probabilities, atol=1e-6)
+    assert np.abs(second.probabilities - first.probabilities).max() > 1e-3
+    if kind == "files":
+        save_noise(tmp_path / "videos" / "b.mp4", 20)
+        assert score(model, changed, partial_folder=tmp_path / "partial").num_resumed == 2
 
 
 def evaluate_until_killed(records, partial_folder):

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from finetuning_tools import (
     save_stage1,
     state_of,
     tiny_classifier,
+    tiny_trainer,
     write_recipe,
 )
 from peft import PeftModel
@@ -79,6 +81,30 @@ def test_evaluation_videos(clips, tmp_path):
     train, held_out, names = load(tmp_path, data_root=str(clips), train_split="train", eval_split="val")
     assert (len(train), len(held_out), names) == (2, 1, ["LABEL_0", "LABEL_1"])
     assert held_out["video"][0] == str(clips / "run" / "2.mp4")
+
+
+def test_the_classes_are_printed_before_training(clips, tmp_path, capsys):
+    load(clips)
+    assert capsys.readouterr().out == "2 classes, 8 videos:\n  jump  4\n  run   4\n"
+    rows = [f"{name}/{video}.mp4,{name}\n" for name in ("jump", "run") for video in range(4)]
+    (tmp_path / "list.csv").write_text("video,label\n" + "".join(rows * 2) + "run/0.mp4,runn\n")
+    load(tmp_path / "list.csv", data_root=str(clips))
+    assert "note: the class 'runn' (1) may be a misspelling of 'run' (8)" in capsys.readouterr().out
+    save_clips_of_classes(tmp_path / "one", ("run",), number=2)
+    with pytest.raises(ValueError, match="one class only, 'run'"):
+        load(tmp_path / "one")
+
+
+def test_rows_of_a_head_are_found_by_id2label_in_any_unicode_form():
+    """`from_pretrained(…, id2label=…)` leaves `label2id` as it was."""
+    names = ["zumba", unicodedata.normalize("NFD", "café"), "archery"]
+    config = UMTConfig(id2label=dict(enumerate(names)), label2id={"archery": 0, "zumba": 1})
+    assert head_rows(config, ["archery", "zumba"]) == [2, 0]
+    assert head_rows(config, [unicodedata.normalize("NFC", "café"), "zumba"]) == [1, 0]
+    assert head_rows(config, ["juggling", "zumba"]) is None
+    official = load_labels("k710")
+    config = UMTConfig(id2label=dict(enumerate(reversed(official))), label2id=dict.fromkeys(official, 0))
+    assert head_rows(config, official[:3]) == [709, 708, 707]
 
 
 def test_wrong_evaluation_videos_are_refused_before_a_step(clips, tmp_path):
@@ -347,37 +373,31 @@ def test_a_killed_run_resumes_as_if_it_had_not_been_interrupted(clips, stage1, t
     assert resumed.state.best_global_step == whole.state.best_global_step
     assert not changed(state_of(whole.model), state_of(resumed.model))
 
-    # a finished run takes its best checkpoint without a step, also if it was stopped while it finished
+    # its model was not saved: the best checkpoint is loaded, without a step
     capfd.readouterr()
-    again = finetune(recipe, ["--output_dir", str(output)])
-    assert "the run is finished" in capfd.readouterr().out and again.optimizer is None
-    assert not changed(state_of(whole.model), state_of(again.model))
-    longer = finetune(recipe, ["--output_dir", str(output), "--num_train_epochs", "4"])
-    assert longer.state.global_step == 16
-
-
-def test_last_checkpoint(tmp_path):
-    assert last_checkpoint(str(tmp_path / "absent")) is None and last_checkpoint(str(tmp_path)) is None
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11", "checkpoint-best"):
-        (tmp_path / name).mkdir()
-        if name != "checkpoint-11":
-            (tmp_path / name / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+    (output / "model.safetensors").unlink()
+    moved = tmp_path / "moved"
+    output.rename(moved)
+    again = finetune(recipe, ["--output_dir", str(moved)])
+    best = moved / f"checkpoint-{whole.state.best_global_step}"
+    assert f"all 12 steps are done; the weights are those of {best}\n" in capfd.readouterr().out
+    assert again.optimizer is None and not changed(state_of(whole.model), state_of(again.model))
+    assert json.loads((moved / "trainer_state.json").read_text())["best_model_checkpoint"] == best.name
 
 
 def test_processes_must_share_the_folder(tmp_path, monkeypatch):
     PartialState(cpu=True)
-    (tmp_path / "checkpoint-9").mkdir()
-    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
-    assert resume.common_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-9")
+    checkpoint = tmp_path / "checkpoint-2"
+    tiny_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
+    assert resume.common_checkpoint(str(tmp_path)) == str(checkpoint)
     monkeypatch.setattr(resume, "gather_object", lambda values: [*values, False])  # another process, another disk
-    with pytest.raises(ValueError, match=r"Not all processes see .*checkpoint-9.*file system that all machines share"):
+    with pytest.raises(ValueError, match=r"Not all processes see .*checkpoint-2.*file system that all machines share"):
         resume.common_checkpoint(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
 def presets(clips, stage1, tmp_path_factory) -> dict:
-    """`umt finetune` with each preset in one process; a LoRA run is merged by a second start."""
+    """`umt finetune` with each preset in one process, LoRA with and without merging."""
     root = tmp_path_factory.mktemp("presets")
     recipe = write_recipe(
         root / "recipe.yaml", init_from=str(stage1), data=str(clips), eval_share=0.25, sampling="segments",
@@ -386,12 +406,10 @@ def presets(clips, stage1, tmp_path_factory) -> dict:
     )  # fmt: skip
     result = run_clean(
         f"""
-        import shutil
         from umt_training.cli import main
 
         for preset in ("full", "lora", "attentive", "linear"):
             assert main(["finetune", "--config", {recipe!r}, "--preset", preset, "--output_dir", preset]) == 0
-        shutil.copytree("lora", "merged")
         options = ["--preset", "lora", "--merge_lora", "true", "--output_dir", "merged"]
         assert main(["finetune", "--config", {recipe!r}, *options]) == 0
         """,

@@ -14,8 +14,8 @@ from umt_training.cli import main
 from umt_training.runs import finetuning_run, tasks
 from umt_training.runs.pretraining_run import PreTrainingRun
 from umt_training.runs.recipes import RECIPES_FOLDER, parse_recipe, read_recipe, recipe_names
-from umt_training.trainers.base_trainer import UMTTrainingArguments
 from umt_training.trainers.pretraining import UMTPreTrainingArguments
+from umt_training.trainers.training_arguments import UMTTrainingArguments
 
 STAGE1 = ("umt_b16_k710_stage1", "umt_l16_k710_stage1")
 
@@ -185,13 +185,13 @@ def test_arguments_of_transformers(tmp_path):
     output_dir = str(tmp_path / "run")
     recipe = {
         "output_dir": output_dir, "use_cpu": True, "eval_strategy": "epoch", "optim": "sgd", "eval_delay": 1,
-        "lr_scheduler_kwargs": {"power": 2.0}, "accelerator_config": {"split_batches": True}, "save_steps": 4,
+        "liger_kernel_config": {"rope": True}, "accelerator_config": {"split_batches": True}, "save_steps": 4,
         "fsdp_config": {"min_num_params": 3}, "report_to": ["none"], "label_names": ["labels"],
     }  # fmt: skip
-    overrides = ["--lr_scheduler_kwargs", "{lr_end: 1e-7}", "--logging_strategy", "no", "--report_to", "none"]
+    overrides = ["--liger_kernel_config", "{swiglu: false}", "--logging_strategy", "no", "--report_to", "none"]
     (args,) = parse_recipe(recipe, [*overrides, "--accelerator_config={even_batches: false}"], UMTTrainingArguments)
     assert (args.eval_strategy, args.logging_strategy) == (IntervalStrategy.EPOCH, IntervalStrategy.NO)
-    assert args.optim.value == "sgd" and args.lr_scheduler_kwargs == {"power": 2.0, "lr_end": 1e-7}
+    assert args.optim.value == "sgd" and args.liger_kernel_config == {"rope": True, "swiglu": False}
     assert args.accelerator_config.split_batches and not args.accelerator_config.even_batches
     assert args.fsdp_config["min_num_params"] == 3 and recipe["fsdp_config"] == {"min_num_params": 3}
     assert (args.report_to, args.label_names, args.eval_delay, args.save_steps) == ([], ["labels"], 1, 4)

@@ -161,7 +161,7 @@ def test_a_run_to_its_end(parts, tmp_path, capsys):
 
     # a finished run is not trained again
     assert main(["finetune", "--config", tiny_recipe(parts, output)]) == 0
-    assert "the run is finished" in capsys.readouterr().out
+    assert "is complete" in capsys.readouterr().out
     assert (output / "README.md").read_text() == card
 
 

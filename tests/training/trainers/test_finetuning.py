@@ -1,5 +1,7 @@
 """The fine-tuning trainer: loss, mixing, schedule, checkpointed blocks, best checkpoint; and the plain Trainer."""
 
+import os
+import signal
 from functools import partial
 from types import SimpleNamespace
 
@@ -270,7 +272,8 @@ def test_accuracy_of_single_views(tmp_path):
     with torch.no_grad():
         outputs = trainer.model.eval()(batch["pixel_values_videos"], labels=batch["labels"])
     hits = (outputs.logits.argmax(-1) == batch["labels"]).float().mean().item()
-    assert measured["eval_top1"] == pytest.approx(100 * hits) and measured["eval_top5"] == 100.0
+    assert measured["eval_top1"] == pytest.approx(100 * hits)
+    assert "eval_top5" not in measured  # 100 % for any model of three classes
     assert measured["eval_loss"] == pytest.approx(outputs.loss.item(), abs=1e-5)
 
 
@@ -377,3 +380,28 @@ def test_plain_trainer_trains_on_a_video_clip_dataset(tmp_path):
     trainer = Trainer(model=model, args=args, train_dataset=dataset, data_collator=collate_clips)
     trainer.train()
     assert len(losses(trainer)) == 2 and all(np.isfinite(losses(trainer)))
+
+
+class KilledWorker(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_a_clear_error(tmp_path):
+    trainer = tiny_trainer(tmp_path, dataloader_num_workers=1)
+    trainer.train_dataset = KilledWorker()
+    with pytest.raises(OSError, match=r"A worker process of the data loader died at step 0, .*dataloader_num_workers"):
+        trainer.train()
+
+
+def test_what_is_saved_contains_no_token_and_no_pickled_arguments(tmp_path):
+    trainer = tiny_trainer(tmp_path, hub_token="hf_secret", save_strategy="steps", save_steps=1, num_train_epochs=1)
+    trainer.train()
+    trainer.save_model()
+    saved = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"model.safetensors", "optimizer.pt", "trainer_state.json"} <= {path.name for path in saved}
+    for path in saved:
+        assert path.name != "training_args.bin" and b"hf_secret" not in path.read_bytes()

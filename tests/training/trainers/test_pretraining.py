@@ -202,16 +202,14 @@ def test_a_run_with_its_log_checkpoints_and_saved_model(videos, tmp_path, capsys
     trainer.train()
     printed = capsys.readouterr()
 
-    decayed = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.ndim > 1)
-    not_decayed = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.ndim == 1)
+    num_trained = sum(parameter.numel() for parameter in trainer.model.parameters())
     peak = 0.05 * GLOBAL_BATCH / 256
     for line in (
-        "batch: 1 processes x 4 clips x 1 accumulated x 1 views = 4",
-        "precision: float32 on cpu",
-        f"learning rate: 0.05 x batch / 256 = {peak:.4g}",
-        "schedule: 8 steps, of which 4 warm-up",
-        f"no decay: {not_decayed:,} parameters, decay 0,",
-        f"{decayed:,} parameters, decay 0.05",
+        f"data: {len(trainer.train_dataset)} clips; 0 workers\n",
+        "settings: batch 1 processes x 4 clips x 1 accumulated x 1 views = 4, ",
+        f"learning rate 0.05 x batch / 256 = {peak:.4g}, 8 steps of which 4 warm-up, ",
+        f"{num_trained:,} trained parameters, adamw_torch_fused with weight decay 0.05, float32 on cpu\n",
+        "step 8/8, epoch 2.00: loss ",
     ):
         assert line in printed.out, printed.out
     assert "warning" not in printed.err.lower(), printed.err
@@ -436,6 +434,15 @@ def test_too_many_non_finite_steps_stop_the_run_and_save_the_batch(records, tmp_
     assert trainer.compute_loss(trainer.model, {name: tensor[good] for name, tensor in inputs.items()}).isfinite()
 
 
+def test_a_run_in_which_every_step_was_skipped_is_an_error(records, tmp_path):
+    class OnlyPoison(PoisonedClips):
+        poisoned = range(16)
+
+    trainer = make_trainer(None, tmp_path, dataset=OnlyPoison(records, **clip_options()))
+    with pytest.raises(NonFiniteLossError, match=r"All 4 optimiser steps .* no model is saved"):
+        trainer.train()
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
@@ -445,7 +452,14 @@ def test_too_many_non_finite_steps_stop_the_run_and_save_the_batch(records, tmp_
         ({"mask_type": "checkerboard"}, "`mask_type` must be one of attention, tube, random, but is 'checkerboard'"),
         ({"num_masks_per_clip": 0}, "`num_masks_per_clip` must be at least 1, but is 0"),
         ({"learning_rate": 3e-4}, "`learning_rate` 0.0003 was given.*`base_learning_rate`"),
+        ({"learning_rate": 5e-5}, "`learning_rate` 5e-05 was given"),  # the default of Transformers
         ({"lr_scheduler_type": "constant"}, "`lr_scheduler_type` 'constant' was given"),
+        ({"lr_scheduler_type": "linear"}, "`lr_scheduler_type` 'linear' was given"),  # likewise
+        ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "`lr_scheduler_kwargs` .* the recipes' cosine"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` 0.1 was given, but only classification"),
+        ({"report_to": "wandb"}, "`report_to` names wandb, which is not installed"),
+        ({"auto_find_batch_size": True}, "`auto_find_batch_size` True was given"),
+        ({"remove_unused_columns": True}, "`remove_unused_columns` True was given"),
     ],
 )
 def test_invalid_arguments_are_errors(arguments, message, tmp_path):

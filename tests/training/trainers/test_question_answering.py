@@ -181,10 +181,12 @@ def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
     card = ModelCard.load(output / "README.md")
     assert card.data.pipeline_tag == "visual-question-answering" and "rank_answers" in card.text
     assert "9 questions" in card.text and card.data.eval_results[0].metric_type == "accuracy"
-    # it resumes from the last checkpoint
+    # a complete run does not change, and is not continued with another schedule
     again = ["finetune", "--config", str(tmp_path / "mine.yaml"), "--output_dir", str(output)]
-    assert cli.main([*again, "--num_train_epochs", "3"]) == 0
-    assert "resuming from" in capsys.readouterr().out
+    before = (output / "model.safetensors").read_bytes()
+    assert cli.main(again) == 0 and "is complete" in capsys.readouterr().out
+    assert cli.main([*again, "--num_train_epochs", "3"]) == 1 and "`num_train_epochs` was" in capsys.readouterr().err
+    assert (output / "model.safetensors").read_bytes() == before
 
 
 def test_missing_keys_of_a_recipe_are_reported_before_the_first_step(tmp_path, data, stage2, capsys):

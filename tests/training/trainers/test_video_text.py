@@ -161,7 +161,7 @@ def test_sharding_is_an_error(media, tmp_path, sharded_trainers):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"base_learning_rate": 1e-3}, "`base_learning_rate` was given, but stage 2's learning rate is absolute"),
+        ({"base_learning_rate": 1.5e-4}, "`base_learning_rate` was given, but stage 2's learning rate is absolute"),
         ({"mask_type": "blocks"}, "`mask_type` must be one of"),
         ({"contrastive_gradients": "local"}, "one of global, official"),
     ],

@@ -1,0 +1,111 @@
+"""The tokens of a clip: projected patches plus position embeddings (arXiv 2303.16058, section 3).
+
+Unusual: the position table is computed, not learned, so no checkpoint contains it. It is a buffer nevertheless, which
+keeps its computation out of compiled and exported graphs. Every way in which PyTorch gives a model new tensors (a
+device, a dtype, `to_empty`, assigned weights) therefore writes it again.
+
+Shape legend: B batch, C channels, N tokens of the clip, V visible tokens, D hidden size.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from .configuration_umt import UMTConfig
+from .position_embeddings_umt import position_table
+
+
+class UMTEmbeddings(nn.Module):
+    """Projected patches of a clip plus their position embeddings; with `visible_indices` of those tokens only."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.config = config
+        patch_values = config.num_channels * config.tubelet_size * config.patch_size**2
+        # The official Conv3d kernel (D, C, tubelet, patch, patch), flattened: stride equals kernel size.
+        self.patch_embeddings = nn.Linear(patch_values, config.hidden_size)
+        self.stored_grid = config.token_grid  # of the buffer; the configuration may be changed later
+        self.register_buffer("position_embeddings", self.make_position_table(self.stored_grid), persistent=False)
+        self.register_load_state_dict_post_hook(write_position_table)
+
+    def make_position_table(self, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
+        """Position table (N, D), float32, for a clip of token grid `grid` = (frames, rows, columns)."""
+        return position_table(grid, self.config.hidden_size, self.config.position_grid, device)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "UMTEmbeddings":
+        """As PyTorch does for `to`, `half`, `to_empty` and the like, except that the table stays float32 and right.
+
+        `to_empty` leaves it uninitialised, and a dtype of 16 bits would round it for good.
+        """
+        write_position_table(self)
+        table = self.position_embeddings
+        super()._apply(fn, recurse)
+        if self.position_embeddings is not table:
+            self.position_embeddings = self.stored_position_table(self.position_embeddings.device)
+        return self
+
+    def stored_position_table(self, device: torch.device) -> torch.Tensor:
+        """The table of `stored_grid`, computed on the CPU, so that it has the same bits on every device."""
+        return self.make_position_table(self.stored_grid, torch.device("cpu")).to(device)
+
+    def token_grid(self, pixel_values_videos: torch.Tensor) -> tuple[int, int, int]:
+        """Tokens of a clip along frames, rows and columns; a ValueError if the clip does not fit the model."""
+        config = self.config
+        shape = tuple(pixel_values_videos.shape)
+        if len(shape) != 5 or shape[2] != config.num_channels or not pixel_values_videos.is_floating_point():
+            raise ValueError(
+                f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} "
+                f"channels, height, width), but is {pixel_values_videos.dtype} {shape}. UMTVideoProcessor makes such "
+                "tensors; an image is a clip of one frame."
+            )
+        _, frames, _, height, width = shape
+        if frames < 1 or frames % config.tubelet_size:
+            raise ValueError(
+                f"The clip has {frames} frames; this model requires a multiple of `tubelet_size` "
+                f"{config.tubelet_size}."
+            )
+        if min(height, width) < 1 or height % config.patch_size or width % config.patch_size:
+            raise ValueError(
+                f"The clip has frames of {height} x {width} pixels; height and width must be multiples of the "
+                f"`patch_size` {config.patch_size}."
+            )
+        return frames // config.tubelet_size, height // config.patch_size, width // config.patch_size
+
+    def forward(
+        self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token embeddings (B, V, D) and their position embeddings, (B, V, D), or (1, N, D) without a mask."""
+        patch, tubelet = self.config.patch_size, self.config.tubelet_size
+        grid = self.token_grid(pixel_values_videos)
+        frames, rows, columns = grid
+        if grid == self.stored_grid and not self.position_embeddings.is_meta:
+            positions = self.position_embeddings
+        else:
+            positions = self.make_position_table(grid, pixel_values_videos.device)
+
+        # a view, not yet a copy: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
+        patches = pixel_values_videos.unflatten(1, (frames, tubelet))
+        patches = patches.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))
+        patches = patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
+        if visible_indices is None:
+            positions = positions[None]  # (1, N, D)
+            patches = patches.flatten(4).flatten(1, 3)  # (B, N, patch_values)
+        else:
+            positions = positions[visible_indices]  # (B, V, D)
+            batch = torch.arange(patches.shape[0], device=patches.device)[:, None]
+            frame, cell = visible_indices // (rows * columns), visible_indices % (rows * columns)
+            patches = patches[batch, frame, cell // columns, cell % columns].flatten(2)  # (B, V, patch_values)
+
+        embeddings = self.patch_embeddings(patches.to(self.patch_embeddings.weight.dtype))
+        return embeddings + positions.to(embeddings.dtype), positions
+
+
+def write_position_table(embeddings: UMTEmbeddings, _incompatible_keys: object = None) -> None:
+    """Compute the table of embeddings whose weights have left the meta device without it."""
+    device = embeddings.patch_embeddings.weight.device
+    if embeddings.position_embeddings.is_meta and device.type != "meta":
+        embeddings.position_embeddings = embeddings.stored_position_table(device)
+
+
+__all__ = ["UMTEmbeddings"]

@@ -1,0 +1,61 @@
+"""The weights that a run starts from: loaded from a checkpoint, or new where the run expects that.
+
+Transformers prints a report for every model with new weights, which a run always has: a head for other classes, the
+decoders of a teacher. A run names its new weights in a line, and refuses a checkpoint that lacks any others.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import PartialState
+from huggingface_hub.utils import enable_progress_bars
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+
+def load_initial_weights(
+    model_class: type[PreTrainedModel], name: str | None, new: tuple[str, ...] = (), **kwargs
+) -> PreTrainedModel:
+    """A model of a run, from a checkpoint; prints which of its weights are new.
+
+    Args:
+        model_class: Class of the model.
+        name: A folder or a Hub id, or None if `kwargs` contain `config` and `state_dict`.
+        new: Prefixes of the names that a checkpoint may lack.
+        kwargs: Further arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: the checkpoint lacks other weights, or has some that the model does not have.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, report = model_class.from_pretrained(name, output_loading_info=True, **kwargs)
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(report["missing_keys"])
+    for problem, keys in {
+        "lacks": [key for key in missing if not key.startswith(new)],
+        "has unknown weights:": sorted(report["unexpected_keys"]),
+    }.items():
+        if keys:
+            raise ValueError(
+                f"{name or 'The checkpoint'} is not complete for a {model_class.__name__}: it {problem} "
+                f"{', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}."
+            )
+    if missing and PartialState().is_main_process:
+        print(f"new weights: {', '.join(dict.fromkeys(key.rpartition('.')[0] for key in missing))}", flush=True)
+    return model
+
+
+@contextmanager
+def without_weight_bars() -> Iterator[None]:
+    """Context manager in which Transformers shows no bar for reading and writing weights; downloads keep theirs."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    enable_progress_bars()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
