@@ -52,6 +52,19 @@ def read_model_config(name: str, role: str = "model") -> dict[str, Any]:
     return config
 
 
+def has_file(name: str, *files: str) -> bool:
+    """Whether a model's folder, or its repository on the Hub or in the Hub's cache, contains one of these files."""
+    if os.path.isdir(name):
+        return any(Path(name, file).is_file() for file in files)
+    for file in files:
+        try:
+            hf_hub_download(name, file)
+        except EntryNotFoundError:
+            continue
+        return True
+    return False
+
+
 def is_local_path(name: str) -> bool:
     """Whether a name can only be a path: an id on the Hub is `name` or `owner/name`."""
     return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is None

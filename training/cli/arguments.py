@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ..model_sources import describe_model, read_model_config, require_architecture
+from ..model_sources import describe_model, has_file, read_model_config, require_architecture
 
 CLASSIFIER = ("UMTForVideoClassification",)
 VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 ANSWERER = ("UMTForVideoQuestionAnswering",)
+PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 ENCODERS = ("UMTModel", "UMTForPreTraining", *CLASSIFIER, *VIDEO_TEXT)  # whose clips have a vector
 
 
@@ -177,7 +178,7 @@ def load_processor(config: Any, args: argparse.Namespace) -> Any:
     """The video processor of `args.model`; if the folder has none, the default processor for the configuration.
 
     Raises:
-        OSError: a model that is not a UMT video encoder has no video processor.
+        OSError: the processor is damaged, or a model that is not a UMT video encoder has none.
     """
     from transformers import AutoVideoProcessor
 
@@ -186,6 +187,8 @@ def load_processor(config: Any, args: argparse.Namespace) -> Any:
     try:
         return AutoVideoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
     except OSError as error:
+        if has_file(args.model, *PROCESSORS):
+            raise OSError(f"The video processor of {args.model} is damaged; save it again. ({error})") from error
         if config.model_type != "umt":
             raise OSError(
                 f"{args.model} has no video processor; save one beside the model, for example with processor."

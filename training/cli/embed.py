@@ -67,6 +67,11 @@ def run(args: argparse.Namespace) -> int:
 
     model = load_model(AutoModel, args, ENCODERS, "embed")
     processor = load_processor(model.config, args)
+    if type(processor).__name__ != "UMTVideoProcessor":  # also that of a repository's own code
+        raise ValueError(
+            f"{args.model} cannot embed: windows are read by a UMTVideoProcessor, and this model has a "
+            f"{type(processor).__name__}."
+        )
     rows, vectors, errors = [], [], []
     with tqdm(unit="clip", total=0, delay=1, file=sys.stderr, leave=False) as progress:
 

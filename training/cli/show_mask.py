@@ -8,6 +8,8 @@ of the student's frames is required, not a student.
 import argparse
 import os
 
+from .arguments import quiet_loading, require_at_least
+
 HELP = "draw the visible tokens of a video and the teacher's attention"
 
 
@@ -45,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError: the video can't be read, the checkpoint is not a teacher, or a size or ratio is out of range.
         OSError: the teacher does not exist.
     """
-    if args.num_masks < 1:
-        raise ValueError(f"--num-masks is {args.num_masks}; expected at least 1.")
+    require_at_least(args, num_masks=1, teacher_image_size=1)
 
     import torch
 
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         student = UMTConfig(num_aligned_layers=1)  # the features are not used
-        teacher = load_teacher(args.teacher, student, args.teacher_image_size)
+        with quiet_loading():
+            teacher = load_teacher(args.teacher, student, args.teacher_image_size)
     except OSError as error:
         raise OSError(
             f"The teacher {args.teacher!r} does not exist: it is not a local folder or file, and the Hub does not "

@@ -23,7 +23,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from transformers.utils import is_faiss_available
 
-from ..atomic_files import atomic_write
+from ..atomic_files import atomic_write, named_errors
 
 FORMAT = 1
 FOLDER = ".umt-index"  # in the folder of videos
@@ -165,7 +165,8 @@ class SearchIndex:
         name = f"part-{max(numbers, default=0) + 1:06d}"
         temporary = self.folder / f"{name}.{secrets.token_hex(8)}.tmp"
         temporary.mkdir()  # an error if it exists, so that no link is followed
-        table.save_to_disk(str(temporary))
+        with named_errors(self.folder / name):
+            table.save_to_disk(str(temporary))
         os.replace(temporary, self.folder / name)
         return name
 

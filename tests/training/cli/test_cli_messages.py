@@ -10,6 +10,7 @@ from tiny_classifier import save_class_folders, save_tiny_classifier, tiny_class
 from tiny_pretraining import make_student, make_teacher, python_environment
 from tiny_question_answering import save_tiny, tiny_answerer
 from tiny_video_text_retrieval import save_tiny_retrieval_model
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
 
 from umt_training import cli
 from umt_training.cli import classify as cli_classify
@@ -34,11 +35,18 @@ def folder(tmp_path_factory) -> Path:
     save_tiny_classifier(folder / "truncated")
     weights = folder / "truncated" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+    save_tiny_classifier(folder / "bad_processor")
+    (folder / "bad_processor" / "video_preprocessor_config.json").write_text("{")
+    VideoMAEForVideoClassification(VideoMAEConfig(**SIZES, image_size=32, num_frames=4)).save_pretrained(
+        folder / "mae"
+    )
+    VideoMAEImageProcessor().save_pretrained(folder / "mae")
     torch.save({}, folder / "official.pth")
     (folder / "notes.txt").write_text("no model")
     return folder
 
 
+SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIDEO = "videos/knitting/clip0.mp4"
 ONE_LINE = [
     # a wrong path
@@ -57,6 +65,8 @@ ONE_LINE = [
     ("classify VIDEO --model truncated", "The weights of truncated are damaged"),
     ("classify VIDEO --model notes.txt", "notes.txt is a file, but a model is a folder"),
     ("classify VIDEO --model official.pth", "official.pth is a file, but a model is a folder"),
+    ("classify VIDEO --model bad_processor", "The video processor of bad_processor is damaged; save it again."),
+    ("embed VIDEO --model mae --output v.npy", "mae cannot embed: windows are read by a UMTVideoProcessor"),
     ("convert nowhere out.pth --to-official", "nowhere is not a local folder, and the Hub"),
     # a model of another kind
     ("classify VIDEO --model retrieval", "retrieval cannot classify: it is a model of videos and texts"),
@@ -104,6 +114,8 @@ ONE_LINE = [
     ("evaluate --task retrieval --data v --model retrieval --trim-seconds 0", "--trim-seconds is 0.0; expected more"),
     ("evaluate --task question_answering --data v --model answerer --scored 0", "--scored is 0; expected at least 1."),
     ("check-videos videos --workers -1", "--workers is -1; expected at least 0."),
+    ("show-mask VIDEO --teacher teacher --num-masks 0", "--num-masks is 0; expected at least 1."),
+    ("show-mask VIDEO --teacher teacher --num-frames 0", "num_frames is 0"),
     ("demo --labelled 0", "--labelled is 0; expected at least 1."),
     # options that do not go together
     ("evaluate --data videos --model classifier --sampling dense", "--sampling dense needs --frame-stride N"),
@@ -267,6 +279,7 @@ def test_a_bug_shows_its_traceback(folder, monkeypatch):
         ("convert classifier out.pth --to-official", "out.pth"),
         ("embed videos --model classifier --output v.parquet", "v.parquet"),
         ("embed videos --model classifier --output v.npy", "v."),
+        ("search dog videos --model retrieval --num-workers 0 --index index", "index"),
     ],
 )
 def test_a_full_disk_is_one_line_that_names_the_file(command, file, folder):
