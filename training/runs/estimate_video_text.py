@@ -76,7 +76,8 @@ def estimate_pair(
             visible_tokens = targets.visible_indices.shape[1]
     model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as training:
-        model.train()(clips, ids, torch.ones_like(ids), **inputs).loss.backward()
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": clips}
+        model.train()(**inputs).loss.backward()
     return PairCost(visible_tokens, teaching.get_total_flops() // _BATCH, training.get_total_flops() // _BATCH)
 
 
