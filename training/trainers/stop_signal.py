@@ -57,6 +57,8 @@ class StopOnSignal(TrainerCallback):
         self.received = number
 
     def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:  # the run ends and saves its checkpoint by itself
+            return
         number = torch.tensor(float(self.received), device=self.accelerator.device)
         if args.world_size > 1:
             number = self.accelerator.gather(number.view(1)).max()

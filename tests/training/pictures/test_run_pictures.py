@@ -73,8 +73,6 @@ def test_the_curves_are_drawn_at_a_checkpoint_and_shown_on_the_card(tmp_path):
     trainer = tiny_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=2)
     trainer.create_model_card()
     assert CURVES not in (tmp_path / "README.md").read_text()
-    first_save = trainer.callback_handler.callbacks[-1].on_save
-    assert first_save.__self__.__class__ is run_pictures.CurvePicture
 
     class Stop(run_pictures.TrainerCallback):
         def on_save(self, args, state, control, **kwargs):
