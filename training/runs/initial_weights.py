@@ -25,14 +25,21 @@ def load_initial_weights(
         kwargs: Further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: the checkpoint lacks other weights, or has some that the model does not have.
+        ValueError: the checkpoint lacks other weights, has some that the model does not have, or has other shapes.
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        model, report = model_class.from_pretrained(name, output_loading_info=True, **kwargs)
+        model, report = model_class.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
     finally:
         logging.set_verbosity(verbosity)
+    for key, saved, expected in sorted(report["mismatched_keys"]):
+        raise ValueError(
+            f"{name or 'The checkpoint'} does not fit the model of this run: {key} has the shape {tuple(saved)} and "
+            f"would have {tuple(expected)}. Leave out the fields of the model that change its size."
+        )
     missing = sorted(report["missing_keys"])
     for problem, keys in {
         "lacks": [key for key in missing if not key.startswith(new)],

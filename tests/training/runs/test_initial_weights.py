@@ -34,3 +34,11 @@ def test_other_weights_are_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         load_initial_weights(UMTForPreTraining, str(tmp_path), ("decoders.",))
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    save_stage1(tmp_path)
+    message = r"decoders\.0\.norm\.bias has the shape \(8,\) and would have \(12,\)"
+    with pytest.raises(ValueError, match=message) as error:
+        load_initial_weights(UMTForPreTraining, str(tmp_path), ("decoders.",), target_dim=12)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
