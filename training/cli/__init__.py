@@ -14,6 +14,7 @@ import sys
 from typing import NoReturn
 
 from ..suggestions import did_you_mean
+from ..terminal import printable
 
 COMMANDS = (
     "classify", "embed", "search", "ask", "convert", "check-videos", "show-mask", "pretrain", "finetune", "evaluate",
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         command.add_arguments(commands[name])
         commands[name].set_defaults(run=command.run, takes_overrides=takes_overrides)
 
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
     argv = check_names(sys.argv[1:] if argv is None else argv, parser, commands)
     args, args.overrides = parser.parse_known_args(argv)
     if args.version:
@@ -93,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         message = user_message(error)
         if message is None:
             raise
-        print(f"umt {args.command}: {message}", file=sys.stderr)
+        print(f"umt {args.command}: {printable(message)}", file=sys.stderr)
         return 1
 
 

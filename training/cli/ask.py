@@ -9,6 +9,7 @@ import json
 import sys
 from typing import Any
 
+from ..terminal import printable
 from .arguments import ANSWERER, add_loading_arguments, load_model, require_at_least
 
 HELP = "answer a question about a video"
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         inputs = processor(videos=args.video, text=args.question, num_clips=1, num_crops=1, return_tensors="pt")
     except VideoDecodeError as error:
-        print(f"umt ask: {error}", file=sys.stderr)
+        print(f"umt ask: {printable(str(error))}", file=sys.stderr)
         return 1
     inputs = inputs.to(model.device)
     inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(model.dtype)

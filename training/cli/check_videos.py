@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..atomic_files import atomic_write
+from ..terminal import printable
 from .arguments import require_at_least
 
 HELP = "list the videos of a data set that can't be read, with the reason"
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             if check.reason:
                 broken.append(check)
                 progress.set_postfix(broken=len(broken))
-                progress.write(f"{check.reason}\t{check.message}", file=sys.stdout)
+                progress.write(f"{check.reason}\t{printable(check.message)}", file=sys.stdout)
     if args.output is not None:
         write_csv(args.output, broken)
     reasons = collections.Counter(check.reason for check in broken)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.batching import batches
 from ..data.video_files import list_video_files
+from ..terminal import printable
 from .arguments import CLASSIFIER, add_model_arguments, load_model, load_processor, require_at_least
 
 HELP = "classify videos: the most likely labels of each"
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table per video, or with `--json` a list of `{"video", "predictions": [{"label", "score"}]}`, in which
-    a broken video has `error` instead of `predictions`. Returns 1 if a video is broken."""
+    a broken video, or one whose scores are not finite, has `error` instead of `predictions`. Returns 1 if there is
+    one."""
     require_at_least(args, top_k=1, clips=1, crops=1, batch_size=1)
     files = list_video_files(args.videos)
 
@@ -55,10 +57,16 @@ def run(args: argparse.Namespace) -> int:
                 except VideoDecodeError as error:
                     num_broken += 1
                     results.append({"video": file, "error": str(error)})
-                    progress.write(f"umt classify: {error}", file=sys.stderr)
+                    progress.write(f"umt classify: {printable(str(error))}", file=sys.stderr)
             if readable:
                 scores = class_scores(model, torch.cat(views), len(views[0]), args.batch_size)
                 for file, row in zip(readable, scores, strict=True):
+                    if not row.isfinite().all():
+                        num_broken += 1
+                        error = f"{file}: the model's scores are not finite in {model.dtype}; use --dtype float32"
+                        results.append({"video": file, "error": error})
+                        progress.write(f"umt classify: {printable(error)}", file=sys.stderr)
+                        continue
                     top = row.topk(min(args.top_k, len(row)))
                     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
                     predictions = [{"label": labels[index], "score": score} for index, score in pairs]
@@ -90,6 +98,9 @@ def class_scores(model: Any, pixel_values_videos: Any, num_views: int, batch_siz
 
 def table(file: str, predictions: list[dict]) -> str:
     """The name of the video, and below it labels and probabilities in columns."""
-    width = max(len(prediction["label"]) for prediction in predictions)
-    rows = [f"  {prediction['label']:<{width}}  {prediction['score']:.4f}" for prediction in predictions]
-    return "\n".join([file, *rows])
+    labels = [printable(prediction["label"]) for prediction in predictions]
+    width = max(map(len, labels))
+    rows = [
+        f"  {label:<{width}}  {prediction['score']:.4f}" for label, prediction in zip(labels, predictions, strict=True)
+    ]
+    return "\n".join([printable(file), *rows])

@@ -16,6 +16,7 @@ import numpy as np
 from ..atomic_files import atomic_write
 from ..data.batching import batches
 from ..data.video_files import list_video_files
+from ..terminal import printable
 from .arguments import (
     ENCODERS,
     add_model_arguments,
@@ -81,16 +82,23 @@ def run(args: argparse.Namespace) -> int:
                     yield from read_windows(file, processor, args.window, args.stride or args.window, announce)
                 except VideoDecodeError as error:
                     errors.append(error)
-                    progress.write(f"umt embed: {error}", file=sys.stderr)
+                    progress.write(f"umt embed: {printable(str(error))}", file=sys.stderr)
 
         def announce(count: int) -> None:
             progress.total += count
 
         for batch in batches(clips(), args.batch_size):
-            rows.extend(row for row, _ in batch)
             pixel_values_videos = torch.cat([clip for _, clip in batch]).to(model.device, model.dtype)
             with torch.inference_mode():
-                vectors.append(clip_vectors(model, pixel_values_videos).cpu().numpy())
+                found = clip_vectors(model, pixel_values_videos).cpu()
+            for (row, _), vector in zip(batch, found, strict=True):
+                if not vector.isfinite().all():
+                    raise ValueError(
+                        f"{row['video']}: the vector of the window at {row['start']:g} s is not finite in "
+                        f"{model.dtype}; use --dtype float32, or check the weights. Nothing was written."
+                    )
+            rows.extend(row for row, _ in batch)
+            vectors.append(found.numpy())
             progress.update(len(batch))
     if not rows:
         raise ValueError(f"None of the {len(files)} videos could be read; nothing was written.")
@@ -102,10 +110,12 @@ def run(args: argparse.Namespace) -> int:
 def write_vectors(output: Path, rows: list[dict], vectors: np.ndarray) -> None:
     """Writes float32 `vectors` `(len(rows), dim)` and the description of their rows; files are written atomically."""
     if output.suffix == ".npy":
-        with atomic_write(output.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-        with atomic_write(output) as temporary, temporary.open("wb") as file:
-            np.save(file, vectors)
+        # both files or neither
+        with atomic_write(output.with_suffix(".json")) as description, atomic_write(output) as temporary:
+            text = json.dumps(rows, indent=1, ensure_ascii=False)
+            description.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are not UTF-8
+            with temporary.open("wb") as file:
+                np.save(file, vectors)
     else:
         import pyarrow
         from pyarrow import parquet

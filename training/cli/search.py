@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..terminal import printable
 from .arguments import (
     add_loading_arguments,
     load_video_text_model,
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         for rank, moment in enumerate(moments, 1):
             match = "     " if moment.match is None else f"{moment.match:.3f}"
             span = f"{clock(moment.start)}-{clock(moment.end)}"
-            print(f"{rank:3}  {match}  {moment.similarity:6.3f}  {span:<17}  {moment.video}")
+            print(f"{rank:3}  {match}  {moment.similarity:6.3f}  {span:<17}  {printable(moment.video)}")
     if args.html is not None:
         write_search_page(args.html, args.query, moments, index, processor)
         print(f"page: {args.html}", file=sys.stderr)
@@ -144,7 +145,7 @@ def update_index(index: Any, args: argparse.Namespace, model: Any, processor: An
     num_workers = (os.cpu_count() or 1) if args.num_workers is None else args.num_workers
     num_done, broken = update(index, model, processor, batch_size=args.batch_size, num_workers=num_workers)
     for facts in broken.values():
-        print(f"umt search: {facts.message}", file=sys.stderr)
+        print(f"umt search: {printable(facts.message)}", file=sys.stderr)
     if num_done:
         videos = f"{num_done} video{'s' * (num_done > 1)}{describe_broken(broken)}"
         print(f"indexed {videos} in {index.folder}", file=sys.stderr)

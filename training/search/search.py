@@ -23,6 +23,7 @@ from processing_umt.video_decoding_umt import VideoReader
 from ..atomic_files import atomic_write
 from ..data.batching import batches
 from ..pictures.run_page import Link, Picture, Section, Table, Text, write_page
+from ..terminal import printable
 from .search_index import SearchIndex
 from .windows import time_windows
 
@@ -86,7 +87,7 @@ def search(
             try:
                 frames = read_moment(moment, processor.video_processor, index.manifest.window)
             except VideoDecodeError as error:
-                print(f"umt search: {error}", file=sys.stderr)
+                print(f"umt search: {printable(str(error))}", file=sys.stderr)
                 continue
             readable.append(moment)
             clips.append(processor.video_processor(frames, num_clips=1, num_crops=1, return_tensors="pt"))
@@ -148,7 +149,7 @@ def write_search_page(
         try:
             strip = frame_strip(read_moment(moment, processor.video_processor, index.manifest.window, STRIP_FRAMES))
         except VideoDecodeError as error:
-            print(f"umt search: {error}", file=sys.stderr)
+            print(f"umt search: {printable(str(error))}", file=sys.stderr)
             continue
         picture = folder / f"{number:03}.jpg"
         with atomic_write(picture) as temporary:

@@ -11,6 +11,7 @@ from video_files import write_noise
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification
 from processing_umt import UMTVideoProcessor, fold_views
+from umt_training import cli
 from umt_training.cli import classify as cli_classify
 from umt_training.data import video_files, video_records, video_shards
 from umt_training.data.batching import batches
@@ -199,3 +200,35 @@ def test_batches_and_files(videos):
     url = "https://example.org/clip"
     assert video_records.VIDEO_SUFFIXES is video_shards.VIDEO_SUFFIXES is video_files.VIDEO_SUFFIXES
     assert list_video_files([url, str(videos / "notes.txt")]) == [url, str(videos / "notes.txt")]
+
+
+def test_scores_that_are_not_finite_are_errors(videos, tmp_path, capsys):
+    folder = save_classifier(tmp_path / "model", UMTVideoProcessor(**PROCESSOR))
+    broken = UMTForVideoClassification.from_pretrained(folder)
+    broken.classifier.weight.data[1, 0] = float("nan")
+    broken.save_pretrained(folder)
+    assert run(videos / "b.mp4", "--model", folder) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and "scores are not finite in torch.float32; use --dtype float32" in printed.err
+    assert run(videos / "b.mp4", "--model", folder, "--json") == 1
+    [result] = json.loads(capsys.readouterr().out)
+    assert result["video"] == str(videos / "b.mp4") and "not finite" in result["error"]
+
+
+def test_control_characters_of_names_are_escaped(tmp_path, capsys):
+    """A terminal would obey them; a name that is not UTF-8 can't be printed."""
+    labels = ["red \x1b[31m", "two\nlines", "plain"]
+    folder = save_classifier(tmp_path / "model", UMTVideoProcessor(**PROCESSOR), id2label=dict(enumerate(labels)))
+    good, bad = tmp_path / "a\x1b[2J\udcff.mp4", tmp_path / "b\r.mp4"
+    write_noise(tmp_path / "noise.mp4", 0)
+    (tmp_path / "noise.mp4").rename(good)
+    bad.write_bytes(b"nothing")
+    assert cli.main(["classify", str(good), str(bad), "--model", str(folder)]) == 1
+    printed = capsys.readouterr()
+    assert not [char for char in printed.out if not char.isprintable() and char != "\n"]
+    assert "\x1b" not in printed.err and "b\r" not in printed.err
+    assert "a\\x1b[2J\\udcff.mp4" in printed.out and "red \\x1b[31m" in printed.out and "two\\nlines" in printed.out
+    assert "b\\r.mp4" in printed.err
+    assert cli.main(["classify", str(good), "--model", str(folder), "--json"]) == 0
+    [result] = json.loads(capsys.readouterr().out)
+    assert result["video"] == str(good)

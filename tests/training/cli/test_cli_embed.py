@@ -1,6 +1,7 @@
 """`umt embed` from videos on disk to the files it writes, with a tiny model."""
 
 import argparse
+import errno
 import json
 from pathlib import Path
 
@@ -129,3 +130,24 @@ def test_nothing_is_written_if_nothing_could_be_read(model, tmp_path):
 def test_wrong_calls(options, message, videos):
     with pytest.raises(ValueError, match=message):
         run(videos, "--model", "unused", *options)
+
+
+def test_vectors_that_are_not_finite_are_an_error(videos, tmp_path):
+    torch.manual_seed(0)
+    broken = UMTModel(tiny_config())
+    broken.layers[0].mlp.fc1.weight.data[0, 0] = float("inf")
+    broken.save_pretrained(tmp_path / "model")
+    UMTVideoProcessor(**PROCESSOR).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"a\.mp4: the vector of the window at 0 s is not finite in torch\.float32"):
+        run(videos, "--model", tmp_path / "model", "--output", tmp_path / "vectors.npy")
+    assert not list(tmp_path.glob("vectors*"))
+
+
+def test_both_files_of_npy_are_written_or_neither(model, videos, tmp_path, monkeypatch):
+    def full_disk(file, vectors):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run(videos, "--model", model, "--output", tmp_path / "vectors.npy")
+    assert not list(tmp_path.iterdir())
