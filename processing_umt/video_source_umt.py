@@ -8,6 +8,7 @@ concat script or a QuickTime reference movie can't make FFmpeg read another file
 import http.client
 import io
 import os
+import re
 import stat
 import tempfile
 import time
@@ -41,8 +42,12 @@ _EXPLANATIONS = {
 }
 
 
+_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")  # of a URL
+
+
 class VideoDecodeError(ValueError):
-    """A video can't be read. One class for all reasons, so that a batch can skip and report.
+    """A video can't be read. One class for all reasons, so that a batch can skip and report. The message contains no
+    user name and no password of a URL.
 
     Attributes:
         video (`str`): name of the file or URL, or a description of the bytes or file object.
@@ -52,7 +57,8 @@ class VideoDecodeError(ValueError):
 
     def __init__(self, video: str, reason: str, detail: str = ""):
         what, advice = _EXPLANATIONS[reason]
-        super().__init__(f"{video}: {what}{f' ({detail})' if detail else ''}. {advice}.")
+        message = f"{video}: {what}{f' ({detail})' if detail else ''}. {advice}."
+        super().__init__(_USER_AND_PASSWORD.sub("", message))
         self.video, self.reason, self.detail = video, reason, detail
 
     def __reduce__(self):  # pickled by its arguments, to be sent from data loader workers

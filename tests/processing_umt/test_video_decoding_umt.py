@@ -833,6 +833,12 @@ def test_positions_before_the_file_are_errors_of_the_video(tmp_path, capfd):
     assert "exception" not in capfd.readouterr().err
 
 
+def test_a_message_contains_no_password():
+    error = VideoDecodeError("https://me:se@cret@host:80/a@b.mp4", "network", "from ftp://me:secret@host/x")
+    assert str(error).startswith("https://host:80/a@b.mp4: ") and "(from ftp://host/x)" in str(error)
+    assert "cret" not in str(error) and error.video == "https://me:se@cret@host:80/a@b.mp4"
+
+
 def test_the_error_can_be_pickled():
     error = VideoDecodeError("clip.mp4", "truncated", "half of it")
     copy = pickle.loads(pickle.dumps(error))
