@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from ..atomic_files import atomic_write
+from .delayed_value import DelayedValue
 
 
 class NonFiniteLossError(ValueError):
@@ -119,7 +120,7 @@ class NonFiniteGuard(TrainerCallback):
 
 
 class FlaggedStep:
-    """An optimiser step and its flag, which is copied to the host asynchronously.
+    """An optimiser step and its flag.
 
     Args:
         flag (`torch.Tensor`): 1 if the step was skipped, a scalar on the device.
@@ -128,13 +129,7 @@ class FlaggedStep:
     """
 
     def __init__(self, flag: torch.Tensor, step: int, micro_batches: list[tuple[torch.Tensor, dict]]):
-        self.step, self.micro_batches, self.copied = step, micro_batches, None
-        self.flag = flag.to("cpu", non_blocking=True)
-        if flag.is_cuda:
-            self.copied = torch.cuda.Event()
-            self.copied.record()
+        self.step, self.micro_batches, self.flag = step, micro_batches, DelayedValue(flag)
 
     def was_skipped(self) -> bool:
-        if self.copied is not None:
-            self.copied.synchronize()
-        return self.flag.item() > 0
+        return self.flag.read() > 0

@@ -16,6 +16,8 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
+from .delayed_value import DelayedValue
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -37,7 +39,7 @@ class StopOnSignal(TrainerCallback):
         self.accelerator = accelerator
         self.received = 0  # number of the signal
         self.lag = 1 if accelerator.device.type == "cuda" else 0
-        self.pending: list[torch.Tensor] = []
+        self.pending: list[DelayedValue] = []
         self.stopped_by = 0  # on which all processes agree
 
     @contextmanager
@@ -59,14 +61,15 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:  # the run ends and saves its checkpoint by itself
             return
-        number = torch.tensor(float(self.received), device=self.accelerator.device)
-        if args.world_size > 1:
-            number = self.accelerator.gather(number.view(1)).max()
-        self.pending.append(number)
-        if len(self.pending) > self.lag:
-            self.stopped_by = int(self.pending.pop(0))
-            if self.stopped_by:
-                control.should_log = control.should_save = True
+        self.stopped_by = self.received if args.world_size == 1 else self.agreed_signal()
+        if self.stopped_by:
+            control.should_log = control.should_save = True
+
+    def agreed_signal(self) -> int:
+        """The number of a signal that any process had received at this step, on a GPU at the step before; or 0."""
+        own = torch.full((1,), float(self.received), device=self.accelerator.device)
+        self.pending.append(DelayedValue(self.accelerator.gather(own).max()))
+        return int(self.pending.pop(0).read()) if len(self.pending) > self.lag else 0
 
     def on_save(self, args, state, control, **kwargs):
         if self.stopped_by:
