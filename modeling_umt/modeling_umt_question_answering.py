@@ -358,7 +358,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         return super().generate(encoder_outputs=encoder_outputs, attention_mask=attention_mask, **kwargs)
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs) -> dict:
-        """The inputs of `forward` at one step of `generate`: the complete answer so far, because there is no cache."""
+        """The inputs of `forward` at one step of `generate`: the complete answer so far, without a cache."""
         passed_on = {name: value for name, value in kwargs.items() if name not in CACHE_INPUTS}
         return {"decoder_input_ids": input_ids} | passed_on
 

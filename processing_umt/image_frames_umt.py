@@ -75,9 +75,8 @@ def animation_frames(image: "str | os.PathLike | Image.Image") -> list[Any]:
     if count == 1:
         return [opened]
     if opened is image and os.path.isfile(image.filename):
-        opened = open_image(
-            image.filename
-        )  # Pillow reads an animated PNG forward only, and the caller may be within it
+        # Pillow reads an animated PNG forward only, and the caller may be within it
+        opened = open_image(image.filename)
     return [AnimationFrame(opened, index) for index in range(first, count)]
 
 

@@ -384,7 +384,7 @@ class VideoReader:
 
     def _decode_all(self) -> tuple[list[int | None], list[int], list[int], list[int]]:
         """Times of all frames, number of frames shown before each packet, packets with errors, corrupt frames. In a
-        stream that starts within a group, the errors before its first frame are no damage."""
+        stream that starts within a group, the errors before its first frame are not damage."""
         times, shown_before, errors, corrupt = [], [], [], []
         self._codec.flush_buffers()
         for number, packet in itertools.chain(self._packets_from(0), [(self._num_packets, None)]):

@@ -34,7 +34,7 @@ class UMTVideoProcessorTest(mixins.VideoProcessingTestMixin, unittest.TestCase):
 
     def test_call_sample_frames(self):
         """The parts that hold. A clip has `num_frames` frames whatever the length of the video, by repetition of a
-        short one, as in the official code, and `fps` is no option; the mixin expects an error and the rate."""
+        short one, as in the official code, and `fps` is not an option; the mixin expects an error and the rate."""
         self.video_processor_tester.num_frames = 8
         videos = self.video_processor_tester.prepare_video_inputs(return_tensors="torch")
         processor = UMTVideoProcessor(**self.video_processor_dict)

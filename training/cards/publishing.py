@@ -111,12 +111,17 @@ def require_row(row: CheckpointRow, model: PreTrainedModel, config: PreTrainedCo
     ]
     if differing:
         raise ValueError(f"The file does not fit the row {row.name}: {'; '.join(differing)[:2000]}.")
-    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    broken = nonfinite_tensors(model.state_dict())
     if broken:
         raise ValueError(
             f"The file contains non-finite weights in {len(broken)} tensors, among them {broken[0]}. It is damaged, "
             "or from a run that diverged."
         )
+
+
+def nonfinite_tensors(state: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that contain NaN or infinite values."""
+    return [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
 
 
 def comparable(fields: PreTrainedConfig | dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ import modeling_umt
 
 from ..model_sources import architecture_of, describe_model, read_model_config
 from .card_template import code_block, environment, render_card, table
+from .publishing import nonfinite_tensors
 from .snippets import ANSWER, CLASSIFY, CLASSIFY_WITH_ADAPTER, COMPARE, EMBED, TEACH
+from .trainer_card import NO_LICENCE
 
 CARD, BASE = "README.md", "base"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -42,7 +44,6 @@ PUBLISHED = (
     "added_tokens.json", *ADAPTER,
 )  # fmt: skip
 _USE = re.compile(r"(?<=\n## Use\n\n)```python\n.*?```", re.DOTALL)
-_NO_LICENCE = "Whoever trained this model has not stated a licence for it."
 _TIMES = ("runtime", "samples_per_second", "steps_per_second")
 
 
@@ -78,7 +79,7 @@ def saved_model_card(folder: Path, repo_id: str | None = None, license: str | No
         card.text = _USE.sub(lambda match: use, "\n" + card.text).removeprefix("\n")
     if license is not None:
         card.data.license = license
-        card.text = card.text.replace(_NO_LICENCE, f"{license}.")
+        card.text = card.text.replace(NO_LICENCE, f"{license}.")
     return card
 
 
@@ -106,7 +107,7 @@ def new_card(folder: Path, config: dict[str, Any], use: str, license: str | None
         data="The data are not recorded in the model's folder.",
         results=recorded_results(folder),
         environment=table(("package", "version"), environment()),
-        licence=f"{license}." if license else _NO_LICENCE,
+        licence=f"{license}." if license else NO_LICENCE,
     )
 
 
@@ -222,7 +223,7 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def require_finite(source: Path, state: dict[str, torch.Tensor]) -> None:
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    broken = nonfinite_tensors(state)
     if broken:
         raise ValueError(
             f"{source} contains non-finite weights in {len(broken)} tensors, among them {broken[0]}: the run diverged."

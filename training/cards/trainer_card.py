@@ -14,6 +14,8 @@ from transformers import Trainer, TrainingArguments
 from .card_template import code_block, environment, render_card, table
 from .run_facts import display_name, hub_names
 
+NO_LICENCE = "Whoever trained this model has not stated a licence for it."
+
 
 @dataclass(frozen=True)
 class CardSections:
@@ -67,7 +69,7 @@ def trainer_card(
     folder = Path(trainer.args.output_dir).name
     model_name = model_name or Path(model_id or folder).name
     license = license or facts.license
-    stated = f"{license}." if license else "Whoever trained this model has not stated a licence for it."
+    stated = f"{license}." if license else NO_LICENCE
     metadata = ModelCardData(
         model_name=model_name,
         license=license,
@@ -163,9 +165,18 @@ def evaluated_dataset(trainer: Trainer) -> dict[str, str]:
 
 def final_evaluation(trainer: Trainer, metric: str) -> dict[str, float]:
     """The logged evaluation with `metric` of the weights that training ended with; empty if there was none."""
-    args, state = trainer.args, trainer.state
-    step = state.global_step
-    if args.load_best_model_at_end and state.best_global_step:
-        step = state.best_global_step
-    logged = [entry for entry in state.log_history if metric in entry and entry["step"] == step]
+    logged = [entry for entry in evaluations_of_weights(trainer) if metric in entry]
     return logged[-1] if logged else {}
+
+
+def evaluations_of_weights(trainer: Trainer) -> list[dict[str, float]]:
+    """The logged evaluations of the weights that training ended with: those of the best step if it was chosen."""
+    state = trainer.state
+    step = state.global_step
+    if trainer.args.load_best_model_at_end and state.best_global_step:
+        step = state.best_global_step
+    return [
+        entry
+        for entry in state.log_history
+        if entry["step"] == step and any(name.startswith("eval_") for name in entry)
+    ]

@@ -1,14 +1,13 @@
 """Command-line arguments that several commands share, and loading of the model and processor that they name."""
 
 import argparse
-import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from ..model_sources import describe_model, has_file, read_model_config, require_architecture
+from ..quiet_loading import quiet_loading
 
 CLASSIFIER = ("UMTForVideoClassification",)
 VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
@@ -91,22 +90,6 @@ def select_device(name: str | None) -> Any:
     if name not in present:
         raise ValueError(f"--device is {name!r}, which this machine does not have; it has {', '.join(present)}.")
     return torch.device(name)
-
-
-@contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without Transformers' progress bars and its report of weights, which the caller checks."""
-    from transformers.utils import logging
-
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
 
 
 def load_model(auto_class: Any, args: argparse.Namespace, suitable: tuple[str, ...], purpose: str) -> Any:

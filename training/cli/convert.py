@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..atomic_files import atomic_write
 from ..model_sources import read_model_config
-from .arguments import quiet_loading
+from ..quiet_loading import quiet_loading
 
 HELP = "convert an official UMT checkpoint to a folder that Transformers loads, or back"
 

@@ -6,8 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from ..quiet_loading import quiet_loading
 from ..suggestions import did_you_mean
-from .arguments import quiet_loading
 
 HELP = "upload a model to the Hub with its card and code: your own, or an official checkpoint, which is converted"
 ROW_OPTIONS = ("checkpoint", "vocabulary", "output")

@@ -8,7 +8,8 @@ of the student's frames is required, not a student.
 import argparse
 import os
 
-from .arguments import quiet_loading, require_at_least
+from ..quiet_loading import quiet_loading
+from .arguments import require_at_least
 
 HELP = "draw the visible tokens of a video and the teacher's attention"
 

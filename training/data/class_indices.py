@@ -31,7 +31,7 @@ def class_indices(labels: Sequence[str | int], names: Sequence[str], source: str
 
     Raises:
         ValueError: a label is neither the name nor the index of a class, or the name of several; or it is an integer
-            that is no name although classes have integers as names.
+            that is not a name although classes have integers as names.
     """
     indices_of = collections.defaultdict(list)
     for index, name in enumerate(names):

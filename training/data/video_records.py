@@ -77,7 +77,7 @@ def load_video_records(
         class_names: class names in the order of their indices, to which labels are mapped; for a second split,
             `records.features["label"].names` of the first one. Default: all names that occur, in alphabetical order;
             integer labels without names are indices.
-        with_labels: False leaves the labels out, so that missing or unclear ones are no error.
+        with_labels: False leaves the labels out, so that missing or unclear ones are not errors.
         streaming: read a Hub data set during training instead of downloading it first. Shards are always streamed.
 
     Returns:

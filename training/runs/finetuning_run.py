@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import HubStrategy
 
 from modeling_umt import (
@@ -31,13 +31,13 @@ from ..data.class_indices import class_names_of, normalize_name
 from ..data.labelled_records import check_classes, check_labels, describe_classes, hold_out, placeholder_names
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
-from ..model_sources import read_model_config
+from ..model_sources import architecture_of, read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
 from .initial_weights import load_initial_weights
 from .recipes import parse_recipe, require_keys
-from .resume import load_complete, report_end, save_with_card, train_or_resume
+from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
 from .run_folder import RunFolder
 
@@ -126,17 +126,19 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
         eval_dataset=load_evaluation_clips(run, args, eval_records, processor),
         run_facts=run_facts(run),
     )
-    if folder.is_complete:
-        return load_complete(trainer)
-    train_or_resume(trainer, folder, class_names)
-    if run.preset == "lora" and run.merge_lora:
+
+    def merge_adapter() -> None:
         trainer.model = trainer.model.merge_and_unload()
         if args.should_save:
             shutil.rmtree(base)
-    save_with_card(trainer)
-    folder.finish(pushed=args.push_to_hub)
-    report_end(trainer, f"umt classify VIDEO --model {args.output_dir}")
-    return trainer
+
+    return run_to_end(
+        trainer,
+        folder,
+        f"umt classify VIDEO --model {args.output_dir}",
+        class_names=class_names,
+        before_saving=merge_adapter if run.preset == "lora" and run.merge_lora else None,
+    )
 
 
 def run_facts(run: FineTuningRun) -> RunFacts:
@@ -229,11 +231,8 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
         weight = state.pop(key, None)
         if rows is not None:
             state[key] = weight[rows].clone()
-    for key in (
-        "norm.weight",
-        "norm.bias",
-    ):  # of a `UMTModel`; a classifier has `fc_norm` instead
-        state.pop(key, None)
+    for key in ("norm.weight", "norm.bias"):
+        state.pop(key, None)  # of a `UMTModel`; a classifier has `fc_norm` instead
     new = ("classifier.", "umt.fc_norm.", "attention_pooling.", "frame_pooling.")
     return load_initial_weights(
         UMTForVideoClassification, None, new, config=config, state_dict=state, dtype=torch.float32
@@ -251,13 +250,12 @@ def load_source(name: str) -> UMTPreTrainedModel:
         if isinstance(source, UMTPreTrainedModel):
             return source
         raise ValueError(f"{name} contains a {type(source).__name__}, not a UMT video encoder.")
-    read_model_config(name)  # an error that states what the name is
-    config = AutoConfig.from_pretrained(name)
-    architecture = (config.architectures or ["UMTModel"])[0]
+    config = read_model_config(name)
+    architecture, model_type = architecture_of(config) or "UMTModel", config.get("model_type")
     classes = {kind.__name__: kind for kind in (UMTModel, UMTForPreTraining, UMTForVideoClassification)}
-    if config.model_type != "umt" or architecture not in classes:
+    if model_type != "umt" or architecture not in classes:
         raise ValueError(
-            f"{name} is a {architecture} of type {config.model_type!r}; fine-tuning starts from a saved UMT video "
+            f"{name} is a {architecture} of type {model_type!r}; fine-tuning starts from a saved UMT video "
             f"model: {', '.join(classes)}."
         )
     return load_initial_weights(classes[architecture], name)

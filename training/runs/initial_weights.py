@@ -4,13 +4,10 @@ Transformers prints a report for every model with new weights, which a run alway
 decoders of a teacher. A run names its new weights in a line, and refuses a checkpoint that lacks any others.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from accelerate import PartialState
-from huggingface_hub.utils import enable_progress_bars
 from transformers import PreTrainedModel
-from transformers.utils import logging
+
+from ..quiet_loading import quiet_loading
 
 
 def load_initial_weights(
@@ -27,14 +24,10 @@ def load_initial_weights(
     Raises:
         ValueError: the checkpoint lacks other weights, has some that the model does not have, or has other shapes.
     """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
+    with quiet_loading():
         model, report = model_class.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
-    finally:
-        logging.set_verbosity(verbosity)
     for key, saved, expected in sorted(report["mismatched_keys"]):
         raise ValueError(
             f"{name or 'The checkpoint'} does not fit the model of this run: {key} has the shape {tuple(saved)} and "
@@ -53,16 +46,3 @@ def load_initial_weights(
     if missing and PartialState().is_main_process:
         print(f"new weights: {', '.join(dict.fromkeys(key.rpartition('.')[0] for key in missing))}", flush=True)
     return model
-
-
-@contextmanager
-def without_weight_bars() -> Iterator[None]:
-    """Context manager in which Transformers shows no bar for reading and writing weights; downloads keep theirs."""
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    enable_progress_bars()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()

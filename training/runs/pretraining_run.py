@@ -25,7 +25,7 @@ from ..trainers.teachers import load_teacher, size_teacher
 from .estimate import describe_cost, estimate_pretraining
 from .initial_weights import load_initial_weights
 from .recipes import parse_recipe, require_keys
-from .resume import load_complete, report_end, save_with_card, train_or_resume
+from .resume import run_to_end
 from .run_clips import data_seed, training_clips, training_crop
 from .run_folder import RunFolder
 
@@ -84,13 +84,7 @@ def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTP
         train_dataset=load_training_clips(run, args, student.config),
         run_facts=run_facts(run),
     )
-    if folder.is_complete:
-        return load_complete(trainer)
-    train_or_resume(trainer, folder)
-    save_with_card(trainer)
-    folder.finish(pushed=args.push_to_hub)
-    report_end(trainer, f"umt finetune --data CLIPS --init-from {args.output_dir} --output-dir NEW")
-    return trainer
+    return run_to_end(trainer, folder, f"umt finetune --data CLIPS --init-from {args.output_dir} --output-dir NEW")
 
 
 def run_facts(run: PreTrainingRun) -> RunFacts:

@@ -18,7 +18,7 @@ from ..data.video_dataset import VideoClipDataset
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
 from .recipes import parse_recipe, require_keys
-from .resume import load_complete, report_end, save_with_card, train_or_resume
+from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
 from .run_folder import RunFolder
 from .video_text_run import load_stage2, require_vocabulary
@@ -94,13 +94,7 @@ def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[s
         k=run.scored,
         run_facts=run_facts(run),
     )
-    if folder.is_complete:
-        return load_complete(trainer)
-    train_or_resume(trainer, folder)
-    save_with_card(trainer)
-    folder.finish(pushed=args.push_to_hub)
-    report_end(trainer, f'umt ask VIDEO "QUESTION" --model {args.output_dir}')
-    return trainer
+    return run_to_end(trainer, folder, f'umt ask VIDEO "QUESTION" --model {args.output_dir}')
 
 
 def run_facts(run: QuestionAnsweringRun) -> RunFacts:

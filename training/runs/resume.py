@@ -6,7 +6,7 @@ saved resumes from the checkpoint before; Trainer would take the newest folder a
 
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,44 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..cards.trainer_card import evaluations_of_weights
 from ..trainers.base_trainer import UMTTrainer
 from ..trainers.checkpoint_files import checkpoint_problem
 from ..trainers.run_progress import log_line
 from ..trainers.run_state import RunState
 from .run_folder import RunFolder
+
+
+def run_to_end(
+    trainer: UMTTrainer,
+    folder: RunFolder,
+    next_command: str,
+    *,
+    class_names: Sequence[str] = (),
+    before_saving: Callable[[], None] | None = None,
+) -> UMTTrainer:
+    """Train a run, or the rest of it, save the model with its card, and report the result. A complete run is loaded.
+
+    Args:
+        trainer: The trainer of the run.
+        folder: The folder of the run.
+        next_command: A command that uses the model, to print at the end.
+        class_names: Names of the classes, which must not change when the run is resumed.
+        before_saving (*optional*): Called with the trained model in the trainer.
+
+    Returns:
+        The trainer, with the trained model.
+    """
+    if folder.is_complete:
+        load_complete(trainer)
+        return trainer
+    train_or_resume(trainer, folder, class_names)
+    if before_saving is not None:
+        before_saving()
+    save_with_card(trainer)
+    folder.finish(pushed=trainer.args.push_to_hub)
+    report_end(trainer, next_command)
+    return trainer
 
 
 def train_or_resume(trainer: UMTTrainer, folder: RunFolder, class_names: Sequence[str] = ()) -> None:
@@ -99,8 +132,8 @@ def saved_state(trainer: UMTTrainer) -> RunState:
     return state
 
 
-def load_complete(trainer: UMTTrainer) -> UMTTrainer:
-    """The trainer of a complete run with the state and the weights that were saved; prints that nothing is trained."""
+def load_complete(trainer: UMTTrainer) -> None:
+    """Load state and weights of a complete run into its trainer, and print that nothing is trained."""
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         print(f"the run in {folder} is complete; nothing is trained or changed", flush=True)
@@ -111,7 +144,6 @@ def load_complete(trainer: UMTTrainer) -> UMTTrainer:
         load_model(trainer.model, folder / SAFE_WEIGHTS_NAME)
     else:
         trainer.model.load_adapter(folder, trainer.model.active_adapter)
-    return trainer
 
 
 def report_end(trainer: UMTTrainer, next_command: str) -> None:
@@ -121,11 +153,9 @@ def report_end(trainer: UMTTrainer, next_command: str) -> None:
     folder, state = trainer.args.output_dir, trainer.state
     seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
     print("done" + (f" in {datetime.timedelta(seconds=round(seconds[-1]))}" if seconds else ""))
-    step = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
-    for entry in state.log_history:
-        if entry["step"] == step and any(name.startswith("eval_") for name in entry):
-            metrics = {name: value for name, value in entry.items() if name != "step"}
-            print(f"saved weights, {log_line(metrics, step, state.max_steps, entry['epoch'])}")
+    for entry in evaluations_of_weights(trainer):
+        metrics = {name: value for name, value in entry.items() if name != "step"}
+        print(f"saved weights, {log_line(metrics, entry['step'], state.max_steps, entry['epoch'])}")
     print(f"saved to {folder}: weights, processor, code, and the model card {os.path.join(folder, 'README.md')}")
     print(f"next: {next_command}", flush=True)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoProcessor, set_seed
+from transformers import AutoProcessor, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from modeling_umt import (
@@ -34,13 +34,13 @@ from ..data.captioned_records import CaptionedRecords
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..evaluation.retrieval import RetrievalSet, retrieval_set
-from ..model_sources import read_model_config
+from ..model_sources import architecture_of, read_model_config
 from ..trainers.activation_checkpointing import checkpoint_first_blocks
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.retrieval import UMTRetrievalTrainer
 from ..trainers.video_text import UMTVideoTextArguments
 from .recipes import parse_recipe, require_keys
-from .resume import load_complete, report_end, save_with_card, train_or_resume
+from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, training_crop
 from .run_folder import RunFolder
 from .video_text_run import require_vocabulary
@@ -137,13 +137,7 @@ def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
         trim_seconds=run.trim_seconds,
         run_facts=run_facts(run),
     )
-    if folder.is_complete:
-        return load_complete(trainer)
-    train_or_resume(trainer, folder)
-    save_with_card(trainer)
-    folder.finish(pushed=args.push_to_hub)
-    report_end(trainer, f'umt search "TEXT" VIDEOS --model {args.output_dir}')
-    return trainer
+    return run_to_end(trainer, folder, f'umt search "TEXT" VIDEOS --model {args.output_dir}')
 
 
 def run_facts(run: RetrievalRun) -> RunFacts:
@@ -219,13 +213,13 @@ def load_retrieval_model(run: RetrievalRun) -> UMTForVideoTextPreTraining:
     if run.init_from.endswith(".pth"):
         start = convert_umt_checkpoint(run.init_from)
     else:
-        read_model_config(run.init_from)  # an error that states what the name is
-        config = AutoConfig.from_pretrained(run.init_from)
-        if config.model_type != UMTVideoTextConfig.model_type:
+        config = read_model_config(run.init_from)
+        model_type = config.get("model_type")
+        if model_type != UMTVideoTextConfig.model_type:
             raise ValueError(
-                f"{run.init_from} is a {config.model_type} model; retrieval is fine-tuned from a umt_video_text model."
+                f"{run.init_from} is a {model_type} model; retrieval is fine-tuned from a umt_video_text model."
             )
-        if "UMTForVideoQuestionAnswering" in (config.architectures or ()):
+        if architecture_of(config) == "UMTForVideoQuestionAnswering":
             raise ValueError(
                 f"{run.init_from} contains a UMTForVideoQuestionAnswering, which lacks the projections and the "
                 "temperature of a stage-2 or retrieval model."

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from ..quiet_loading import without_weight_bars
 from ..trainers.base_trainer import UMTTrainer
-from .initial_weights import without_weight_bars
 from .recipes import for_this_machine, parse_recipe, read_recipe, recipe_values
 from .task_classes import TASKS, find_task, task_classes
 

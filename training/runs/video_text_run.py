@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from modeling_umt import (
@@ -36,7 +36,7 @@ from .estimate_video_text import PUBLISHED_TEXTS, describe_video_text_cost, esti
 from .initial_weights import load_initial_weights
 from .pretraining_run import load_student
 from .recipes import parse_recipe
-from .resume import load_complete, report_end, save_with_card, train_or_resume
+from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_clips, training_crop
 from .run_folder import RunFolder
 
@@ -129,13 +129,7 @@ def pretrain_stage2(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTV
         eval_dataset=load_evaluation_clips(run, processor),
         run_facts=run_facts(run, uses_teacher),
     )
-    if folder.is_complete:
-        return load_complete(trainer)
-    train_or_resume(trainer, folder)
-    save_with_card(trainer)
-    folder.finish(pushed=args.push_to_hub)
-    report_end(trainer, f'umt search "TEXT" VIDEOS --model {args.output_dir}')
-    return trainer
+    return run_to_end(trainer, folder, f'umt search "TEXT" VIDEOS --model {args.output_dir}')
 
 
 def run_facts(run: VideoTextRun, uses_teacher: bool) -> RunFacts:
@@ -183,8 +177,7 @@ def load_stage2(name: str, fields: Mapping[str, Any]) -> UMTForVideoTextPreTrain
         return load_initial_weights(
             UMTForVideoTextPreTraining, None, new, config=config, state_dict=official.state_dict()
         )
-    read_model_config(name)  # an error that states what the name is
-    if AutoConfig.from_pretrained(name).model_type != UMTVideoTextConfig.model_type:
+    if read_model_config(name).get("model_type") != UMTVideoTextConfig.model_type:
         return None
     return load_initial_weights(UMTForVideoTextPreTraining, name, new, dtype=torch.float32, **fields)
 

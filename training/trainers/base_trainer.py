@@ -102,7 +102,8 @@ class UMTTrainer(Trainer):
         self.replace_progress_callback()
         self.add_callback(self.guard)
         self.add_callback(RunReport(self))
-        self.add_callback(OptimizerSettings.of(self.args))
+        self.optimizer_settings = OptimizerSettings.of(self.args)
+        self.add_callback(self.optimizer_settings)
         self.add_callback(CurvePicture)
         self.stop_on_signal = StopOnSignal(self.accelerator)
         self.add_callback(self.stop_on_signal)
@@ -137,7 +138,7 @@ class UMTTrainer(Trainer):
             (problem,) = broadcast_object_list([checkpoint_problem(checkpoint) if is_main else None])
             if problem is not None:
                 raise ValueError(f"Training can't resume from {resume_from_checkpoint}: {problem}.")
-            OptimizerSettings.of(self.args).check(resume_from_checkpoint)
+            self.optimizer_settings.check(resume_from_checkpoint)
             self.resumed_folder = os.path.dirname(os.path.abspath(resume_from_checkpoint))
         with self.stop_on_signal.handled():
             return super().train(resume_from_checkpoint, **kwargs)

@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -72,10 +71,8 @@ class StopOnSignal(TrainerCallback):
         return int(self.pending.pop(0).read()) if len(self.pending) > self.lag else 0
 
     def on_save(self, args, state, control, **kwargs):
-        if self.stopped_by:
-            self.stop(args, state)
-
-    def stop(self, args, state) -> NoReturn:
+        if not self.stopped_by:
+            return
         if state.is_world_process_zero:
             name = signal.Signals(self.stopped_by).name
             checkpoint = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")

@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from modeling_umt import UMTConfig, UMTDinov2Teacher, UMTTeacherConfig, UMTTeacherModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import read_official_state_dict, teacher_config
@@ -38,8 +38,7 @@ def load_teacher(name: str, student: UMTConfig, image_size: int | None = None) -
         state = read_official_state_dict(name)
         sizes = teacher_config(state, None).to_dict() | fields | image_size_field(image_size)
         return convert_umt_checkpoint(state, UMTTeacherConfig.from_dict(sizes))
-    read_model_config(name, "teacher")  # an error that states what the name is
-    family = AutoConfig.from_pretrained(name).model_type
+    family = read_model_config(name, "teacher").get("model_type")
     if family == "umt_teacher":
         return UMTTeacherModel.from_pretrained(name, **fields)
     if family in ("clip", "clip_vision_model"):

@@ -1,7 +1,7 @@
 """The training arguments of UMT's recipes: Transformers' own, with the fields of the recipes, in checked ranges.
 
 Arguments that the trainers would ignore are refused. Those whose defaults in Transformers are in use there, such as
-`learning_rate`, are None by default, as a given value could not be told from the default.
+`learning_rate`, are None by default, as a given value could not be distinguished from the default.
 """
 
 import os

@@ -79,7 +79,7 @@ def test_published_recipes(recipe, student, teacher, flops, monkeypatch, capsys,
     def refuse(*args, **kwargs):
         raise AssertionError("an estimate does not load or train")
 
-    for name in ("load_training_clips", "UMTPreTrainingTrainer", "train_or_resume"):
+    for name in ("load_training_clips", "UMTPreTrainingTrainer", "run_to_end"):
         monkeypatch.setattr(pretraining_run, name, refuse)
     monkeypatch.chdir(tmp_path)
     assert main(["pretrain", "--config", recipe, "--estimate"]) == 0

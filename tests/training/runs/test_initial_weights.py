@@ -5,7 +5,8 @@ from finetuning_tools import SIZES, save_stage1
 from safetensors.torch import load_file, save_file
 
 from modeling_umt import UMTForPreTraining, UMTForVideoClassification
-from umt_training.runs.initial_weights import load_initial_weights, without_weight_bars
+from umt_training.quiet_loading import without_weight_bars
+from umt_training.runs.initial_weights import load_initial_weights
 
 
 def test_new_weights_are_named(tmp_path, capfd):
