@@ -78,10 +78,10 @@ def write_clip(
 
 
 def decode_in_order(video) -> list[np.ndarray]:
-    """Plain sequential decoding: every frame that FFmpeg returns, RGB, rotated as specified."""
+    """Plain sequential decoding: every frame of FFmpeg's best video stream, RGB, rotated as specified."""
     frames = []
     with av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video)) as container:
-        for frame in container.decode(video=0):
+        for frame in container.decode(container.streams.best("video")):
             # one scaling thread: by default every frame starts a thread pool
             image = frame.reformat(format="rgb24", threads=1).to_ndarray()
             frames.append(np.rot90(image, frame.rotation // 90))
