@@ -4,6 +4,7 @@ The process is forked, so that a crash, a hang or a leak of one case touches no 
 It has a time limit; its peak memory is that of `wait4`, as growth over the memory at the fork.
 """
 
+import faulthandler
 import gc
 import json
 import os
@@ -104,6 +105,7 @@ def _run_forked(case: Case, folder: Path) -> None:
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        faulthandler.disable()  # that of a test process has a copy of its stderr
         (folder / "memory.txt").write_text(str(resident("VmRSS")))  # less than before: a fork maps no files
         limit = resident("VmSize") + _ADDRESS_SPACE
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))

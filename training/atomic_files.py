@@ -1,5 +1,6 @@
 """Atomic file writes: write to a temporary file, then rename it."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -38,3 +39,22 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: str | os.PathLike) -> None:
+    """Check, before a long computation, that `atomic_write` can write a file.
+
+    Raises:
+        OSError: `path` is a folder, or the nearest existing folder above it is a file or not writable.
+    """
+    path = Path(path).absolute()
+    folder = next(parent for parent in path.parents if parent.exists())
+    code = 0
+    if path.is_dir():
+        code = errno.EISDIR
+    elif not folder.is_dir():
+        code = errno.ENOTDIR
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        code = errno.EACCES
+    if code:
+        raise OSError(code, os.strerror(code), str(path))

@@ -6,14 +6,10 @@ whose dot product with a text's vector is their similarity.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from ..atomic_files import atomic_write
 from ..data.batching import batches
 from ..data.video_files import list_video_files
 from ..terminal import printable
@@ -48,14 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the vectors. Returns 1 if a video is broken; its windows before the error are kept."""
-    if args.output.suffix not in (".npy", ".parquet"):
-        raise ValueError(f"--output is {args.output}; expected a file name that ends in .npy or .parquet.")
+    from ..search.vector_files import require_writable_vectors, write_vectors
+
+    require_writable_vectors(args.output)
     if args.stride is not None and args.window is None:
         raise ValueError("--stride was given without --window; add the length of a window.")
     require_at_least(args, batch_size=1)
     require_positive_seconds(args, "window", "stride")
     files = list_video_files(args.videos)
 
+    import numpy as np
     import torch
     from tqdm import tqdm
     from transformers import AutoModel
@@ -73,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model} cannot embed: windows are read by a UMTVideoProcessor, and this model has a "
             f"{type(processor).__name__}."
         )
-    rows, vectors, errors = [], [], []
+    errors = []
     with tqdm(unit="clip", total=0, delay=1, file=sys.stderr, leave=False) as progress:
 
         def clips() -> Iterator[tuple[dict, torch.Tensor]]:
@@ -87,41 +85,24 @@ def run(args: argparse.Namespace) -> int:
         def announce(count: int) -> None:
             progress.total += count
 
-        for batch in batches(clips(), args.batch_size):
-            pixel_values_videos = torch.cat([clip for _, clip in batch]).to(model.device, model.dtype)
-            with torch.inference_mode():
-                found = clip_vectors(model, pixel_values_videos).cpu()
-            for (row, _), vector in zip(batch, found, strict=True):
-                if not vector.isfinite().all():
-                    raise ValueError(
-                        f"{row['video']}: the vector of the window at {row['start']:g} s is not finite in "
-                        f"{model.dtype}; use --dtype float32, or check the weights. Nothing was written."
-                    )
-            rows.extend(row for row, _ in batch)
-            vectors.append(found.numpy())
-            progress.update(len(batch))
-    if not rows:
-        raise ValueError(f"None of the {len(files)} videos could be read; nothing was written.")
-    write_vectors(args.output, rows, np.concatenate(vectors))
-    print(f"{args.output}: {len(rows)} vectors of dimension {vectors[0].shape[1]}")
+        def embedded() -> Iterator[tuple[list[dict], np.ndarray]]:
+            num_rows = 0
+            for batch in batches(clips(), args.batch_size):
+                pixel_values_videos = torch.cat([clip for _, clip in batch]).to(model.device, model.dtype)
+                with torch.inference_mode():
+                    vectors = clip_vectors(model, pixel_values_videos).cpu()
+                for (row, _), vector in zip(batch, vectors, strict=True):
+                    if not vector.isfinite().all():
+                        raise ValueError(
+                            f"{row['video']}: the vector of the window at {row['start']:g} s is not finite in "
+                            f"{model.dtype}; use --dtype float32, or check the weights. Nothing was written."
+                        )
+                yield [row for row, _ in batch], vectors.numpy()
+                num_rows += len(batch)
+                progress.update(len(batch))
+            if num_rows == 0:
+                raise ValueError(f"None of the {len(files)} videos could be read; nothing was written.")
+
+        number, dimension = write_vectors(args.output, embedded())
+    print(f"{args.output}: {number} vectors of dimension {dimension}")
     return 1 if errors else 0
-
-
-def write_vectors(output: Path, rows: list[dict], vectors: np.ndarray) -> None:
-    """Writes float32 `vectors` `(len(rows), dim)` and the description of their rows; files are written atomically."""
-    if output.suffix == ".npy":
-        # both files or neither
-        with atomic_write(output.with_suffix(".json")) as description, atomic_write(output) as temporary:
-            text = json.dumps(rows, indent=1, ensure_ascii=False)
-            description.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are not UTF-8
-            with temporary.open("wb") as file:
-                np.save(file, vectors)
-    else:
-        import pyarrow
-        from pyarrow import parquet
-
-        columns = {name: [row[name] for row in rows] for name in ("video", "start", "end")}
-        flat = pyarrow.array(vectors.reshape(-1))
-        columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-        with atomic_write(output) as temporary:
-            parquet.write_table(pyarrow.table(columns), temporary)

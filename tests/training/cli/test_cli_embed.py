@@ -13,6 +13,7 @@ from video_files import write_noise
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
 from processing_umt import UMTVideoProcessor
 from umt_training.cli import embed as cli_embed
+from umt_training.search import vector_files
 
 av = pytest.importorskip("av")
 
@@ -144,10 +145,21 @@ def test_vectors_that_are_not_finite_are_an_error(videos, tmp_path):
 
 
 def test_both_files_of_npy_are_written_or_neither(model, videos, tmp_path, monkeypatch):
-    def full_disk(file, vectors):
+    def full_disk(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full_disk)
+    monkeypatch.setattr(vector_files, "_write_header", full_disk)
     with pytest.raises(OSError, match="No space left"):
         run(videos, "--model", model, "--output", tmp_path / "vectors.npy")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "vectors.parquet"])
+def test_the_output_is_checked_before_the_model_is_loaded(videos, tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=rf"Not a directory.*{name}"):
+        run(videos, "--model", "unused", "--output", tmp_path / "file" / name)
+    (tmp_path / "vectors.parquet").mkdir()
+    (tmp_path / "vectors.json").mkdir()
+    with pytest.raises(OSError, match=r"Is a directory.*vectors"):
+        run(videos, "--model", "unused", "--output", tmp_path / name)
