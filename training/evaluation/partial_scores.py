@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
-from ..atomic_files import named_errors
+from ..atomic_files import named_errors, require_writable
 
 
 class PartialScores:
@@ -31,6 +31,9 @@ class PartialScores:
         videos, names: the videos of the rows and their names, see `video_keys`.
         width: number of values of a row.
         model, processor, settings: all else that the scores depend on, see `fingerprint`.
+
+    Raises:
+        OSError: the folder can't be written.
 
     Attributes:
         folder: the folder of these scores, named by their fingerprint; to be removed once the results are written.
@@ -53,6 +56,7 @@ class PartialScores:
             self.folder = Path(folder) / fingerprint(model, processor, {**settings, "names": names})
             # files in the order of their names are in that of time
             self.file = self.folder / f"{time.time_ns():020}-{secrets.token_hex(8)}.scores"
+            require_writable(self.file)
 
     def read(self) -> dict[int, np.ndarray]:
         """Row → values, float64 `(width,)`, the same in every process, each of which must call it.
