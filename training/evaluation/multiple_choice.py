@@ -23,7 +23,7 @@ from modeling_umt.modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit
 from processing_umt import UMTProcessor
 
 from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips, video_names
-from .computation import autocast, dtype_name, evaluation_mode
+from .computation import autocast, dtype_name, evaluation_mode, require_finite
 from .partial_scores import PartialScores
 
 MATCHING_WEIGHT = 0.7
@@ -124,7 +124,8 @@ def evaluate_multiple_choice(
         The same scores in every process.
 
     Raises:
-        ValueError: a table that `check_choices` refuses, or none of the videos can be read.
+        ValueError: a table that `check_choices` refuses, scores that are not finite, or none of the videos can be
+            read.
     """
     check_choices(records)
     names, options = video_names(records), list(records["caption"])
@@ -147,6 +148,7 @@ def evaluate_multiple_choice(
             pixels = normalize_clips(clips.video_processor, clip[None].to(model.device)).to(model.dtype)
             with autocast(model, autocast_dtype):
                 scores = score_options(model, **texts, pixel_values_videos=pixels)
+            require_finite(scores, names[row], dtype)
             found[row] = int(scores[0].argmax())
             partial.write(row, found[row])
 

@@ -25,7 +25,7 @@ from processing_umt import UMTProcessor
 from ..data.question_records import type_name
 from ..data.video_dataset import video_name
 from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips, video_names
-from .computation import autocast, dtype_name, evaluation_mode
+from .computation import autocast, dtype_name, evaluation_mode, require_finite
 from .partial_scores import PartialScores
 
 
@@ -114,8 +114,8 @@ def evaluate_questions(
         The same scores in every process.
 
     Raises:
-        ValueError: no questions, several answers to a question, a question without a type, or none of the videos can
-            be read.
+        ValueError: no questions, several answers to a question, a question without a type, scores that are not finite,
+            or none of the videos can be read.
     """
     answers = [_only_answer(answer) for answer in records["answer"]]
     question_ids, questions = list(records["question_id"]), list(records["question"])
@@ -142,8 +142,9 @@ def evaluate_questions(
                 broken[rows[0]] = frames
                 continue
             asked = [questions[row] for row in rows]
-            answered = _answer_questions(model, processor, frames, asked, encoded, k, autocast_dtype)
-            found |= dict(zip(rows, answered, strict=True))
+            best_first, scores = _rank_answers(model, processor, frames, asked, encoded, k, autocast_dtype)
+            require_finite(scores, names[rows[0]], dtype)
+            found |= dict(zip(rows, best_first[:, 0].tolist(), strict=True))
             for row in rows:
                 partial.write(row, found[row])
 
@@ -199,7 +200,7 @@ def _rows_by_video(records: Dataset) -> list[list[int]]:
     return list(rows.values())
 
 
-def _answer_questions(
+def _rank_answers(
     model: PreTrainedModel,
     processor: UMTProcessor,
     frames: torch.Tensor,
@@ -207,16 +208,16 @@ def _answer_questions(
     candidates: Mapping[str, torch.Tensor],
     k: int,
     autocast_dtype: torch.dtype | None,
-) -> list[int]:
-    """Index of the best candidate for each question about a clip, uint8 (frames, channels, height, width)."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Candidates and their scores for each question about a clip, uint8 (frames, channels, height, width), as
+    `rank_answers` returns them."""
     inputs = processor(text=questions, return_tensors="pt").to(model.device)
     pixels = normalize_clips(processor.video_processor, frames[None].to(model.device))
     with autocast(model, autocast_dtype):
-        best, _ = model.rank_answers(
+        return model.rank_answers(
             **inputs,
             pixel_values_videos=pixels.to(model.dtype),
             candidate_ids=candidates["input_ids"],
             candidate_attention_mask=candidates["attention_mask"],
             k=k,
         )
-    return best[:, 0].tolist()
