@@ -1,7 +1,8 @@
 """`umt evaluate`: a model on a data set, by the protocols of UMT (arXiv 2303.16058, section 4).
 
 A task is a module `evaluate_<task>.py` with `add_task_arguments(group)`, which returns the options that only this task
-has, and `evaluate(args, state)`, which returns the folder of the results.
+has, and `evaluate(args, state)`, which returns the folder of the results. After an interruption the same command
+resumes from the scores in `partial` there.
 
 With `accelerate launch -m umt_training.cli evaluate …` or `torchrun -m umt_training.cli evaluate …` the videos are
 sharded across processes. Skipped videos are counted in the printed table and listed in `results.json`; they do not

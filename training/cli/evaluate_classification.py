@@ -1,18 +1,19 @@
-"""`umt evaluate --task classification`: top-1, top-5 and per-class accuracy (UMT, arXiv 2303.16058, section 4).
-
-The same command after an interruption resumes from the scores that are already computed.
-"""
+"""`umt evaluate --task classification`: top-1, top-5 and per-class accuracy (UMT, arXiv 2303.16058, section 4)."""
 
 import argparse
-import contextlib
 import io
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 from .arguments import CLASSIFIER, load_model, load_processor, require_at_least
-from .evaluate_common import computation_options, default_output, report_results, write_csv, write_file
+from .evaluate_common import (
+    computation_options,
+    default_output,
+    remove_partial_scores,
+    report_results,
+    write_csv,
+    write_file,
+)
 
 
 def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
@@ -69,8 +70,6 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
         **computation_options(args, model.device),
     )
     if state.is_main_process:
-        if scores.num_resumed:
-            print(f"{scores.num_resumed} videos were scored before an interruption", file=sys.stderr)
         names = class_names_of(model.config)
         title = f"{Path(args.model).name} on {Path(args.data).name}: top-1 {scores.top1:.2f} % of {len(scores.videos)}"
         write_tables(output, scores, names, title)
@@ -85,15 +84,11 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             protocol=scores.protocol,
             dataset={"num_videos": len(scores.videos) + len(scores.skipped), "num_scored": len(scores.videos)},
             metrics=metrics,
-            skipped=scores.skipped,
+            scores=scores,
             table=table(scores, metrics),
             effect="not counted:",
         )
-    state.wait_for_everyone()  # partial scores are removed only after the results are written
-    if state.is_local_main_process:
-        shutil.rmtree(scores.partial_folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty if it has scores of another, unfinished evaluation
-            scores.partial_folder.parent.rmdir()
+    remove_partial_scores(scores.partial_folder, state)
     return output
 
 

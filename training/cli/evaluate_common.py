@@ -2,12 +2,15 @@
 
 import argparse
 import collections
+import contextlib
 import csv
 import datetime
 import importlib.metadata
 import io
 import json
 import os
+import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -65,11 +68,11 @@ def report_results(
     protocol: dict[str, Any],
     dataset: dict[str, Any],
     metrics: dict[str, Any],
-    skipped: list[Any],
+    scores: Any,
     table: list[str],
     effect: str,
 ) -> None:
-    """Writes `results.json` and prints a table.
+    """Writes `results.json` and prints a table, and, to stderr, the number of resumed videos.
 
     Args:
         output: folder of the results.
@@ -77,7 +80,7 @@ def report_results(
         config: configuration of the model.
         model, dataset: task-specific entries of `model` and `dataset` in `results.json`.
         protocol, metrics: entries of `results.json`.
-        skipped: `SkippedVideo`s.
+        scores: results of the evaluation, with `skipped` and `num_resumed`.
         table: lines to print.
         effect: effect of skipped videos on the metrics, such as "not counted:".
     """
@@ -90,19 +93,30 @@ def report_results(
             "root": args.root,
             "split": args.split,
             **dataset,
-            "num_skipped": len(skipped),
-            "skipped": [video._asdict() for video in skipped],
+            "num_skipped": len(scores.skipped),
+            "skipped": [video._asdict() for video in scores.skipped],
         },
         "metrics": metrics,
         "versions": {package: _version(package) for package in PACKAGES},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_file(output / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+    if scores.num_resumed:
+        print(f"{scores.num_resumed} videos were scored before an interruption", file=sys.stderr)
     print("\n".join(table))
-    if skipped:
-        reasons = collections.Counter(video.reason for video in skipped).most_common()
+    if scores.skipped:
+        reasons = collections.Counter(video.reason for video in scores.skipped).most_common()
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
-        print(f"  {effect} {len(skipped)} videos that can't be read ({listed})")
+        print(f"  {effect} {len(scores.skipped)} videos that can't be read ({listed})")
+
+
+def remove_partial_scores(folder: Path, state: Any) -> None:
+    """Removes the saved scores once the main process has written the results. Every process must call it."""
+    state.wait_for_everyone()
+    if state.is_local_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty if it has scores of another, unfinished evaluation
+            folder.parent.rmdir()
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

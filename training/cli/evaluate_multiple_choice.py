@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import load_video_text_model
-from .evaluate_common import computation_options, default_output, report_results, write_csv
+from .evaluate_common import computation_options, default_output, remove_partial_scores, report_results, write_csv
 
 
 def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
@@ -22,9 +22,10 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
 
     records = load_video_records(args.data, root=args.root, split=args.split, with_labels=False)
     model, processor = load_video_text_model(args, "choose captions")
-    scores = evaluate_multiple_choice(model, processor, records, **computation_options(args, model.device))
+    output = args.output or default_output(args, f"multiple_choice-{processor.video_processor.num_frames}frames")
+    options = computation_options(args, model.device)
+    scores = evaluate_multiple_choice(model, processor, records, partial_folder=output / "partial", **options)
     protocol = scores.protocol
-    output = args.output or default_output(args, f"multiple_choice-{protocol['frames']}frames")
     if state.is_main_process:
         rows = zip(records["video"], scores.answers, scores.choices, strict=True)
         write_csv(output / "choices.csv", ["video", "answer", "choice"], rows)
@@ -37,11 +38,12 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             protocol=protocol,
             dataset={"num_questions": len(scores.answers)},
             metrics={"accuracy": scores.accuracy},
-            skipped=scores.skipped,
+            scores=scores,
             table=[
                 f"{len(scores.answers)} videos, {protocol['frames']} frames ({protocol['dtype']})",
                 f"  accuracy {scores.accuracy:6.2f} %",
             ],
             effect="counted as wrong:",
         )
+    remove_partial_scores(scores.partial_folder, state)
     return output

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import ANSWERER, load_model, require_at_least
-from .evaluate_common import computation_options, default_output, report_results, write_csv
+from .evaluate_common import computation_options, default_output, remove_partial_scores, report_results, write_csv
 
 
 def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
@@ -46,6 +46,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     records = load_question_records(args.data, root=args.root, split=args.split)
     model = load_model(AutoModelForVisualQuestionAnswering, args, ANSWERER, "answer questions")
     processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    output = args.output or default_output(args, f"question_answering-{processor.video_processor.num_frames}frames")
     scores = evaluate_questions(
         model,
         processor,
@@ -53,9 +54,9 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
         candidates,
         k=args.scored,
         types=types,
+        partial_folder=output / "partial",
         **computation_options(args, model.device),
     )
-    output = args.output or default_output(args, f"question_answering-{scores.protocol['frames']}frames")
     if state.is_main_process:
         num_unread = scores.predictions.count(None)
         rows = zip(scores.question_ids, scores.questions, scores.answers, scores.predictions, strict=True)
@@ -69,10 +70,11 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             protocol=scores.protocol | {"answers": args.answers},
             dataset={"num_questions": len(scores.questions), "num_unread_questions": num_unread},
             metrics={"accuracy": scores.accuracy, "accuracy_by_type": scores.accuracy_by_type},
-            skipped=scores.skipped,
+            scores=scores,
             table=table(scores),
             effect=f"counted as wrong: {num_unread} questions about",
         )
+    remove_partial_scores(scores.partial_folder, state)
     return output
 
 

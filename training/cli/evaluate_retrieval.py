@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import load_video_text_model, require_at_least, require_positive_seconds
-from .evaluate_common import computation_options, default_output, report_results
+from .evaluate_common import computation_options, default_output, remove_partial_scores, report_results
 
 
 def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
@@ -61,18 +61,20 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
         args.several_videos,
     )
     model, processor = load_video_text_model(args, "be evaluated in retrieval")
+    num_frames = args.frames or processor.video_processor.num_frames
+    output = args.output or default_output(args, f"retrieval-{num_frames}frames")
     scores = evaluate_retrieval(
         model,
         processor,
         data,
-        num_frames=args.frames,
+        num_frames=num_frames,
         max_text_length=args.max_text_length,
         num_reranked=args.reranked,
         trim_seconds=args.trim_seconds,
         batch_size=args.batch_size,
+        partial_folder=output / "partial",
         **computation_options(args, model.device),
     )
-    output = args.output or default_output(args, f"retrieval-{scores.protocol['frames']}frames")
     if state.is_main_process:
         report_results(
             output,
@@ -88,12 +90,13 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
                 "num_scored_texts": len(scores.data.texts),
             },
             metrics=scores.metrics,
-            skipped=scores.skipped,
+            scores=scores,
             table=table(scores),
             effect="not counted:",
         )
         if scores.num_skipped_texts:
             print(f"  not counted: {scores.num_skipped_texts} texts without another video")
+    remove_partial_scores(scores.partial_folder, state)
     return output
 
 

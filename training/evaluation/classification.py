@@ -6,7 +6,8 @@ of several videos share a batch, so that batches are full.
 
 Unusual: videos, not views, are sharded across processes, and processes synchronise only at the end, so no samples are
 repeated for padding. Scores are saved as they are computed, and an interrupted evaluation resumes from them, also with
-another number of processes. A video that can't be read has no score and is not counted, as in the official
+another number of processes; with the same number and batch size, the scores are those of an uninterrupted one, bit for
+bit. A video that can't be read has no score and is not counted, as in the official
 evaluation, but it is reported. Two videos with the same base name stay separate; the official merging confuses them.
 """
 
@@ -14,7 +15,7 @@ import collections
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import datasets
 import numpy as np
@@ -25,12 +26,20 @@ from transformers import BaseVideoProcessor, PreTrainedModel
 
 from processing_umt import fold_views
 
-from ..data.batching import batches
 from .classification_metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
-from .clips import SkippedVideo, VideoViewDataset, no_readable_video, normalize_clips, read_clips, view_shape
+from .clips import (
+    SkippedVideo,
+    VideoViewDataset,
+    batches_in_place,
+    no_readable_video,
+    normalize_clips,
+    read_clips,
+    video_names,
+    view_shape,
+)
 from .computation import autocast, dtype_name, evaluation_mode
 from .label_matching import match_labels
-from .partial_scores import PartialScores, fingerprint, score_dtype, video_keys
+from .partial_scores import PartialScores
 
 
 @dataclass
@@ -105,7 +114,7 @@ def evaluate_classifier(
     if model.config.problem_type == "multi_label_classification":
         raise ValueError("The model predicts several labels per video; accuracy is defined for one label per video.")
     labels = match_labels(records, model.config)
-    names = _video_names(records)
+    names = video_names(records)
     options = {
         "num_clips": num_clips,
         "num_crops": num_crops,
@@ -126,34 +135,24 @@ def evaluate_classifier(
     }
 
     state = PartialState(cpu=model.device.type == "cpu")
-    partial, earlier = None, np.empty(0, score_dtype(model.config.num_labels))
-    keys = np.zeros(len(names), np.uint64)
-    if partial_folder is not None:
-        partial = PartialScores(Path(partial_folder), fingerprint(model, processor, protocol, names))
-        keys = video_keys(records, names)
-        if state.is_local_main_process:
-            earlier = partial.read(earlier.dtype, keys)
-    # The folder may be shared between machines. No process writes before all have read.
-    done = np.unique(np.concatenate(gather_object([earlier["index"]])))
-    rows = np.setdiff1d(np.arange(len(names)), done)[state.process_index :: state.num_processes]
+    partial = PartialScores(
+        partial_folder, records, names, model.config.num_labels, model, processor, {"protocol": protocol}
+    )
+    earlier = partial.read()
+    rows = range(state.process_index, len(names), state.num_processes)
+    remaining = np.array([row for row in rows if row not in earlier], np.int64)
+    dataset = VideoViewDataset(records.select_columns("video"), remaining, names, processor, options, shape)
+    with evaluation_mode(model):
+        found, broken = _score_videos(model, dataset, rows, batch_size, num_workers, autocast_dtype, partial)
 
-    dataset = VideoViewDataset(records.select_columns("video"), rows, names, processor, options, shape)
-    file = partial.open(state.process_index) if partial else None
-    try:
-        with evaluation_mode(model):
-            scores, broken = _score_videos(model, dataset, batch_size, num_workers, autocast_dtype, file, keys)
-    finally:
-        if file is not None:
-            file.close()
-
-    parts = gather_object([(np.concatenate([earlier, scores]), broken)])
-    merged = np.concatenate([part for part, _ in parts])
-    scored, first = np.unique(merged["index"], return_index=True)
+    parts = gather_object([(found, broken)])
+    found = earlier | {row: scores for part, _ in parts for row, scores in part.items()}
+    scored = sorted(found)
     skipped = sorted((row, error) for _, errors in parts for row, error in errors)
     skipped = [SkippedVideo(names[row], *error) for row, error in skipped]
-    if len(scored) == 0:
+    if not scored:
         raise no_readable_video(skipped)
-    probabilities, labels = merged["probabilities"][first], labels[scored]
+    probabilities, labels = np.stack([found[row] for row in scored]), labels[scored]
     results: dict[str, Any] = {"top5": None}
     for metric in (TopKAccuracy, PerClassAccuracy, ConfusionMatrix):
         results |= metric().compute(predictions=probabilities, references=labels)
@@ -163,61 +162,47 @@ def evaluate_classifier(
         labels=labels,
         probabilities=probabilities,
         skipped=skipped,
-        num_resumed=len(done),
+        num_resumed=len(earlier),
         protocol=protocol,
-        partial_folder=partial.folder if partial else None,
+        partial_folder=partial.folder,
     )
-
-
-def _video_names(records: datasets.Dataset) -> list[str]:
-    """Paths of the videos, or "record" and the row where a video has no path. Bytes are not loaded."""
-    videos = records.select_columns("video").flatten()
-    column = next((name for name in ("video", "video.path") if name in videos.column_names), None)
-    paths = [None] * len(records)
-    if column and isinstance(videos.features[column], datasets.Value) and "string" in videos.features[column].dtype:
-        paths = list(videos[column])
-    return [path or f"record {row}" for row, path in enumerate(paths)]
 
 
 def _score_videos(
     model: PreTrainedModel,
     dataset: VideoViewDataset,
+    rows: range,
     batch_size: int,
     num_workers: int,
     autocast_dtype: torch.dtype | None,
-    file: BinaryIO | None,
-    keys: np.ndarray,
-) -> tuple[np.ndarray, list[tuple[int, tuple[str, str]]]]:
-    """Scores the videos of this process and writes each score to `file` at once.
+    partial: PartialScores,
+) -> tuple[dict[int, np.ndarray], list[tuple[int, tuple[str, str]]]]:
+    """Scores the videos of `dataset`, some of the rows of this process, and saves each score at once.
 
     Returns:
-        records of `score_dtype`, `(scored videos,)`; row, reason and message of each video that can't be read.
+        row → probabilities, float64 `(classes,)`; row, reason and message of each video that can't be read.
     """
-    scores, broken, num_scored = np.empty(len(dataset), score_dtype(model.config.num_labels)), [], 0
+    found, broken = {}, []
     with read_clips(dataset, num_workers, "evaluate") as videos:
         views = _readable(videos, broken)
-        for row, probabilities in _score_views(model, dataset, views, batch_size, autocast_dtype):
+        for row, probabilities in _score_views(model, dataset, views, rows, batch_size, autocast_dtype):
             if not np.isfinite(probabilities).all():
                 raise ValueError(
                     f"{dataset.names[row]}: the model's logits are not finite in {autocast_dtype or model.dtype}. "
                     "Evaluate in bfloat16 or float32, or check the weights."
                 )
-            scores[num_scored] = row, keys[row], probabilities
-            if file is not None:
-                file.write(scores[num_scored].tobytes())
-                file.flush()
-            num_scored += 1
-    return scores[:num_scored], broken
+            partial.write(row, probabilities)
+            found[row] = probabilities
+    return found, broken
 
 
 def _readable(
     videos: Iterable[tuple[int, torch.Tensor | tuple[str, str]]], broken: list[tuple[int, tuple[str, str]]]
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Single views with the row of their video; videos that can't be read are appended to `broken`."""
+    """Row and views of the videos that can be read; the others are appended to `broken`."""
     for row, views in videos:
         if isinstance(views, torch.Tensor):
-            for view in views:
-                yield row, view
+            yield row, views
         else:
             broken.append((row, views))
 
@@ -225,19 +210,23 @@ def _readable(
 def _score_views(
     model: PreTrainedModel,
     dataset: VideoViewDataset,
-    views: Iterator[tuple[int, torch.Tensor]],
+    videos: Iterator[tuple[int, torch.Tensor]],
+    rows: range,
     batch_size: int,
     autocast_dtype: torch.dtype | None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(row, probabilities float64 `(classes,)`) of each video as soon as all its views are computed."""
     num_views = dataset.shape[0]
     logits_of = collections.defaultdict(list)
-    for batch in batches(views, batch_size):
-        pixels = torch.stack([view for _, view in batch]).to(model.device)
-        pixels = normalize_clips(dataset.processor, pixels)
+    views = ((rows.index(row) * num_views + index, view) for row, views in videos for index, view in enumerate(views))
+    for numbers, batch in batches_in_place(views, batch_size, len(rows) * num_views):
+        pixels = normalize_clips(dataset.processor, batch.to(model.device))
         with torch.no_grad(), autocast(model, autocast_dtype):
             logits = model(pixel_values_videos=pixels.to(model.dtype)).logits
-        for (row, _), view_logits in zip(batch, logits.double().cpu(), strict=True):
+        for number, view_logits in zip(numbers, logits.double().cpu(), strict=True):
+            if number is None:
+                continue
+            row = rows[number // num_views]
             logits_of[row].append(view_logits)
             if len(logits_of[row]) == num_views:
                 yield row, fold_views(torch.stack(logits_of.pop(row)), num_views)[0].numpy()

@@ -4,7 +4,7 @@ Data-loading workers decode, resize and crop. Clips stay uint8 until they are on
 `normalize_clips` turns them into `pixel_values_videos`: uint8 is a quarter of what the workers would have to send.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import datasets
@@ -38,6 +38,16 @@ def no_readable_video(skipped: Sequence[SkippedVideo]) -> ValueError:
     """The error for a data set of which all videos were skipped."""
     listed = ", ".join(f"{video.video} ({video.reason})" for video in skipped[:_NUM_LISTED])
     return ValueError(f"None of the {len(skipped)} videos can be read: {listed}. Check path and root of the data.")
+
+
+def video_names(records: datasets.Dataset) -> list[str]:
+    """Paths of the videos, or "record" and the row where a video has no path. Bytes are not loaded."""
+    videos = records.select_columns("video").flatten()
+    column = next((name for name in ("video", "video.path") if name in videos.column_names), None)
+    paths = [None] * len(records)
+    if column and isinstance(videos.features[column], datasets.Value) and "string" in videos.features[column].dtype:
+        paths = list(videos[column])
+    return [path or f"record {row}" for row, path in enumerate(paths)]
 
 
 class EvaluationClipDataset(torch.utils.data.Dataset):
@@ -149,6 +159,41 @@ def normalize_clips(video_processor: BaseVideoProcessor, clips: torch.Tensor) ->
     """`pixel_values_videos` from uint8 clips of the same shape, `(batch, frames, channels, height, width)`."""
     names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
     return video_processor.rescale_and_normalize(clips, **{name: getattr(video_processor, name) for name in names})
+
+
+def batches_in_place(
+    clips: Iterable[tuple[int, torch.Tensor]], size: int, total: int
+) -> Iterator[tuple[list[int | None], torch.Tensor]]:
+    """Batches in which each clip has a place of its own, whichever others are there, so that it always gives the same
+    scores, bit for bit: kernels may round differently in a batch of another size, and at another place of it.
+
+    Args:
+        clips: numbers from 0, ascending, and clips of one shape; some may be missing.
+        size: clips per batch.
+        total: number of clips if none is missing; the last batch may be shorter.
+
+    Yields:
+        The numbers of the clips, None for a missing one, and the batch, in which a missing clip is black.
+    """
+    present: dict[int, torch.Tensor] = {}
+    for number, clip in clips:
+        if present and number // size != min(present) // size:
+            yield _batch_of(present, size, total)
+            present = {}
+        present[number] = clip
+        if number % size == size - 1:  # without waiting for the next clip, which has to be decoded
+            yield _batch_of(present, size, total)
+            present = {}
+    if present:
+        yield _batch_of(present, size, total)
+
+
+def _batch_of(present: dict[int, torch.Tensor], size: int, total: int) -> tuple[list[int | None], torch.Tensor]:
+    start = min(present) // size * size
+    numbers = range(start, min(start + size, total))
+    black = torch.zeros_like(present[min(present)])
+    batch = torch.stack([present.get(number, black) for number in numbers])
+    return [number if number in present else None for number in numbers], batch
 
 
 def read_clips(dataset: torch.utils.data.Dataset, num_workers: int, description: str) -> tqdm:

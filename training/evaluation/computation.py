@@ -27,3 +27,12 @@ def autocast(model: PreTrainedModel, dtype: torch.dtype | None) -> torch.autocas
 def dtype_name(model: PreTrainedModel, autocast_dtype: torch.dtype | None) -> str:
     """The data type of the computation, such as "float16"."""
     return str(autocast_dtype or model.dtype).removeprefix("torch.")
+
+
+def require_finite(scores: torch.Tensor, video: str, dtype: str) -> None:
+    """Raises a ValueError if scores of a video, computed in a data type (`dtype_name`), are not finite."""
+    if not torch.isfinite(scores).all():
+        raise ValueError(
+            f"{video}: the model's scores are not finite in {dtype}. Evaluate in bfloat16 or float32, or check the "
+            "weights."
+        )

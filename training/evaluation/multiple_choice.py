@@ -4,10 +4,12 @@ A retrieval model scores each option by 0.7 times the matching probability of th
 softmax of similarities over the video's options.
 
 Unusual: rows are sharded across processes, each once, while in the official code every process scores all rows. A
-video that can't be read counts as a wrong answer.
+video that can't be read counts as a wrong answer. Choices are saved as they are computed, and an interrupted
+evaluation resumes from them, also with another number of processes.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +22,9 @@ from modeling_umt import UMTVideoTextModel
 from modeling_umt.modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit_vectors
 from processing_umt import UMTProcessor
 
-from ..data.video_dataset import video_name
-from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips
-from .computation import autocast, dtype_name, evaluation_mode
+from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips, video_names
+from .computation import autocast, dtype_name, evaluation_mode, require_finite
+from .partial_scores import PartialScores
 
 MATCHING_WEIGHT = 0.7
 
@@ -36,8 +38,12 @@ class ChoiceScores:
     answers: list[int]
     skipped: list[SkippedVideo]
     """The videos that can't be read, whose rows count as wrong."""
+    num_resumed: int
+    """Number of rows whose choices come from an earlier, interrupted evaluation."""
     protocol: dict[str, Any]
     """Settings: frames, sampling, resolution, dtype."""
+    partial_folder: Path | None
+    """Folder of the saved choices; to be removed once the results are written."""
 
     @property
     def accuracy(self) -> float:
@@ -99,6 +105,7 @@ def evaluate_multiple_choice(
     *,
     num_workers: int = 4,
     autocast_dtype: torch.dtype | None = None,
+    partial_folder: Path | None = None,
 ) -> ChoiceScores:
     """Chooses a caption for every video. Under `accelerate launch` or `torchrun` every process must call it.
 
@@ -109,42 +116,58 @@ def evaluate_multiple_choice(
             (an index in it).
         num_workers: decoding processes for each process of the evaluation; 0 decodes in the evaluating process.
         autocast_dtype: the official evaluation uses float16; default: the model's own data type, without autocast.
+        partial_folder: choices are saved here as they are computed, in a sub-folder named by a hash of weights,
+            processor, captions and names of the videos. A later call with the same hash resumes from them and retries
+            the videos that could not be read or whose files have changed. Default: choices are in memory only.
 
     Returns:
         The same scores in every process.
 
     Raises:
-        ValueError: a table that `check_choices` refuses, or none of the videos can be read.
+        ValueError: a table that `check_choices` refuses, scores that are not finite, or none of the videos can be
+            read.
     """
     check_choices(records)
+    names, options = video_names(records), list(records["caption"])
     state = PartialState(cpu=model.device.type == "cpu")
-    videos = [(row, records[row]["video"]) for row in range(state.process_index, len(records), state.num_processes)]
+    dtype = dtype_name(model, autocast_dtype)
+    settings = {"dtype": dtype, "captions": options}
+    partial = PartialScores(partial_folder, records, names, 1, model, processor, settings)
+    earlier = {row: int(choice) for row, [choice] in partial.read().items()}
+
+    remaining = [row for row in range(len(records)) if row not in earlier]
+    videos = [(row, records[row]["video"]) for row in remaining[state.process_index :: state.num_processes]]
     clips = EvaluationClipDataset(videos, processor.video_processor, processor.video_processor.num_frames)
     found, broken = {}, {}
-    with evaluation_mode(model):
-        for row, clip in read_clips(clips, num_workers, "choose"):
+    with evaluation_mode(model), read_clips(clips, num_workers, "choose") as items:
+        for row, clip in items:
             if not isinstance(clip, torch.Tensor):
-                broken[row] = (video_name(records[row]["video"]) or f"record {row}", *clip)
+                broken[row] = clip
                 continue
-            texts = processor(text=records[row]["caption"], return_tensors="pt").to(model.device)
+            texts = processor(text=options[row], return_tensors="pt").to(model.device)
             pixels = normalize_clips(clips.video_processor, clip[None].to(model.device)).to(model.dtype)
             with autocast(model, autocast_dtype):
                 scores = score_options(model, **texts, pixel_values_videos=pixels)
+            require_finite(scores, names[row], dtype)
             found[row] = int(scores[0].argmax())
+            partial.write(row, found[row])
+
     parts = gather_object([(found, broken)])
-    found = {row: choice for part, _ in parts for row, choice in part.items()}
-    broken = {row: video for _, part in parts for row, video in part.items()}
-    skipped = [SkippedVideo(*broken[row]) for row in sorted(broken)]
+    found = earlier | {row: choice for part, _ in parts for row, choice in part.items()}
+    broken = {row: error for _, part in parts for row, error in part.items()}
+    skipped = [SkippedVideo(names[row], *broken[row]) for row in sorted(broken)]
     if not found:
         raise no_readable_video(skipped)
     return ChoiceScores(
         choices=[found.get(row) for row in range(len(records))],
         answers=list(records["answer"]),
         skipped=skipped,
+        num_resumed=len(earlier),
         protocol={
             "frames": processor.video_processor.num_frames,
             "sampling": processor.video_processor.sampling,
             "resolution": list(clips.resolution),
-            "dtype": dtype_name(model, autocast_dtype),
+            "dtype": dtype,
         },
+        partial_folder=partial.folder,
     )

@@ -1,74 +1,159 @@
-"""Scores of classified videos on disk, from which an interrupted evaluation resumes."""
+"""Scores on disk, from which an interrupted evaluation resumes."""
 
 import hashlib
 import json
 import os
+import re
+import secrets
+import time
+import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from transformers import BaseVideoProcessor, PreTrainedModel
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel
 
-
-def score_dtype(num_classes: int) -> np.dtype:
-    """A record of a video: its row in the table, its key (`video_keys`), and its class probabilities."""
-    return np.dtype([("index", "<i8"), ("video", "<u8"), ("probabilities", "<f8", (num_classes,))])
+from ..atomic_files import named_errors, require_writable
 
 
 class PartialScores:
-    """Records of fixed length (`score_dtype`) in files, a new file for each start of a process, so that what is
-    written is never changed.
+    """Scores of the rows of a table, each of which belongs to a video, saved as they are computed.
+
+    A record has a fixed length: row, key of the video (`video_keys`), values, and a CRC-32 of these. Each start of a
+    process writes a new file, so that what is written is never changed. Under a launcher every process creates it.
 
     Args:
-        folder: parent folder of the scores.
-        fingerprint: name of the folder, see `fingerprint`.
+        folder: parent folder of the scores; None saves nothing.
+        videos, names: the videos of the rows and their names, see `video_keys`.
+        width: number of values of a row.
+        model, processor, settings: all else that the scores depend on, see `fingerprint`.
+
+    Raises:
+        OSError: the folder can't be written.
+
+    Attributes:
+        folder: the folder of these scores, named by their fingerprint; to be removed once the results are written.
     """
 
-    def __init__(self, folder: Path, fingerprint: str):
-        self.folder = folder / fingerprint
+    def __init__(
+        self,
+        folder: Path | None,
+        videos: datasets.Dataset | list[Any],
+        names: list[str],
+        width: int,
+        model: PreTrainedModel,
+        processor: Any,
+        settings: dict[str, Any],
+    ):
+        self.folder = None
+        self.dtype = np.dtype([("row", "<i8"), ("video", "<u8"), ("values", "<f8", (width,)), ("crc", "<u4")])
+        if folder is not None:
+            self.keys = video_keys(videos, names)
+            self.folder = Path(folder) / fingerprint(model, processor, {**settings, "names": names})
+            # files in the order of their names are in that of time
+            self.file = self.folder / f"{time.time_ns():020}-{secrets.token_hex(8)}.scores"
+            require_writable(self.file)
 
-    def read(self, dtype: np.dtype, keys: np.ndarray) -> np.ndarray:
-        """All complete records of the videos with these keys; those that were cut off or not written to the disk, and
-        those of files that have changed, are left out."""
-        parts = [np.fromfile(path, dtype) for path in sorted(self.folder.glob("*.scores"))]
-        records = np.concatenate([np.empty(0, dtype), *parts])
-        records = records[np.abs(records["probabilities"].sum(axis=1) - 1) < 1e-6]
-        return records[records["video"] == keys[records["index"]]]
+    def read(self) -> dict[int, np.ndarray]:
+        """Row → values, float64 `(width,)`, the same in every process, each of which must call it.
 
-    def open(self, process_index: int) -> BinaryIO:
-        """A new file of this process."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(self.folder.glob(f"process{process_index}-*.scores")))
-        return (self.folder / f"process{process_index}-{number}.scores").open("xb")
+        Records that were cut off, damaged or not written to the disk are left out, and so are those of a video that is
+        not the same now. Of several records of a row the last one counts.
+        """
+        found = {}
+        if self.folder is not None and PartialState().is_local_main_process:
+            for path in sorted(self.folder.glob("*.scores")):
+                found |= self._read_file(path)
+        # The folder may be shared between machines. No process writes before all have read.
+        return {row: values for part in gather_object([found]) for row, values in part.items()}
+
+    def _read_file(self, path: Path) -> dict[int, np.ndarray]:
+        records = np.fromfile(path, self.dtype)
+        intact = [record for record in records if record["crc"] == _checksum(record)]
+        return {
+            int(record["row"]): record["values"] for record in intact if self.keys[record["row"]] == record["video"]
+        }
+
+    def write(self, row: int, values: Any) -> None:
+        """Saves the values of a row.
+
+        Raises:
+            OSError: with the name of the file, such as on a full disk.
+        """
+        if self.folder is None:
+            return
+        record = np.zeros((), self.dtype)
+        record["row"], record["video"], record["values"] = row, self.keys[row], values
+        record["crc"] = _checksum(record)
+        with named_errors(self.file):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.file.open("ab") as file:
+                file.write(record.tobytes())
 
 
-def video_keys(records: datasets.Dataset, names: list[str]) -> np.ndarray:
+def _checksum(record: np.ndarray | np.void) -> int:
+    return zlib.crc32(record.tobytes()[:-4])
+
+
+def video_keys(videos: datasets.Dataset | list[Any], names: list[str]) -> np.ndarray:
     """A number for each video that changes with it, uint64 (videos,).
 
-    It is a hash of name, size and time of the last change of a file. A row of bytes has the table's own fingerprint,
-    which depends on its content; a URL or a member of an archive is known by its name only.
+    It is a hash of name, size and time of the last change of a file, or of the archive that contains it. Bytes in a
+    list are hashed; a row of bytes of a table has the table's own fingerprint, which depends on its content and spares
+    reading it. A URL on the network is known by its name only.
+
+    Args:
+        videos: a table with a column `video`, or its values: paths, bytes, or records of both.
+        names: paths or URLs of the videos; any other text for bytes.
     """
-    are_names = isinstance(records.features["video"], datasets.Value)
     keys = []
     for row, name in enumerate(names):
         try:
-            facts = os.stat(name)
-            text = f"{name} {facts.st_size} {facts.st_mtime_ns}"
+            facts = os.stat(_local_file(name))
+            content = f"{name} {facts.st_size} {facts.st_mtime_ns}"
         except (OSError, ValueError):
-            text = name if are_names else f"{records._fingerprint} {row}"
-        keys.append(int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest()))
+            content = _content_id(videos, row, name)
+        keys.append(int.from_bytes(_digest(content.encode(errors="surrogateescape")).digest()))
     return np.array(keys, np.uint64)
 
 
-def fingerprint(
-    model: PreTrainedModel, processor: BaseVideoProcessor, protocol: dict[str, Any], names: list[str]
-) -> str:
-    """A hash of everything that scores depend on, including the weights: takes seconds for a large model."""
-    settings = [model.config.to_dict(), processor.to_dict(), protocol, names]
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8)
+def _local_file(name: str) -> str:
+    """The file of a path, or of a URL such as `file://…` or `zip://member::archive.zip`."""
+    return re.sub("^(file|local)://", "", name.rpartition("::")[2]) if "://" in name else name
+
+
+def _content_id(videos: datasets.Dataset | list[Any], row: int, name: str) -> str:
+    """A text for a video without a local file."""
+    if isinstance(videos, datasets.Dataset):
+        are_names = "string" in str(getattr(videos.features["video"], "dtype", ""))
+        return name if are_names else f"{videos._fingerprint} {row}"
+    video = videos[row].get("bytes") if isinstance(videos[row], dict) else videos[row]
+    return _digest(video).hexdigest() if isinstance(video, bytes) else name
+
+
+def fingerprint(model: PreTrainedModel, processor: Any, settings: dict[str, Any]) -> str:
+    """A hash of everything that scores depend on, including the weights: takes seconds for a large model.
+
+    Args:
+        model: its configuration and weights are hashed.
+        processor: a video processor, or a processor with a tokenizer, whose vocabulary and rules are hashed.
+        settings: protocol, names of the videos, texts; as JSON.
+    """
+    known = [model.config.to_dict(), processor.to_dict(), settings]
+    if hasattr(processor, "tokenizer"):
+        rules = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+        # the state of the last call, not a setting
+        known.append({name: rule for name, rule in rules.items() if name not in ("padding", "truncation")})
+    digest = _digest(json.dumps(known, sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _digest(content: bytes) -> Any:
+    return hashlib.blake2b(content, digest_size=8)

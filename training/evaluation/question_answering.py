@@ -4,11 +4,14 @@ The model ranks the answers of a list; the first one is correct if it equals the
 
 Unusual: a clip is decoded and encoded once for all its questions. Clips, not questions, are sharded across processes,
 each once, so no samples are repeated for padding. A question about a video that can't be read counts as wrong.
+Predictions are saved as they are computed, and an interrupted evaluation resumes from them, also with another number
+of processes.
 """
 
 import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +24,9 @@ from processing_umt import UMTProcessor
 
 from ..data.question_records import type_name
 from ..data.video_dataset import video_name
-from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips
-from .computation import autocast, dtype_name, evaluation_mode
+from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips, video_names
+from .computation import autocast, dtype_name, evaluation_mode, require_finite
+from .partial_scores import PartialScores
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,13 @@ class QuestionScores:
     """Question types, where they are known."""
     skipped: list[SkippedVideo]
     """The videos that can't be read, whose questions count as wrong."""
+    num_resumed: int
+    """Number of videos whose predictions come from an earlier, interrupted evaluation."""
     protocol: dict[str, Any]
     """Settings: frames, sampling, resolution, candidates, k, dtype; and possible_accuracy, the percentage of the
     questions whose answer is among the candidates."""
+    partial_folder: Path | None
+    """Folder of the saved predictions; to be removed once the results are written."""
 
     @property
     def accuracy(self) -> float:
@@ -84,6 +92,7 @@ def evaluate_questions(
     types: Mapping[int | str, int | str] | None = None,
     num_workers: int = 4,
     autocast_dtype: torch.dtype | None = None,
+    partial_folder: Path | None = None,
 ) -> QuestionScores:
     """Answers questions from a list. Under `accelerate launch` or `torchrun` every process must call it.
 
@@ -96,30 +105,52 @@ def evaluate_questions(
         types: the type of each question by its id; default: the table's column `type`, if it has one.
         num_workers: decoding processes for each process of the evaluation; 0 decodes in the evaluating process.
         autocast_dtype: the official evaluation uses float16; default: the model's own data type, without autocast.
+        partial_folder: predictions are saved here as they are computed, in a sub-folder named by a hash of weights,
+            processor, `k`, candidates, questions and names of the videos. A later call with the same hash resumes from
+            them; videos that could not be read, whose files have changed, or of which a question is not answered are
+            read again. Default: predictions are in memory only.
 
     Returns:
         The same scores in every process.
 
     Raises:
-        ValueError: no questions, several answers to a question, a question without a type, or none of the videos can
-            be read.
+        ValueError: no questions, several answers to a question, a question without a type, scores that are not finite,
+            or none of the videos can be read.
     """
     answers = [_only_answer(answer) for answer in records["answer"]]
     question_ids, questions = list(records["question_id"]), list(records["question"])
     kinds = _types_of(records, question_ids, types)
-    rows_of_clips = _rows_by_video(records)
+    rows_of_clips, names = _rows_by_video(records), video_names(records)
     state = PartialState(cpu=model.device.type == "cpu")
-    own_clips = range(state.process_index, len(rows_of_clips), state.num_processes)
-    videos = [(clip, records[rows_of_clips[clip][0]]["video"]) for clip in own_clips]
+    dtype = dtype_name(model, autocast_dtype)
+    settings = {"dtype": dtype, "k": k, "candidates": candidates, "questions": questions}
+    partial = PartialScores(partial_folder, records, names, 1, model, processor, settings)
+    saved = partial.read()
+    done = [rows for rows in rows_of_clips if saved.keys() >= {*rows}]
+    best = {row: int(saved[row][0]) for rows in done for row in rows}
+
+    remaining = [rows for rows in rows_of_clips if rows[0] not in best]
+    clips = range(state.process_index, len(remaining), state.num_processes)
+    videos = [(clip, records[remaining[clip][0]]["video"]) for clip in clips]
     dataset = EvaluationClipDataset(videos, processor.video_processor, processor.video_processor.num_frames)
     encoded = processor.encode_answers(list(candidates), return_tensors="pt").to(model.device)
-    with evaluation_mode(model):
-        found, broken = _answer_questions(
-            model, processor, dataset, rows_of_clips, questions, encoded, k, num_workers, autocast_dtype
-        )
+    found, broken = {}, {}
+    with evaluation_mode(model), read_clips(dataset, num_workers, "answer") as items:
+        for clip, frames in items:
+            rows = remaining[clip]
+            if not isinstance(frames, torch.Tensor):
+                broken[rows[0]] = frames
+                continue
+            asked = [questions[row] for row in rows]
+            best_first, scores = _rank_answers(model, processor, frames, asked, encoded, k, autocast_dtype)
+            require_finite(scores, names[rows[0]], dtype)
+            found |= dict(zip(rows, best_first[:, 0].tolist(), strict=True))
+            for row in rows:
+                partial.write(row, found[row])
+
     parts = gather_object([(found, broken)])
-    best = {row: candidate for part, _ in parts for row, candidate in part.items()}
-    skipped = [SkippedVideo(*video) for _, videos in parts for video in videos]
+    best |= {row: candidate for part, _ in parts for row, candidate in part.items()}
+    skipped = [SkippedVideo(names[row], *error) for _, errors in parts for row, error in errors.items()]
     if not best:
         raise no_readable_video(skipped)
     known = set(candidates)
@@ -130,6 +161,7 @@ def evaluate_questions(
         predictions=[candidates[best[row]] if row in best else None for row in range(len(questions))],
         types=kinds,
         skipped=sorted(skipped),
+        num_resumed=len(done),
         protocol={
             "frames": processor.video_processor.num_frames,
             "sampling": processor.video_processor.sampling,
@@ -137,8 +169,9 @@ def evaluate_questions(
             "candidates": len(candidates),
             "k": min(k, len(candidates)),
             "possible_accuracy": round(100 * sum(answer in known for answer in answers) / len(answers), 2),
-            "dtype": dtype_name(model, autocast_dtype),
+            "dtype": dtype,
         },
+        partial_folder=partial.folder,
     )
 
 
@@ -167,34 +200,24 @@ def _rows_by_video(records: Dataset) -> list[list[int]]:
     return list(rows.values())
 
 
-def _answer_questions(
+def _rank_answers(
     model: PreTrainedModel,
     processor: UMTProcessor,
-    dataset: EvaluationClipDataset,
-    rows_of_clips: list[list[int]],
+    frames: torch.Tensor,
     questions: list[str],
     candidates: Mapping[str, torch.Tensor],
     k: int,
-    num_workers: int,
     autocast_dtype: torch.dtype | None,
-) -> tuple[dict[int, int], list[tuple[str, str, str]]]:
-    """For this process's questions, row → index of the best candidate; and the videos that can't be read."""
-    names = {clip: video_name(video) for clip, video in dataset.videos}
-    found, broken = {}, []
-    for clip, frames in read_clips(dataset, num_workers, "answer"):
-        rows = rows_of_clips[clip]
-        if not isinstance(frames, torch.Tensor):
-            broken.append((names[clip] or f"record {rows[0]}", *frames))
-            continue
-        inputs = processor(text=[questions[row] for row in rows], return_tensors="pt").to(model.device)
-        pixels = normalize_clips(dataset.video_processor, frames[None].to(model.device))
-        with autocast(model, autocast_dtype):
-            best, _ = model.rank_answers(
-                **inputs,
-                pixel_values_videos=pixels.to(model.dtype),
-                candidate_ids=candidates["input_ids"],
-                candidate_attention_mask=candidates["attention_mask"],
-                k=k,
-            )
-        found |= dict(zip(rows, best[:, 0].tolist(), strict=True))
-    return found, broken
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Candidates and their scores for each question about a clip, uint8 (frames, channels, height, width), as
+    `rank_answers` returns them."""
+    inputs = processor(text=questions, return_tensors="pt").to(model.device)
+    pixels = normalize_clips(processor.video_processor, frames[None].to(model.device))
+    with autocast(model, autocast_dtype):
+        return model.rank_answers(
+            **inputs,
+            pixel_values_videos=pixels.to(model.dtype),
+            candidate_ids=candidates["input_ids"],
+            candidate_attention_mask=candidates["attention_mask"],
+            k=k,
+        )

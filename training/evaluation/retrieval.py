@@ -10,11 +10,17 @@ over processes shifts the scores by 100 per process). Candidates that are not re
 of the dual encoder. Of candidates with equal scores, the one with the lower index is re-ranked; in the metrics, ties
 count half. A video that can't be read is left out, and so are the texts that belong to no other video.
 
+The match logits of a video are saved as soon as they are computed. An interrupted evaluation that resumes from them
+decodes and encodes all videos again, as the cross-encoder reads their tokens, which are too large to save, and
+re-ranks those that were not done. With the same number of processes and batch size, its scores are those of an
+uninterrupted evaluation, bit for bit.
+
 Shape legend: M videos, N texts, L tokens, E dimension of the joint space, D hidden size.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -28,10 +34,18 @@ from modeling_umt import UMTVideoTextModel
 from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
 from processing_umt import UMTProcessor
 
-from ..data.batching import batches
 from ..data.video_dataset import video_name
-from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, progress_bar, read_clips
+from .clips import (
+    EvaluationClipDataset,
+    SkippedVideo,
+    batches_in_place,
+    no_readable_video,
+    normalize_clips,
+    progress_bar,
+    read_clips,
+)
 from .computation import autocast, dtype_name, evaluation_mode
+from .partial_scores import PartialScores
 from .retrieval_metrics import retrieval_metrics
 
 TEXTS_AT_ONCE = 256  # batch size of the text encoder
@@ -73,8 +87,12 @@ class RetrievalScores:
     skipped: list[SkippedVideo]
     num_skipped_texts: int
     """Number of texts without a video that can be read."""
+    num_resumed: int
+    """Number of videos whose match logits come from an earlier, interrupted evaluation."""
     protocol: dict[str, Any]
     """Settings: frames, sampling, trim_seconds, resolution, resize_kernel, max_text_length, reranked, dtype."""
+    partial_folder: Path | None
+    """Folder of the saved logits; to be removed once the results are written."""
 
 
 def retrieval_set(records: datasets.Dataset, paragraph: bool = False, several_videos: bool = False) -> RetrievalSet:
@@ -131,6 +149,7 @@ def evaluate_retrieval(
     texts_per_match: int = 128,
     num_workers: int = 4,
     autocast_dtype: torch.dtype | None = None,
+    partial_folder: Path | None = None,
 ) -> RetrievalScores:
     """Scores a video-text model. Under `accelerate launch` or `torchrun` every process must call it.
 
@@ -148,6 +167,10 @@ def evaluate_retrieval(
         texts_per_match: texts per batch of the cross-encoder.
         num_workers: decoding processes for each process of the evaluation; 0 decodes in the evaluating process.
         autocast_dtype: the official evaluation uses float16; default: the model's own data type, without autocast.
+        partial_folder: the match logits of each video are saved here as they are computed, 8 bytes per text, in a
+            sub-folder named by a hash of weights, processor, protocol, texts and names of the videos. A later call
+            with the same hash encodes videos and texts again and re-ranks the videos whose pairs are not all there or
+            whose files have changed. Default: logits are in memory only.
 
     Raises:
         ValueError: options below their minimum, scores that are not finite, texts longer than the position table of
@@ -166,6 +189,18 @@ def evaluate_retrieval(
     max_text_length = max_text_length or processor.max_text_length
     videos = list(enumerate(data.videos))[state.process_index :: state.num_processes]
     clips = EvaluationClipDataset(videos, processor.video_processor, num_frames, trim_seconds)
+    protocol = {
+        "frames": num_frames,
+        "sampling": processor.video_processor.sampling,
+        "trim_seconds": trim_seconds,
+        "resolution": list(clips.resolution),
+        "resize_kernel": processor.video_processor.resize_kernel,
+        "max_text_length": max_text_length,
+        "reranked": num_reranked,
+        "dtype": dtype_name(model, autocast_dtype),
+    }
+    settings = {"protocol": protocol, "texts": data.texts}
+    partial = PartialScores(partial_folder, data.videos, data.names, len(data.texts), model, processor, settings)
     encoder = _Encoder(model, autocast_dtype)
     with evaluation_mode(model):
         vectors, tokens, broken = encoder.encode_videos(clips, batch_size, num_workers)
@@ -177,30 +212,29 @@ def evaluate_retrieval(
             raise no_readable_video(skipped)
         rows = np.array(sorted(vectors))
         columns = np.flatnonzero(data.match[rows].any(axis=0))
-        kept = RetrievalSet(
-            [data.videos[row] for row in rows],
-            [data.names[row] for row in rows],
-            [data.texts[column] for column in columns],
-            data.match[np.ix_(rows, columns)],
-        )
-        text_vectors, text_states, text_mask = encoder.encode_texts(processor, kept.texts, max_text_length)
-        dual_encoder = np.stack([vectors[row] for row in rows]).astype(np.float64) @ text_vectors.astype(np.float64).T
+        scored = np.ix_(rows, columns)
+        # all texts, so that their states do not depend on the videos that can be read
+        text_vectors, text_states, text_mask = encoder.encode_texts(processor, data.texts, max_text_length)
+        video_vectors = np.stack([vectors[row] for row in rows]).astype(np.float64)
+        dual_encoder = video_vectors @ text_vectors[columns].astype(np.float64).T
         if not np.isfinite(dual_encoder).all():
             raise ValueError(
                 f"Scores are not finite in {autocast_dtype or model.dtype}; evaluate in bfloat16 or float32."
             )
         by_video = best_candidates(dual_encoder, num_reranked)
         by_text = best_candidates(dual_encoder.T, num_reranked).T
-        own = {video: tokens[row] for video, row in enumerate(rows) if row in tokens}
-        logits = encoder.match_pairs(own, by_video | by_text, text_states, text_mask, texts_per_match)
-
-    reranked = np.full(dual_encoder.shape, np.nan)
-    for part in gather_object([logits]):
-        for video, (texts, scores) in part.items():
-            reranked[video, texts] = scores
-    if not np.isfinite(reranked[by_video | by_text]).all():
+        pairs = np.zeros(data.match.shape, dtype=bool)
+        pairs[scored] = by_video | by_text
+        reranked, num_resumed = _match_logits(encoder, tokens, pairs, text_states, text_mask, texts_per_match, partial)
+    if not np.isfinite(reranked[pairs]).all():
         raise ValueError(f"Logits are not finite in {autocast_dtype or model.dtype}; evaluate in bfloat16 or float32.")
-    unranked = dual_encoder + UNRANKED
+    reranked, unranked = reranked[scored], dual_encoder + UNRANKED
+    kept = RetrievalSet(
+        [data.videos[row] for row in rows],
+        [data.names[row] for row in rows],
+        [data.texts[column] for column in columns],
+        data.match[scored],
+    )
     scores = RetrievalScores(
         metrics={},
         dual_encoder=dual_encoder,
@@ -209,21 +243,40 @@ def evaluate_retrieval(
         data=kept,
         skipped=skipped,
         num_skipped_texts=len(data.texts) - len(columns),
-        protocol={
-            "frames": num_frames,
-            "sampling": processor.video_processor.sampling,
-            "trim_seconds": trim_seconds,
-            "resolution": list(clips.resolution),
-            "resize_kernel": processor.video_processor.resize_kernel,
-            "max_text_length": max_text_length,
-            "reranked": num_reranked,
-            "dtype": dtype_name(model, autocast_dtype),
-        },
+        num_resumed=num_resumed,
+        protocol=protocol,
+        partial_folder=partial.folder,
     )
     if num_reranked:
         scores.metrics["reranked"] = retrieval_metrics(scores.text_to_video, scores.video_to_text, kept.match)
     scores.metrics["dual_encoder"] = retrieval_metrics(dual_encoder.T, dual_encoder, kept.match)
     return scores
+
+
+def _match_logits(
+    encoder: "_Encoder",
+    tokens: dict[int, torch.Tensor],
+    pairs: np.ndarray,
+    text_states: torch.Tensor,
+    text_mask: torch.Tensor,
+    texts_per_match: int,
+    partial: PartialScores,
+) -> tuple[np.ndarray, int]:
+    """Match logits of the videos of all processes, float64 (M, N), NaN outside of `pairs`, and the number of videos
+    whose logits were saved before, for the same texts: rounding may depend on the texts of a batch."""
+    saved = {video: logits for video, logits in partial.read().items() if video in tokens}
+    logits = {video: row for video, row in saved.items() if np.array_equal(np.isfinite(row), pairs[video])}
+    num_resumed = len(logits)
+    left = {video: states for video, states in tokens.items() if video not in logits}
+    for video, row in encoder.match_pairs(left, pairs, text_states, text_mask, texts_per_match):
+        partial.write(video, row)
+        logits[video] = row
+    matrix = np.full(pairs.shape, np.nan)
+    parts = gather_object([(logits, num_resumed)])
+    for part, _ in parts:
+        for video, row in part.items():
+            matrix[video] = row
+    return matrix, sum(number for _, number in parts)
 
 
 def best_candidates(scores: np.ndarray, number: int) -> np.ndarray:
@@ -248,23 +301,24 @@ class _Encoder:
         vectors, tokens, broken = {}, {}, {}
 
         def readable(items: Iterator) -> Iterator[tuple[int, torch.Tensor]]:
-            for video, clip in items:
+            for number, (video, clip) in enumerate(items):
                 if isinstance(clip, torch.Tensor):
-                    yield video, clip
+                    yield number, clip
                 else:
                     broken[video] = clip
 
         with read_clips(clips, num_workers, "videos") as items:
-            for batch in batches(readable(items), batch_size):
-                pixels = torch.stack([clip for _, clip in batch]).to(self.model.device)
-                pixels = normalize_clips(clips.video_processor, pixels)
+            for numbers, batch in batches_in_place(readable(items), batch_size, len(clips)):
+                pixels = normalize_clips(clips.video_processor, batch.to(self.model.device))
                 with autocast(self.model, self.dtype):
                     features = self.model.get_video_features(pixels.to(self.model.dtype))
                 means = mean_of_unit_vectors(features.pooler_output.float())
                 # cross-attention reads them in the data type of the computation
                 states = features.last_hidden_state.to("cpu", self.dtype or self.model.dtype)
-                for (video, _), vector, state in zip(batch, means.cpu().numpy(), states, strict=True):
-                    vectors[video], tokens[video] = vector, state
+                for number, vector, state in zip(numbers, means.cpu().numpy(), states, strict=True):
+                    if number is not None:
+                        video, _ = clips.videos[number]
+                        vectors[video], tokens[video] = vector, state
         return vectors, tokens, broken
 
     @torch.no_grad()
@@ -291,9 +345,9 @@ class _Encoder:
         text_states: torch.Tensor,
         text_mask: torch.Tensor,
         texts_per_match: int,
-    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """For each video the indices of its texts in `pairs`, bool (M, N), and their match logits."""
-        device, logits = self.model.device, {}
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Each video with its match logits, float64 (N,), NaN for texts that are not in `pairs`, bool (M, N)."""
+        device = self.model.device
         for video, states in progress_bar(tokens.items(), "re-ranking"):
             texts = np.flatnonzero(pairs[video])
             if len(texts) == 0:
@@ -305,5 +359,6 @@ class _Encoder:
                     states[None].to(device),
                     chunk_size=texts_per_match,
                 )
-            logits[video] = texts, scores[:, 1].double().cpu().numpy()
-        return logits
+            logits = np.full(pairs.shape[1], np.nan)
+            logits[texts] = scores[:, 1].double().cpu().numpy()
+            yield video, logits

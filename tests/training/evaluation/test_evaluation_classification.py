@@ -377,9 +377,9 @@ def test_two_processes_give_what_one_gives(model, tmp_path):
         np.testing.assert_allclose(
             np.load(tmp_path / f"one{rank}.npz")["probabilities"], alone.probabilities[:1], atol=1e-6
         )
-    record_bytes = 8 * (1 + len(CLASSES))
+    record_bytes = 8 * (2 + len(CLASSES)) + 4
     num_processes, sizes = json.loads((tmp_path / "counts.json").read_text())
-    assert num_processes == 2 and sorted(size // record_bytes for size in sizes) == [0, 1, 2, 4]
+    assert num_processes == 2 and sorted(size / record_bytes for size in sizes) == [1, 2, 4]
 
     # one process resumes what two processes began
     again = score(model, load_video_records(folder), num_clips=2, num_crops=3, partial_folder=tmp_path / "partial")
