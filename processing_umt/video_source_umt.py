@@ -40,7 +40,7 @@ _EXPLANATIONS = {
 }
 
 
-_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")  # of a URL
+USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")  # of a URL
 
 
 class VideoDecodeError(ValueError):
@@ -57,8 +57,8 @@ class VideoDecodeError(ValueError):
     def __init__(self, video: str, reason: str, detail: str = ""):
         what, advice = _EXPLANATIONS[reason]
         message = f"{video}: {what}{f' ({detail})' if detail else ''}. {advice}."
-        super().__init__(_USER_AND_PASSWORD.sub("", message))
-        self.video, self.reason, self.detail = _USER_AND_PASSWORD.sub("", video), reason, detail
+        super().__init__(USER_AND_PASSWORD.sub("", message))
+        self.video, self.reason, self.detail = USER_AND_PASSWORD.sub("", video), reason, detail
 
     def __reduce__(self):  # pickled by its arguments, to be sent from data loader workers
         return type(self), (self.video, self.reason, self.detail)

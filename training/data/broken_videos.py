@@ -121,7 +121,11 @@ class BrokenVideoLog:
         return summary
 
     def _write(self, report: Path) -> None:
-        with atomic_write(report) as temporary, temporary.open("w", encoding="utf-8") as file:
+        # names of files may not be UTF-8
+        with (
+            atomic_write(report) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             for (name, reason), number in self.counts.most_common():
                 line = {"video": name, "reason": reason, "attempts": number}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

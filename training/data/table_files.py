@@ -42,7 +42,7 @@ def _table(rows: list[dict[str, Any]], path: Path) -> Dataset:
             values = [value if isinstance(value, list) or value is None else [value] for value in values]
         try:
             table[name] = pa.array(values)
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError, RecursionError) as error:
             kinds = sorted({type(value).__name__ for value in values if value is not None})
             raise ValueError(
                 f"The column {name!r} of {path}, with values of the types {', '.join(kinds)}, can't be read: {error}. "
