@@ -82,7 +82,9 @@ def check_unicode(names: Iterable[str]) -> None:
     """Raises a ValueError if a name is not Unicode (its bytes are not UTF-8), which a table can't contain."""
     for name in names:
         if not name.isascii() and re.search("[\ud800-\udfff]", name):
-            raise ValueError(f"The name {printable(name)} is not UTF-8; rename the file or folder, or correct the list.")
+            raise ValueError(
+                f"The name {printable(name)} is not UTF-8; rename the file or folder, or correct the list."
+            )
 
 
 def check_some_exist(paths: Sequence[str], source: str) -> None:
