@@ -48,4 +48,7 @@ def _table(rows: list[dict[str, Any]], path: Path) -> Dataset:
                 f"The column {name!r} of {path}, with values of the types {', '.join(kinds)}, can't be read: {error}. "
                 "Write all values of a column in the same way."
             ) from error
-    return Dataset(pa.table(table))
+    try:
+        return Dataset(pa.table(table))
+    except (pa.ArrowException, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError(f"{path} can't be read as a table: {error}. Are its values nested too deeply?") from error
