@@ -19,7 +19,7 @@ def drip(data: bytes, seconds: float, size: int = 1) -> Iterator[bytes | float]:
 
 class RawServer:
     """Serves `answers`: path of a request → everything that is sent, with the status line; then the connection is
-    closed, or reset if the path ends with `-reset`. Other paths get the answer of `*`. A context manager.
+    closed, or reset if the path contains `-reset`. Other paths get the answer of `*`. A context manager.
 
     Attributes:
         address (`str`): `http://127.0.0.1:port`.
@@ -63,5 +63,5 @@ class RawServer:
                         time.sleep(part)
             except OSError:  # the client has closed the connection
                 return
-            if path.endswith("-reset"):
+            if "-reset" in path:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

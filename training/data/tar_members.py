@@ -43,6 +43,11 @@ def read_members(
                 else:
                     yield name, _content(archive, member)
             _skip(archive)
+        # at a damaged header tarfile ends as at the end of the archive, which is a block of zeros
+        if archive.fileobj.last.strip(b"\0"):
+            raise tarfile.ReadError("a header is damaged")
+        if not archive.fileobj.last:
+            raise tarfile.ReadError("it ends without the mark of its end")
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -73,9 +78,11 @@ class _Archive(tarfile.TarFile):
 
 class _LimitedReads:
     def __init__(self, stream: BinaryIO):
+        self.last = b""  # what was read last
         self._read, self.tell, self.seek, self.close = stream.read, stream.tell, stream.seek, stream.close
 
     def read(self, size: int) -> bytes:
         if size > _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header states a size of {size:,} bytes")
-        return self._read(size)
+        self.last = self._read(size)
+        return self.last
