@@ -42,7 +42,7 @@ def good_answers(file: bytes) -> dict[str, object]:
         "/not-authoritative": ok(file, status="203 Non-Authoritative Information"),
         "/redirect": redirect("/sized"),
         "/redirects": redirect("/redirect", "308 Permanent Redirect"),
-        "/slow": lambda: drip(sized(file), 0.02, 500),
+        "/slow": lambda: drip(sized(file), 0.02, len(file) // 6),
     }
 
 

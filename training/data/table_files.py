@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
+from datasets.exceptions import DatasetGenerationError
 
 from .table_columns import name_columns
 from .video_lists import read_list
@@ -28,8 +29,8 @@ def read_table(path: Path, columns: Mapping[str, str]) -> Dataset:
         raise ValueError(f"The list of videos {path} does not exist; check the path.")
     try:
         records = Dataset.from_parquet(str(path))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path} can't be read as parquet: {error}") from error
+    except (OSError, ValueError, pa.ArrowException, DatasetGenerationError) as error:
+        raise ValueError(f"{path} can't be read as parquet: {error.__cause__ or error}") from error
     return name_columns(records, columns, str(path))
 
 

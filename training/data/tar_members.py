@@ -48,6 +48,9 @@ def read_members(
             raise tarfile.ReadError("a header is damaged")
         if not archive.fileobj.last:
             raise tarfile.ReadError("it ends without the mark of its end")
+        while rest := archive.fileobj.read(_CHUNK_SIZE):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("the mark of its end is followed by other data")
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
