@@ -6,6 +6,7 @@ does, and every undamaged file of a shard as it was written; or else be refused 
 
 import csv
 import functools
+import gzip
 import io
 import json
 import os
@@ -55,6 +56,8 @@ def build(folder: Path, seed: int) -> list[Case]:
         shard, places = _shard(videos)
         mode, start, damaged = _damage_in_place(shard, generator)
         add("shards", f"{number} {mode}", functools.partial(_run_shard, damaged, start, shard, places))
+    for name, (make, is_compressed) in BOMBS.items():
+        add("archive bombs", name, functools.partial(_run_bomb, make, is_compressed))
     for number in range(40):
         suffix = (".png", ".jpg", ".gif", ".webp", ".tif")[number % 5]
         damaged = damage(_image(suffix, seed), generator)
@@ -221,6 +224,40 @@ def _run_shard(content: bytes, start: int, shard: bytes, places: list[tuple[int,
     if len(found) < len(places) and not errors:
         raise Wrong(f"{len(found)} of {len(places)} videos and no error")
     return "refused" if errors else "right"
+
+
+def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+BOMBS: dict[str, tuple[Callable[[], bytes], bool]] = {  # header, and whether zeros follow in a compressed file
+    "1 TB stated": (lambda: _header("b.mp4", 10**12), False),
+    "8 EB stated": (lambda: _header("b.mp4", 2**63 - 1), False),
+    "negative size": (lambda: _header("b.mp4", -512), False),
+    "long name": (lambda: _header("b", 2**33, tarfile.GNUTYPE_LONGNAME), True),
+    "long link": (lambda: _header("b", 2**33, tarfile.GNUTYPE_LONGLINK), True),
+    "extended header": (lambda: _header("b", 2**33, tarfile.XHDTYPE), True),
+    "global header": (lambda: _header("b", 2**33, tarfile.XGLTYPE), True),
+    "zeros": (lambda: _header("b.mp4", 2**31), True),
+    "zeros of a text": (lambda: _header("b.json", 2**31), True),
+    "zeros that are not read": (lambda: _header("b.bin", 2**31), True),
+}
+
+
+def _run_bomb(make: Callable[[], bytes], is_compressed: bool, folder: Path) -> str:
+    video, path = _video(folder / "a.mp4", 1), folder / "a.tar"
+    with gzip.open(path, "wb", 1) if is_compressed else open(path, "wb") as file:
+        file.write(_header("a.mp4", len(video)) + video + bytes(-len(video) % 512) + make())
+        for _ in range(2048 if is_compressed else 0):
+            file.write(bytes(1 << 20))
+    first, *others = [record["video"] for record in read_shards([str(path)])]
+    if first["bytes"] != video:
+        raise Wrong("the video before the bomb differs")
+    if not any(isinstance(other, VideoDecodeError) for other in others):
+        raise Wrong("no error")
+    return "refused"
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

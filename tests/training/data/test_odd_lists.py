@@ -97,3 +97,15 @@ def test_odd_questions_are_errors(tmp_path):
     rows = {"video": ["a.mp4"], "question": ["what?"], "answer": ["this"], "question_id": [[1]]}
     with pytest.raises(ValueError, match="question_id is"):
         load_question_records(Dataset.from_dict(rows))
+
+
+def test_a_damaged_parquet_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "a.parquet"
+    Dataset.from_dict({"video": [f"{row}.mp4" for row in range(50)]}).to_parquet(path)
+    content = path.read_bytes()
+    for start in range(4, 300, 20):
+        path.write_bytes(content[:start] + b"\xff" * 8 + content[start + 8 :])
+        try:
+            assert len(load_video_records(path, root=None)) == 50
+        except ValueError as error:
+            assert str(path) in str(error)

@@ -92,6 +92,27 @@ def test_a_video_comes_before_its_thumbnail(video, tmp_path):
     assert [record["video"]["path"][-5:] for record in read_shards([str(tmp_path / "a.tar")])] == ["1.avi", ".webm"]
 
 
+def test_an_archive_that_does_not_end_properly_has_an_error(video, tmp_path):
+    """Damaged headers and blocks of zeros end an archive for tarfile, without a word."""
+    write_tar(tmp_path / "a.tar", [(f"{key}.mp4", video) for key in "123"])
+    whole = (tmp_path / "a.tar").read_bytes()
+    header = whole.index(b"3.mp4")
+    for name, content, number, message in (
+        ("cut", whole[:header], 2, "without the mark of its end"),
+        ("cut in a header", whole[: header + 100], 2, ""),
+        ("damaged", whole[:header] + b"X" + whole[header + 1 :], 2, "a header is damaged"),
+        ("zeros", whole[:header] + bytes(512) + whole[header + 512 :], 2, "followed by other data"),
+        ("two archives", whole + whole, 3, "followed by other data"),
+    ):
+        (tmp_path / "b.tar").write_bytes(content)
+        *good, error = [record["video"] for record in read_shards([str(tmp_path / "b.tar")])]
+        assert [found["bytes"] for found in good] == [video] * number, name
+        assert isinstance(error, VideoDecodeError) and message in error.detail, name
+    for padding in (0, 512, 1 << 20):
+        (tmp_path / "b.tar").write_bytes(whole + bytes(padding))
+        assert len(list(read_shards([str(tmp_path / "b.tar")]))) == 3
+
+
 # --- sizes
 
 
