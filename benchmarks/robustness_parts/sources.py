@@ -301,51 +301,48 @@ def _secret(folder: Path) -> Path:
     return folder / "secret.mp4"
 
 
-def _fenced(path: str, link: str | None = None) -> Callable[[Path], str]:
+def _fenced(path: str, link: str | None = None) -> Callable[[Path], None]:
     """A list with a path, read with a root; `link` is a link in the root."""
 
-    def make(folder: Path) -> str:
+    def make(folder: Path) -> None:
         secret, root = _secret(folder), folder / "root"
         root.mkdir()
         if link is not None:
             (root / link).symlink_to(secret if link.endswith(".mp4") else folder)
         (folder / "list.jsonl").write_text(json.dumps({"video": path.format(folder)}) + "\n")
         load_video_records(folder / "list.jsonl", root=root)
-        return "list.jsonl"
 
     return make
 
 
-def _metadata(path: str) -> Callable[[Path], str]:
-    def make(folder: Path) -> str:
+def _metadata(path: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
         _secret(folder)
         (folder / "videos").mkdir()
         (folder / "videos" / "metadata.csv").write_text(f"file_name\n{path.format(folder)}\n")
         load_video_records(folder / "videos")
-        return "metadata.csv"
 
     return make
 
 
-def _checked(fill: Callable[[Path], object]) -> Callable[[Path], str]:
+def _checked(fill: Callable[[Path], object]) -> Callable[[Path], None]:
     """A folder with one good video and whatever `fill` puts beside it; every other video must be broken."""
 
-    def make(folder: Path) -> str:
+    def make(folder: Path) -> None:
         (folder / "videos").mkdir()
         _video(folder / "videos" / "good.mp4", 1)
         fill(folder / "videos")
         checks = list(check_videos(load_video_records(folder / "videos"))[0])
         if [check.video for check in checks if not check.reason] != [str(folder / "videos" / "good.mp4")]:
             raise Wrong(f"of a folder with one good video: {checks}")
-        return ""
 
     return make
 
 
-def _index(name: str) -> Callable[[Path], str]:
+def _index(name: str) -> Callable[[Path], None]:
     """An index of `umt search` whose folder or file is a link to what must not change."""
 
-    def make(folder: Path) -> str:
+    def make(folder: Path) -> None:
         videos, own = folder / "videos", folder / "own"
         (videos / ".umt-index").mkdir(parents=True)
         own.write_text("own")
@@ -361,26 +358,23 @@ def _index(name: str) -> Callable[[Path], str]:
         finally:
             if own.read_text() != "own" if name else list(own.iterdir()):
                 raise Wrong("the target of the link was changed")
-        return ""
 
     return make
 
 
-def _saved(name: str, content: str) -> Callable[[Path], str]:
-    def make(folder: Path) -> str:
+def _saved(name: str, content: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
         (folder / "saved").mkdir()
         (folder / "saved" / name).write_text(content)
         load_video_records(folder / "saved")
-        return ""
 
     return make
 
 
-def _table(name: str, content: str) -> Callable[[Path], str]:
-    def make(folder: Path) -> str:
+def _table(name: str, content: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
         (folder / name).write_text(content)
         load_video_records(folder / name)
-        return name
 
     return make
 
@@ -391,14 +385,13 @@ def _deep(folder: Path) -> None:
         os.mkdir(folder)
 
 
-def _not_utf8(folder: Path) -> str:
+def _not_utf8(folder: Path) -> None:
     (folder / "videos").mkdir()
     (folder / "videos" / "caf\udce9.mp4").touch()
     load_video_records(folder / "videos")
-    return "videos"
 
 
-HOSTILE: list[tuple[str, Callable[[Path], str], str]] = [
+HOSTILE: list[tuple[str, Callable[[Path], None], str]] = [
     *(
         (f"root {path}", _fenced(path, link), "refused")
         for path, link in (
@@ -443,13 +436,13 @@ HOSTILE: list[tuple[str, Callable[[Path], str], str]] = [
 ]  # fmt: skip
 
 
-def _run_folder(make: Callable[[Path], str], wanted: str, folder: Path) -> str:
+def _run_folder(make: Callable[[Path], None], wanted: str, folder: Path) -> str:
     try:
         make(folder)
     except Wrong:
         raise
     except Exception as error:
-        if wanted == "refused" and user_message(error) is not None:
+        if wanted == "refused" and str(folder) in (user_message(error) or ""):
             return "refused"
         raise
     if wanted == "refused":
