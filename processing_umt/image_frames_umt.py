@@ -21,6 +21,7 @@ if is_vision_available():
     from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".apng", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_MAX_DOWNLOAD = 256 << 20  # bytes of an image from a URL, which is read into memory
 _ANIMATIONS = ("AVIF", "FLI", "GIF", "PNG", "TIFF", "WEBP")  # formats whose pictures are frames
 
 
@@ -53,7 +54,7 @@ def open_image(image: "str | os.PathLike | bytes | Image.Image", name: str = "")
         return image
     if not isinstance(image, bytes):
         name = os.fspath(image)
-        with open_file(name) as file:
+        with open_file(name, _MAX_DOWNLOAD) as file:
             image = file.read()
     with _named_errors(name or f"<{len(image)} bytes>"):
         opened = Image.open(io.BytesIO(image))

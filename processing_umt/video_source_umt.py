@@ -5,18 +5,16 @@ all protocols are disabled, and only formats that store a complete video in one 
 concat script or a QuickTime reference movie can't make FFmpeg read another file or address.
 """
 
-import http.client
 import io
+import math
 import os
 import re
 import stat
-import tempfile
-import time
-import urllib.parse
-import urllib.request
 from typing import BinaryIO
 
 from transformers.utils import is_av_available
+
+from .video_download_umt import DownloadError, download
 
 if is_av_available():
     import av
@@ -42,7 +40,7 @@ _EXPLANATIONS = {
 }
 
 
-_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")  # of a URL
+USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")  # of a URL
 
 
 class VideoDecodeError(ValueError):
@@ -50,7 +48,8 @@ class VideoDecodeError(ValueError):
     user name and no password of a URL.
 
     Attributes:
-        video (`str`): name of the file or URL, or a description of the bytes or file object.
+        video (`str`): name of the file, URL without user name and password, or a description of the bytes or file
+            object.
         reason (`str`): stable category: "missing", "unreadable", "network", "empty", "not_a_video",
             "no_video_stream", "no_frames", "truncated" or "decode".
     """
@@ -58,8 +57,8 @@ class VideoDecodeError(ValueError):
     def __init__(self, video: str, reason: str, detail: str = ""):
         what, advice = _EXPLANATIONS[reason]
         message = f"{video}: {what}{f' ({detail})' if detail else ''}. {advice}."
-        super().__init__(_USER_AND_PASSWORD.sub("", message))
-        self.video, self.reason, self.detail = video, reason, detail
+        super().__init__(USER_AND_PASSWORD.sub("", message))
+        self.video, self.reason, self.detail = USER_AND_PASSWORD.sub("", video), reason, detail
 
     def __reduce__(self):  # pickled by its arguments, to be sent from data loader workers
         return type(self), (self.video, self.reason, self.detail)
@@ -152,13 +151,21 @@ class _SeekableFile:
             return -1
 
 
-def open_file(name: str) -> BinaryIO:
-    """Opens a local file, or downloads an http(s) URL, with time limits.
+def open_file(name: str, max_download: float = math.inf) -> BinaryIO:
+    """Opens a local file, or downloads an http(s) URL, within the limits of `video_download_umt`.
+
+    Args:
+        max_download: largest size in bytes of a download, where it is below `MAX_DOWNLOAD_BYTES`.
 
     Raises:
         VideoDecodeError: "missing", "unreadable" or "network".
     """
-    return _download(name) if name.lower().startswith(("http://", "https://")) else _open_local_file(name)
+    if not name.lower().startswith(("http://", "https://")):
+        return _open_local_file(name)
+    try:
+        return download(name, max_download)
+    except DownloadError as error:
+        raise VideoDecodeError(name, "network", str(error)) from error
 
 
 def _open_local_file(path: str) -> BinaryIO:
@@ -173,51 +180,3 @@ def _open_local_file(path: str) -> BinaryIO:
     if file is None:
         raise VideoDecodeError(path, "unreadable", "not a regular file")
     return file
-
-
-_TIMEOUT = 10.0  # seconds: for a connection, for a response, and for the next _CHUNK_SIZE bytes
-_CHUNK_SIZE = 1 << 16
-
-
-def _download(url: str) -> BinaryIO:
-    """Downloads a URL to an anonymous temporary file, kept in memory up to 64 MiB."""
-    opener = urllib.request.OpenerDirector()  # http and https only, also after a redirect
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
-    file = tempfile.SpooledTemporaryFile(max_size=64 << 20)  # noqa: SIM115 (closed by its owner)
-    try:
-        request = urllib.request.Request(_as_ascii(url), headers={"User-Agent": "umt"})
-        with opener.open(request, timeout=_TIMEOUT) as response:
-            expected = response.headers.get("Content-Length")
-            since, received = time.monotonic(), 0
-            while chunk := response.read1(_CHUNK_SIZE):
-                file.write(chunk)
-                received += len(chunk)
-                if received >= _CHUNK_SIZE:
-                    since, received = time.monotonic(), 0
-                elif time.monotonic() - since > _TIMEOUT:
-                    raise TimeoutError(f"fewer than {_CHUNK_SIZE} bytes were received in {_TIMEOUT:g} s")
-        if expected is not None and file.tell() < int(expected):
-            raise OSError(f"the connection broke after {file.tell()} of {expected} bytes")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        file.close()
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise VideoDecodeError(url, "network", detail) from error
-    file.seek(0)
-    return file
-
-
-def _as_ascii(url: str) -> str:
-    """The URL with spaces and other characters escaped as browsers do; what is escaped already stays."""
-    parts = urllib.parse.urlsplit(url)
-    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
-    path, query = (urllib.parse.quote(part, safe="%/:;=@!$&'()*+,?~[]|") for part in (parts.path, parts.query))
-    return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))

@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--version", action="store_true", help="print the versions of this package and of its main ones"
     )
+    parser.add_argument(
+        "--max-download", type=float, metavar="GIB", help="largest video that is downloaded from a URL (default: 4)"
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands = {}
     for name in COMMANDS:
@@ -82,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"a command is required: {', '.join(COMMANDS)}")
     if args.overrides and not args.takes_overrides:
         commands[args.command].error(f"unrecognized arguments: {' '.join(args.overrides)}")
+    if args.max_download is not None:
+        set_max_download(args.max_download, parser)
     try:
         return args.run(args)
     except KeyboardInterrupt:
@@ -98,6 +103,15 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"umt {args.command}: {printable(message)}", file=sys.stderr)
         return 1
+
+
+def set_max_download(gib: float, parser: Parser) -> None:
+    """Set the largest size of a download, for this process and those that it forks."""
+    if not 0 < gib < 1 << 30:
+        parser.error(f"--max-download is {gib:g}; expected a number of GiB above 0")
+    from processing_umt import video_download_umt
+
+    video_download_umt.MAX_DOWNLOAD_BYTES = round(gib * (1 << 30))
 
 
 def check_names(argv: list[str], parser: Parser, commands: dict[str, Parser]) -> list[str]:

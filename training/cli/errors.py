@@ -15,6 +15,7 @@ CHECKING_PACKAGES = {
     "modeling_umt", "processing_umt", "umt_training", "transformers_modules", "transformers", "huggingface_hub",
     "datasets", "accelerate", "peft",
 }  # fmt: skip
+NETWORK_PACKAGES = {"httpx", "httpcore", "aiohttp"}  # all of whose exceptions are of the network or a server
 FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # by name, because importing their packages takes seconds
 DAMAGED_FILE = {"JSONDecodeError", "UnicodeDecodeError", "ArrowInvalid", "DatasetGenerationError", "SafetensorError"}
@@ -32,11 +33,11 @@ def user_message(error: Exception) -> str | None:
         return f"A file of weights could not be written, for example because the disk is full. ({text})"
     if kind.__name__ == "OutOfMemoryError":
         return f"{text.partition('. ')[0]}. Use a smaller batch, fewer frames or a data type of 16 bits."
-    if package in CHECKING_PACKAGES and text.startswith("Caught ") and "Original Traceback" in text:
+    if package in CHECKING_PACKAGES | NETWORK_PACKAGES and text.startswith("Caught ") and "Original Traceback" in text:
         # an error of this package in a data loading worker; PyTorch puts the worker's traceback into its message
         return str(error).strip().splitlines()[-1].partition(": ")[2]
     is_checked = isinstance(error, (ValueError, ImportError, RuntimeError)) and _raised_by_check(error.__traceback__)
-    if is_checked or isinstance(error, OSError) or kind.__name__ in DAMAGED_FILE or package.startswith("httpx"):
+    if is_checked or isinstance(error, OSError) or kind.__name__ in DAMAGED_FILE or package in NETWORK_PACKAGES:
         return text or kind.__name__
     return None
 

@@ -81,8 +81,14 @@ class BrokenVideoLog:
     def _by_reason(self) -> str:
         return ", ".join(f"{reason} {number}" for reason, number in self.reasons.most_common())
 
-    def end_epoch(self, epoch: int, folder: str | os.PathLike) -> dict[str, Any]:
+    def end_epoch(self, epoch: int, folder: str | os.PathLike, data: Iterable[str] = ()) -> dict[str, Any]:
         """Sums the counts of all processes, writes the list of broken videos, and resets the counts.
+
+        Args:
+            epoch: number of the epoch in the name of the list.
+            folder: folder of the list.
+            data: sources of the videos. The list may be published with the model, so an absolute path in the folder
+                of one of them is written relative to it, and any other relative to the working directory.
 
         Every process must call it. If a video was broken, the main process writes `folder/epoch-<epoch>.jsonl` with
         one line `{"video", "reason", "attempts"}` per video, most frequent first.
@@ -107,7 +113,7 @@ class BrokenVideoLog:
         if self.reasons:
             report = Path(folder) / f"epoch-{epoch}.jsonl"
             if not is_distributed or torch.distributed.get_rank() == 0:
-                self._write(report)
+                self._write(report, data)
         summary = {
             "num_clips": self.num_clips,
             "num_broken": self.reasons.total(),
@@ -120,11 +126,23 @@ class BrokenVideoLog:
             self._reset()
         return summary
 
-    def _write(self, report: Path) -> None:
-        with atomic_write(report) as temporary, temporary.open("w", encoding="utf-8") as file:
+    def _write(self, report: Path, data: Iterable[str]) -> None:
+        folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in map(os.path.abspath, data)]
+        # names of files may not be UTF-8
+        with (
+            atomic_write(report) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             for (name, reason), number in self.counts.most_common():
-                line = {"video": name, "reason": reason, "attempts": number}
+                line = {"video": _relative(name, folders), "reason": reason, "attempts": number}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _relative(name: str, folders: Iterable[str]) -> str:
+    """A local path relative to the first of the folders that contains it, or else to the working directory."""
+    if not os.path.isabs(name):
+        return name
+    return os.path.relpath(name, next((folder for folder in folders if Path(name).is_relative_to(folder)), None))
 
 
 class TooManyBrokenVideosError(ValueError):

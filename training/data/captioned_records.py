@@ -114,7 +114,7 @@ def load_captioned_records(
 def name_id(name: Any) -> int:
     """Hash, 0 to 2^63 - 1, of a text or of a record's `video` (its name, or its bytes)."""
     text = name if isinstance(name, str) else video_name(name)
-    content = text.encode() if text or not isinstance(name, dict) else name.get("bytes") or b""
+    content = text.encode(errors="surrogatepass") if text or not isinstance(name, dict) else name.get("bytes") or b""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
 

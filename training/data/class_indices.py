@@ -109,7 +109,7 @@ def plain_labels(labels: Iterable[Any], source: str) -> list[str | int | None]:
     numeric = {text for text in texts if re.fullmatch(r"-?\d+(\.0+)?", text)}
     if numeric and {text.lower() for text in texts - numeric} <= _MISSING:  # beside numbers, these are not names
         texts, plain = numeric, [None if label in texts - numeric else label for label in plain]
-    if texts and all(re.fullmatch(r"(0|-?[1-9]\d*)\.0+", text) for text in texts):
+    if texts and all(re.fullmatch(r"(0|-?[1-9]\d{0,14})\.0+", text) for text in texts):
         return [int(float(label)) if isinstance(label, str) else label for label in plain]
     return plain
 
@@ -119,9 +119,12 @@ def _plain_label(label: Any, row: int, source: str) -> str | int | None:
         return label.strip() or None
     if type(label).__name__ in ("bool", "bool_"):  # Python's, which is an integer too, and NumPy's
         return str(bool(label))
-    if label is None or (isinstance(label, numbers.Real) and math.isnan(label)):
+    if isinstance(label, numbers.Integral) and -(1 << 63) <= label < 1 << 63:
+        return int(label)
+    is_float = isinstance(label, numbers.Real) and not isinstance(label, numbers.Integral)
+    if label is None or (is_float and math.isnan(label)):
         return None
-    if isinstance(label, numbers.Real) and math.isfinite(label) and label == int(label):
+    if is_float and abs(label) < 1 << 53 and label == int(label):
         return int(label)
     raise ValueError(
         f"The label of row {row} of {source} is {label!r:.60}; expected a class name or an integer. Correct it, or "

@@ -9,7 +9,6 @@ prediction is correct only if it equals the text of the annotation, as in the of
 """
 
 import collections
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from .strict_json import read_json
 from .video_records import load_video_records
 
 # The question types of ActivityNet-QA by number; those from "yes/no" on are defined by the type of answer.
@@ -58,6 +58,9 @@ def load_question_records(
                 raise ValueError(f"Row {row} of the questions has the {name} {value!r}; expected a text.")
     if "question_id" not in records.column_names:
         records = records.add_column("question_id", list(range(len(records))))
+    odd = next((name for name in records["question_id"] if not isinstance(name, (int, str))), None)
+    if odd is not None:
+        raise ValueError(f"A question_id is {odd!r:.60}; expected an integer or a text.")
     repeated = [name for name, count in collections.Counter(records["question_id"]).items() if count > 1]
     if repeated:
         raise ValueError(
@@ -90,13 +93,14 @@ def read_answers(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"The list of answers {path} does not exist; check the path.")
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        answers = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.split("\n")]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    if path.suffix != ".json":
-        answers = [answer for answer in answers if answer]
+    if path.suffix == ".json":
+        answers = read_json(path)
+    else:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from error
+        answers = [answer for line in text.split("\n") if (answer := line.strip())]
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"{path} must be a JSON list of texts, or a text file with one answer per line.")
     return list(dict.fromkeys(answers))
@@ -107,14 +111,15 @@ def read_question_types(path: str | os.PathLike) -> dict[Any, int | str]:
     `test_a.json` of ActivityNet-QA.
 
     Raises:
-        ValueError: the file does not exist, or a row lacks one of the two fields.
+        ValueError: the file does not exist, or a row lacks one of the two fields, an integer or a text each.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"The list of question types {path} does not exist; check the path.")
-    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    rows = read_json(path)
     if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and {"question_id", "type"} <= {*row} for row in rows
+        isinstance(row, dict) and all(isinstance(row.get(name), (int, str)) for name in ("question_id", "type"))
+        for row in rows
     ):
         raise ValueError(f"{path} must be a JSON list of objects with a question_id and a type.")
     return {row["question_id"]: row["type"] for row in rows}

@@ -1,11 +1,17 @@
 """The columns of a table of videos under the names of this package, with its videos not decoded."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, Features, Image, IterableDataset, Value, Video
 
+from processing_umt.video_source_umt import VideoDecodeError
+
 from .column_names import find_video_column, no_video_column, rename_row, select_names, standard_names
+from .video_files import check_unicode
+
+_NUM_PROBED = 100  # number of records of a stream that are read to find its columns
 
 
 def name_columns(
@@ -75,16 +81,31 @@ def rename_columns(records: Dataset | IterableDataset, new_names: Mapping[str, s
 
 
 def with_paths(records: Dataset, paths: list[str]) -> Dataset:
-    """The table with other paths of its videos."""
+    """The table with other paths of its videos.
+
+    Raises:
+        ValueError: a path is not Unicode.
+    """
+    check_unicode(paths)
     if records.column_names == ["video"]:
         return Dataset.from_dict({"video": paths})
     return records.remove_columns("video").add_column("video", paths)
 
 
 def first_record(records: Dataset | IterableDataset, source: str) -> dict[str, Any]:
-    for record in records:
-        return record
-    raise ValueError(f"{source} contains no videos.")
+    """The first record that shows the columns: a broken one of a stream has none but its video.
+
+    Raises:
+        ValueError: there are no records.
+    """
+    first = None
+    for record in itertools.islice(records, _NUM_PROBED):
+        if not isinstance(record.get("video"), VideoDecodeError):
+            return record
+        first = first or record
+    if first is None:
+        raise ValueError(f"{source} contains no videos.")
+    return first
 
 
 def is_text(feature: Any) -> bool:

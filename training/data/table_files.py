@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
+from datasets.exceptions import DatasetGenerationError
 
 from .table_columns import name_columns
 from .video_lists import read_list
@@ -28,8 +29,8 @@ def read_table(path: Path, columns: Mapping[str, str]) -> Dataset:
         raise ValueError(f"The list of videos {path} does not exist; check the path.")
     try:
         records = Dataset.from_parquet(str(path))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path} can't be read as parquet: {error}") from error
+    except (OSError, ValueError, pa.ArrowException, DatasetGenerationError) as error:
+        raise ValueError(f"{path} can't be read as parquet: {error.__cause__ or error}") from error
     return name_columns(records, columns, str(path))
 
 
@@ -42,10 +43,13 @@ def _table(rows: list[dict[str, Any]], path: Path) -> Dataset:
             values = [value if isinstance(value, list) or value is None else [value] for value in values]
         try:
             table[name] = pa.array(values)
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError, RecursionError) as error:
             kinds = sorted({type(value).__name__ for value in values if value is not None})
             raise ValueError(
                 f"The column {name!r} of {path}, with values of the types {', '.join(kinds)}, can't be read: {error}. "
                 "Write all values of a column in the same way."
             ) from error
-    return Dataset(pa.table(table))
+    try:
+        return Dataset(pa.table(table))
+    except (pa.ArrowException, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError(f"{path} can't be read as a table: {error}. Are its values nested too deeply?") from error

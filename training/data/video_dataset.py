@@ -13,29 +13,31 @@ video that could not be read.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
 import torch
-from aiohttp import ClientError
 from torch.utils.data import Dataset, Sampler
 
+from processing_umt import video_download_umt
 from processing_umt.augmentation_umt import sample_generator
 from processing_umt.frame_sampling_umt import trimmed_length
 from processing_umt.image_frames_umt import IMAGE_SUFFIXES, animation_frames
 from processing_umt.image_frames_umt import open_image as open_image_file
 from processing_umt.video_decoding_umt import VideoReader
 from processing_umt.video_inputs_umt import read_frames
-from processing_umt.video_source_umt import VideoDecodeError
+from processing_umt.video_source_umt import USER_AND_PASSWORD, VideoDecodeError
 
 from .shared_epoch import SharedEpoch
 
 # integers of a sample -> their names in a batch
 _INTEGERS = {"sample_seed": "sample_seeds", "video_index": "video_index", "labels": "labels", "match_id": "match_ids"}
 _TEXTS = ("caption", "question", "answer")  # texts of a sample; lists in a batch
+_CHUNK_SIZE = 1 << 20  # bytes of a remote file that are read at once
 MAX_TRIES = 32  # broken videos in a row: practically impossible if 20 % of the videos are broken
 
 
@@ -233,8 +235,18 @@ def mask_seed(seed: int, epoch: int, index: int, view: int = 0) -> int:
     return int(words.view(np.int64)[0])
 
 
-def open_video(video: Any) -> str | bytes:
-    """A record's `video` as input of `VideoReader`. URLs other than http(s) are read with fsspec."""
+class _RemoteFile(tempfile.SpooledTemporaryFile):
+    name = ""  # of the URL, for messages
+
+
+def open_video(video: Any) -> str | bytes | BinaryIO:
+    """A record's `video` as input of `VideoReader`.
+
+    URLs other than http(s) are copied with fsspec to a temporary file, up to the limit of downloads.
+
+    Raises:
+        VideoDecodeError: it is that of a broken shard, or the URL can't be read.
+    """
     if isinstance(video, VideoDecodeError):  # an error in reading a shard
         raise video
     if isinstance(video, dict):
@@ -242,27 +254,38 @@ def open_video(video: Any) -> str | bytes:
     if video is None:
         raise VideoDecodeError("<no path, no bytes>", "missing")
     if isinstance(video, str) and "://" in video and not video.lower().startswith(("http://", "https://")):
+        copy, max_bytes = _RemoteFile(max_size=64 << 20), video_download_umt.MAX_DOWNLOAD_BYTES
+        copy.name = USER_AND_PASSWORD.sub("", video)
         try:
             with fsspec.open(video, "rb") as file:
-                return file.read()
-        except (OSError, ValueError, ImportError, ClientError) as error:
-            raise VideoDecodeError(video, "network", str(error)) from error
+                while chunk := file.read(_CHUNK_SIZE):
+                    copy.write(chunk)
+                    if copy.tell() > max_bytes:
+                        raise OSError(f"it is larger than {max_bytes:,} bytes, the limit of a download")
+        except Exception as error:  # each protocol raises exceptions of its own library
+            detail = " ".join(str(error).split())[:300] or type(error).__name__
+            raise VideoDecodeError(video, "network", detail) from error
+        copy.seek(0)
+        return copy
     return video
 
 
 def open_image(video: Any) -> Any:
     """A record's image as input of `animation_frames`: its path, or the opened image."""
     content = open_video(video)
+    if isinstance(content, _RemoteFile):
+        with content:
+            content = content.read()
     return content if isinstance(content, str) else open_image_file(content, video_name(video))
 
 
 def video_name(video: Any) -> str:
-    """Path or URL of a record's `video`; empty for bytes without a name."""
+    """Path or URL of a record's `video`, without a user name and password; empty for bytes without a name."""
     if isinstance(video, dict):
         video = video.get("path") or ""
     if isinstance(video, VideoDecodeError):
         return video.video
-    return os.fspath(video) if isinstance(video, (str, os.PathLike)) else ""
+    return USER_AND_PASSWORD.sub("", os.fspath(video)) if isinstance(video, (str, os.PathLike)) else ""
 
 
 def describe_broken(video: Any, error: VideoDecodeError, fallback: str) -> tuple[str, str]:

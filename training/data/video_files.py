@@ -1,8 +1,11 @@
 """Finds video files in folders, by the same rules for training data and for the command line."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+from ..terminal import printable
 
 # file name extensions of the videos in a folder
 VIDEO_SUFFIXES = (
@@ -73,6 +76,15 @@ def is_video_name(name: str) -> bool:
 def is_visible(name: str) -> bool:
     """Whether a name is neither hidden nor that of a folder of the operating system."""
     return not name.startswith(".") and name not in _SYSTEM_FOLDERS
+
+
+def check_unicode(names: Iterable[str]) -> None:
+    """Raises a ValueError if a name is not Unicode (its bytes are not UTF-8), which a table can't contain."""
+    for name in names:
+        if not name.isascii() and re.search("[\ud800-\udfff]", name):
+            raise ValueError(
+                f"The name {printable(name)} is not UTF-8; rename the file or folder, or correct the list."
+            )
 
 
 def check_some_exist(paths: Sequence[str], source: str) -> None:

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from .table_columns import is_text, with_paths
 from .table_files import read_table
-from .video_files import check_some_exist, is_video_name, is_visible, walk_folder
+from .video_files import check_some_exist, check_unicode, is_video_name, is_visible, walk_folder
 from .video_shards import SHARD_SUFFIXES
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -50,9 +50,11 @@ def read_video_folder(folder: Path, split: str | None, columns: Mapping[str, str
     if columns:
         raise ValueError(f"Columns {', '.join(columns.values())} are selected, but {inside} has no metadata file.")
     videos = [os.path.join(inside, *parts) for parts in files]
+    check_unicode(videos)
     if any(len(parts) == 1 for parts in files):
         return Dataset.from_dict({"video": videos})
     names = sorted(path.name for path in inside.iterdir() if path.is_dir() and is_visible(path.name))
+    check_unicode(names)
     _check_no_splits(inside, set(names))
     features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"video": videos, "label": [parts[0] for parts in files]}, features=features)

@@ -9,7 +9,6 @@ A first line is a header if one of its cells is a name of the column of videos a
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,10 +26,12 @@ from .column_names import (
     select_names,
     standard_names,
 )
+from .strict_json import parse_json
 from .video_files import VIDEO_SUFFIXES
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".json", ".jsonl")
 _DELIMITERS = (",", "\t", ";", " ")
+_MAX_DIGITS = 18  # of an integer of 64 bits
 
 
 def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
             raise ValueError(f"{path} is not a table of text: {error}.") from error
     if not rows:
         raise ValueError(f"{path} lists no videos.")
-    return _integer_labels(rows)
+    return _integer_labels(rows, path)
 
 
 def _read_text(text: str, columns: Mapping[str, str], path: Path) -> list[dict[str, Any]]:
@@ -192,8 +193,8 @@ def _with_suffix(name: str) -> str:
 
 def _read_json(text: str, path: Path) -> list[tuple[str, Any]]:
     try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
+        rows = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(rows, list):
         found = f"an object with the keys {list(rows)[:8]}" if isinstance(rows, dict) else f"a {type(rows).__name__}"
@@ -206,8 +207,8 @@ def _read_json_lines(text: str, path: Path) -> list[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append((f"line {number}", json.loads(line)))
-            except json.JSONDecodeError as error:
+                rows.append((f"line {number}", parse_json(line)))
+            except ValueError as error:
                 raise ValueError(f"{path}, line {number} is not valid JSON: {error}.") from error
     return rows
 
@@ -267,10 +268,12 @@ def _something_something(row: dict[str, Any], source: str) -> dict[str, Any]:
     return row
 
 
-def _integer_labels(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _integer_labels(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     """Converts labels to integers if all of them are written as integers without leading zeros."""
     labels = [row.get("label") for row in rows]
     if all(_is_integer(label) for label in labels) and any(isinstance(label, str) for label in labels):
+        if long := next((label for label in labels if len(str(label).strip()) > _MAX_DIGITS), None):
+            raise ValueError(f"{path} has the label {str(long)[:20]}…, an integer of {len(str(long))} digits.")
         return [{**row, "label": int(label)} for row, label in zip(rows, labels, strict=True)]
     return rows
 

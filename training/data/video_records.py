@@ -32,9 +32,10 @@ from processing_umt.video_source_umt import VideoDecodeError
 
 from .class_indices import check_distinct, class_indices, plain_labels, read_labels
 from .column_names import check_one_label
+from .root_folder import join_root
 from .table_columns import is_text, name_columns, with_paths
 from .table_files import read_table
-from .video_files import VIDEO_SUFFIXES, check_some_exist, is_video_name
+from .video_files import VIDEO_SUFFIXES, check_some_exist, check_unicode, is_video_name
 from .video_folders import read_video_folder
 from .video_lists import LIST_SUFFIXES
 from .video_shards import SHARD_SUFFIXES, expand_shards, stream_shards
@@ -69,8 +70,9 @@ def load_video_records(
             The columns of tables are recognised by their names, in any case: the video by `video`, `path`,
             `file_name`, `image` and similar ones (`VIDEO_NAMES` in `column_names.py`), or by the type `Video`; labels
             by `label`, `labels`, `class` … (`LABEL_NAMES`), captions by `caption`, `text` … (`CAPTION_NAMES`).
-        root: folder to which the relative paths of a list are joined; no path may be outside it. Default: the folder
-            of the list file. Without it, paths in a `datasets` object are unchanged.
+        root: folder to which the relative paths of a list are joined. It is a fence for lists from elsewhere: no path
+            or link may lead out of it, and URLs must be remote ones (`root_folder.py`). Default: the folder of the
+            list file, without a fence. Without it, paths in a `datasets` object are unchanged.
         split: split of a data set, or of a folder that contains `<split>/` or `<split>.csv` (`.txt`, `.json` …).
         columns: names of columns in the source, such as `{"video": "clip_path", "caption": "title"}`; they come before
             the names above.
@@ -120,6 +122,7 @@ def _load(
             return _load_folder(path, inside, split, columns), None
         path = inside
     if path.is_file() and is_video_name(path.name):
+        check_unicode([str(path)])
         return Dataset.from_dict({"video": [str(path)]}), None
     if path.suffix.lower() in _TABLE_SUFFIXES:
         return read_table(path, columns), path.parent
@@ -167,10 +170,17 @@ def _load_folder(
             f"{inside} contains no video files ({', '.join(VIDEO_SUFFIXES)}), no .tar shards and no data set."
         )
     elif (inside / "state.json").exists() or (inside / "dataset_dict.json").exists():
-        found = _choose_split(load_from_disk(str(inside)), split)
+        found = _choose_split(_load_saved(inside), split)
     else:
         found = _load_data_set(str(inside), split, streaming=False)
     return name_columns(found, columns, str(inside))
+
+
+def _load_saved(folder: Path) -> Dataset | DatasetDict:
+    try:
+        return load_from_disk(str(folder))
+    except Exception as error:  # damaged files raise exceptions of many kinds
+        raise ValueError(f"{folder} can't be read as a data set that was saved by save_to_disk: {error}") from error
 
 
 def _load_data_set(name: str, split: str | None, streaming: bool) -> Dataset | IterableDataset:
@@ -203,7 +213,7 @@ def _choose_split(found: Any, split: str | None) -> Dataset | IterableDataset:
 def _join_root(
     records: Dataset | IterableDataset, root: str | os.PathLike | None, default_root: Path | None, source: str
 ) -> Dataset | IterableDataset:
-    """Joins relative paths to the root. Only an explicit root limits them: other lists may refer to other folders."""
+    """Joins relative paths to the root. Only an explicit root is a fence: other lists may refer to other folders."""
     folder = default_root if root is None else Path(root).expanduser()
     if folder is None:
         return records
@@ -213,22 +223,12 @@ def _join_root(
         if root is None:
             return records
         raise ValueError(f"root was given, but the videos of {source} are not paths in a table.")
-    limit = None if root is None else os.path.abspath(folder)
     videos = list(records["video"])
     if absent := [row for row, path in enumerate(videos) if not path]:
         raise ValueError(f"{len(absent)} rows of {source} have no video, first row {absent[0]}. Remove them.")
-    paths = [_join(path, os.fspath(folder), limit) for path in videos]
+    paths = join_root(videos, os.fspath(folder), is_fence=root is not None)
     check_some_exist(paths, source)
     return with_paths(records, paths)
-
-
-def _join(path: str, folder: str, limit: str | None) -> str:
-    if "://" in path:
-        return path
-    joined = os.path.join(folder, path)
-    if limit is not None and os.path.commonpath([limit, os.path.abspath(joined)]) != limit:
-        raise ValueError(f"The video {path} is outside the root folder {folder}; correct the list or root.")
-    return joined
 
 
 def _encode_labels(

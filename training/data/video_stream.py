@@ -130,6 +130,6 @@ def name_hash(video: Any, read_pass: int = 0) -> int:
     name = video_name(video)
     if isinstance(video, dict):
         video = video.get("bytes") or b""
-    content = name.encode() if name else video[:_NUM_HASHED]
+    content = name.encode(errors="surrogatepass") if name else video[:_NUM_HASHED]
     digest = hashlib.blake2b(content, digest_size=4, salt=read_pass.to_bytes(8, "little")).digest()
     return int.from_bytes(digest, "little")

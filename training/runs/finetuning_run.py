@@ -112,7 +112,7 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
     model = load_classifier(run, class_names)
     processor = UMTVideoProcessor.for_config(model.config)
     processor.sampling = run.sampling
-    base = os.path.abspath(os.path.join(args.output_dir, "base"))
+    base = os.path.relpath(os.path.join(args.output_dir, "base"))  # the adapter's files state it
     if run.preset == "lora":
         # an adapter is useless without the model it was created for, head and classes included
         model.name_or_path = base

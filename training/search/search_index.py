@@ -13,6 +13,7 @@ leaves a consistent index.
 
 import json
 import os
+import re
 import secrets
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -66,11 +67,13 @@ class SearchIndex:
         folder: folder of the index.
 
     Raises:
-        ValueError: the folder is not an index, or has a format that this version does not know.
+        ValueError: the folder is not an index, has a format that this version does not know, or leads elsewhere by a
+            link.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        _refuse_links(folder)
         try:
             stored = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -80,10 +83,17 @@ class SearchIndex:
         stored["model"] = IndexModel(**stored["model"])
         stored["broken"] = {video: BrokenVideo(**facts) for video, facts in stored["broken"].items()}
         self.manifest = Manifest(**stored)
+        if odd := [part for part in self.manifest.parts if not re.fullmatch(r"part-\d{6}", part)]:
+            raise ValueError(f"{folder} has a part of the name {odd[0]!r}; delete the folder to build a new index.")
 
     @classmethod
     def create(cls, folder: Path, videos: Path, model: IndexModel, window: float) -> "SearchIndex":
-        """An empty index of the videos in a folder, with windows of `window` seconds."""
+        """An empty index of the videos in a folder, with windows of `window` seconds.
+
+        Raises:
+            ValueError: the folder leads elsewhere by a link.
+        """
+        _refuse_links(folder)
         folder.mkdir(parents=True, exist_ok=True)
         inside = videos.resolve() in folder.resolve().parents  # then both can be moved together
         path = os.path.relpath(videos, folder) if inside else os.path.abspath(videos)
@@ -215,6 +225,17 @@ class SearchIndex:
         inverted.nprobe = max(1, inverted.nlist // 8)
         similarities, rows = inverted.search(vector[None], number)
         return similarities[0][rows[0] >= 0], rows[0][rows[0] >= 0]
+
+
+def _refuse_links(folder: Path) -> None:
+    """A folder of videos from elsewhere may contain a link of the name of the index, or an index with links, through
+    which files elsewhere would be overwritten. A folder that the user gives with another name may be a link."""
+    for path in (folder if folder.name == FOLDER else None, folder / "index.json", folder / "lock"):
+        if path is not None and path.is_symlink():
+            raise ValueError(
+                f"{path} is a link, through which the index would write elsewhere; delete it, or keep the index in "
+                "another folder (--index)."
+            )
 
 
 def _features(dim: int) -> Features:

@@ -12,6 +12,7 @@ by what the recipes of arXiv 2303.16058 need:
 """
 
 import dataclasses
+import json
 import math
 import os
 import time
@@ -38,6 +39,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..atomic_files import atomic_write
 from ..cards.run_facts import RunFacts
+from ..cards.saved_model import ADAPTER, BASE
 from ..cards.trainer_card import CardSections, trainer_card
 from ..cards.video_card import video_sections
 from ..data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
@@ -291,9 +293,14 @@ class UMTTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Trainer's method without its file of pickled arguments, which contains the token of the Hub and local paths
-        and would be uploaded with the model."""
+        and would be uploaded with the model. An adapter that is pushed refers to its base in the repository."""
         super()._save(output_dir, state_dict)
-        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        adapter = folder / ADAPTER[0]
+        if self.args.push_to_hub and adapter.is_file():
+            config = json.loads(adapter.read_text(encoding="utf-8")) | {"base_model_name_or_path": BASE}
+            adapter.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Trainer's method, then a barrier: the main process writes the state file last, so a checkpoint with a state
@@ -382,7 +389,8 @@ class RunReport(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         epoch = math.ceil(state.epoch)  # counted from 1; a run may end within an epoch
-        summary = self.trainer.broken_videos.end_epoch(epoch, os.path.join(args.output_dir, "broken_videos"))
+        folder = os.path.join(args.output_dir, "broken_videos")
+        summary = self.trainer.broken_videos.end_epoch(epoch, folder, self.trainer.run_facts.data)
         if summary["num_broken"] and state.is_world_process_zero:
             reasons = ", ".join(f"{reason} {count}" for reason, count in summary["reasons"].items())
             print(

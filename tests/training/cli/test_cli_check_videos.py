@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from video_files import write_broken_videos, write_tar, write_video
 
+from processing_umt import video_download_umt
 from umt_training.cli import check_videos as cli_check_videos
+from umt_training.cli import main
 from umt_training.data.video_checks import check_video, check_videos
 from umt_training.data.video_records import load_video_records
 
@@ -111,3 +113,14 @@ def test_every_frame_of_an_animation_is_read(tmp_path):
     assert check_video(str(path), "record 0").reason == ""
     path.write_bytes(path.read_bytes()[:-30])
     assert check_video(str(path), "record 0").reason == "unreadable"
+
+
+def test_the_largest_download_is_an_option_of_all_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(video_download_umt, "MAX_DOWNLOAD_BYTES", 4 << 30)
+    write_video(tmp_path / "good.mp4")
+    assert main(["--max-download", "0.5", "check-videos", str(tmp_path), "--workers", "0"]) == 0
+    assert video_download_umt.MAX_DOWNLOAD_BYTES == 1 << 29
+    for value in ("0", "-1", "nan"):
+        with pytest.raises(SystemExit):
+            main([f"--max-download={value}", "check-videos", str(tmp_path)])
+        assert "expected a number of GiB above 0" in capsys.readouterr().err

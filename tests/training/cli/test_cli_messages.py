@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 import torch
 from tiny_classifier import save_class_folders, save_tiny_classifier, tiny_classifier, tiny_processor
@@ -234,7 +235,18 @@ def write_to_a_full_disk():
         file.write("text")
 
 
-@pytest.mark.parametrize("check", [own_check, check_of_transformers, missing_tracker, write_to_a_full_disk])
+def error_of_httpx():
+    raise type("ConnectError", (Exception,), {"__module__": "httpx"})("connection refused")
+
+
+def error_of_aiohttp():
+    raise aiohttp.ServerDisconnectedError()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [own_check, check_of_transformers, missing_tracker, write_to_a_full_disk, error_of_httpx, error_of_aiohttp],
+)
 def test_errors_of_checks_and_of_the_system_are_one_line(check):
     message = user_message(caught(check))
     assert message and "\n" not in message

@@ -172,7 +172,7 @@ def test_a_fifth_of_the_videos_is_broken(recipe, tmp_path, capsys):
     printed = capsys.readouterr().out
     report = run / "broken_videos" / "epoch-1.jsonl"
     found = [json.loads(line) for line in report.read_text().splitlines()]
-    assert {line["video"]: line["reason"] for line in found} == expected and len(expected) == 10
+    assert {str(data / line["video"]): line["reason"] for line in found} == expected and len(expected) == 10
     attempts = sum(line["attempts"] for line in found)
     assert attempts >= 10 and f"epoch 1: {attempts} attempts to read a video failed and were replaced" in printed
     for reason in set(expected.values()):

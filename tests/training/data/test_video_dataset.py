@@ -165,9 +165,9 @@ class TestBrokenVideos:
         log = BrokenVideoLog(max_broken_share=0.5)
         for batch in batches:
             log.add(batch["broken"], len(batch["sample_seeds"]))
-        summary = log.end_epoch(0, tmp_path)
+        summary = log.end_epoch(0, tmp_path, [str(folder)])
         lines = [json.loads(line) for line in Path(summary["report"]).read_text().splitlines()]
-        assert {line["video"]: line["reason"] for line in lines} == expected
+        assert {str(folder / line["video"]): line["reason"] for line in lines} == expected
         assert sum(line["attempts"] for line in lines) == summary["num_broken"] == sum(summary["reasons"].values())
         # no batch contains a broken video, and each broken file was read for at least one sample
         broken = {index for index, row in enumerate(dataset.records) if row["video"] in expected}
@@ -295,6 +295,23 @@ class TestBrokenVideoLog:
             {"video": "b.mp4", "reason": "empty", "attempts": 1},
         ]
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["epoch-2.jsonl"]
+
+    def test_paths_are_relative_and_names_of_any_bytes_are_written(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        names = {
+            f"{tmp_path}/data/run/a.mp4": "run/a.mp4",
+            f"{tmp_path}/lists/b.mp4": "b.mp4",
+            f"{tmp_path}/other/c.mp4": "other/c.mp4",
+            "clips/d.mp4": "clips/d.mp4",
+            "http://host/e.mp4": "http://host/e.mp4",
+            "caf\udce9.mp4": "caf\\udce9.mp4",
+        }
+        (tmp_path / "data").mkdir()
+        log = BrokenVideoLog(1.0)
+        log.add([(name, "missing") for name in names], 0)
+        log.end_epoch(1, tmp_path, [f"{tmp_path}/data", "lists/train.csv", "owner/name"])
+        lines = [json.loads(line) for line in (tmp_path / "epoch-1.jsonl").read_text("utf-8").splitlines()]
+        assert [line["video"] for line in lines] == [*list(names.values())[:5], "caf\udce9.mp4"]
 
     def test_no_report_without_broken_videos(self, tmp_path):
         log = BrokenVideoLog(0.0)

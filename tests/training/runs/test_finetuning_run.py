@@ -1,6 +1,7 @@
 """Classification runs: data, heads that are kept, interruption and resume, and the models of every preset."""
 
 import json
+import shutil
 import socket
 import unicodedata
 from collections import Counter
@@ -44,7 +45,7 @@ from umt_training import finetune
 from umt_training.runs import finetuning_run, resume
 from umt_training.runs.finetuning_run import FineTuningRun, head_rows, load_classifier, load_records, run_facts
 from umt_training.runs.resume import last_checkpoint
-from umt_training.trainers.finetuning import UMTFineTuningArguments
+from umt_training.trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 
@@ -445,7 +446,8 @@ def test_whole_models_of_presets(presets, preset, clips, stage1):
     assert AutoVideoProcessor.from_pretrained(folder).sampling == "segments"
 
 
-def test_adapters_load_both_ways_and_merge(presets, tmp_path):
+def test_adapters_load_both_ways_and_merge(presets, tmp_path, monkeypatch):
+    monkeypatch.chdir(presets["root"])  # the adapter refers to its base by a path from there
     folder, clip = presets["root"] / "lora", random_clip()
     assert not (folder / "model.safetensors").exists()
     base = AutoModelForVideoClassification.from_pretrained(folder / "base")
@@ -512,5 +514,32 @@ def test_two_processes(clips, stage1, tmp_path):
     assert said[0] == said[1] and said[0][:2] == ["2", "8"]
     state = json.loads((output / "trainer_state.json").read_text())
     assert state["global_step"] == 4 and all(np.isfinite(e["loss"]) for e in state["log_history"] if "loss" in e)
-    model = AutoModelForVideoClassification.from_pretrained(output)
-    assert model.config.id2label == {0: "jump", 1: "run"}
+    base = AutoModelForVideoClassification.from_pretrained(output / "base")
+    assert PeftModel.from_pretrained(base, output).config.id2label == {0: "jump", 1: "run"}
+
+
+@pytest.mark.parametrize("pushed", [False, True])
+def test_no_file_of_a_run_contains_a_token_or_an_absolute_path(pushed, clips, stage1, tmp_path, monkeypatch):
+    """With a broken video, which is listed, checkpoints, and an adapter, whose base is in the folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(clips, tmp_path / "clips")
+    (tmp_path / "clips" / "run" / "broken.mp4").write_bytes(b"no video")
+    monkeypatch.setattr(UMTFineTuningTrainer, "init_hf_repo", lambda *arguments, **options: None)
+    monkeypatch.setattr(UMTFineTuningTrainer, "push_to_hub", lambda trainer, **options: trainer.create_model_card())
+    monkeypatch.setattr(UMTFineTuningTrainer, "_push_from_checkpoint", lambda *arguments: None)
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml", init_from=str(stage1), data=str(tmp_path / "clips"), preset="lora", lora_rank=2,
+        eval_data=str(tmp_path / "clips"), save_strategy="epoch", max_broken_share=0.9, hub_token="hf_SECRET",
+        push_to_hub=pushed, hub_model_id="me/model", hub_strategy="every_save",
+    )  # fmt: skip
+    finetune(recipe, ["--output_dir", "out"])
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {"adapter_config.json", "run.json", "README.md", "epoch-3.jsonl"} <= {path.name for path in files}
+    for path in files:
+        content = path.read_bytes()
+        for secret in ("hf_SECRET", str(tmp_path), str(stage1), str(Path.cwd())):
+            assert secret.encode() not in content, path
+    for path in (tmp_path / "out").rglob("adapter_config.json"):
+        assert json.loads(path.read_text())["base_model_name_or_path"] == ("base" if pushed else "out/base")
+    (line,) = (tmp_path / "out" / "broken_videos" / "epoch-3.jsonl").read_text().splitlines()
+    assert json.loads(line)["video"] == "run/broken.mp4"

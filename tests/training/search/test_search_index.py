@@ -338,3 +338,42 @@ def test_sigkill(tmp_path, model, processor, model_folder):
     assert 3 <= num_found < 30
     assert update(index, model, processor) == (30 - num_found, {})
     assert len(index.known()) == 30 and len(index.table) == 60
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling folder", "lock", "index.json"])
+def test_nothing_is_written_through_links_of_a_folder_from_elsewhere(kind, videos, model, processor, tmp_path):
+    target = tmp_path / "target"
+    folder = videos / search_index.FOLDER
+    if "folder" in kind:
+        if kind == "folder":
+            target.mkdir()
+        folder.symlink_to(target)
+    else:
+        make_index(videos, model, processor)
+        (folder / kind).unlink(missing_ok=True)
+        target.write_text("own")
+        (folder / kind).symlink_to(target)
+    with pytest.raises(ValueError, match="is a link, through which"):
+        make_index(videos, model, processor)
+    if kind in ("lock", "index.json"):
+        with pytest.raises(ValueError, match="is a link, through which"):
+            SearchIndex(folder)
+        assert target.read_text() == "own"
+    else:
+        assert not target.exists() or not list(target.iterdir())
+
+
+def test_a_folder_that_is_given_may_be_a_link(videos, model, processor, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "index").symlink_to(tmp_path / "disk")
+    identity = IndexModel("tiny", None, fingerprint(model, processor))
+    index = SearchIndex.create(tmp_path / "index", videos, identity, window=1.0)
+    assert update(index, model, processor)[0] == 5
+
+
+def test_names_of_parts_do_not_lead_elsewhere(videos, model, processor):
+    folder = make_index(videos, model, processor).folder
+    manifest = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(manifest | {"parts": ["../../part-000001"]}))
+    with pytest.raises(ValueError, match="has a part of the name"):
+        SearchIndex(folder)
