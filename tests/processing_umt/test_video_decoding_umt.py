@@ -808,12 +808,11 @@ def test_damaged_files_give_frames_or_a_video_decode_error(name, clip, storage):
 
 
 def test_the_stated_number_of_frames_is_bounded_by_the_size_of_the_file(clip):
-    """A header that states 2^30 frames, in a file that ends before its stated size."""
+    """A header that states 2^30 frames, in a file that is cut off."""
     data = bytearray(Path(clip("h264-no-b.avi")[0]).read_bytes())
-    data[4:8] = struct.pack("<I", len(data) + 1000)
     for marker, offset in ((b"avih", 24), (b"strh", 40)):
         data[data.index(marker) + offset : data.index(marker) + offset + 4] = struct.pack("<I", 1 << 30)
-    with VideoReader(bytes(data)) as reader:
+    with VideoReader(bytes(data[:-3000])) as reader:
         assert 40 < reader.num_frames <= len(data)
         assert np.array_equal(reader.read([20])[0], clip("h264-no-b.avi")[1][20])
 
