@@ -28,11 +28,15 @@ def ends_early(read_at: ReadAt, size: int) -> bool:
         read_at: reads the file.
         size: of the file in bytes.
     """
-    head = read_at(0, 16)
+
+    def read(at: int, count: int) -> bytes:
+        return read_at(at, count) if at < size else b""  # a damaged header may state any position
+
+    head = read(0, 16)
     for magic, rule in _RULES.items():
         if head.startswith(magic):
             try:
-                return rule(read_at, size)
+                return rule(read, size)
             except (struct.error, IndexError):  # it ends within its header
                 return True
     return False
