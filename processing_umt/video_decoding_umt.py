@@ -367,11 +367,11 @@ class VideoReader:
 
     def _count(self) -> list[int | None]:
         """Decodes all frames once, for their number and times, and marks those that damage may have changed."""
-        times, shown_before, errors, corrupt = self._decode_all()
+        times, shown_before, errors, corrupt, keys = self._decode_all()
         if errors:  # strict decoding drops frames, which would shift the indices of those after them
             is_property, self._is_strict = self._breaks_its_format(), False
             self._open()
-            times, shown_before, tolerated, corrupt = self._decode_all()
+            times, shown_before, tolerated, corrupt, keys = self._decode_all()
             errors = tolerated if is_property else [*errors, *tolerated]
         # the packet of a corrupt frame is uncertain by the reordering delay
         delay = min(max(number - shown for number, shown in enumerate(shown_before)), _MAX_REORDERED)
@@ -380,15 +380,16 @@ class VideoReader:
         self._is_broken = np.zeros(len(times), dtype=bool)
         for earliest, latest in damaged:
             later = self._entries[self._entries > latest]
-            # the next entry ends the damage, unless the indices after it are uncertain, because a frame is lost
-            end = shown_before[later[0]] + delay if later.size and is_complete else len(times)
-            self._is_broken[shown_before[max(earliest, 0)] : end] = True
+            # the frame of the next entry ends the damage, as leading pictures before it need the damaged group; but if
+            # a frame is lost, the indices after it are uncertain
+            ends = [index for index in keys if later.size and is_complete and index >= later[0]]
+            self._is_broken[shown_before[max(earliest, 0)] : ends[0] if ends else len(times)] = True
         return times
 
-    def _decode_all(self) -> tuple[list[int | None], list[int], list[int], list[int]]:
-        """Times of all frames, number of frames shown before each packet, packets with errors, corrupt frames. In a
-        stream that starts within a group, the errors before its first frame are not damage."""
-        times, shown_before, errors, corrupt = [], [], [], []
+    def _decode_all(self) -> tuple[list[int | None], list[int], list[int], list[int], list[int]]:
+        """Times of all frames, number of frames shown before each packet, packets with errors, corrupt frames, key
+        frames. In a stream that starts within a group, the errors before its first frame are not damage."""
+        times, shown_before, errors, corrupt, keys = [], [], [], [], []
         self._codec.flush_buffers()
         for number, packet in itertools.chain(self._packets_from(0), [(self._num_packets, None)]):
             shown_before.append(len(times))
@@ -397,8 +398,9 @@ class VideoReader:
                 errors += self._lost_after(number, packet) if packet is not None else []
                 errors += [number] if has_error else []
                 corrupt += [len(times) + position for position, frame in enumerate(frames) if frame.is_corrupt]
+            keys += [len(times) + position for position, frame in enumerate(frames) if frame.key_frame]
             times += [frame.pts for frame in frames]
-        return times, shown_before, errors, corrupt
+        return times, shown_before, errors, corrupt, keys
 
     def _all_frames(self) -> Iterator["av.VideoFrame"]:
         """All frames in the order in which a new decoder shows them."""

@@ -1,5 +1,6 @@
 """Video files of every encoder and container at hand, made with PyAV, and their frames in order, the reference."""
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -23,11 +24,11 @@ class Clip(NamedTuple):
     """
 
     codec: str = "libx264"
-    options: dict[str, str] = {}  # noqa: RUF012 (never written)
+    options: dict[str, str] = {}
     pix_fmt: str = "yuv420p"
     size: tuple[int, int] = SIZE
     frames: int = NUM_FRAMES
-    mux: dict[str, str] = {}  # noqa: RUF012
+    mux: dict[str, str] = {}
     times: list[int] | None = None
     shift: int = 0
     rotation: int = 0
@@ -213,43 +214,84 @@ def _packets_beside(container, clip: Clip) -> list:
 
 
 class Decoded(NamedTuple):
-    """Frames of plain decoding in order: `frames`, uint8 `(height, width, 3)`, upright; `times` in seconds or None;
-    `has_error`: an error or a frame marked as corrupt, in strict decoding."""
+    """Frames of plain decoding in order.
+
+    Args:
+        frames: uint8 `(height, width, 3)`, upright.
+        times: in seconds, None if not stated.
+        noticed: whether FFmpeg reported an error, or marked a frame as corrupt, since the keyframe before this frame.
+    """
 
     frames: list[np.ndarray]
     times: list[float | None]
-    has_error: bool = False
+    noticed: list[bool]
 
 
-def decode_in_order(path: Path, is_strict: bool = False) -> Decoded:
-    """Decodes FFmpeg's best stream; errors are passed over, as FFmpeg's own program does."""
-    frames, times, has_error = [], [], False
+def decode_in_order(path: Path, options: dict[str, str] | None = None) -> Decoded:
+    """Decodes FFmpeg's best stream; errors are passed over, as FFmpeg's own program does.
+
+    Args:
+        options: of the decoder.
+    """
+    frames, times, origins, keys = (
+        [],
+        [],
+        [],
+        [],
+    )  # origins: number of the packet of each frame; keys: of its key frame
+    packet_times, errors = [], set()
+    for number, packet_time, decoded, has_error in _decoded_packets(path, options or {}):
+        packet_times.append(packet_time)
+        errors |= {number} if has_error else set()
+        for frame, image, time in decoded:
+            times.append(time)
+            frames.append(image)
+            origins.append(packet_times.index(time) if time in packet_times else number)
+            keys.append(origins[-1] if frame.key_frame or not keys else keys[-1])
+            errors |= {origins[-1]} if frame.is_corrupt else set()
+    # an error in a frame that no other one refers to concerns this frame alone
+    lasting = {number for number, _, _, has_error in _decoded_packets(path, options or {}, "NONREF") if has_error}
+    noticed = []
+    for key, origin in zip(keys, origins, strict=True):
+        way = {error for error in errors & (lasting | {origin}) if key <= error <= origin}
+        if None not in packet_times[:-1] and packet_times[origin] >= packet_times[key]:
+            way = {error for error in way if packet_times[error] >= packet_times[key]}  # not a leading picture
+        noticed.append(bool(way))
+    return Decoded(frames, times, noticed)
+
+
+def _decoded_packets(path: Path, options: dict[str, str], skip: str = "DEFAULT"):
+    """Number and time of each packet, the frames that it completes with their pictures and times, and whether FFmpeg
+    reports an error."""
     with av.open(str(path), metadata_errors="replace") as container:
         pictures = [stream for stream in container.streams.video if not stream.disposition & _COVER]
         best = container.streams.best("video")
         stream = best if best in pictures else pictures[0]
-        stream.codec_context.thread_count = 1
-        if is_strict:
-            stream.codec_context.options = {"err_detect": "crccheck+buffer+explode"}
-        packets = container.demux(stream)
-        while True:
+        codec, packets = stream.codec_context, container.demux(stream)
+        codec.thread_count, codec.options, codec.skip_frame = 1, options, skip
+        for number in itertools.count():
             try:
                 packet = next(packets)
-                has_error |= packet.is_corrupt
-                decoded = stream.codec_context.decode(packet if packet.size else None)
-            except StopIteration:
-                break
+            except (StopIteration, av.error.FFmpegError):
+                return
+            decoded, has_error = [], packet.is_corrupt
+            try:
+                decoded = codec.decode(packet if packet.size else None)
             except av.error.EOFError:
-                break
+                pass
             except av.error.FFmpegError:
                 has_error = True
-                continue
-            for frame in decoded:
-                has_error |= frame.is_corrupt
-                image = frame.reformat(stream.width, stream.height, "rgb24", threads=1).to_ndarray()
-                frames.append(np.rot90(image, frame.rotation // 90))
-                times.append(None if frame.pts is None else float(frame.pts * stream.time_base))
-    return Decoded(frames, times, has_error)
+            yield number, _seconds(packet, stream), [_picture(frame, stream) for frame in decoded], has_error
+
+
+def _picture(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[av.VideoFrame, np.ndarray, float | None]:
+    # one scaling thread: by default every frame starts a thread pool
+    image = frame.reformat(stream.width, stream.height, "rgb24", threads=1).to_ndarray()
+    return frame, np.rot90(image, frame.rotation // 90), _seconds(frame, stream)
+
+
+def _seconds(timed: av.Packet | av.VideoFrame, stream: av.VideoStream) -> float | None:
+    return None if timed.pts is None else float(timed.pts * stream.time_base)
 
 
 _COVER = av.stream.Disposition.attached_pic

@@ -4,10 +4,12 @@ The reference is plain decoding in order with PyAV of the intact file. A frame t
 frame, or else there must be an error that names the file.
 """
 
+import functools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 
 from processing_umt.video_decoding_umt import VideoDecodeError, VideoReader
@@ -75,11 +77,41 @@ def _match(frames: dict[int, np.ndarray], times: np.ndarray, intact: Decoded) ->
     wrong = []
     for index, frame in frames.items():
         candidates = {index, *np.flatnonzero(np.abs(intact_times - times[index]) < 1e-3)}
-        if not any(np.array_equal(frame, intact.frames[number]) for number in candidates if number < len(intact.frames)):
+        if not any(
+            np.array_equal(frame, intact.frames[number]) for number in candidates if number < len(intact.frames)
+        ):
             wrong.append(index)
     return wrong
 
 
+def _shows(path: Path, frame: np.ndarray) -> bool:
+    """Whether FFmpeg shows this frame of a damaged file, and notices no damage on the way to it."""
+    for options in ({}, {"err_detect": "crccheck+buffer+explode"}):
+        shown = decode_in_order(path, options)
+        noticed = [
+            seen for other, seen in zip(shown.frames, shown.noticed, strict=True) if np.array_equal(other, frame)
+        ]
+        if noticed and not all(noticed):
+            return True
+    return False
+
+
+# Codecs whose decoders notice that half of a picture is zero
+NOTICING = ("h264", "h264-no-b", "h264-open", "h264-pyramid", "mpeg4", "mpeg4-no-b", "mpeg1", "mpeg2", "mjpeg", "png")
+NOTICING += ("wmv1", "wmv2", "msmpeg4", "flv1", "prores")
+_CONTAINERS = (
+    "mp4",
+    "mov",
+    "mkv",
+    "avi",
+    "nut",
+    "flv",
+    "3gp",
+    "m4v",
+    "f4v",
+    "ismv",
+)  # that state the size of a packet
+_PLACES = (0.0, 0.15, 0.3, 0.5, 0.7, 0.9)
 DAMAGES: dict[str, Callable[[bytearray, np.random.Generator], None]] = {}
 
 
@@ -112,29 +144,54 @@ def _bits(data: bytearray, generator: np.random.Generator) -> None:
 
 
 def _damaged(seed: int) -> list[Case]:
-    return [
-        _damaged_case(f"{what} in {name}", name, clip, change, seed)
-        for name, clip in (PAIRS | VARIANTS).items()
+    clips = PAIRS | VARIANTS
+    halves = [
+        _damaged_case(f"half of packet {place:.0%} in {name}", "damaged", name, functools.partial(_half, place))
+        for name in clips
+        if name.split(".")[0] in NOTICING and name.split(".")[1] in _CONTAINERS
+        for place in _PLACES
+    ]
+    return halves + [
+        _damaged_case(
+            f"{what} in {name}", "undetectable by any decoder", name, functools.partial(_anywhere, change, seed)
+        )
+        for name in clips
         for what, change in DAMAGES.items()
     ]
 
 
-def _damaged_case(case: str, name: str, clip: Clip, change: Callable, seed: int) -> Case:
-    def run(folder: Path) -> str:
-        path = write(folder / name, clip)
-        intact = decode_in_order(path)
-        data = bytearray(path.read_bytes())
-        change(data, np.random.default_rng(_number(f"{case} {seed}")))
-        path.write_bytes(data)
-        frames, times, message = _frames_read(path)
-        if not (wrong := _match(frames, times, intact)):
-            return "refused" if message else "right"
-        shown = decode_in_order(path, True)
-        if not _match({i: frames[i] for i in wrong}, times, shown):
-            raise Wrong(f"UNDETECTED by FFmpeg, has_error={shown.has_error}, {wrong[:5]} of {len(frames)}")
-        raise Wrong(f"frames {wrong[:5]} of {len(frames)}/{len(times)} are not those of the intact file; {shown.has_error}")
+def _half(place: float, path: Path, case: str) -> None:
+    """Overwrites the second half of a packet with zeros; the container stays intact."""
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(container.streams.best("video")) if packet.size]
+    packet, data = packets[int(place * len(packets))], path.read_bytes()
+    half = len(packet) // 2
+    path.write_bytes(data.replace(packet, packet[:half] + bytes(len(packet) - half)))
 
-    return Case(case, "damaged", run)
+
+def _anywhere(change: Callable, seed: int, path: Path, case: str) -> None:
+    data = bytearray(path.read_bytes())
+    change(data, np.random.default_rng(_number(f"{case} {seed}")))
+    path.write_bytes(data)
+
+
+def _damaged_case(case: str, kind: str, name: str, damage: Callable[[Path, str], None]) -> Case:
+    """In the kind "damaged", every frame must be that of the intact file, or an error. In the other one, damage that
+    FFmpeg does not notice, as in entropy-coded data without a checksum, may be shown as FFmpeg shows it."""
+
+    def run(folder: Path) -> str:
+        path = write(folder / name, (PAIRS | VARIANTS)[name])
+        intact = decode_in_order(path)
+        damage(path, case)
+        frames, times, message = _frames_read(path)
+        wrong = _match(frames, times, intact)
+        if kind == "damaged" and wrong:
+            raise Wrong(f"frames {wrong[:5]} of {len(frames)} are not those of the intact file")
+        if silent := [index for index in wrong if not _shows(path, frames[index])]:
+            raise Wrong(f"frames {silent[:5]} of {len(frames)} are neither right nor those of FFmpeg without an error")
+        return "refused" if message else "right"
+
+    return Case(case, kind, run)
 
 
 def _truncated() -> list[Case]:
@@ -155,7 +212,7 @@ def _truncated_case(case: str, name: str, clip: Clip, part: float) -> Case:
         if wrong := _match(frames, times, intact):
             raise Wrong(f"frames {wrong[:5]} of {len(frames)}/{len(times)} are not those of the intact file")
         if len(frames) < len(intact.frames) and not message:
-            raise Wrong(f"UNTOLD {len(frames)} of {len(intact.frames)} frames, without an error")
+            raise Wrong(f"{len(frames)} of {len(intact.frames)} frames, without an error")
         return "refused" if message else "right"
 
     return Case(case, "truncated", run)
