@@ -5,6 +5,7 @@ frame, or else there must be an error that names the file.
 """
 
 import functools
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ def build(folder: Path, seed: int) -> list[Case]:
         *(_intact(f"refresh-{name}", "intra refresh", clip) for name, clip in REFRESH.items()),
         *_damaged(seed),
         *_truncated(),
+        *_bombs(),
     ]
 
 
@@ -111,6 +113,7 @@ _CONTAINERS = (
     "f4v",
     "ismv",
 )  # that state the size of a packet
+_UNDETECTABLE = "undetectable by any decoder"
 _PLACES = (0.0, 0.15, 0.3, 0.5, 0.7, 0.9)
 DAMAGES: dict[str, Callable[[bytearray, np.random.Generator], None]] = {}
 
@@ -216,3 +219,61 @@ def _truncated_case(case: str, name: str, clip: Clip, part: float) -> Case:
         return "refused" if message else "right"
 
     return Case(case, "truncated", run)
+
+
+def _bombs() -> list[Case]:
+    """Frames above the limit in the header of the container, and sizes, counts and durations that are too large."""
+    sizes = [
+        _bomb_case(f"{width} × {height} in {name}", name, functools.partial(_state_size, width, height))
+        for name in ("qtrle.mov", "cinepak.avi", "cinepak.mov", "msmpeg4.avi", "wmv2.avi", "zmbv.avi", "ffv1.avi")
+        for width, height in ((16384, 16384), (16000, 16000), (9000, 9000))
+    ]
+    gifs = [
+        _bomb_case(f"gif of {size} × {size}", "gif.gif", functools.partial(_state_gif_size, size))
+        for size in (6000, 12000, 30000, 65535)
+    ]
+    counts = [
+        _bomb_case(f"{count} frames in {name}", name, functools.partial(_state_frames, count), is_readable=True)
+        for name in ("h264-no-b.avi", "mpeg4.avi", "mjpeg.avi", "ffv1.avi")
+        for count in (1 << 20, 1 << 30, 0xFFFFFFFF)
+    ]
+    return sizes + gifs + counts
+
+
+def _state_size(width: int, height: int, data: bytearray) -> None:
+    if b"strf" in data:
+        at, layout = data.index(b"strf") + 12, "<ii"
+    else:
+        at, layout = data.index(b"stsd") + 44, ">HH"
+    struct.pack_into(layout, data, at, width, height)
+
+
+def _state_gif_size(size: int, data: bytearray) -> None:
+    struct.pack_into("<HH", data, 6, size, size)
+
+
+def _state_frames(count: int, data: bytearray) -> None:
+    """In an AVI file that is written to a pipe, which states no sizes."""
+    struct.pack_into("<I", data, 4, 0xFFFFFFFF)
+    for name, offset in ((b"avih", 24), (b"strh", 40)):
+        struct.pack_into("<I", data, data.index(name) + offset, count)
+
+
+def _bomb_case(case: str, name: str, change: Callable[[bytearray], None], is_readable: bool = False) -> Case:
+    def run(folder: Path) -> str:
+        path = write(folder / name, (PAIRS | VARIANTS)[name])
+        intact = decode_in_order(path)
+        data = bytearray(path.read_bytes())
+        change(data)
+        path.write_bytes(data)
+        checked = check_video(str(path), name)
+        frames, times, message = _frames_read(path)
+        if wrong := _match(frames, times, intact):
+            raise Wrong(f"frames {wrong[:5]} of {len(frames)} are not those of the intact file")
+        if is_readable and len(frames) < len(intact.frames):
+            raise Wrong(f"{len(frames)} of {len(intact.frames)} frames: {message}")
+        if not is_readable and checked.reason != "too_large":
+            raise Wrong(f"the reason is {checked.reason!r}: {checked.message}")
+        return "refused" if message else "right"
+
+    return Case(case, "headers and bombs", run)
