@@ -2,7 +2,7 @@
 
 Only frames count: a file whose frames are complete, and whose index behind them is cut off, is complete. A recorder
 that cannot return to the header leaves its sizes 0, all ones or marked as unknown; such a file ends where it ends, and
-so does one of a format that states nothing (MPEG program and transport streams, NUT, raw streams). Bytes after the end
+so does one of a format that states nothing (MPEG program and transport streams, raw streams). Bytes after the end
 do not matter. MP4 is not handled here: it cannot be opened without its index, which states every frame.
 """
 
@@ -17,6 +17,7 @@ _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")
 _REAL_MEDIA_EXCESS = 10  # bytes: FFmpeg counts a part of the header twice
+_NUT_INDEX, _NUT_TAIL = bytes.fromhex("4e58dd672f23e64e"), 4 << 20  # bytes that contain the longest index
 _MAX_OGG_PAGE = 65307  # bytes
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_TRAILER = b",", b"!", b";"
 
@@ -187,6 +188,12 @@ def _mxf_ends_early(read_at: ReadAt, size: int) -> bool:
     return _number(">Q", head, 16 + length_size + 24) > size
 
 
+def _nut_ends_early(read_at: ReadAt, size: int) -> bool:
+    """The index, which every writer puts at the end."""
+    start = max(0, size - _NUT_TAIL)
+    return _NUT_INDEX not in read_at(start, size - start)
+
+
 def _number(layout: str, data: bytes, at: int) -> int | float:
     return struct.unpack_from(layout, data, at)[0]
 
@@ -199,5 +206,6 @@ _RULES = {
     b"OggS": _ogg_ends_early,
     b".RMF": _real_media_ends_early,
     b"FLV": _flash_ends_early,
+    b"nut/multimedia c": _nut_ends_early,
     _MXF_PARTITION: _mxf_ends_early,
 }

@@ -192,8 +192,8 @@ class VideoReader:
         # the file ends within this packet (in a transport stream, it may be a transmission error)
         ends_corrupt = is_corrupt and self._container.format.name != "mpegts"
         is_truncated = ends_corrupt or self._source.is_truncated()
-        # FFmpeg marks no packet of a GIF, whose last picture may be incomplete
-        if pts and (ends_corrupt or (is_truncated and codec == "gif")):
+        # in GIF and NUT, FFmpeg does not mark the last packet, which may be incomplete
+        if pts and (ends_corrupt or (is_truncated and self._container.format.name in ("gif", "nut"))):
             for column in (pts, dts, entries, hidden):
                 column.pop()
         if not pts:

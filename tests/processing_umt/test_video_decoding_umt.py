@@ -826,6 +826,7 @@ ENDS = {  # formats that state their end
     "rv20.rm": CLIPS["rv20.rm"],
     "flv1.flv": CLIPS["flv1.flv"],
     "mpeg2.mxf": CLIPS["mpeg2.ts"],
+    "vp8.nut": CLIPS["vp8.webm"],
 }
 
 
