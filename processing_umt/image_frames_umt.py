@@ -59,6 +59,7 @@ def open_image(image: "str | os.PathLike | bytes | Image.Image", name: str = "")
     with _named_errors(name or f"<{len(image)} bytes>"):
         opened = Image.open(io.BytesIO(image))
         opened.filename = name
+        _check_size(opened, name)
         return opened
 
 
@@ -102,8 +103,18 @@ def image_pixels(frame: "str | os.PathLike | Image.Image | AnimationFrame") -> n
         return _pixels(frames[0])
 
 
+def _check_size(image: "Image.Image", name: str) -> None:
+    """Pillow only warns of images between its limit and twice its limit."""
+    limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
+    if limit is not None and width * height > limit:
+        detail = f"{width} × {height}; at most {limit} pixels, Pillow's limit, are read"
+        raise VideoDecodeError(name, "too_large", detail)
+
+
 def _pixels(image: "Image.Image") -> np.ndarray:
     image_format = image.format
+    if image_format is not None:  # opened from a file; a page of a TIFF file has its own size
+        _check_size(image, _name(image))
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and image_format == "PNG"):  # older Pillow: 16 bits as "I"
         grey = ((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8)
@@ -132,6 +143,8 @@ def _named_errors(name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:  # whose message names the buffer in memory
         raise VideoDecodeError(name, "unreadable", "it is in no known image format") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise VideoDecodeError(name, "too_large", str(error)) from error
     except Exception as error:  # the readers of its formats raise exceptions of many kinds for broken files
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VideoDecodeError(name, "unreadable", f"as an image: {detail}") from error

@@ -31,7 +31,7 @@ from .random_access_umt import (
     non_reference_frames_can_be_skipped,
     times_are_reliable,
 )
-from .video_source_umt import VideoDecodeError, VideoSource
+from .video_source_umt import MAX_PIXELS, VideoDecodeError, VideoSource, best_stream
 
 if is_av_available():
     import av
@@ -42,6 +42,7 @@ _MAX_REORDERED = 16  # the largest reordering delay of any codec, in frames
 # report errors that FFmpeg would decode around: in checksums, in the length of the data, in syntax. The decoder of
 # H.264 marks concealed frames instead, and strictly it would reject a reference that is absent after random access.
 _STRICT = {"err_detect": "crccheck+buffer+explode"}
+_MIN_FRAME_BYTES = 16  # with the header of its packet; bounds the number of frames that a header may state
 _NUM_SAMPLED_GROUPS = 4  # groups that decide whether a stream breaks its format everywhere
 
 
@@ -150,7 +151,7 @@ class VideoReader:
         if self._container is not None:
             self._container.close()
         self._container = self._source.open_container()
-        self._stream = _best_stream(self._container)
+        self._stream = best_stream(self._container)
         if self._stream is None:
             reason = "truncated" if self._source.is_truncated() else "no_video_stream"
             raise VideoDecodeError(self._source.name, reason)
@@ -161,7 +162,8 @@ class VideoReader:
         if self._codec is None:
             raise VideoDecodeError(self._source.name, "decode", "its codec has no decoder")
         self._codec.thread_count = 1
-        self._codec.options = _STRICT if self._is_strict and self._codec.name != "h264" else {}
+        strict = _STRICT if self._is_strict and self._codec.name != "h264" else {}
+        self._codec.options = {"max_pixels": str(MAX_PIXELS), **strict}
         self._size = self._codec.height, self._codec.width
         self._demuxer, self._position = self._container.demux(self._stream), 0
 
@@ -189,10 +191,11 @@ class VideoReader:
             pass  # the rest can't be read: treated as the end of the file
         # the file ends within this packet (in a transport stream, it may be a transmission error)
         ends_corrupt = is_corrupt and self._container.format.name != "mpegts"
-        if ends_corrupt:
+        is_truncated = ends_corrupt or self._source.is_truncated()
+        # in GIF and NUT, FFmpeg does not mark the last packet, which may be incomplete
+        if pts and (ends_corrupt or (is_truncated and self._container.format.name in ("gif", "nut"))):
             for column in (pts, dts, entries, hidden):
                 column.pop()
-        is_truncated = ends_corrupt or self._source.is_truncated()
         if not pts:
             raise VideoDecodeError(self._source.name, "truncated" if is_truncated else "no_frames")
         self._num_packets = self._position = len(pts)
@@ -234,8 +237,8 @@ class VideoReader:
             return 0
         seconds = (self._container.duration or 0) / av.time_base
         expected = self._stream.frames or round(seconds * (self._stream.average_rate or 0))
-        # a header may state anything: no more frames than bytes
-        return max(min(expected, self._source.size) - self._num_packets, 1)
+        # a header may state anything
+        return max(min(expected, self._source.size // _MIN_FRAME_BYTES) - self._num_packets, 1)
 
     def _set_clock(self, times: Sequence[int | None]) -> None:
         """Sets `fps`, `duration` and `timestamps` from presentation times in units of the stream's time base."""
@@ -364,11 +367,11 @@ class VideoReader:
 
     def _count(self) -> list[int | None]:
         """Decodes all frames once, for their number and times, and marks those that damage may have changed."""
-        times, shown_before, errors, corrupt = self._decode_all()
+        times, shown_before, errors, corrupt, keys = self._decode_all()
         if errors:  # strict decoding drops frames, which would shift the indices of those after them
             is_property, self._is_strict = self._breaks_its_format(), False
             self._open()
-            times, shown_before, tolerated, corrupt = self._decode_all()
+            times, shown_before, tolerated, corrupt, keys = self._decode_all()
             errors = tolerated if is_property else [*errors, *tolerated]
         # the packet of a corrupt frame is uncertain by the reordering delay
         delay = min(max(number - shown for number, shown in enumerate(shown_before)), _MAX_REORDERED)
@@ -377,15 +380,16 @@ class VideoReader:
         self._is_broken = np.zeros(len(times), dtype=bool)
         for earliest, latest in damaged:
             later = self._entries[self._entries > latest]
-            # the next entry ends the damage, unless the indices after it are uncertain, because a frame is lost
-            end = shown_before[later[0]] + delay if later.size and is_complete else len(times)
-            self._is_broken[shown_before[max(earliest, 0)] : end] = True
+            # the frame of the next entry ends the damage, as leading pictures before it need the damaged group; but if
+            # a frame is lost, the indices after it are uncertain
+            ends = [index for index in keys if later.size and is_complete and index >= later[0]]
+            self._is_broken[shown_before[max(earliest, 0)] : ends[0] if ends else len(times)] = True
         return times
 
-    def _decode_all(self) -> tuple[list[int | None], list[int], list[int], list[int]]:
-        """Times of all frames, number of frames shown before each packet, packets with errors, corrupt frames. In a
-        stream that starts within a group, the errors before its first frame are not damage."""
-        times, shown_before, errors, corrupt = [], [], [], []
+    def _decode_all(self) -> tuple[list[int | None], list[int], list[int], list[int], list[int]]:
+        """Times of all frames, number of frames shown before each packet, packets with errors, corrupt frames, key
+        frames. In a stream that starts within a group, the errors before its first frame are not damage."""
+        times, shown_before, errors, corrupt, keys = [], [], [], [], []
         self._codec.flush_buffers()
         for number, packet in itertools.chain(self._packets_from(0), [(self._num_packets, None)]):
             shown_before.append(len(times))
@@ -394,8 +398,9 @@ class VideoReader:
                 errors += self._lost_after(number, packet) if packet is not None else []
                 errors += [number] if has_error else []
                 corrupt += [len(times) + position for position, frame in enumerate(frames) if frame.is_corrupt]
+            keys += [len(times) + position for position, frame in enumerate(frames) if frame.key_frame]
             times += [frame.pts for frame in frames]
-        return times, shown_before, errors, corrupt
+        return times, shown_before, errors, corrupt, keys
 
     def _all_frames(self) -> Iterator["av.VideoFrame"]:
         """All frames in the order in which a new decoder shows them."""
@@ -455,15 +460,6 @@ class VideoReader:
         )
         matrix = frame.side_data.get("DISPLAYMATRIX")
         return image if matrix is None else _turn_upright(image, np.frombuffer(matrix, np.int32))
-
-
-def _best_stream(container: "av.container.InputContainer") -> "av.VideoStream | None":
-    """The video stream that FFmpeg ranks first (default, most frames, highest bit rate), or the next one if that is
-    cover art; None without video."""
-    best = container.streams.best("video")
-    pictures = av.stream.Disposition.attached_pic
-    others = [stream for stream in container.streams.video if not stream.disposition & pictures]
-    return best if best in others else max(others, key=lambda stream: stream.frames, default=None)
 
 
 def _turn_upright(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from transformers.utils import is_av_available
 
+from .container_ends_umt import ends_early
 from .video_download_umt import DownloadError, download
 
 if is_av_available():
@@ -22,7 +23,9 @@ if is_av_available():
 # Formats that store a complete video in one file. The last three are audio formats, listed so that the error says so.
 _FORMATS = "mov,matroska,webm,mpegts,mpeg,flv,asf,ogg,nut,ivf,mxf,gif,avi,rm,h264,hevc,m4v,mpegvideo,obu,wav,flac,mp3"
 
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: file and body identifiers
+MAX_PIXELS = 8192 * 4352  # of a frame: the highest levels of H.264, VP9 and AV1, so that 8K is readable
+# FLV and MPEG program streams. FFmpeg finds their streams while it decodes, where options do not reach the decoders
+_STREAMS_AFTER_THE_HEADER = (b"FLV\1", b"\0\0\1\xba")
 
 _EXPLANATIONS = {
     "missing": ("the file does not exist", "Check the path; only http and https URLs are downloaded"),
@@ -35,6 +38,7 @@ _EXPLANATIONS = {
     ),
     "no_video_stream": ("it has no video stream (is it audio only?)", "Pass a file with video, or leave it out"),
     "no_frames": ("its video stream contains no decodable frame", "Export it again, or leave it out"),
+    "too_large": ("its frames are too large", "Reduce its resolution, or leave it out"),
     "truncated": ("it ends too early", "Download or copy it again, or leave it out"),
     "decode": ("it can't be decoded", "The file is damaged or uses an unknown codec: re-encode it, or leave it out"),
 }
@@ -51,7 +55,7 @@ class VideoDecodeError(ValueError):
         video (`str`): name of the file, URL without user name and password, or a description of the bytes or file
             object.
         reason (`str`): stable category: "missing", "unreadable", "network", "empty", "not_a_video",
-            "no_video_stream", "no_frames", "truncated" or "decode".
+            "no_video_stream", "no_frames", "too_large", "truncated" or "decode".
     """
 
     def __init__(self, video: str, reason: str, detail: str = ""):
@@ -102,39 +106,66 @@ class VideoSource:
 
     def open_container(self) -> "av.container.InputContainer":
         """Opens a container at the beginning of the file. Only one may be in use, as containers share the file."""
-        self.file.seek(0)
-        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
+        if self.read_at(0, 4) in _STREAMS_AFTER_THE_HEADER:
+            self._check_size(*self._stated_size())
         try:
-            container = av.open(_SeekableFile(self.file), mode="r", options=options, metadata_errors="replace")
+            container = self._open()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             if self.read_at(4, 4) in (b"ftyp", b"mdat", b"wide", b"free", b"skip"):
                 raise VideoDecodeError(self.name, "truncated", "it has no index (moov)") from error
-            raise VideoDecodeError(self.name, "not_a_video") from error
+            raise VideoDecodeError(self.name, "truncated" if self.is_truncated() else "not_a_video") from error
+        if not _size(container)[0]:  # the decoder may have refused it
+            container.close()
+            self._check_size(*self._stated_size())
+            container = self._open()
+        self._check_size(*_size(container))
         # FFmpeg would generate missing presentation times
         container.flags &= ~av.container.Flags.gen_pts.value
         return container
+
+    def _open(self, **options: str) -> "av.container.InputContainer":
+        self.file.seek(0)
+        options |= {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
+        return av.open(_SeekableFile(self.file), mode="r", options=options, metadata_errors="replace")
+
+    def _stated_size(self) -> tuple[int, int]:
+        """Width and height as the headers state them, without a decoder; 0 if unknown."""
+        try:
+            with self._open(codec_whitelist="none") as container:
+                return _size(container)
+        except (av.error.FFmpegError, OSError, ValueError):
+            return 0, 0
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > MAX_PIXELS:
+            raise VideoDecodeError(self.name, "too_large", f"{width} × {height}; at most {MAX_PIXELS} pixels are read")
 
     def read_at(self, offset: int, count: int) -> bytes:
         self.file.seek(offset)
         return self.file.read(count)
 
     def is_truncated(self) -> bool:
-        """Whether an AVI or Matroska file ends before the size that its header states."""
-        head = self.read_at(0, 1024)
-        if head[:4] == b"RIFF":
-            return int.from_bytes(head[4:8], "little") + 8 > self.size
-        segment = head.find(_SEGMENT)
-        if head[:4] != _EBML or segment < 0:
-            return False
-        begin = segment + len(_SEGMENT)
-        length = 9 - head[begin].bit_length()  # of the size field: one more than the leading zeros of its first byte
-        size = int.from_bytes(head[begin : begin + length], "big") & ((1 << 7 * length) - 1)
-        unknown = (1 << 7 * length) - 1  # written by live recorders
-        return size != unknown and begin + length + size > self.size
+        """Whether the file ends before the end that it states (see `ends_early`)."""
+        return ends_early(self.read_at, self.size)
 
     def close(self) -> None:
         if self._owned:
             self.file.close()
+
+
+def best_stream(container: "av.container.InputContainer") -> "av.VideoStream | None":
+    """The video stream that FFmpeg ranks first (default, most frames, highest bit rate), or the next one if that is
+    cover art; None without video."""
+    best = container.streams.best("video")
+    pictures = av.stream.Disposition.attached_pic
+    others = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    return best if best in others else max(others, key=lambda stream: stream.frames, default=None)
+
+
+def _size(container: "av.container.InputContainer") -> tuple[int, int]:
+    """Width and height of the best video stream; 0 if unknown."""
+    stream = best_stream(container)
+    return (0, 0) if stream is None or stream.codec_context is None else (stream.width, stream.height)
 
 
 class _SeekableFile:

@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,20 @@ def test_broken_images_are_reported(tmp_path):
         assert name in features.errors[0][1] and "\n" not in features.errors[0][1]
     with pytest.raises(VideoDecodeError, match=r"missing\.png: the file does not exist"):
         frames_of(str(tmp_path / "missing.png"))
+
+
+@pytest.mark.parametrize("limit", [100, 40])  # Pillow warns of an image, and refuses one of twice its limit
+def test_images_above_the_limit_of_pillow_are_refused(limit, tmp_path, monkeypatch):
+    Image.new("RGB", (12, 10)).save(tmp_path / "a.png")
+    opened = Image.open(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    for image in (tmp_path / "a.png", opened):
+        with pytest.raises(VideoDecodeError, match=r"a\.png") as caught, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image_pixels(image)
+        assert caught.value.reason == "too_large"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert image_pixels(tmp_path / "a.png").shape == (10, 12, 3)
 
 
 def test_images_are_downloaded(tmp_path):

@@ -806,14 +806,127 @@ def test_damaged_files_give_frames_or_a_video_decode_error(name, clip, storage):
 
 
 def test_the_stated_number_of_frames_is_bounded_by_the_size_of_the_file(clip):
-    """A header that states 2^30 frames, in a file that ends before its stated size."""
+    """A header that states 2^30 frames, in a file that is cut off."""
     data = bytearray(Path(clip("h264-no-b.avi")[0]).read_bytes())
-    data[4:8] = struct.pack("<I", len(data) + 1000)
     for marker, offset in ((b"avih", 24), (b"strh", 40)):
         data[data.index(marker) + offset : data.index(marker) + offset + 4] = struct.pack("<I", 1 << 30)
-    with VideoReader(bytes(data)) as reader:
+    with VideoReader(bytes(data[:-3000])) as reader:
         assert 40 < reader.num_frames <= len(data)
         assert np.array_equal(reader.read([20])[0], clip("h264-no-b.avi")[1][20])
+
+
+ENDS = {  # formats that state their end
+    "mpeg4.avi": CLIPS["mpeg4.avi"],
+    "h264.mkv": CLIPS["h264.mkv"],
+    "wmv2.asf": CLIPS["wmv2.asf"],
+    "animated.gif": CLIPS["animated.gif"],
+    "vp8.ogv": CLIPS["vp8.webm"],
+    "rv20.rm": CLIPS["rv20.rm"],
+    "flv1.flv": CLIPS["flv1.flv"],
+    "mpeg2.mxf": CLIPS["mpeg2.ts"],
+    "vp8.nut": CLIPS["vp8.webm"],
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_file_that_ends_before_its_stated_end_is_truncated(name, tmp_path, storage):
+    path = write_clip(str(tmp_path / name), **ENDS[name])
+    reference, data = decode_in_order(path), Path(path).read_bytes()
+    for whole in (data, data + b"more" * 1000):
+        with VideoReader(whole) as reader:
+            assert reader.num_frames == reader._num_readable == len(reference)
+    for part in (0.5, 0.7, 0.8):
+        cut = data[: int(part * len(data))]
+        with pytest.raises(VideoDecodeError, match="ends too early"), VideoReader(cut) as reader:
+            given = []
+            for index in range(reader.num_frames):
+                with contextlib.suppress(VideoDecodeError):
+                    assert np.array_equal(reader.read([index])[0], reference[index]), index
+                    given.append(index)
+            assert len(given) < len(reference)
+            reader.read([reader.num_frames - 1])
+
+
+def test_an_avi_file_without_its_index_is_complete(clip, storage):
+    for name in ("h264-no-b.avi", "mpeg4.avi", "mjpeg.avi"):
+        path, reference = clip(name)
+        data = bytearray(Path(path).read_bytes())
+        no_index = data[: data.rindex(b"idx1")]
+        no_sizes = bytearray(no_index)
+        no_sizes[4:8] = bytes(4)
+        written_to_a_pipe = bytearray(no_index)
+        written_to_a_pipe[4:8] = b"\xff" * 4
+        for video in (
+            no_index,
+            no_index[:-4] + data[len(no_index) - 4 : len(no_index) + 6],
+            no_sizes,
+            written_to_a_pipe,
+        ):
+            with VideoReader(video) as reader:
+                assert reader.num_frames == len(reference)
+                check_indices(reader, reference, [39, 0, 17])
+
+
+def test_an_index_that_is_cut_off_loses_no_frame(clip):
+    data = Path(clip("h264.mkv")[0]).read_bytes()
+    with VideoReader(data[: data.rindex(b"\x1c\x53\xbb\x6b") + 8]) as reader:
+        check_indices(reader, clip("h264.mkv")[1], [39, 0])
+        assert reader.num_frames == 40
+
+
+def test_leading_pictures_after_a_damaged_group_are_errors(tmp_path):
+    """In a stream without presentation times they are told from the keyframe that follows them in presentation."""
+    path = write_clip(str(tmp_path / "open.m2v"), codec="mpeg2video", options={"bf": "2", "g": "12"})
+    reference, data = decode_in_order(path), Path(path).read_bytes()
+    with av.open(path) as container:
+        kinds = [frame.pict_type for frame in container.decode(video=0)]
+    key = next(index for index in range(12, 40) if kinds[index] == av.video.frame.PictureType.I)
+    with VideoReader(path) as reader:
+        assert reader._order is None
+        assert reader._entries[1] > 8
+    refused = []
+    with VideoReader(damage_packet(data, 4)) as reader:
+        for index in range(reader.num_frames):
+            try:
+                assert np.array_equal(reader.read([index])[0], reference[index]), index
+            except VideoDecodeError:
+                refused.append(index)
+    assert refused and refused[-1] == key - 1
+
+
+def test_frames_that_are_too_large_are_refused(clip, tmp_path):
+    gif = bytearray(Path(clip("animated.gif")[0]).read_bytes())
+    movie = bytearray(Path(clip("qtrle.mov")[0]).read_bytes())
+    list_file = bytearray(Path(clip("cinepak.avi")[0]).read_bytes())
+    for width, height in ((6000, 6000), (12000, 12000), (16384, 16384)):
+        struct.pack_into("<HH", gif, 6, width, height)
+        struct.pack_into(">HH", movie, movie.index(b"stsd") + 44, width, height)
+        struct.pack_into("<ii", list_file, list_file.index(b"strf") + 12, width, height)
+        for video in (gif, movie, list_file):
+            assert reason_of(bytes(video)) == "too_large"
+    largest = str(tmp_path / "8k.mkv")
+    with av.open(largest, "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = 7680, 4320
+        for packet in [*stream.encode(av.VideoFrame(7680, 4320, "yuv420p")), *stream.encode()]:
+            container.mux(packet)
+    with VideoReader(largest) as reader:
+        assert (reader.height, reader.width) == (4320, 7680)
+
+
+def test_frames_that_become_too_large_are_errors(clip):
+    """The limit also holds for the decoder."""
+    path = clip("mjpeg.avi")[0]
+    data = Path(path).read_bytes()
+    with av.open(path) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    size = b"\x08" + struct.pack(">HH", HEIGHT, WIDTH)
+    changed = data.replace(packets[20], packets[20].replace(size, b"\x08" + struct.pack(">HH", 9000, 9000)))
+    assert changed != data
+    with VideoReader(changed) as reader:
+        assert np.array_equal(reader.read([19])[0], clip("mjpeg.avi")[1][19])
+        with pytest.raises(VideoDecodeError, match="damaged"):
+            reader.read([20])
 
 
 def test_positions_before_the_file_are_errors_of_the_video(tmp_path, capfd):

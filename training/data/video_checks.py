@@ -73,13 +73,17 @@ def check_video(video: Any, name: str, full: bool = False) -> VideoCheck:
 
 
 def _read_some(reader: VideoReader) -> None:
-    reader.read(np.unique(np.linspace(0, reader.num_frames - 1, _NUM_SAMPLED).round().astype(np.int64)))
+    _read(reader, np.unique(np.linspace(0, reader.num_frames - 1, _NUM_SAMPLED).round().astype(np.int64)))
 
 
 def _read_all(reader: VideoReader) -> None:
+    _read(reader, np.arange(reader.num_frames))
+
+
+def _read(reader: VideoReader, indices: np.ndarray) -> None:
     chunk = max(1, _CHUNK_BYTES // (reader.height * reader.width * 3))
-    for start in range(0, reader.num_frames, chunk):
-        reader.read(np.arange(start, min(start + chunk, reader.num_frames)))
+    for start in range(0, len(indices), chunk):
+        reader.read(indices[start : start + chunk])
 
 
 class _Checker(torch.utils.data.Dataset):

@@ -4,7 +4,7 @@ Windows are defined in seconds, not in frames, so that they mean the same at any
 processed exactly as a video of its length.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -36,18 +36,22 @@ def read_windows(
         VideoDecodeError: the video can't be read; if its end is missing, after the windows that can be read.
     """
     with VideoReader(file) as reader:
-        if window is None:
-            spans = [(0.0, reader.duration, np.arange(reader.num_frames))]
-        else:
-            spans = list(time_windows(reader.timestamps, reader.duration, window, stride))
         if announce is not None:
-            announce(len(spans))
-        for start, end, frames in spans:
+            announce(sum(1 for _ in _spans(reader, window, stride)))
+        for start, end, frames in _spans(reader, window, stride):
             sampled = processor.sample_frames(VideoMetadata(total_num_frames=len(frames)), num_clips=1)
             clip = processor(reader.read(frames[sampled]), num_clips=1, num_crops=1, return_tensors="pt")
             yield {"video": file, "start": start, "end": end}, clip["pixel_values_videos"]
         if num_lost := int(np.isnan(reader.timestamps).sum()):
             raise VideoDecodeError(file, "truncated", f"its last {num_lost} frames are missing")
+
+
+def _spans(
+    reader: VideoReader, window: float | None, stride: float | None
+) -> Iterable[tuple[float, float, np.ndarray]]:
+    if window is None:
+        return [(0.0, reader.duration, np.arange(reader.num_frames))]
+    return time_windows(reader.timestamps, reader.duration, window, stride)
 
 
 def time_windows(
@@ -64,16 +68,42 @@ def time_windows(
         duration: seconds.
         window, stride: seconds, above 0.
     """
-    times = timestamps - timestamps[0]
+    times = (timestamps - timestamps[0])[~np.isnan(timestamps)]
     index = 0
     while index == 0 or (index - 1) * stride + window < duration:
         start = index * stride
         if start >= duration:  # a stride longer than the window can pass the end
             return
-        end = min(start + window, duration)
+        first = int(np.searchsorted(times, start - _ROUNDING))
+        if first == len(times):
+            return
+        end = _window_end(index, duration, window, stride)
         # the duration may be an estimate from the average frame rate: the last window includes frames after it
-        upper = np.inf if end == duration else end
-        frames = np.flatnonzero((times >= start - _ROUNDING) & (times < upper - _ROUNDING))
-        if len(frames):
-            yield start, end, frames
-        index += 1
+        last = len(times) if end == duration else int(np.searchsorted(times, end - _ROUNDING))
+        if first < last:
+            yield start, end, np.arange(first, last)
+            index += 1
+        else:  # a clock may jump by years
+            index = _first_window_after(times[first], index, duration, window, stride)
+
+
+def _window_end(index: int, duration: float, window: float, stride: float) -> float:
+    return min(index * stride + window, duration)
+
+
+def _first_window_after(time: float, index: int, duration: float, window: float, stride: float) -> int:
+    """The first window after `index` that ends after `time`, or else at the end of the video. Found by bisection, as a
+    quotient is rounded."""
+
+    def is_later(index: int) -> bool:
+        end = _window_end(index, duration, window, stride)
+        return end == duration or time < end - _ROUNDING
+
+    before, step = index, 1
+    while not is_later(before + step):
+        before, step = before + step, 2 * step
+    after = before + step
+    while after - before > 1:
+        middle = (before + after) // 2
+        before, after = (before, middle) if is_later(middle) else (middle, after)
+    return after
