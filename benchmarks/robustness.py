@@ -99,7 +99,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 0 < options.fraction <= 1:
         parser.error(f"--fraction is {options.fraction}; expected more than 0 and at most 1")
-    torch.set_num_threads(1)  # the threads of a process do not exist in its forks
     outcomes = []
     for part in options.parts:
         outcomes += run_part(part, options.seed, options.fraction)

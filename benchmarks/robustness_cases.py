@@ -4,6 +4,7 @@ The process is forked, so that a crash, a hang or a leak of one case touches no 
 It has a time limit; its peak memory is that of `wait4`, as growth over the memory at the fork.
 """
 
+import contextlib
 import faulthandler
 import gc
 import json
@@ -18,6 +19,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from .harness import resident
 
@@ -82,6 +85,8 @@ def _run(case: Case, folder: Path) -> Outcome:
         finished, status, usage = os.wait4(process, os.WNOHANG)
         seconds = time.monotonic() - started
         if finished:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL)  # processes that the case has left
             break
         if seconds > case.seconds:
             os.killpg(process, signal.SIGKILL)
@@ -105,6 +110,7 @@ def _run_forked(case: Case, folder: Path) -> None:
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        torch.set_num_threads(1)  # the threads of a process do not exist in its forks
         faulthandler.disable()  # that of a test process has a copy of its stderr
         (folder / "memory.txt").write_text(str(resident("VmRSS")))  # less than before: a fork maps no files
         limit = resident("VmSize") + _ADDRESS_SPACE

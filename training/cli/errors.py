@@ -11,6 +11,8 @@ import errno
 import re
 from types import TracebackType
 
+from ..data.batching import is_dead_worker
+
 CHECKING_PACKAGES = {
     "modeling_umt", "processing_umt", "umt_training", "transformers_modules", "transformers", "huggingface_hub",
     "datasets", "accelerate", "peft",
@@ -33,6 +35,11 @@ def user_message(error: Exception) -> str | None:
         return f"A file of weights could not be written, for example because the disk is full. ({text})"
     if kind.__name__ == "OutOfMemoryError":
         return f"{text.partition('. ')[0]}. Use a smaller batch, fewer frames or a data type of 16 bits."
+    if is_dead_worker(error):
+        return (
+            "A process that reads data died, usually because the memory was exhausted: give the command again with "
+            f"fewer workers. ({text})"
+        )
     if package in CHECKING_PACKAGES | NETWORK_PACKAGES and text.startswith("Caught ") and "Original Traceback" in text:
         # an error of this package in a data loading worker; PyTorch puts the worker's traceback into its message
         return str(error).strip().splitlines()[-1].partition(": ")[2]

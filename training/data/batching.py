@@ -1,4 +1,4 @@
-"""Items in batches, and data loaders without batches."""
+"""Items in batches, and data loaders without batches or with a dead worker."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -26,3 +26,9 @@ def identity_collate(item: Any) -> Any:
     """Returns an item unchanged. As `collate_fn` of a `DataLoader` with `batch_size=None` it replaces the default,
     which converts arrays to tensors; unlike a lambda it can be pickled for workers."""
     return item
+
+
+def is_dead_worker(error: Exception) -> bool:
+    """Whether an error is PyTorch's report that a worker process of a data loader died. A signal handler raises it,
+    wherever the process of the loader happens to be."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")

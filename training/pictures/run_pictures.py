@@ -21,6 +21,7 @@ from transformers.integrations import TensorBoardCallback
 
 from modeling_umt.token_selection_umt import draw_masks
 
+from ..data.batching import is_dead_worker
 from ..data.video_dataset import VideoClipDataset
 from .curves import draw_curves, points
 from .drawing import save_picture
@@ -84,8 +85,10 @@ def draw_masks_of_run(trainer: Any, dataset: Dataset) -> Image.Image:
 
 @contextmanager
 def warn_on_failure(what: str) -> Iterator[None]:
-    """Turn an error into a warning with its traceback."""
+    """Turn an error into a warning with its traceback, unless it is of the data loader."""
     try:
         yield
-    except Exception:
+    except Exception as error:
+        if is_dead_worker(error):
+            raise
         warnings.warn(f"The run continues without {what}:\n{traceback.format_exc()}", RuntimeWarning, stacklevel=3)

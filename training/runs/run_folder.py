@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..atomic_files import atomic_write
+from ..trainers.checkpoint_files import read_mapping
 from ..trainers.training_arguments import UMTTrainingArguments
 
 FILE_NAME = "run.json"
@@ -72,14 +73,14 @@ class RunFolder:
             args: The training arguments.
 
         Raises:
-            ValueError: the folder belongs to a run with other settings, or contains a model but no `run.json`, or the
-                run is complete and was to be pushed.
+            ValueError: the folder belongs to a run with other settings, or contains a model but no `run.json`, or
+                `run.json` is damaged, or the run is complete and was to be pushed.
         """
         path = Path(args.output_dir)
         folder = cls(path, run_settings(run, args))
         file = path / FILE_NAME
         has_model = any((path / name).is_file() for name in WEIGHTS)
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        content = read_run_file(file) if file.is_file() else None
         content, has_model = broadcast_object_list([content, has_model])  # as the main process sees the folder
         if content is None and has_model:
             raise ValueError(
@@ -131,6 +132,16 @@ class RunFolder:
         with atomic_write(self.path / FILE_NAME) as temporary:
             content = {"settings": self.settings, "data": self.data, **marks}
             temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_run_file(file: Path) -> dict[str, Any]:
+    content = read_mapping(file)
+    if content is None or not {"settings", "data", "complete"} <= content.keys():
+        raise ValueError(
+            f"{file} is damaged, so that the settings of the run are not known; restore it, or give another "
+            "--output-dir."
+        )
+    return content
 
 
 def run_settings(run: Any, args: UMTTrainingArguments) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from ..cards.saved_model import ADAPTER, BASE
 from ..cards.trainer_card import CardSections, trainer_card
 from ..cards.video_card import video_sections
 from ..data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
+from ..data.batching import is_dead_worker
 from ..data.broken_videos import BrokenVideoLog
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
@@ -132,6 +133,7 @@ class UMTTrainer(Trainer):
             ValueError: the checkpoint was saved with another effective batch size or other settings of the optimiser,
                 or it is damaged or not complete.
             TrainingStopped: the process received SIGTERM or SIGUSR1; a checkpoint is saved.
+            OSError: a worker process of the data loader died.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True  # Trainer refuses True
@@ -142,8 +144,17 @@ class UMTTrainer(Trainer):
                 raise ValueError(f"Training can't resume from {resume_from_checkpoint}: {problem}.")
             self.optimizer_settings.check(resume_from_checkpoint)
             self.resumed_folder = os.path.dirname(os.path.abspath(resume_from_checkpoint))
-        with self.stop_on_signal.handled():
-            return super().train(resume_from_checkpoint, **kwargs)
+        try:
+            with self.stop_on_signal.handled():
+                return super().train(resume_from_checkpoint, **kwargs)
+        except RuntimeError as error:
+            if not is_dead_worker(error):
+                raise
+            raise OSError(
+                f"A worker process of the data loader died at step {self.state.global_step}, usually because the "
+                "memory was exhausted: reduce `dataloader_num_workers` and resume from the last checkpoint. "
+                f"({error})"
+            ) from error
 
     def replace_progress_callback(self) -> None:
         """Print lines for people instead of Trainer's dictionaries; a notebook keeps Trainer's table."""
@@ -225,17 +236,8 @@ class UMTTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Trainer's method, timed. Removes the loader's report of broken videos from the batches and counts it."""
-        try:
-            with self.timer.on_host("data"):
-                batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise OSError(
-                f"A worker process of the data loader died at step {self.state.global_step}, usually because the "
-                "memory was exhausted: reduce `dataloader_num_workers` and resume from the last checkpoint. "
-                f"({error})"
-            ) from error
+        with self.timer.on_host("data"):
+            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             self.broken_videos.add(batch.pop("broken", []), num_clips=self.num_videos(batch))
         return batches, num_items

@@ -7,11 +7,16 @@ optimiser.
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import nn
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import TrainerState
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..atomic_files import atomic_write
@@ -46,9 +51,15 @@ def checkpoint_problem(folder: Path, model: nn.Module | None = None) -> str | No
     for name in (TRAINER_STATE_NAME, FILE_NAME):
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if not is_json(folder / name):
+        if read_mapping(folder / name) is None:
             return f"{name} is damaged"
-    sums = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    try:
+        step = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).global_step
+    except TypeError as error:  # fields that this version of Transformers does not have, or lacks
+        return f"{TRAINER_STATE_NAME} is of another version of Transformers ({error})"
+    if folder.name.startswith(PREFIX_CHECKPOINT_DIR) and folder.name != f"{PREFIX_CHECKPOINT_DIR}-{step}":
+        return f"{TRAINER_STATE_NAME} is of step {step}"
+    sums = read_mapping(folder / FILE_NAME)
     for name, expected in sums.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
@@ -56,6 +67,11 @@ def checkpoint_problem(folder: Path, model: nn.Module | None = None) -> str | No
             return f"{name} is damaged"
     if not any(name.startswith(STATES_OF_OPTIMIZERS) for name in sums):
         return "it contains the model without the state of the optimiser (`save_only_model`)"
+    for name in {OPTIMIZER_NAME, SCHEDULER_NAME} & sums.keys():
+        try:  # reads the structure without the values
+            torch.load(folder / name, map_location="meta", mmap=True, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError):
+            return f"{name} is not a file that PyTorch loads without executing code"
     shapes = None if model is None else {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in sums:
         if name.endswith(".safetensors"):
@@ -69,10 +85,11 @@ def checkpoint_problem(folder: Path, model: nn.Module | None = None) -> str | No
     return None
 
 
-def is_json(path: Path) -> bool:
-    """Whether a file is complete JSON: Trainer may have been killed while it wrote the file."""
+def read_mapping(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file; None if it is not a complete object: a process may have been killed while it wrote
+    the file."""
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        return False
-    return True
+        return None
+    return content if isinstance(content, dict) else None
