@@ -67,7 +67,7 @@ def checked(output: Path, log: str) -> tuple[int, int]:
 def trained(output: Path, log: str) -> tuple[int, int]:
     """Clips of an epoch: a broken video is replaced by another one."""
     state = json.loads((output / "trainer_state.json").read_text())
-    lines = (output / "broken_videos" / "epoch-0.jsonl").read_text().splitlines()
+    lines = (output / "broken_videos" / "epoch-1.jsonl").read_text().splitlines()
     num_broken = sum(json.loads(line)["attempts"] for line in lines)
     return state["global_step"] * 20 - num_broken, num_broken
 

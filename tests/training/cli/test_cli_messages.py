@@ -243,9 +243,21 @@ def error_of_aiohttp():
     raise aiohttp.ServerDisconnectedError()
 
 
+def dead_worker():
+    raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+
+
 @pytest.mark.parametrize(
     "check",
-    [own_check, check_of_transformers, missing_tracker, write_to_a_full_disk, error_of_httpx, error_of_aiohttp],
+    [
+        own_check,
+        check_of_transformers,
+        missing_tracker,
+        write_to_a_full_disk,
+        error_of_httpx,
+        error_of_aiohttp,
+        dead_worker,
+    ],
 )
 def test_errors_of_checks_and_of_the_system_are_one_line(check):
     message = user_message(caught(check))

@@ -173,7 +173,7 @@ def test_a_damaged_shard_is_a_broken_video_and_not_a_missing_caption(tmp_path):
 
 
 def test_images_that_are_flat_or_too_large(tmp_path, monkeypatch):
-    """Three rows of pixels are not treated as channels; a decompression bomb is reported as a broken image."""
+    """Three rows of pixels are not treated as channels; a decompression bomb is too large."""
     Image.fromarray(np.full((3, 12, 3), 77, np.uint8)).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     for video in (str(tmp_path / "a.png"), {"bytes": content, "path": "a.png"}):
@@ -182,7 +182,7 @@ def test_images_that_are_flat_or_too_large(tmp_path, monkeypatch):
         assert dataset[0]["pixel_values_videos"].shape == (1, 3, 3, 12)
         with monkeypatch.context() as patch:
             patch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-            with pytest.raises(ValueError, match=r"None of .*a\.png \(unreadable\)"):
+            with pytest.raises(ValueError, match=r"None of .*a\.png \(too_large\)"):
                 dataset[0]
 
 

@@ -229,3 +229,13 @@ def test_the_best_checkpoint_is_found_in_a_moved_folder(tmp_path):
         assert all(torch.equal(saved[name], tensor) for name, tensor in trainer.model.state_dict().items())
         stored = json.loads((tmp_path / folder / "checkpoint-6" / "trainer_state.json").read_text())
         assert stored["best_model_checkpoint"] == os.path.relpath(checkpoint, tmp_path / folder)
+
+
+@pytest.mark.parametrize("content", ["", '{"settings": {', "[]", "{}", '{"settings": {}, "data": {}}'])
+def test_a_damaged_run_file_is_named(parts, tmp_path, content):
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        finetune(recipe_of(parts, tmp_path / "recipe.yaml"), ["--output-dir", str(output)])
+    assert [path.name for path in output.iterdir()] == ["run.json"]

@@ -1,6 +1,8 @@
 """Checkpoints that training does not resume from: damaged, partial, of another model."""
 
 import json
+import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -113,3 +115,43 @@ def test_the_run_before_the_damage_is_continued(run, tmp_path):
     expected = load_file(run / "checkpoint-6" / "model.safetensors")
     saved = load_file(tmp_path / "run" / "checkpoint-6" / "model.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
+
+
+class Code:
+    """Pickled, it creates a folder when it is read."""
+
+    def __init__(self, folder: Path):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def edit_state(checkpoint: Path, **fields) -> None:
+    path = checkpoint / "trainer_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda folder: edit_state(folder, field_of_a_later_version=1), "trainer_state.json is of another version"),
+        (lambda folder: edit_state(folder, global_step=2), "trainer_state.json is of step 2"),
+        (lambda folder: (folder / "trainer_state.json").write_text("[]"), "trainer_state.json is damaged"),
+        (lambda folder: (folder / "checksums.json").write_text("[]"), "checksums.json is damaged"),
+        (lambda folder: (folder / "optimizer.pt").write_bytes(pickle.dumps(Code(folder / "executed"))),
+         "optimizer.pt is not a file that PyTorch loads without executing code"),
+    ],
+    ids=["later version", "another step", "state is a list", "checksums are a list", "code"],
+)  # fmt: skip
+def test_files_of_a_checkpoint_that_are_whole_but_wrong(run, tmp_path, change, problem):
+    checkpoint = shutil.copytree(run / "checkpoint-4", tmp_path / "checkpoint-4")
+    change(checkpoint)
+    if "optimizer" in problem:
+        write_checksums(checkpoint)
+    assert checkpoint_problem(checkpoint).startswith(problem)
+    assert not (checkpoint / "executed").exists()
+
+
+def test_a_checkpoint_may_be_renamed(run, tmp_path):
+    assert checkpoint_problem(Path(shutil.copytree(run / "checkpoint-4", tmp_path / "best"))) is None
