@@ -110,6 +110,8 @@ def _run_forked(case: Case, folder: Path) -> None:
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        # those of a test process do not write to these descriptors
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
         torch.set_num_threads(1)  # the threads of a process do not exist in its forks
         faulthandler.disable()  # that of a test process has a copy of its stderr
         (folder / "memory.txt").write_text(str(resident("VmRSS")))  # less than before: a fork maps no files
