@@ -169,8 +169,8 @@ class VideoReader:
 
     def _scan(self) -> None:
         """Reads all packets once and builds the table of frames."""
-        packets, pts, dts, entries, hidden = [], [], [], [], []
-        kept_bytes, smallest, is_corrupt, has_one_setup = 0, 1 << 62, False, True
+        packets, pts, dts, entries, hidden, marked = [], [], [], [], [], []
+        kept_bytes, smallest, has_one_setup = 0, 1 << 62, True
         codec, extradata = self._codec.name, self._codec.extradata or b""
         try:
             for packet in self._demuxer:
@@ -180,7 +180,7 @@ class VideoReader:
                 dts.append(packet.dts)
                 entries.append(packet.is_keyframe and is_entry(codec, extradata, bytes(packet)))
                 hidden.append(packet.is_discard)
-                is_corrupt = packet.is_corrupt
+                marked.append(packet.is_corrupt)
                 if len(pts) > 1 and packet.has_sidedata("new_extradata"):
                     has_one_setup = False
                 smallest = min(smallest, size)
@@ -190,11 +190,11 @@ class VideoReader:
         except (av.error.FFmpegError, OSError):
             pass  # the rest can't be read: treated as the end of the file
         # the file ends within this packet (in a transport stream, it may be a transmission error)
-        ends_corrupt = is_corrupt and self._container.format.name != "mpegts"
+        ends_corrupt = bool(marked) and marked[-1] and self._container.format.name != "mpegts"
         is_truncated = ends_corrupt or self._source.is_truncated()
         # in GIF and NUT, FFmpeg does not mark the last packet, which may be incomplete
         if pts and (ends_corrupt or (is_truncated and self._container.format.name in ("gif", "nut"))):
-            for column in (pts, dts, entries, hidden):
+            for column in (pts, dts, entries, hidden, marked):
                 column.pop()
         if not pts:
             raise VideoDecodeError(self._source.name, "truncated" if is_truncated else "no_frames")
@@ -205,6 +205,7 @@ class VideoReader:
         is_unknown = keyframes_are_unknown(codec, self._codec.codec.intra_only, entries)
         self._entries = np.array([0]) if is_unknown else np.union1d([0], np.flatnonzero(entries))
         self._starts_with_entry = bool(entries[0])
+        self._lost = self._first_lost(np.flatnonzero(marked))
         self._has_one_setup = has_one_setup
         num_lost = self._num_lost(is_truncated)
 
@@ -307,9 +308,8 @@ class VideoReader:
         for number, packet in self._packets_from(entry):
             if skip:
                 self._codec.skip_frame = "DEFAULT" if packet.pts in indices_by_time else "NONREF"
-            damaged += self._lost_after(number, packet)
             frames, has_error = self._decode_packet(packet)
-            if has_error:
+            if has_error or number in self._lost:
                 damaged.append(number)
             if number == last:
                 drained, has_error = self._decode_packet(None)
@@ -335,15 +335,13 @@ class VideoReader:
         entry = self._last_entry(packet)
         return any(entry <= other <= packet and self._pts[other] >= self._pts[entry] for other in damaged)
 
-    def _lost_after(self, number: int, packet: "av.Packet") -> list[int]:
-        """The first packet that lost data may affect, if the demuxer marks this one."""
-        if not packet.is_corrupt:
-            return []
+    def _first_lost(self, marked: np.ndarray) -> set[int]:
+        """The first packets that lost data may affect, from those that the demuxer marks."""
         if self._container.format.name != "mpegts":
-            return [number]
+            return {int(number) for number in marked}
         # found while the next packet is assembled. Where recordings are joined, that one is complete and an entry
         # follows; else the decoder reports what is missing in it
-        return [] if number + 2 in self._entries else [number + 1]
+        return {int(number) + 1 for number in marked if number + 2 not in self._entries}
 
     def _breaks_its_format(self) -> bool:
         """Whether the errors are a property of the stream: strict decoding fails in every group. The stream is then
@@ -395,8 +393,7 @@ class VideoReader:
             shown_before.append(len(times))
             frames, has_error = self._decode_packet(packet)
             if times or frames or self._starts_with_entry:
-                errors += self._lost_after(number, packet) if packet is not None else []
-                errors += [number] if has_error else []
+                errors += [number] if has_error or number in self._lost else []
                 corrupt += [len(times) + position for position, frame in enumerate(frames) if frame.is_corrupt]
             keys += [len(times) + position for position, frame in enumerate(frames) if frame.key_frame]
             times += [frame.pts for frame in frames]
