@@ -121,7 +121,6 @@ VARIANTS: dict[str, Clip] = {
     **_each("hevc-layers", "mp4", x265("temporal-layers=3", "b-adapt=0", "bframes=7")),
     **_each("hevc-10-bit", "mp4", x265(pix_fmt="yuv420p10le")),
     **_each("hevc-cut", "mp4", x265(**_CUT)),
-    **_each("hevc-one", "mp4", x265(frames=1)),
     **_each("vp9-odd", "webm", Clip("libvpx-vp9", _VPX, size=(47, 63))),
     **_each("vp9-uneven", "webm", Clip("libvpx-vp9", _VPX, times=_IRREGULAR)),
     **_each("vp9-one", "webm ivf", Clip("libvpx-vp9", _VPX, frames=1)),
@@ -227,30 +226,33 @@ class Decoded(NamedTuple):
     noticed: list[bool]
 
 
-def decode_in_order(path: Path, options: dict[str, str] | None = None) -> Decoded:
+def decode_in_order(path: Path, options: dict[str, str] | None = None, restarts: bool = False) -> Decoded:
     """Decodes FFmpeg's best stream; errors are passed over, as FFmpeg's own program does.
 
     Args:
         options: of the decoder.
+        restarts: after an error, empty the decoder at the next keyframe of the container, without which some decoders
+            show nothing more.
     """
-    frames, times, origins, keys = (
-        [],
-        [],
-        [],
-        [],
-    )  # origins: number of the packet of each frame; keys: of its key frame
+    frames, times = [], []
+    origins, keys, restart = [], [], 0  # number of the packet of each frame, and of its key frame
     packet_times, errors = [], set()
-    for number, packet_time, decoded, has_error in _decoded_packets(path, options or {}):
+    for number, packet_time, decoded, has_error, is_restart in _decoded_packets(path, options or {}, restarts):
         packet_times.append(packet_time)
         errors |= {number} if has_error else set()
+        restart = number if is_restart else restart
         for frame, image, time in decoded:
             times.append(time)
             frames.append(image)
-            origins.append(packet_times.index(time) if time in packet_times else number)
-            keys.append(origins[-1] if frame.key_frame or not keys else keys[-1])
+            # without times, the frames are in the order of the packets but for the delay of reordering
+            is_known = time is not None and time in packet_times
+            origins.append(packet_times.index(time) if is_known else min(number, len(frames) - 1))
+            key = origins[-1] if frame.key_frame or not keys else keys[-1]
+            keys.append(max(key, min(restart, origins[-1])))
             errors |= {origins[-1]} if frame.is_corrupt else set()
     # an error in a frame that no other one refers to concerns this frame alone
-    lasting = {number for number, _, _, has_error in _decoded_packets(path, options or {}, "NONREF") if has_error}
+    needed = _decoded_packets(path, options or {}, restarts, skip="NONREF")
+    lasting = {number for number, _, _, has_error, _ in needed if has_error}
     noticed = []
     for key, origin in zip(keys, origins, strict=True):
         way = {error for error in errors & (lasting | {origin}) if key <= error <= origin}
@@ -260,20 +262,24 @@ def decode_in_order(path: Path, options: dict[str, str] | None = None) -> Decode
     return Decoded(frames, times, noticed)
 
 
-def _decoded_packets(path: Path, options: dict[str, str], skip: str = "DEFAULT"):
-    """Number and time of each packet, the frames that it completes with their pictures and times, and whether FFmpeg
-    reports an error."""
+def _decoded_packets(path: Path, options: dict[str, str], restarts: bool, skip: str = "DEFAULT"):
+    """Number and time of each packet, the frames that it completes with their pictures and times, whether FFmpeg
+    reports an error, and whether the decoder was emptied before it."""
     with av.open(str(path), metadata_errors="replace") as container:
         pictures = [stream for stream in container.streams.video if not stream.disposition & _COVER]
         best = container.streams.best("video")
         stream = best if best in pictures else pictures[0]
         codec, packets = stream.codec_context, container.demux(stream)
         codec.thread_count, codec.options, codec.skip_frame = 1, options, skip
+        failed = False
         for number in itertools.count():
             try:
                 packet = next(packets)
             except (StopIteration, av.error.FFmpegError):
                 return
+            if is_restart := restarts and failed and packet.is_keyframe and packet.size > 0:
+                codec.flush_buffers()
+                failed = False
             decoded, has_error = [], packet.is_corrupt
             try:
                 decoded = codec.decode(packet if packet.size else None)
@@ -281,7 +287,9 @@ def _decoded_packets(path: Path, options: dict[str, str], skip: str = "DEFAULT")
                 pass
             except av.error.FFmpegError:
                 has_error = True
-            yield number, _seconds(packet, stream), [_picture(frame, stream) for frame in decoded], has_error
+            failed = failed or has_error
+            images = [_picture(frame, stream) for frame in decoded]
+            yield number, _seconds(packet, stream), images, has_error, is_restart
 
 
 def _picture(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[av.VideoFrame, np.ndarray, float | None]:

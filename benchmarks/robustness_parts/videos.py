@@ -5,6 +5,7 @@ frame, or else there must be an error that names the file.
 """
 
 import functools
+import itertools
 import struct
 import zlib
 from collections.abc import Callable
@@ -94,8 +95,8 @@ def _is_unnoticed(path: Path, frame: np.ndarray, time: float, index: int, intact
     """Whether FFmpeg, decoding a damaged file in order, notices nothing on the way to a frame and shows the same one,
     or also one that is not that of the intact file: what a decoder puts in place of lost data may depend on the
     frames that it decoded before, or on what is in its memory."""
-    for options in ({}, {"err_detect": "crccheck+buffer+explode"}):
-        shown = decode_in_order(path, options)
+    for options, restarts in itertools.product(({}, {"err_detect": "crccheck+buffer+explode"}), (False, True)):
+        shown = decode_in_order(path, options, restarts)
         same = [number for number, other in enumerate(shown.frames) if np.array_equal(frame, other)]
         wrong = [
             number

@@ -763,6 +763,26 @@ def test_lost_packets_of_a_transport_stream(tmp_path):
             reader.read([16])
 
 
+@pytest.mark.parametrize("shift", range(-700, 300, 100))
+def test_a_loss_at_the_beginning_of_a_group_of_a_transport_stream(clip, shift):
+    """The demuxer marks a packet of the group before."""
+    path, reference = clip("h264.ts")
+    data = bytearray(Path(path).read_bytes())
+    with av.open(path) as container:
+        packets = [(packet.pos, packet.is_keyframe) for packet in container.demux(video=0) if packet.size]
+    keyframe = [number for number, (_, is_keyframe) in enumerate(packets) if is_keyframe][1]
+    start = packets[keyframe + 1][0] + shift
+    data[start : start + 400] = bytes(400)
+    with VideoReader(bytes(data)) as reader:
+        for index in range(reader.num_frames):
+            try:
+                frame = reader.read([index])[0]
+            except VideoDecodeError as error:
+                assert "damaged" in str(error)
+            else:
+                assert any(np.array_equal(frame, other) for other in reference)
+
+
 def test_a_stream_that_breaks_its_format_everywhere_is_decoded_as_by_default(tmp_path):
     """Pictures with wrong checksums: no single one is damaged."""
     path = write_clip(str(tmp_path / "wrong.mov"), codec="png", pix_fmt="rgb24", frames=10)
