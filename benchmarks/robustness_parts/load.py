@@ -19,7 +19,8 @@ from .commands import CLASSES, Corpus, start, write_noise
 
 NUM_FILES = 2000
 BROKEN_SHARE = 100  # one of so many files
-MEMORY_GROWTH, DESCRIPTOR_GROWTH = 48 << 20, 4  # from a tenth of the files to all
+# from a tenth of the files to all; the batches that a worker has read ahead are in shared memory, with descriptors
+MEMORY_GROWTH, DESCRIPTOR_GROWTH = 48 << 20, 16
 _DISTINCT = 8
 
 
