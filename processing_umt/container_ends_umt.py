@@ -19,7 +19,7 @@ _MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")
 _REAL_MEDIA_EXCESS = 10  # bytes: FFmpeg counts a part of the header twice
 _NUT_INDEX, _NUT_TAIL = bytes.fromhex("4e58dd672f23e64e"), 4 << 20  # bytes that contain the longest index
 _MAX_OGG_PAGE = 65307  # bytes
-_GIF_IMAGE, _GIF_EXTENSION, _GIF_TRAILER = b",", b"!", b";"
+_GIF_IMAGE, _GIF_EXTENSION = b",", b"!"
 
 
 def ends_early(read_at: ReadAt, size: int) -> bool:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -28,7 +26,10 @@ from modeling_umt.convert_umt_checkpoints import official_state_dict
 from processing_umt import UMTProcessor, UMTVideoProcessor
 from umt_training.cli import main
 
+from .noise import write_noise
+
 CLASSES = ("archery", "bowling")
+NOISE = (8, 32, 48, 16)  # frames, height, width, and side of the squares of a video
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 CONFIG = {**SIZES, "image_size": 32, "num_frames": 2, "num_aligned_layers": 1, "target_dim": 8}
 TRAINING = {
@@ -73,7 +74,7 @@ class Corpus:
         ).save_pretrained(self.retriever)
         torch.save(official_state_dict(classifier), self.official)
         for number in range(num_videos):
-            write_noise(self.videos / CLASSES[number % 2] / f"{number}.mp4", number)
+            write_noise(self.videos / CLASSES[number % 2] / f"{number}.mp4", number, *NOISE)
         self.write_recipe("finetune", task="classification", init_from=str(self.student))
         self.write_recipe("pretrain", task="stage1", teacher=str(self.teacher), model=CONFIG, mask_ratio=0.5)
         return self
@@ -83,19 +84,6 @@ class Corpus:
 
     def recipe(self, name: str) -> str:
         return str(self.folder / f"{name}.yaml")
-
-
-def write_noise(path: Path, seed: int, num_frames: int = 8) -> None:
-    """A video of 32 x 48 pixels whose frames are random squares."""
-    generator = np.random.default_rng(seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
-        for _ in range(num_frames):
-            picture = generator.integers(0, 256, (2, 3, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
 
 
 class Command(NamedTuple):

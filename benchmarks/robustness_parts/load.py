@@ -15,7 +15,8 @@ import numpy as np
 from umt_training.search.search_index import SearchIndex
 
 from ..robustness_cases import Case, Wrong
-from .commands import CLASSES, Corpus, start, write_noise
+from .commands import CLASSES, NOISE, Corpus, start
+from .noise import write_noise
 
 NUM_FILES = 2000
 BROKEN_SHARE = 100  # one of so many files
@@ -184,7 +185,7 @@ def measure(name: str, load: Load, corpus: Corpus, work: Path, number: int) -> M
 def make_files(folder: Path, number: int) -> Path:
     """`number` files in two class folders, of which every hundredth is text."""
     for distinct in range(_DISTINCT):
-        write_noise(folder.parent / "distinct" / f"{distinct}.mp4", distinct)
+        write_noise(folder.parent / "distinct" / f"{distinct}.mp4", distinct, *NOISE)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
     for index in range(number):

@@ -15,7 +15,6 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -31,6 +30,7 @@ from umt_training.data.video_shards import read_shards
 from umt_training.search.search_index import IndexModel, SearchIndex
 
 from ..robustness_cases import Case, Wrong
+from .noise import write_noise
 
 _NUM_ROWS = 40
 
@@ -51,7 +51,7 @@ def build(folder: Path, seed: int) -> list[Case]:
     for number in range(30):
         damaged = damage(_parquet(), generator)
         add("tables", f"{number}.parquet", functools.partial(_run_parquet, damaged))
-    videos = [_video(folder / f"{key}.mp4", seed + key) for key in range(5)]
+    videos = [write_noise(folder / f"{key}.mp4", seed + key, 2, 16, 16).read_bytes() for key in range(5)]
     for number in range(80):
         shard, places = _shard(videos)
         mode, start, damaged = _damage_in_place(shard, generator)
@@ -162,17 +162,6 @@ def _run_parquet(content: bytes, folder: Path) -> str:
 # --- shards ---------------------------------------------------------------------------------------------------------
 
 
-def _video(path: Path, seed: int) -> bytes:
-    pictures = np.random.default_rng(seed).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path.read_bytes()
-
-
 def _shard(videos: list[bytes]) -> tuple[bytes, list[tuple[int, int, int]]]:
     """A tar file, and for every video the place of its header, its content and its end."""
     file, places = io.BytesIO(), []
@@ -247,7 +236,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], bool]] = {  # header, and whether ze
 
 
 def _run_bomb(make: Callable[[], bytes], is_compressed: bool, folder: Path) -> str:
-    video, path = _video(folder / "a.mp4", 1), folder / "a.tar"
+    video, path = write_noise(folder / "a.mp4", 1, 2, 16, 16).read_bytes(), folder / "a.tar"
     with gzip.open(path, "wb", 1) if is_compressed else open(path, "wb") as file:
         file.write(_header("a.mp4", len(video)) + video + bytes(-len(video) % 512) + make())
         for _ in range(2048 if is_compressed else 0):
@@ -297,7 +286,7 @@ def _run_image(content: bytes, suffix: str, folder: Path) -> str:
 
 
 def _secret(folder: Path) -> Path:
-    (folder / "secret.mp4").write_bytes(_video(folder / "secret.mp4", 1))
+    (folder / "secret.mp4").write_bytes(write_noise(folder / "secret.mp4", 1, 2, 16, 16).read_bytes())
     return folder / "secret.mp4"
 
 
@@ -330,7 +319,7 @@ def _checked(fill: Callable[[Path], object]) -> Callable[[Path], None]:
 
     def make(folder: Path) -> None:
         (folder / "videos").mkdir()
-        _video(folder / "videos" / "good.mp4", 1)
+        write_noise(folder / "videos" / "good.mp4", 1, 2, 16, 16).read_bytes()
         fill(folder / "videos")
         checks = list(check_videos(load_video_records(folder / "videos"))[0])
         if [check.video for check in checks if not check.reason] != [str(folder / "videos" / "good.mp4")]:

@@ -895,7 +895,7 @@ def test_an_index_that_is_cut_off_loses_no_frame(clip):
 
 
 def test_leading_pictures_after_a_damaged_group_are_errors(tmp_path):
-    """In a stream without presentation times they are told from the keyframe that follows them in presentation."""
+    """In a stream without presentation times, the keyframe that follows them in presentation identifies them."""
     path = write_clip(str(tmp_path / "open.m2v"), codec="mpeg2video", options={"bf": "2", "g": "12"})
     reference, data = decode_in_order(path), Path(path).read_bytes()
     with av.open(path) as container:

@@ -96,7 +96,7 @@ def first_record(records: Dataset | IterableDataset, source: str) -> dict[str, A
     """The first record that shows the columns: a broken one of a stream has none but its video.
 
     Raises:
-        ValueError: there are no records.
+        ValueError: the data are empty.
     """
     first = None
     for record in itertools.islice(records, _NUM_PROBED):

@@ -1,7 +1,7 @@
 """Files of vectors with a description of their rows: `.parquet`, or `.npy` and `.json`.
 
 Rows are written as they come, so that memory does not depend on their number, into temporary files that replace the
-output at the end: after an error there is no file, or the one of before.
+output at the end. After an error, the output is unchanged, or still does not exist.
 """
 
 import itertools
