@@ -22,6 +22,9 @@ if is_av_available():
 
 # Formats that store a complete video in one file. The last three are audio formats, listed so that the error says so.
 _FORMATS = "mov,matroska,webm,mpegts,mpeg,flv,asf,ogg,nut,ivf,mxf,gif,avi,rm,h264,hevc,m4v,mpegvideo,obu,wav,flac,mp3"
+# raw streams: FFmpeg finds their start codes also within a file whose container has lost its header
+_STREAMS_OF_START_CODES = ("h264", "hevc", "m4v", "mpegvideo")
+_START_CODE = re.compile(rb"\x00{2,}\x01")
 
 MAX_PIXELS = 8192 * 4352  # of a frame: the highest levels of H.264, VP9 and AV1, so that 8K is readable
 # FLV and MPEG program streams. FFmpeg finds their streams while it decodes, where options do not reach the decoders
@@ -106,12 +109,13 @@ class VideoSource:
 
     def open_container(self) -> "av.container.InputContainer":
         """Opens a container at the beginning of the file. Only one may be in use, as containers share the file."""
-        if self.read_at(0, 4) in _STREAMS_AFTER_THE_HEADER:
+        head = self.read_at(0, 1024)
+        if head[:4] in _STREAMS_AFTER_THE_HEADER:
             self._check_size(*self._stated_size())
         try:
             container = self._open()
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            if self.read_at(4, 4) in (b"ftyp", b"mdat", b"wide", b"free", b"skip"):
+            if head[4:8] in (b"ftyp", b"mdat", b"wide", b"free", b"skip"):
                 raise VideoDecodeError(self.name, "truncated", "it has no index (moov)") from error
             raise VideoDecodeError(self.name, "truncated" if self.is_truncated() else "not_a_video") from error
         if not _size(container)[0]:  # the decoder may have refused it
@@ -119,6 +123,10 @@ class VideoSource:
             self._check_size(*self._stated_size())
             container = self._open()
         self._check_size(*_size(container))
+        kind = container.format.name
+        if kind in _STREAMS_OF_START_CODES and not _START_CODE.match(head):
+            container.close()
+            raise VideoDecodeError(self.name, "not_a_video", f"it contains {kind} but does not begin with a start code")
         # FFmpeg would generate missing presentation times
         container.flags &= ~av.container.Flags.gen_pts.value
         return container

@@ -23,6 +23,7 @@ from umt_training.data.video_shards import read_shards
 
 from ..robustness_cases import Case, Wrong
 from .http_answers import HEADER_TIMEOUT, TIMEOUT, bad_answers, good_answers, ok, sized
+from .noise import write_noise
 from .raw_server import Answer, RawServer, drip
 
 _NUM_DAMAGED = 60  # per kind of file
@@ -33,7 +34,7 @@ _SEND_SECONDS = 0.01
 def build(folder: Path, seed: int) -> list[Case]:
     """Makes the corpus in folder and returns the cases."""
     generator = random.Random(seed)
-    video, image = _video(folder / "clip.mp4", seed), _image(seed)
+    video, image = write_noise(folder / "clip.mp4", seed, 6, 32, 48).read_bytes(), _image(seed)
     kinds = (
         ("video URLs", video, _read_video, ""),
         ("image URLs", image, _read_image, ".png"),
@@ -57,17 +58,6 @@ def build(folder: Path, seed: int) -> list[Case]:
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
-
-
-def _video(path: Path, seed: int) -> bytes:
-    pictures = np.random.default_rng(seed).integers(0, 256, (6, 32, 48, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path.read_bytes()
 
 
 def _image(seed: int) -> bytes:
@@ -115,7 +105,7 @@ def _damaged(file: bytes, generator: random.Random) -> bytes:
     answer = bytearray(generator.choice([part for part in good_answers(file).values() if isinstance(part, bytes)]))
     end = answer.find(b"\r\n\r\n") + 4
     for _ in range(generator.randint(1, 4)):
-        position = generator.randrange(end)
+        position = generator.randrange(min(end, len(answer)))
         match generator.randrange(4):
             case 0:
                 answer[position] = generator.randrange(256)

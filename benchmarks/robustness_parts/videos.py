@@ -171,8 +171,8 @@ def _damaged(seed: int) -> list[Case]:
         _damaged_case(
             f"{what} in {name}", "undetectable by any decoder", name, functools.partial(_anywhere, change, seed)
         )
-        for name in clips
-        for what, change in DAMAGES.items()
+        for number, name in enumerate(clips)
+        for what, change in list(DAMAGES.items())[number % 2 :: 2]  # half of them for each file
     ]
 
 
@@ -215,7 +215,7 @@ def _truncated() -> list[Case]:
     return [
         _truncated_case(f"{part:.0%} of {name}", name, clip, part)
         for name, clip in (PAIRS | VARIANTS).items()
-        for part in (0.35, 0.6, 0.85, 0.97)
+        for part in (0.6, 0.97)
     ]
 
 

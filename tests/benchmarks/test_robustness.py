@@ -100,8 +100,7 @@ def test_the_table_counts_every_verdict():
     assert page.count("## videos: ") == 4
 
 
-# without the part "videos": some of its randomly damaged files are known faults
-@pytest.mark.parametrize("part", [part for part in robustness.PARTS if part != "videos"])
+@pytest.mark.parametrize("part", robustness.PARTS)
 def test_a_tenth_of_the_cases_has_no_fault(part, monkeypatch):
     monkeypatch.setattr("benchmarks.robustness_parts.load.NUM_FILES", 200)
     outcomes = robustness.run_part(part, fraction=0.1)

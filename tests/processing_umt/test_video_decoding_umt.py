@@ -585,6 +585,9 @@ def test_errors_of_broken_files_name_file_and_reason(clip, tmp_path):
     assert reason_of(np.random.default_rng(0).bytes(5000)) == "not_a_video"
     assert reason_of(file("half.mp4", data[: len(data) // 2])) == "truncated"
     assert reason_of(data[:20]) == "truncated"
+    # FFmpeg takes it for a raw stream, whose first packet contains the header
+    mpeg4 = Path(clip("mpeg4.mp4")[0]).read_bytes()
+    assert reason_of(file("shifted.mp4", mpeg4[:6] + bytes(20) + mpeg4)) == "not_a_video"
 
 
 def test_a_pipe_does_not_hang(tmp_path):

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     index = SearchIndex(folder) if SearchIndex.exists(folder) else None
     check_fits(args, index)
     if args.model is None:
-        args.model = index.manifest.model.name
+        args.model = index.model
     model, processor = load_video_text_model(args, "search")
     index = open_index(index, folder, args, model, processor)
     if not is_index:
@@ -130,8 +130,7 @@ def open_index(index: Any, folder: Path, args: argparse.Namespace, model: Any, p
     from ..search.indexing import fingerprint
     from ..search.search_index import IndexModel, SearchIndex
 
-    name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
-    identity = IndexModel(name, getattr(model.config, "_commit_hash", None), fingerprint(model, processor))
+    identity = IndexModel(args.model, getattr(model.config, "_commit_hash", None), fingerprint(model, processor))
     if index is None:
         return SearchIndex.create(folder, args.videos, identity, args.window or DEFAULT_WINDOW)
     index.require_model(identity)

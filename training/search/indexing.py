@@ -174,6 +174,7 @@ class WindowStream(IterableDataset):
                 for row, clip in read_windows(path, self.video_processor, self.window, self.window):
                     yield video, {"start": row["start"], "end": row["end"]}, clip
             except VideoDecodeError as error:
-                yield video, None, (error.reason, str(error))
+                named = VideoDecodeError(video, error.reason, error.detail)  # without the path of the folder
+                yield video, None, (error.reason, str(named))
             else:
                 yield video, None, None

@@ -155,8 +155,8 @@ def write_search_page(
         with atomic_write(picture) as temporary:
             strip.save(temporary, "JPEG", quality=85)
         pictures.append(Picture(picture, f"{number}. {name}, {span}", link))
-    model = index.manifest.model
-    source = Text(f"Videos of {index.videos}, model {model.name}{f' ({model.revision})' if model.revision else ''}.")
+    revision = index.manifest.model.revision
+    source = Text(f"Videos of {index.videos}, model {index.model}{f' ({revision})' if revision else ''}.")
     header = ("", "video", "from", "to", "match", "similarity")
     table = Table(header, rows, "Match: probability by the cross-encoder. Similarity: mean of cosines.")
     write_page(path, f"“{query}”", [Section("Moments", [*pictures]), Section("Scores", [source, table])])

@@ -3,7 +3,8 @@
 The vector of a window of time is `video_embeds` of UMT's dual encoder (arXiv 2303.16058, section 3.3). On disk an
 index is a folder with
 
-* `index.json`: the model, the length of a window, the videos that can't be read, and the names of the parts;
+* `index.json`: the folder of videos, the model, the length of a window, the videos that can't be read, and the names
+  of the parts; paths are relative to the index;
 * `part-000001` …: `datasets` tables (`load_from_disk`) with a row for every window and the columns `video` (path
   relative to the folder of videos), `size` and `modified` (of the file), `start`, `end` (seconds) and `embedding`.
 
@@ -25,6 +26,8 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets, load_
 from transformers.utils import is_faiss_available
 
 from ..atomic_files import atomic_write, named_errors
+from ..data.strict_json import read_json
+from ..model_sources import is_local_path
 
 FORMAT = 1
 FOLDER = ".umt-index"  # in the folder of videos
@@ -41,7 +44,7 @@ class BrokenVideo(NamedTuple):
 
 
 class IndexModel(NamedTuple):
-    """The model of an index: its name or folder, its revision on the Hub, and its `fingerprint`."""
+    """The model of an index: its id on the Hub or its folder, its revision on the Hub, and its `fingerprint`."""
 
     name: str
     revision: str | None
@@ -67,24 +70,24 @@ class SearchIndex:
         folder: folder of the index.
 
     Raises:
-        ValueError: the folder is not an index, has a format that this version does not know, or leads elsewhere by a
-            link.
+        ValueError: the folder is not an index, is damaged, has a format that this version does not know, or leads
+            elsewhere by a link.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         _refuse_links(folder)
+        file = folder / "index.json"
         try:
-            stored = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            stored = read_json(file)
         except FileNotFoundError:
             raise ValueError(f"{folder} is not an index of `umt search`: it has no index.json.") from None
-        if stored["format"] != FORMAT:
+        if isinstance(stored, dict) and stored.get("format", FORMAT) != FORMAT:
             raise ValueError(f"{folder} has the format {stored['format']}, this version reads {FORMAT}; delete it.")
-        stored["model"] = IndexModel(**stored["model"])
-        stored["broken"] = {video: BrokenVideo(**facts) for video, facts in stored["broken"].items()}
-        self.manifest = Manifest(**stored)
-        if odd := [part for part in self.manifest.parts if not re.fullmatch(r"part-\d{6}", part)]:
-            raise ValueError(f"{folder} has a part of the name {odd[0]!r}; delete the folder to build a new index.")
+        try:
+            self.manifest = _manifest(stored)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(f"{file} is damaged ({error}); delete the folder to build a new index.") from error
 
     @classmethod
     def create(cls, folder: Path, videos: Path, model: IndexModel, window: float) -> "SearchIndex":
@@ -95,9 +98,9 @@ class SearchIndex:
         """
         _refuse_links(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        inside = videos.resolve() in folder.resolve().parents  # then both can be moved together
-        path = os.path.relpath(videos, folder) if inside else os.path.abspath(videos)
-        _write_manifest(folder, Manifest(path, model, window))
+        if os.path.isdir(model.name):
+            model = model._replace(name=_relative(model.name, folder))
+        _write_manifest(folder, Manifest(_relative(videos, folder), model, window))
         return cls(folder)
 
     @staticmethod
@@ -107,7 +110,18 @@ class SearchIndex:
     @property
     def videos(self) -> Path:
         """The folder that the paths in the table are relative to."""
-        return Path(os.path.normpath(self.folder / self.manifest.videos))
+        return Path(self._path(self.manifest.videos))
+
+    @property
+    def model(self) -> str:
+        """The model: its id on the Hub, or its folder."""
+        name = self.manifest.model.name
+        return self._path(name) if is_local_path(name) else name
+
+    def _path(self, relative: str) -> str:
+        path = os.path.join(self.folder, relative)
+        short, real = os.path.normpath(path), os.path.realpath(path)
+        return short if os.path.realpath(short) == real else real  # `..` in a link leads elsewhere
 
     @property
     def table(self) -> Dataset | None:
@@ -122,7 +136,7 @@ class SearchIndex:
         if model.fingerprint != own.fingerprint:
             revision = f" ({own.revision})" if own.revision else ""
             raise ValueError(
-                f"The index {self.folder} was created with {own.name}{revision}, not with {model.name} in its current "
+                f"The index {self.folder} was created with {self.model}{revision}, not with {model.name} in its current "
                 "state (weights and processor). Search with the model of the index, or delete the folder to build a "
                 "new index."
             )
@@ -236,6 +250,27 @@ def _refuse_links(folder: Path) -> None:
                 f"{path} is a link, through which the index would write elsewhere; delete it, or keep the index in "
                 "another folder (--index)."
             )
+
+
+def _relative(path: str | Path, folder: Path) -> str:
+    """A path relative to the folder of the index, which `is_local_path`, with links followed."""
+    return os.path.join(os.curdir, os.path.relpath(os.path.realpath(path), os.path.realpath(folder)))
+
+
+def _manifest(stored: dict[str, Any]) -> Manifest:
+    """The content of `index.json`.
+
+    Raises:
+        TypeError, KeyError, AttributeError, ValueError: it is not what this module writes.
+    """
+    stored["model"] = IndexModel(**stored["model"])
+    stored["broken"] = {video: BrokenVideo(**facts) for video, facts in stored["broken"].items()}
+    manifest = Manifest(**stored)
+    if not isinstance(manifest.window, float) or not manifest.window > 0:
+        raise ValueError(f"the window is {manifest.window!r}")
+    if odd := [part for part in manifest.parts if not re.fullmatch(r"part-\d{6}", part)]:
+        raise ValueError(f"a part has the name {odd[0]!r}")
+    return manifest
 
 
 def _features(dim: int) -> Features:

@@ -66,6 +66,7 @@ class UMTFineTuningArguments(UMTTrainingArguments):
     base_learning_rate: float = 1e-4
     base_min_learning_rate: float = 1e-6
     base_warmup_learning_rate: float = 1e-6
+    restore_callback_states_from_checkpoint: bool = True  # the counter of early stopping
 
     def __post_init__(self):
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,6 +223,48 @@ def test_folders_that_are_not_an_index_are_refused(tmp_path):
         SearchIndex(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[1]",
+        lambda text: text.replace('"window": 1.0', '"window": -1'),
+        lambda text: text.replace('"fingerprint"', '"print"'),
+        lambda text: text.replace('"broken": {', '"broken": {"a.mp4": 3, '),
+        lambda text: text.replace('"parts"', '"pieces"'),
+        lambda text: text.replace('"parts": []', '"parts": ["../elsewhere"]'),
+    ],
+    ids=["cut", "empty", "a list", "window", "model", "broken", "fields", "parts"],
+)
+def test_a_damaged_index_is_named(videos, model, processor, change):
+    file = make_index(videos, model, processor).folder / "index.json"
+    assert change(file.read_text()) != file.read_text()
+    file.write_text(change(file.read_text()))
+    with pytest.raises(ValueError, match="index.json is (damaged|not valid JSON)"):
+        SearchIndex(file.parent)
+
+
+@pytest.mark.parametrize("place", ["videos/.umt-index", "elsewhere", "link/index"])
+def test_an_index_stores_relative_paths(place, videos, model, processor, tmp_path):
+    """So a folder that contains models, videos and index can be moved, and no path of the machine is in it."""
+    root = tmp_path / "data"
+    root.mkdir()
+    shutil.move(videos, root / "videos")
+    (root / "model").mkdir()
+    (root / "far" / "away").mkdir(parents=True)
+    (root / "link").symlink_to(Path("far", "away"))
+    identity = IndexModel(str(root / "model"), None, fingerprint(model, processor))
+    index = SearchIndex.create(root / place, root / "videos", identity, window=1.0)
+    update(index, model, processor)
+    assert not any(str(tmp_path).encode() in file.read_bytes() for file in index.folder.rglob("*") if file.is_file())
+    root.rename(tmp_path / "moved")
+    moved = SearchIndex(tmp_path / "moved" / place)
+    assert os.path.samefile(moved.model, tmp_path / "moved" / "model")
+    assert os.path.samefile(moved.videos, tmp_path / "moved" / "videos")
+    assert update(moved, model, processor)[0] == 0
+
+
 # search
 
 
@@ -375,5 +418,5 @@ def test_names_of_parts_do_not_lead_elsewhere(videos, model, processor):
     folder = make_index(videos, model, processor).folder
     manifest = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps(manifest | {"parts": ["../../part-000001"]}))
-    with pytest.raises(ValueError, match="has a part of the name"):
+    with pytest.raises(ValueError, match="index.json is damaged .a part has the name"):
         SearchIndex(folder)

@@ -260,6 +260,22 @@ def test_early_stopping(tmp_path, monkeypatch):
         tiny_trainer(tmp_path, early_stopping_patience=2)
 
 
+def test_early_stopping_counts_on_in_a_resumed_run(tmp_path, monkeypatch):
+    class Interrupt(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    options = dict(eval_dataset=tiny_clips(6), max_steps=6, early_stopping_patience=2, **CHOOSE)
+    top1_of_steps(monkeypatch, [10.0, 40.0, 30.0])
+    with pytest.raises(KeyboardInterrupt):
+        tiny_trainer(tmp_path, callbacks=[Interrupt()], **options).train()
+    top1_of_steps(monkeypatch, [20.0, 90.0, 90.0])
+    trainer = tiny_trainer(tmp_path, **options)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 4 and trainer.state.best_global_step == 2
+
+
 def test_accuracy_of_single_views(tmp_path):
     scores = np.eye(8)[[0, 1, 2, 3]] + np.linspace(0.5, 0, 8)  # predicts 0 to 3; other classes are ranked by index
     labels = np.array([0, 1, 4, 7])
