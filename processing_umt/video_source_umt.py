@@ -126,7 +126,9 @@ class VideoSource:
         kind = container.format.name
         if kind in _STREAMS_OF_START_CODES and not _START_CODE.match(head):
             container.close()
-            raise VideoDecodeError(self.name, "not_a_video", f"it contains {kind} but does not begin with a start code")
+            raise VideoDecodeError(
+                self.name, "not_a_video", f"it contains {kind} but does not begin with a start code"
+            )
         # FFmpeg would generate missing presentation times
         container.flags &= ~av.container.Flags.gen_pts.value
         return container

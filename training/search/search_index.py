@@ -136,8 +136,8 @@ class SearchIndex:
         if model.fingerprint != own.fingerprint:
             revision = f" ({own.revision})" if own.revision else ""
             raise ValueError(
-                f"The index {self.folder} was created with {self.model}{revision}, not with {model.name} in its current "
-                "state (weights and processor). Search with the model of the index, or delete the folder to build a "
+                f"The index {self.folder} was created with {self.model}{revision}, not with {model.name} in its "
+                "current state (weights and processor). Search with the model of the index, or delete the folder to build a "
                 "new index."
             )
 
