@@ -45,10 +45,12 @@ from ..cards.video_card import video_sections
 from ..data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
 from ..data.batching import is_dead_worker
 from ..data.broken_videos import BrokenVideoLog
+from ..data.repeated_videos import RepeatedVideos
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
 from ..pictures.run_pictures import CURVES, CurvePicture
 from .checkpoint_files import checkpoint_problem
+from .data_position import DataPosition
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
 from .run_progress import RunProgress
@@ -102,8 +104,10 @@ class UMTTrainer(Trainer):
         self.timer = StepTimer(self.args.device)
         self.guard = NonFiniteGuard(self.accelerator, self.args.max_nonfinite_steps, self.args.output_dir)
         self.broken_videos = BrokenVideoLog(max_broken_share=self.args.max_broken_share)
+        self.repeated_videos = RepeatedVideos()
         self.replace_progress_callback()
         self.add_callback(self.guard)
+        self.add_callback(DataPosition())
         self.add_callback(RunReport(self))
         self.optimizer_settings = OptimizerSettings.of(self.args)
         self.add_callback(self.optimizer_settings)
@@ -130,8 +134,8 @@ class UMTTrainer(Trainer):
         """Train as `Trainer` does.
 
         Raises:
-            ValueError: the checkpoint was saved with another effective batch size or other settings of the optimiser,
-                or it is damaged or not complete.
+            ValueError: the checkpoint was saved with another effective batch size, other settings of the optimiser or
+                other data, or it is damaged or not complete.
             TrainingStopped: the process received SIGTERM or SIGUSR1; a checkpoint is saved.
             OSError: a worker process of the data loader died.
         """
@@ -208,7 +212,8 @@ class UMTTrainer(Trainer):
             raise ValueError(
                 f"`train_sampling_strategy` {strategy!r} was given, but clips are sampled in random order."
             )
-        batch_size = self.args.train_batch_size * self.args.world_size
+        # an epoch is a number of complete steps, whatever the number of processes
+        batch_size = self.args.effective_batch_size // self.args.views_per_clip
         if isinstance(dataset, AlternatingClips):
             return AlternatingSampler(dataset, batch_size)
         if isinstance(dataset, VideoClipDataset):
@@ -235,11 +240,13 @@ class UMTTrainer(Trainer):
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """Trainer's method, timed. Removes the loader's report of broken videos from the batches and counts it."""
+        """Trainer's method, timed. Removes the loader's reports of broken and repeated videos from the batches and
+        counts them."""
         with self.timer.on_host("data"):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             self.broken_videos.add(batch.pop("broken", []), num_clips=self.num_videos(batch))
+            self.repeated_videos.add(batch.pop("read_passes", []))
         return batches, num_items
 
     def num_videos(self, batch: dict[str, Any]) -> int:
@@ -376,7 +383,8 @@ class UMTTrainer(Trainer):
 
 
 class RunReport(TrainerCallback):
-    """Prints a description of the run at its start, and the number of broken videos after every epoch."""
+    """Prints a description of the run at its start, and after every epoch the numbers of broken and repeated
+    videos."""
 
     def __init__(self, trainer: UMTTrainer):
         self.trainer = trainer
@@ -398,5 +406,14 @@ class RunReport(TrainerCallback):
             print(
                 f"epoch {epoch}: {summary['num_broken']} attempts to read a video failed and were replaced "
                 f"({reasons}); the videos are listed in {summary['report']}",
+                flush=True,
+            )
+        samples, repeated, reads = self.trainer.repeated_videos.end_epoch()
+        if repeated and state.is_world_process_zero:
+            print(
+                f"epoch {epoch}: {repeated} of {samples} clips are of videos that had been read before in this epoch, "
+                f"up to {reads} times in all: a process or worker reads its shards again if they have fewer readable "
+                "videos than its part of the epoch; put equally many videos in each shard, or reduce the clips per "
+                "epoch",
                 flush=True,
             )
