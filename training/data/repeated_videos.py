@@ -1,7 +1,7 @@
 """Count of the videos that a stream reads more than once in an epoch.
 
-The readers of a stream, workers of all processes, have equal parts of an epoch, but shards of their own. A reader whose
-shards have fewer readable videos than its part reads them again, so some videos are seen more often than others.
+The readers of a stream, workers of all processes, have equal parts of an epoch, but shards of their own. A reader
+whose shards have fewer readable videos than its part reads them again, so some videos are seen more often than others.
 """
 
 from collections.abc import Iterable

@@ -215,8 +215,8 @@ def collate_clips(samples: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[
     Returns:
         `pixel_values_videos (batch, T, channels, height, width)`, with the dtype of the samples; int64 `(batch,)`:
         `sample_seeds`, `video_index`, `labels`, `match_ids`; lists: `caption`, `question`, `answer`, `broken`, of any
-        length, and of streams `read_passes`, one for each video. Entries that the samples lack are omitted: the plain `Trainer` removes those that the model does
-        not accept.
+        length, and of streams `read_passes`, one for each video. Entries that the samples lack are omitted: the plain
+        `Trainer` removes those that the model does not accept.
     """
     samples = [view for sample in samples for view in (sample if isinstance(sample, list) else [sample])]
     batch: dict[str, Any] = {"pixel_values_videos": torch.stack([sample["pixel_values_videos"] for sample in samples])}
