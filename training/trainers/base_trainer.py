@@ -13,7 +13,6 @@ by what the recipes of arXiv 2303.16058 need:
 
 import dataclasses
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -29,9 +28,7 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
-    TrainerCallback,
     TrainerState,
-    set_seed,
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -54,6 +51,7 @@ from .data_position import DataPosition
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
 from .run_progress import RunProgress
+from .run_report import RunReport
 from .run_state import OptimizerSettings, RunState
 from .step_timer import StepTimer
 from .stop_signal import StopOnSignal
@@ -380,40 +378,3 @@ class UMTTrainer(Trainer):
     def describe_learning_rate(self) -> str:
         """The peak learning rate and how it was computed."""
         return f"learning rate {self.args.base_learning_rate:g} x batch / 256 = {self.args.learning_rate:.4g}"
-
-
-class RunReport(TrainerCallback):
-    """Prints a description of the run at its start, and after every epoch the numbers of broken and repeated
-    videos."""
-
-    def __init__(self, trainer: UMTTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        # Trainer uses the same seed in all processes, so stochastic depth would drop the same layers for the same
-        # index in the batch of every process. A resumed run loads the generator states of its checkpoint after this.
-        set_seed(args.seed + args.process_index)
-        self.trainer.logged_at = (state.global_step, time.perf_counter())
-        if state.is_world_process_zero:
-            print(self.trainer.describe_data(), self.trainer.describe_settings(state.max_steps), sep="\n", flush=True)
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        epoch = math.ceil(state.epoch)  # counted from 1; a run may end within an epoch
-        folder = os.path.join(args.output_dir, "broken_videos")
-        summary = self.trainer.broken_videos.end_epoch(epoch, folder, self.trainer.run_facts.data)
-        if summary["num_broken"] and state.is_world_process_zero:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in summary["reasons"].items())
-            print(
-                f"epoch {epoch}: {summary['num_broken']} attempts to read a video failed and were replaced "
-                f"({reasons}); the videos are listed in {summary['report']}",
-                flush=True,
-            )
-        samples, repeated, reads = self.trainer.repeated_videos.end_epoch()
-        if repeated and state.is_world_process_zero:
-            print(
-                f"epoch {epoch}: {repeated} of {samples} clips are of videos that had been read before in this epoch, "
-                f"up to {reads} times in all: a process or worker reads its shards again if they have fewer readable "
-                "videos than its part of the epoch; put equally many videos in each shard, or reduce the clips per "
-                "epoch",
-                flush=True,
-            )
