@@ -11,8 +11,12 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import has_length
 
-from ..data.alternating_clips import AlternatingStreams
+from ..data.alternating_clips import AlternatingClips, AlternatingStreams
+from ..data.video_dataset import VideoClipDataset
 from ..data.video_stream import StreamedClipDataset
+
+STREAMS = (AlternatingStreams, StreamedClipDataset)
+COMPLETE_STEPS = (AlternatingClips, VideoClipDataset, *STREAMS)  # data whose epochs are complete steps
 
 
 class DataPosition(TrainerCallback, ExportableState):
@@ -38,12 +42,14 @@ class DataPosition(TrainerCallback, ExportableState):
         entry = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         saved = entry["attributes"]["num_readers"]
         data = train_dataloader.dataset
-        is_stream = isinstance(data, (AlternatingStreams, StreamedClipDataset))
+        is_stream = isinstance(data, STREAMS)
         self.num_readers = args.world_size * data.num_readers(train_dataloader.num_workers) if is_stream else None
         if state.global_step == 0 or not has_length(train_dataloader):
             return
+        # the last step of an epoch may be incomplete in other data, by another part with another accumulation
+        tolerance = 1e-3 if isinstance(data, COMPLETE_STEPS) else 1.0
         epoch = epoch_after(state.global_step, train_dataloader, args)
-        check_epoch(state, epoch, num_steps_per_epoch(train_dataloader, args))
+        check_epoch(state, epoch, num_steps_per_epoch(train_dataloader, args), tolerance)
         if saved not in (None, self.num_readers) and epoch % 1 > 0 and state.is_world_process_zero:
             print(
                 f"the stream was read by {saved} readers (processes x workers) and is by {self.num_readers} now: in "
@@ -62,15 +68,16 @@ def epoch_after(step: int, loader: DataLoader, args: TrainingArguments) -> float
     return epochs + steps * args.gradient_accumulation_steps / len(loader)
 
 
-def check_epoch(state: TrainerState, epoch: float, num_steps: int) -> None:
-    """Raise a ValueError if the checkpoint of a state is a step or more away from an epoch.
+def check_epoch(state: TrainerState, epoch: float, num_steps: int, tolerance: float) -> None:
+    """Raise a ValueError if the checkpoint of a state is not at an epoch.
 
     Args:
         state: The state of the checkpoint.
         epoch: The number of epochs that its steps take now.
         num_steps: The number of steps in an epoch now.
+        tolerance: The distance that is refused, in steps.
     """
-    if abs(state.epoch - epoch) * num_steps >= 1:
+    if abs(state.epoch - epoch) * num_steps >= tolerance:
         raise ValueError(
             f"The checkpoint was saved after {state.global_step} steps in epoch {state.epoch:.2f}, but with the data "
             f"and the batch given now an epoch has {num_steps} steps, and these steps are {epoch:.2f} epochs. Resume "

@@ -9,6 +9,7 @@ from finetuning_tools import losses, tiny_clips, tiny_trainer
 from tiny_pretraining import clip_options, make_trainer
 from video_files import write_tar, write_video
 
+from umt_training.data.video_dataset import VideoClipDataset
 from umt_training.data.video_records import load_video_records
 from umt_training.data.video_stream import StreamedClipDataset
 
@@ -30,6 +31,29 @@ def test_data_of_another_length_are_refused(number, epoch, trained, tmp_path):
     with pytest.raises(ValueError, match=message):
         trainer.train(resume_from_checkpoint=str(trained / "checkpoint-3"))
     assert len(losses(trainer)) == 3  # of the checkpoint; no step is taken
+
+
+@pytest.mark.parametrize(("number", "refused"), [(8, False), (11, False), (12, True)])
+def test_clips_are_checked_exactly(number, refused, tmp_path):
+    """After one step, two and three steps in an epoch differ by less than one step."""
+    for index in range(12):
+        write_video(tmp_path / f"{index:02}.mp4", 6, colour=20 * index)
+
+    def clips(number):
+        return VideoClipDataset([{"video": str(tmp_path / f"{n:02}.mp4")} for n in range(number)], **clip_options())
+
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    make_trainer(None, tmp_path / "run", dataset=clips(8), **options).train()
+    trainer = make_trainer(None, tmp_path / "run", dataset=clips(number), **options)
+    checkpoint = str(tmp_path / "run" / "checkpoint-1")
+    if refused:
+        with pytest.raises(
+            ValueError, match=r"after 1 steps in epoch 0\.50, but .* 3 steps, and these steps are 0\.33"
+        ):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        assert trainer.state.global_step == 2
 
 
 @pytest.mark.parametrize("batch", [4, 2, 1])
