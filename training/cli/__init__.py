@@ -13,13 +13,16 @@ import platform
 import sys
 from typing import NoReturn
 
+from ..processes import launched_processes
 from ..suggestions import did_you_mean
 from ..terminal import printable
+from .process_errors import print_error
 
 COMMANDS = (
     "classify", "embed", "search", "ask", "convert", "check-videos", "show-mask", "pretrain", "finetune", "evaluate",
     "card", "publish", "demo",
 )  # fmt: skip
+SHARED_BY_PROCESSES = ("pretrain", "finetune", "evaluate")
 VERSIONS = ("torch", "transformers", "av")
 
 
@@ -43,14 +46,16 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"{value!r} is not one of {choices}{advice}")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        print_error(f"{self.prog}: {message}; see {self.prog} --help")
+        self.exit(2)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code.
 
     User errors, such as a wrong file or value, are reported in one line on stderr with exit code 1; `errors` states
-    which exceptions they are, and all others show their traceback. A command line that can't be parsed ends with
+    which exceptions they are, and all others show their traceback. Under a launcher, an error that all processes have
+    is reported once. A command line that can't be parsed ends with
     argparse's exit code 2, an interruption with 130.
     """
     parser = Parser(
@@ -88,9 +93,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.max_download is not None:
         set_max_download(args.max_download, parser)
     try:
+        if args.command not in SHARED_BY_PROCESSES:
+            refuse_several_processes()
         return args.run(args)
     except KeyboardInterrupt:
-        print("umt: interrupted", file=sys.stderr)
+        print_error("umt: interrupted")
         return 130
     except BrokenPipeError:  # such as `umt classify … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,8 +108,17 @@ def main(argv: list[str] | None = None) -> int:
         message = user_message(error)
         if message is None:
             raise
-        print(f"umt {args.command}: {printable(message)}", file=sys.stderr)
+        print_error(f"umt {args.command}: {printable(message)}")
         return 1
+
+
+def refuse_several_processes() -> None:
+    """Raise a ValueError if a launcher started several processes, each of which would do all of the work."""
+    if launched_processes() > 1:
+        raise ValueError(
+            f"this command runs in one process, but a launcher started {launched_processes()}, which would all do the "
+            f"same; start it without a launcher. {', '.join(SHARED_BY_PROCESSES)} share their work."
+        )
 
 
 def set_max_download(gib: float, parser: Parser) -> None:

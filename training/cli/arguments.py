@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ..model_sources import describe_model, has_file, read_model_config, require_architecture
+from ..processes import COUNTS, is_main_process
 from ..quiet_loading import quiet_loading
 
 CLASSIFIER = ("UMTForVideoClassification",)
@@ -65,8 +66,7 @@ def require_all_processes() -> None:
     On a CPU it starts others only through MPI, and one process would train alone with another effective batch.
     """
     launched_by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
-    counts = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun and MPI
-    if launched_by_accelerate and not any(name in os.environ for name in counts):
+    if launched_by_accelerate and not any(name in os.environ for name in COUNTS):
         raise ValueError(
             "accelerate launch was given several processes, but on a CPU it starts only one without MPI; use "
             "torchrun --nproc-per-node N -m umt_training.cli ..."
@@ -177,5 +177,8 @@ def load_processor(config: Any, args: argparse.Namespace) -> Any:
                 f"{args.model} has no video processor; save one beside the model, for example with processor."
                 "save_pretrained()."
             ) from error
-        print(f"note: {args.model} has no video processor; using the default for its configuration", file=sys.stderr)
+        if is_main_process():
+            print(
+                f"note: {args.model} has no video processor; using the default for its configuration", file=sys.stderr
+            )
         return UMTVideoProcessor.for_config(config)

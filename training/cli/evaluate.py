@@ -4,9 +4,9 @@ A task is a module `evaluate_<task>.py` with `add_task_arguments(group)`, which 
 has, and `evaluate(args, state)`, which returns the folder of the results. After an interruption the same command
 resumes from the scores in `partial` there.
 
-With `accelerate launch -m umt_training.cli evaluate …` or `torchrun -m umt_training.cli evaluate …` the videos are
-sharded across processes. Skipped videos are counted in the printed table and listed in `results.json`; they do not
-change the exit code, because launchers treat any code but 0 as a crash.
+With `torchrun -m umt_training.cli evaluate …`, or on GPUs also `accelerate launch -m umt_training.cli evaluate …`, the
+videos are sharded across processes. Skipped videos are counted in the printed table and listed in `results.json`; they
+do not change the exit code, because launchers treat any code but 0 as a crash.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_device_argument, require_all_processes, require_at_least, select_device
-from .evaluate_common import join_processes
+from .arguments import add_device_argument, require_all_processes, require_at_least
+from .evaluate_common import join_launched
 
 HELP = "evaluate a model on labelled or captioned videos"
 TASKS = ("classification", "retrieval", "question_answering", "multiple_choice")
@@ -77,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"{given[0].option_strings[0]} is an option of --task {task}; this is {args.task}.")
     require_at_least(args, batch_size=1, num_workers=0)
     require_all_processes()
-    select_device(args.device)
-    state = join_processes(args)
+    state = join_launched(args)
     output = task_module(args.task).evaluate(args, state)
     if state.is_main_process:
         print(f"written to {output}")

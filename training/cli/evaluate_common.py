@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic_files import atomic_write
+from ..processes import join_processes
+from .arguments import select_device
 
 PACKAGES = ("unmasked-teacher", "torch", "transformers", "av")
 
 
-def join_processes(args: argparse.Namespace) -> Any:
-    """The `PartialState` of this process among the processes of a launcher.
+def join_launched(args: argparse.Namespace) -> Any:
+    """The `PartialState` of this process among the processes of a launcher, on `--device` or its default.
 
     Raises:
-        ValueError: several processes and a numbered device.
+        ValueError: several processes and a numbered device, processes that can't join, or no such device.
     """
-    from accelerate import PartialState
     from transformers.utils import logging
 
     # the first process to finish waits for the last one, longer than the default timeout of some minutes
-    state = PartialState(cpu=args.device == "cpu", timeout=datetime.timedelta(days=1))
+    state = join_processes(select_device(args.device), timeout=datetime.timedelta(days=1))
     if state.num_processes > 1 and args.device is not None and ":" in args.device:
         raise ValueError(
             f"--device is {args.device}, but each of the {state.num_processes} processes needs a device of its own; "

@@ -1,9 +1,9 @@
 """Images and videos in alternating batches, as in stage 2 (UMT, arXiv 2303.16058, section 4.3).
 
-Every batch contains samples of one part only. An epoch visits the full batches of every part once, in a shuffled
-order. At each step all processes read the same part, so that shapes and losses agree. The official code shuffles on
-one process and broadcasts the order; here the order is a function of (seed, epoch) that every process computes, also
-after a resume.
+Every optimiser step contains samples of one part only. An epoch visits the full batches of every part once, in a
+shuffled order. At each step all processes read the same part, so that shapes and losses agree. The official code
+shuffles on one process and broadcasts the order; here the order is a function of (seed, epoch) that every process
+computes, also after a resume.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from .video_dataset import EpochSampler, VideoClipDataset
 from .video_stream import StreamedClipDataset
 
 
-def shuffled_parts(num_batches: Sequence[int], seed: int, epoch: int) -> np.ndarray:
-    """The part of each batch of an epoch: int64 `(sum(num_batches),)`. Every part occurs `num_batches[part]` times, in
-    an order that is a function of (seed, epoch)."""
+def shuffled_parts(num_steps: Sequence[int], seed: int, epoch: int) -> np.ndarray:
+    """The part of each optimiser step of an epoch: int64 `(sum(num_steps),)`. Every part occurs `num_steps[part]`
+    times, in an order that is a function of (seed, epoch)."""
     # the spawn key makes this stream independent of those of the samplers and samples
     generator = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(1,)))
-    return generator.permutation(np.repeat(np.arange(len(num_batches)), num_batches))
+    return generator.permutation(np.repeat(np.arange(len(num_steps)), num_steps))
 
 
 class _Parts:
@@ -72,7 +72,8 @@ class AlternatingSampler(EpochSampler):
 
     Args:
         dataset: data set with epoch and seeds.
-        batch_size: total batch size of all processes; the incomplete last batch of a part is dropped in this epoch.
+        batch_size: number of samples of all processes in an optimiser step; the incomplete last batch of a part is
+            dropped in this epoch.
 
     Raises:
         ValueError: a part is smaller than a batch.
@@ -84,9 +85,9 @@ class AlternatingSampler(EpochSampler):
         self.num_samples = sum(map(len, self.samplers))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        num_batches = [len(sampler) // self.batch_size for sampler in self.samplers]
+        num_steps = [len(sampler) // self.batch_size for sampler in self.samplers]
         orders = [iter(sampler) for sampler in self.samplers]
-        for number in shuffled_parts(num_batches, self.dataset.parts[0].seed, self.dataset.epoch):
+        for number in shuffled_parts(num_steps, self.dataset.parts[0].seed, self.dataset.epoch):
             for _ in range(self.batch_size):
                 epoch, index = next(orders[number])
                 yield epoch, int(self.dataset.first[number]) + index
@@ -96,10 +97,11 @@ class AlternatingStreams(_Parts, IterableDataset):
     """Several `StreamedClipDataset` as one, in batches of one part each; load it as described there.
 
     Args:
-        parts: streams with equal `batch_size`.
+        parts: streams with equal `batch_size` and `gradient_accumulation_steps`.
 
     Raises:
-        ValueError: the parts have different batch sizes. On reading: there are more workers than shards of a part.
+        ValueError: the parts have different batch sizes or accumulation. On reading: there are more workers than
+            shards of a part.
     """
 
     def __init__(self, parts: Sequence[StreamedClipDataset]):
@@ -108,6 +110,16 @@ class AlternatingStreams(_Parts, IterableDataset):
         if len(sizes) != 1:
             raise ValueError(f"Alternating streams have the batch sizes {sorted(sizes)}; expected equal batch sizes.")
         self.batch_size = sizes.pop()
+        accumulations = {part.gradient_accumulation_steps for part in self.parts}
+        if len(accumulations) != 1:
+            raise ValueError(
+                f"Alternating streams accumulate {sorted(accumulations)} batches; expected equal numbers."
+            )
+        self.gradient_accumulation_steps = accumulations.pop()
+
+    def num_readers(self, num_workers: int) -> int:
+        """Number of workers of a loader that read, 1 without workers."""
+        return max(num_workers, 1)
 
     def check_num_workers(self, num_workers: int) -> None:
         """Raises a ValueError if a worker would have no shard of some part: it could not contribute batches of that
@@ -124,7 +136,8 @@ class AlternatingStreams(_Parts, IterableDataset):
         worker = get_worker_info()
         worker_id, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         self.check_num_workers(num_workers)
-        order = shuffled_parts([part.num_batches for part in self.parts], self.parts[0].seed, self.epoch)
+        steps = shuffled_parts([part.num_steps for part in self.parts], self.parts[0].seed, self.epoch)
+        order = np.repeat(steps, self.gradient_accumulation_steps)
         # A loader takes a batch from each worker in turn, so this worker yields every num_workers-th batch.
         order = order[worker_id::num_workers]
         streams = [part.read(int((order == number).sum()) * self.batch_size) for number, part in enumerate(self.parts)]

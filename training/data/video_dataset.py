@@ -178,7 +178,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Args:
         dataset: data set with epoch and seed.
-        batch_size: total batch size of all processes; the incomplete last batch is dropped in this epoch.
+        batch_size: number of samples of all processes in an optimiser step, accumulated batches included; the
+            incomplete last step is dropped in this epoch. Thus the number of steps does not depend on how a batch is
+            split over processes and accumulation.
 
     Raises:
         ValueError: the data set is smaller than a batch.
@@ -189,8 +191,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.num_samples = len(dataset) // batch_size * batch_size
         if self.num_samples == 0:
             raise ValueError(
-                f"The data set has {len(dataset)} videos, fewer than a batch of {batch_size} over all processes; "
-                "reduce the batch size."
+                f"The data set has {len(dataset)} videos, fewer than a batch of {batch_size} over all processes "
+                "and accumulated batches; reduce the batch size."
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -212,9 +214,9 @@ def collate_clips(samples: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[
 
     Returns:
         `pixel_values_videos (batch, T, channels, height, width)`, with the dtype of the samples; int64 `(batch,)`:
-        `sample_seeds`, `video_index`, `labels`, `match_ids`; lists: `caption`, `question`, `answer`, and `broken`, of
-        any length. Entries that the samples lack are omitted: the plain `Trainer` removes those that the model does
-        not accept.
+        `sample_seeds`, `video_index`, `labels`, `match_ids`; lists: `caption`, `question`, `answer`, `broken`, of any
+        length, and of streams `read_passes`, one for each video. Entries that the samples lack are omitted: the plain
+        `Trainer` removes those that the model does not accept.
     """
     samples = [view for sample in samples for view in (sample if isinstance(sample, list) else [sample])]
     batch: dict[str, Any] = {"pixel_values_videos": torch.stack([sample["pixel_values_videos"] for sample in samples])}
@@ -226,6 +228,8 @@ def collate_clips(samples: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[
             batch[name] = [sample[name] for sample in samples]
     if "broken" in samples[0]:
         batch["broken"] = [broken for sample in samples for broken in sample["broken"]]
+    if "read_pass" in samples[0]:
+        batch["read_passes"] = [sample["read_pass"] for sample in samples if "read_pass" in sample]
     return batch
 
 

@@ -6,8 +6,8 @@ workers without overlap, and shuffled by (seed, epoch), with a shuffle buffer in
 Unusual: a stream has no index, so frame sampling, augmentation and mask seed of a video are functions of (seed, epoch,
 name), independent of the reader; the order and the set of videos of an epoch depend on the number of readers. An epoch
 is a given number of samples, equal for all processes: with shards of unequal size, one process would otherwise wait
-forever for the gradients of another that has no data left. A reader at the end of its shards starts them again. A
-broken video is skipped and reported with the next sample.
+forever for the gradients of another that has no data left. A reader at the end of its shards starts them again, which
+is counted (`repeated_videos.py`). A broken video is skipped and reported with the next sample.
 """
 
 import hashlib
@@ -30,7 +30,8 @@ _NUM_HASHED = 1 << 16  # bytes hashed of a video without a name
 
 
 class StreamedClipDataset(SharedEpoch, IterableDataset):
-    """Clips of a stream of videos, as samples described in `VideoClipDataset`. `video_index` is a 32-bit hash.
+    """Clips of a stream of videos, as samples described in `VideoClipDataset`. `video_index` is a 32-bit hash, and
+    `read_pass` how often the video had been read before in the epoch.
 
     The data set is already sharded across processes: do not pass a `DataLoader` of it to `Accelerator.prepare`, which
     would let every process read everything. Use `accelerate.data_loader.DataLoaderShard(dataset, device=…,
@@ -41,14 +42,16 @@ class StreamedClipDataset(SharedEpoch, IterableDataset):
             idle; if the number of shards is not a multiple of the number of processes, every process reads all shards
             and decodes its part.
         num_frames, sample_frames, transform, num_views_per_video, images: see `ClipReader`.
-        samples_per_epoch: number of samples of all processes in an epoch, rounded down to full batches.
+        samples_per_epoch: number of samples of all processes in an epoch, rounded down to complete optimiser steps.
         batch_size: batch size of one process; workers read full batches.
+        gradient_accumulation_steps: batches of each process in an optimiser step. Thus the number of steps in an epoch
+            depends on their total size only, not on the number of processes.
         process_index, num_processes: index of this process and number of processes of the launcher.
         shuffle_buffer: number of videos in the shuffle buffer of a worker (as bytes); 1 keeps the order of a shard.
         seed: seed of all randomness.
 
     Raises:
-        ValueError: `samples_per_epoch` is less than one batch per process; on reading, `MAX_TRIES` videos in a row, or
+        ValueError: `samples_per_epoch` is less than one optimiser step; on reading, `MAX_TRIES` videos in a row, or
             all videos of a reader, can't be read, or a reader has no videos.
     """
 
@@ -61,6 +64,7 @@ class StreamedClipDataset(SharedEpoch, IterableDataset):
         *,
         samples_per_epoch: int,
         batch_size: int,
+        gradient_accumulation_steps: int = 1,
         process_index: int = 0,
         num_processes: int = 1,
         shuffle_buffer: int = 64,
@@ -69,13 +73,16 @@ class StreamedClipDataset(SharedEpoch, IterableDataset):
         images: bool = False,
     ):
         super().__init__()
-        self.num_batches = samples_per_epoch // (batch_size * num_processes)
-        if self.num_batches < 1:
+        self.num_steps = samples_per_epoch // (batch_size * gradient_accumulation_steps * num_processes)
+        if self.num_steps < 1:
+            accumulated = f", {gradient_accumulation_steps} times" if gradient_accumulation_steps > 1 else ""
             raise ValueError(
                 f"samples_per_epoch is {samples_per_epoch}, less than one batch of {batch_size} for each of "
-                f"{num_processes} processes; set it to the number of videos in the shards."
+                f"{num_processes} processes{accumulated}; set it to the number of videos in the shards."
             )
         self.batch_size, self.seed = batch_size, seed
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.num_batches = self.num_steps * gradient_accumulation_steps
         self.reader = ClipReader(num_frames, sample_frames, transform, num_views_per_video, images)
         shuffled = records.shuffle(seed=seed, buffer_size=shuffle_buffer)
         self.records = split_dataset_by_node(shuffled, process_index, num_processes)
@@ -84,13 +91,17 @@ class StreamedClipDataset(SharedEpoch, IterableDataset):
         super().set_epoch(epoch)
         self.records.set_epoch(epoch)
 
+    def num_readers(self, num_workers: int) -> int:
+        """Number of workers of a loader that read, 1 without workers."""
+        return max(min(num_workers, self.records.num_shards), 1)
+
     def __len__(self) -> int:
         return self.num_batches * self.batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any] | list[dict[str, Any]]]:
         worker = get_worker_info()
         worker_id, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        num_readers = min(num_workers, self.records.num_shards)
+        num_readers = self.num_readers(num_workers)
         if worker_id >= num_readers:
             return
         num_batches = self.num_batches // num_readers + (worker_id < self.num_batches % num_readers)
@@ -115,6 +126,7 @@ class StreamedClipDataset(SharedEpoch, IterableDataset):
                 for view in views:
                     view.update(video_index=index, broken=[])
                 views[0]["broken"], broken = broken, []
+                views[0]["read_pass"] = read_pass
                 yield views if self.reader.num_views_per_video > 1 else views[0]
                 num_read += 1
                 num_left -= 1

@@ -20,12 +20,12 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import BaseVideoProcessor, PreTrainedModel
 
 from processing_umt import fold_views
 
+from ..processes import join_processes
 from .classification_metrics import ConfusionMatrix, PerClassAccuracy, TopKAccuracy
 from .clips import (
     SkippedVideo,
@@ -134,7 +134,7 @@ def evaluate_classifier(
         "dtype": dtype_name(model, autocast_dtype),
     }
 
-    state = PartialState(cpu=model.device.type == "cpu")
+    state = join_processes(model.device)
     partial = PartialScores(
         partial_folder, records, names, model.config.num_labels, model, processor, {"protocol": protocol}
     )

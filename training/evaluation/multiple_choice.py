@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.nn import functional as F
@@ -22,6 +21,7 @@ from modeling_umt import UMTVideoTextModel
 from modeling_umt.modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit_vectors
 from processing_umt import UMTProcessor
 
+from ..processes import join_processes
 from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips, video_names
 from .computation import autocast, dtype_name, evaluation_mode, require_finite
 from .partial_scores import PartialScores
@@ -129,7 +129,7 @@ def evaluate_multiple_choice(
     """
     check_choices(records)
     names, options = video_names(records), list(records["caption"])
-    state = PartialState(cpu=model.device.type == "cpu")
+    state = join_processes(model.device)
     dtype = dtype_name(model, autocast_dtype)
     settings = {"dtype": dtype, "captions": options}
     partial = PartialScores(partial_folder, records, names, 1, model, processor, settings)

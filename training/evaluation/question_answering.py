@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -24,6 +23,7 @@ from processing_umt import UMTProcessor
 
 from ..data.question_records import type_name
 from ..data.video_dataset import video_name
+from ..processes import join_processes
 from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips, video_names
 from .computation import autocast, dtype_name, evaluation_mode, require_finite
 from .partial_scores import PartialScores
@@ -121,7 +121,7 @@ def evaluate_questions(
     question_ids, questions = list(records["question_id"]), list(records["question"])
     kinds = _types_of(records, question_ids, types)
     rows_of_clips, names = _rows_by_video(records), video_names(records)
-    state = PartialState(cpu=model.device.type == "cpu")
+    state = join_processes(model.device)
     dtype = dtype_name(model, autocast_dtype)
     settings = {"dtype": dtype, "k": k, "candidates": candidates, "questions": questions}
     partial = PartialScores(partial_folder, records, names, 1, model, processor, settings)

@@ -26,7 +26,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch.nn import functional as F
 
@@ -35,6 +34,7 @@ from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
 from processing_umt import UMTProcessor
 
 from ..data.video_dataset import video_name
+from ..processes import join_processes
 from .clips import (
     EvaluationClipDataset,
     SkippedVideo,
@@ -184,7 +184,7 @@ def evaluate_retrieval(
     ):
         if value < least:
             raise ValueError(f"{name} is {value}; expected at least {least}.")
-    state = PartialState(cpu=model.device.type == "cpu")
+    state = join_processes(model.device)
     num_frames = num_frames or processor.video_processor.num_frames
     max_text_length = max_text_length or processor.max_text_length
     videos = list(enumerate(data.videos))[state.process_index :: state.num_processes]

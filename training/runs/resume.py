@@ -71,11 +71,12 @@ def train_or_resume(trainer: UMTTrainer, folder: RunFolder, class_names: Sequenc
         ValueError: the training data changed since the run started, the best checkpoint is missing, or not all
             processes see the last one.
     """
-    args = trainer.args
-    folder.start(training_data(trainer, class_names))
+    args, data = trainer.args, training_data(trainer, class_names)
+    folder.check(folder.data, data)
     checkpoint = args.resume_from_checkpoint or common_checkpoint(args.output_dir, trainer.model)
     finished = None if args.resume_from_checkpoint else finished_run(trainer, checkpoint)
     if all(gather_object([finished is not None])):
+        folder.start(data)
         trainer.state, weights = finished
         if trainer.is_world_process_zero():
             print(f"all {trainer.state.global_step} steps are done; the weights are those of {weights}", flush=True)
@@ -85,6 +86,7 @@ def train_or_resume(trainer: UMTTrainer, folder: RunFolder, class_names: Sequenc
         return
     if checkpoint is not None and trainer.is_world_process_zero():
         print(f"resuming from {checkpoint}", flush=True)
+    trainer.add_callback(StartRun(folder, data))
     trainer.add_callback(SaveFinalState)
     trainer.train(resume_from_checkpoint=checkpoint)
 
@@ -95,6 +97,22 @@ def training_data(trainer: UMTTrainer, class_names: Sequence[str]) -> dict[str, 
     if not isinstance(trainer.train_dataset, IterableDataset):  # the length of a stream is a setting
         data["training clips"] = len(trainer.train_dataset)
     return data
+
+
+class StartRun(TrainerCallback):
+    """Writes `run.json` before the first step, but not for a checkpoint that the trainer refuses: its settings would
+    then be those of the folder.
+
+    Args:
+        folder: The folder of the run.
+        data: Facts about the training data.
+    """
+
+    def __init__(self, folder: RunFolder, data: dict[str, Any]):
+        self.folder, self.data = folder, data
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.folder.start(self.data)
 
 
 class SaveFinalState(TrainerCallback):

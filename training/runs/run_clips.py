@@ -54,7 +54,7 @@ def training_clips(
 
     Args:
         records: What `load_video_records` or `load_captioned_records` returns.
-        args: Batch size and processes are read by streams only.
+        args: Batch size, accumulation and processes are read by streams only.
         samples_per_epoch: Clips in an epoch of a stream, whose length is unknown.
         num_frames, sample_frames, transform, seed, images: See `VideoClipDataset`.
     """
@@ -66,6 +66,7 @@ def training_clips(
         records,
         samples_per_epoch=samples_per_epoch,
         batch_size=args.train_batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
         process_index=args.process_index,
         num_processes=args.world_size,
         **options,

@@ -20,6 +20,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAM
 
 from ..atomic_files import atomic_write
 from ..trainers.checkpoint_files import read_mapping
+from ..trainers.run_state import KEEP_BATCH
 from ..trainers.training_arguments import UMTTrainingArguments
 
 FILE_NAME = "run.json"
@@ -106,9 +107,11 @@ class RunFolder:
             if key in saved and saved[key] not in (value, portable(value, must_exist=False))
         ]
         if changed:
+            advice = f" {KEEP_BATCH}" if any("`effective_batch_size`" in text for text in changed) else ""
             raise ValueError(
                 f"{self.path} contains a run with other settings: {', '.join(changed)}. Give the same settings to "
                 f"resume it, or another --output-dir; there, `--init-from {self.path}` starts from its trained model."
+                f"{advice}"
             )
 
     def start(self, data: Mapping[str, Any]) -> None:

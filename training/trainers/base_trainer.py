@@ -13,7 +13,6 @@ by what the recipes of arXiv 2303.16058 need:
 
 import dataclasses
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -29,9 +28,7 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
-    TrainerCallback,
     TrainerState,
-    set_seed,
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -45,13 +42,16 @@ from ..cards.video_card import video_sections
 from ..data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
 from ..data.batching import is_dead_worker
 from ..data.broken_videos import BrokenVideoLog
+from ..data.repeated_videos import RepeatedVideos
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
 from ..pictures.run_pictures import CURVES, CurvePicture
 from .checkpoint_files import checkpoint_problem
+from .data_position import DataPosition
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
 from .run_progress import RunProgress
+from .run_report import RunReport
 from .run_state import OptimizerSettings, RunState
 from .step_timer import StepTimer
 from .stop_signal import StopOnSignal
@@ -102,8 +102,10 @@ class UMTTrainer(Trainer):
         self.timer = StepTimer(self.args.device)
         self.guard = NonFiniteGuard(self.accelerator, self.args.max_nonfinite_steps, self.args.output_dir)
         self.broken_videos = BrokenVideoLog(max_broken_share=self.args.max_broken_share)
+        self.repeated_videos = RepeatedVideos()
         self.replace_progress_callback()
         self.add_callback(self.guard)
+        self.add_callback(DataPosition())
         self.add_callback(RunReport(self))
         self.optimizer_settings = OptimizerSettings.of(self.args)
         self.add_callback(self.optimizer_settings)
@@ -130,8 +132,8 @@ class UMTTrainer(Trainer):
         """Train as `Trainer` does.
 
         Raises:
-            ValueError: the checkpoint was saved with another effective batch size or other settings of the optimiser,
-                or it is damaged or not complete.
+            ValueError: the checkpoint was saved with another effective batch size, other settings of the optimiser or
+                other data, or it is damaged or not complete.
             TrainingStopped: the process received SIGTERM or SIGUSR1; a checkpoint is saved.
             OSError: a worker process of the data loader died.
         """
@@ -208,7 +210,8 @@ class UMTTrainer(Trainer):
             raise ValueError(
                 f"`train_sampling_strategy` {strategy!r} was given, but clips are sampled in random order."
             )
-        batch_size = self.args.train_batch_size * self.args.world_size
+        # an epoch is a number of complete steps, whatever the number of processes
+        batch_size = self.args.effective_batch_size // self.args.views_per_clip
         if isinstance(dataset, AlternatingClips):
             return AlternatingSampler(dataset, batch_size)
         if isinstance(dataset, VideoClipDataset):
@@ -235,11 +238,13 @@ class UMTTrainer(Trainer):
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """Trainer's method, timed. Removes the loader's report of broken videos from the batches and counts it."""
+        """Trainer's method, timed. Removes the loader's reports of broken and repeated videos from the batches and
+        counts them."""
         with self.timer.on_host("data"):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             self.broken_videos.add(batch.pop("broken", []), num_clips=self.num_videos(batch))
+            self.repeated_videos.add(batch.pop("read_passes", []))
         return batches, num_items
 
     def num_videos(self, batch: dict[str, Any]) -> int:
@@ -373,30 +378,3 @@ class UMTTrainer(Trainer):
     def describe_learning_rate(self) -> str:
         """The peak learning rate and how it was computed."""
         return f"learning rate {self.args.base_learning_rate:g} x batch / 256 = {self.args.learning_rate:.4g}"
-
-
-class RunReport(TrainerCallback):
-    """Prints a description of the run at its start, and the number of broken videos after every epoch."""
-
-    def __init__(self, trainer: UMTTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        # Trainer uses the same seed in all processes, so stochastic depth would drop the same layers for the same
-        # index in the batch of every process. A resumed run loads the generator states of its checkpoint after this.
-        set_seed(args.seed + args.process_index)
-        self.trainer.logged_at = (state.global_step, time.perf_counter())
-        if state.is_world_process_zero:
-            print(self.trainer.describe_data(), self.trainer.describe_settings(state.max_steps), sep="\n", flush=True)
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        epoch = math.ceil(state.epoch)  # counted from 1; a run may end within an epoch
-        folder = os.path.join(args.output_dir, "broken_videos")
-        summary = self.trainer.broken_videos.end_epoch(epoch, folder, self.trainer.run_facts.data)
-        if summary["num_broken"] and state.is_world_process_zero:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in summary["reasons"].items())
-            print(
-                f"epoch {epoch}: {summary['num_broken']} attempts to read a video failed and were replaced "
-                f"({reasons}); the videos are listed in {summary['report']}",
-                flush=True,
-            )

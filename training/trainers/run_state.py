@@ -16,6 +16,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..atomic_files import atomic_write
 from .checkpoint_files import write_checksums
 
+KEEP_BATCH = (
+    "The effective batch is processes x `per_device_train_batch_size` x `gradient_accumulation_steps` x views: with "
+    "another number of processes, change the batch or the accumulation so that the product stays the same."
+)
+
 
 class RunState(TrainerState):
     """A `TrainerState` in whose file `best_model_checkpoint` is relative to the `output_dir` of the run.
@@ -81,7 +86,8 @@ class OptimizerSettings(TrainerCallback, ExportableState):
             if saved.get(name, value) != value
         ]
         if changed:
+            advice = f" {KEEP_BATCH}" if any("`effective_batch_size`" in text for text in changed) else ""
             raise ValueError(
                 f"{checkpoint} was saved with {', '.join(changed)}; a resumed run keeps the settings of its "
-                "optimiser. Resume with the saved values, or start a new run from the checkpoint's weights."
+                f"optimiser. Resume with the saved values, or start a new run from the checkpoint's weights.{advice}"
             )

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SchedulerType
 
+from ..processes import require_joined
 from .argument_ranges import require_ranges
 
 
@@ -89,6 +90,7 @@ class UMTTrainingArguments(TrainingArguments):
         # compile identical blocks once; read by accelerate if `torch_compile` is set
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", "true")
         super().__post_init__()
+        require_joined(self.world_size)
         available = [*get_available_reporting_integrations(), "flyte"]  # which Transformers' list lacks
         missing = [name for name in self.report_to if name not in available]
         if missing:
