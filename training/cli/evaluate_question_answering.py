@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .arguments import ANSWERER, load_model, require_at_least
+from .arguments import load_answerer, require_at_least
 from .evaluate_common import computation_options, default_output, remove_partial_scores, report_results, write_csv
 
 
@@ -31,9 +31,6 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
 def evaluate(args: argparse.Namespace, state: Any) -> Path:
     """Prints a table and writes `results.json` and `answers.csv` into the output folder, which it returns. Files are
     written atomically."""
-    from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
-
-    import modeling_umt  # noqa: F401 (registers the models)
 
     from ..data.question_records import load_question_records, read_answers, read_question_types
     from ..evaluation.question_answering import evaluate_questions
@@ -44,8 +41,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     candidates = read_answers(args.answers)
     types = None if args.question_types is None else read_question_types(args.question_types)
     records = load_question_records(args.data, root=args.root, split=args.split)
-    model = load_model(AutoModelForVisualQuestionAnswering, args, ANSWERER, "answer questions")
-    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    model, processor = load_answerer(args)
     output = args.output or default_output(args, f"question_answering-{processor.video_processor.num_frames}frames")
     scores = evaluate_questions(
         model,

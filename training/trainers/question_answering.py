@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import EvalPrediction, PreTrainedModel
 
+from modeling_umt.vocabulary_umt import record_vocabulary
 from processing_umt import UMTProcessor
 
 from ..cards.question_answering_card import question_answering_sections
@@ -92,8 +93,8 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
         kwargs: Further arguments of [`UMTTrainer`]. The records of the data sets are from `load_question_records`.
 
     Raises:
-        ValueError: if there is an evaluation data set but no candidates, or the model has fewer than
-            `checkpoint_blocks` blocks.
+        ValueError: if there is an evaluation data set but no candidates, the model has fewer than `checkpoint_blocks`
+            blocks, or the processor has another vocabulary than the model.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
         compute_metrics=None,
         **kwargs,
     ):
+        record_vocabulary(model.config, processing_class.tokenizer)
         super().__init__(
             model=model,
             args=args,
