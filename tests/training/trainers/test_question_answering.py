@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from tiny_question_answering import ANSWERS, save_tiny, tiny_answerer, tiny_stage2, write_questions
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
+from modeling_umt import vocabulary_hash
 from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
@@ -178,6 +179,7 @@ def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
     assert type(processor) is UMTProcessor and processor.max_text_length == 10
     assert processor.video_processor.num_frames == model.config.vision_config.num_frames == 3
     assert model.config.vision_config.drop_path_rate == 0.1
+    assert model.config.vocabulary_hash == vocabulary_hash(processor.tokenizer)
     card = ModelCard.load(output / "README.md")
     assert card.data.pipeline_tag == "visual-question-answering" and "rank_answers" in card.text
     assert "9 questions" in card.text and card.data.eval_results[0].metric_type == "accuracy"
