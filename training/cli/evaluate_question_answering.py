@@ -63,8 +63,12 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             task="visual-question-answering",
             config=model.config,
             model={"architecture": type(model).__name__},
-            protocol=scores.protocol | {"answers": args.answers},
-            dataset={"num_questions": len(scores.questions), "num_unread_questions": num_unread},
+            protocol=scores.protocol | {"answers": args.answers, "equal_candidates": len(scores.equal_candidates)},
+            dataset={
+                "num_questions": len(scores.questions),
+                "num_unread_questions": num_unread,
+                "num_answers_by_order": scores.num_answers_by_order,
+            },
             metrics={"accuracy": scores.accuracy, "accuracy_by_type": scores.accuracy_by_type},
             scores=scores,
             table=table(scores),
@@ -75,7 +79,14 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
 
 
 def table(scores: Any) -> list[str]:
-    protocol = scores.protocol
+    protocol, equal = scores.protocol, scores.equal_candidates
+    notes = []
+    if equal:
+        notes = [
+            f"  {len(equal)} candidate answers are equal to another one for the model, such as {equal[0]!r:.40}: they "
+            f"have the same tokens, and the first in the list is predicted; {scores.num_answers_by_order} questions "
+            "have one of them as their answer"
+        ]
     return [
         f"{len(scores.questions)} questions, {protocol['frames']} frames, {protocol['candidates']} candidate answers, "
         f"which include {protocol['possible_accuracy']:.2f} % of the correct answers ({protocol['dtype']})",
@@ -84,4 +95,5 @@ def table(scores: Any) -> list[str]:
             f"    {kind:<20}{accuracy:6.2f} %  of {scores.types.count(kind)}"
             for kind, accuracy in scores.accuracy_by_type.items()
         ),
+        *notes,
     ]
