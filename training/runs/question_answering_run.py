@@ -13,10 +13,15 @@ from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..cards.run_facts import RunFacts
-from ..data.question_records import load_question_records, read_answers
+from ..data.question_records import load_question_records, read_answers, weigh_answers
 from ..data.video_dataset import VideoClipDataset
+from ..evaluation.question_answering import possible_accuracy
 from ..trainers.argument_ranges import require_ranges
-from ..trainers.question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
+from ..trainers.question_answering import (
+    UMTQuestionAnsweringArguments,
+    UMTQuestionAnsweringTrainer,
+    most_frequent_answer,
+)
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
@@ -86,6 +91,7 @@ def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[s
     require_keys(run, "data", "init_from")
     if run.is_evaluated and not run.answers:
         raise ValueError("Evaluation chooses from a list of answers; give --answers FILE, or no evaluation data.")
+    candidates = read_answers(run.answers) if run.is_evaluated else []
     folder = RunFolder.open(run, args)
     set_seed(args.seed)
     model = load_model(run)
@@ -96,8 +102,8 @@ def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[s
         args=args,
         processing_class=processor,
         train_dataset=load_training_clips(run, args, training_crop(model.config.vision_config)),
-        eval_dataset=load_evaluation_clips(run, processor),
-        candidates=read_answers(run.answers) if run.is_evaluated else (),
+        eval_dataset=load_evaluation_clips(run, processor, candidates),
+        candidates=candidates,
         k=run.scored,
         run_facts=run_facts(run),
     )
@@ -161,9 +167,17 @@ def load_training_clips(
     )
 
 
-def load_evaluation_clips(run: QuestionAnsweringRun, processor: UMTProcessor) -> VideoClipDataset | None:
-    """A clip for every question of the evaluation data, made by the processor; None without evaluation data."""
+def load_evaluation_clips(
+    run: QuestionAnsweringRun, processor: UMTProcessor, candidates: Sequence[str]
+) -> VideoClipDataset | None:
+    """A clip for every question of the evaluation data, made by the processor; None without evaluation data.
+
+    Raises:
+        ValueError: none of the answers is among the candidates.
+    """
     if not run.is_evaluated:
         return None
     records = load_question_records(run.eval_data or run.data, root=run.data_root, split=run.eval_split)
+    answers = [most_frequent_answer(*weigh_answers(answer)) for answer in records["answer"]]
+    possible_accuracy(answers, candidates)
     return evaluation_clips(records, run.num_frames, processor.video_processor)

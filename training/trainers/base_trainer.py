@@ -48,6 +48,7 @@ from ..data.broken_videos import BrokenVideoLog
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
 from ..pictures.run_pictures import CURVES, CurvePicture
+from .best_evaluation import BestEvaluationMixin
 from .checkpoint_files import checkpoint_problem
 from .nonfinite_guard import NonFiniteGuard
 from .optimization import cosine_schedule, parameter_groups, scaled_learning_rate
@@ -64,7 +65,7 @@ def cores_per_process() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-class UMTTrainer(Trainer):
+class UMTTrainer(BestEvaluationMixin, Trainer):
     """Base class of the UMT trainers. A sub-class implements `compute_loss` for batches of `collate_clips`.
 
     Args:

@@ -131,6 +131,8 @@ def test_evaluation_equals_umt_evaluate(tmp_path, data, processor):
     metrics = trainer.evaluate()
     scores = evaluate_questions(trainer.model, processor, records, candidates, num_workers=0)
     assert metrics["eval_accuracy"] == pytest.approx(scores.accuracy, abs=0.01) and 0 < scores.accuracy < 100
+    possible = scores.protocol["possible_accuracy"]
+    assert metrics["eval_possible_accuracy"] == pytest.approx(possible, abs=0.01) and 0 < possible < 100
     with pytest.raises(ValueError, match="candidates"):
         make_trainer(tmp_path, data, processor, eval_dataset=dataset)
     trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=candidates, bf16=True)
@@ -143,7 +145,24 @@ def test_evaluation_equals_umt_evaluate(tmp_path, data, processor):
 
 def test_an_answer_that_is_not_a_candidate_counts_as_wrong():
     prediction = SimpleNamespace(predictions=np.array([1, 2, 0, 0]), label_ids=np.array([1, 0, -1, 0]))
-    assert accuracy(prediction) == {"accuracy": 50.0}
+    assert accuracy(prediction) == {"accuracy": 50.0, "possible_accuracy": 75.0}
+
+
+def test_candidates_that_are_equal_for_the_model(tmp_path, data, processor):
+    """The first is predicted, as in `umt evaluate`, and the line on the data counts them."""
+    rows = json.loads((data / "questions.json").read_text())
+    rows = [row | {"video": str(data / row["video"])} for row in rows if row["video"] != "clip1.mp4"]
+    (tmp_path / "readable.json").write_text(json.dumps(rows))
+    records = load_question_records(tmp_path / "readable.json")
+    candidates = ["YES", "Yes", *ANSWERS]
+    dataset = evaluation_clips(records, 2, processor.video_processor)
+    trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=candidates)
+    assert "answers: 7 candidates, 3 of which are equal to another one for the model" in trainer.describe_data()
+    predicted = {*trainer.predict(dataset).predictions.tolist()}
+    scores = evaluate_questions(trainer.model, processor, records, candidates, num_workers=0)
+    assert {candidates[index] for index in predicted} == {*scores.predictions} and not predicted & {1, 2}
+    trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=ANSWERS)
+    assert trainer.describe_data().endswith("answers: 5 candidates")
 
 
 # --- a run from a recipe --------------------------------------------------------------------------------------------
@@ -174,6 +193,7 @@ def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     output = tmp_path / "out"
     assert cli.main(["finetune", "--config", str(tmp_path / "mine.yaml"), "--output_dir", str(output)]) == 0
+    assert "possible_accuracy 100" in capsys.readouterr().out
     processor = AutoProcessor.from_pretrained(output)
     model = AutoModelForVisualQuestionAnswering.from_pretrained(output)
     assert type(processor) is UMTProcessor and processor.max_text_length == 10
@@ -193,6 +213,7 @@ def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
 
 def test_missing_keys_of_a_recipe_are_reported_before_the_first_step(tmp_path, data, stage2, capsys):
     (tmp_path / "mine.yaml").write_text("task: question_answering\n")
+    (tmp_path / "other.json").write_text('["Yes", "No"]')
     command = ["finetune", "--config", str(tmp_path / "mine.yaml"), "--output_dir", str(tmp_path / "out")]
     given = ["--data", str(data / "questions.json")]
     for arguments, message in {
@@ -200,6 +221,10 @@ def test_missing_keys_of_a_recipe_are_reported_before_the_first_step(tmp_path, d
         (*given,): "No `init_from` given",
         (*given, "--init_from", "b16_25m.pth", "--eval_split", "val"): "--answers FILE",
         (*given, "--init_from", str(stage2), "--model", '{"dropout": 1}'): "`model` names dropout",
+        (
+            *(*given, "--init_from", str(stage2), "--eval_data", str(data / "questions.json")),
+            *("--answers", str(tmp_path / "other.json")),
+        ): "None of the 9 annotated answers",
     }.items():
         assert cli.main([*command, *arguments]) == 1
         assert message in capsys.readouterr().err
