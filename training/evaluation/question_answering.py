@@ -99,8 +99,11 @@ def possible_accuracy(answers: Sequence[str], candidates: Sequence[str]) -> floa
     """Percentage of the annotated answers that are among the candidates.
 
     Raises:
-        ValueError: it is 0: the candidates are those of other data, or spelt otherwise.
+        ValueError: there are no answers or candidates; or it is 0: the candidates are those of other data, or spelt
+            otherwise.
     """
+    if not answers or not candidates:
+        raise ValueError(f"{len(answers)} questions and {len(candidates)} candidate answers were given; give both.")
     known = set(candidates)
     num_known = sum(answer in known for answer in answers)
     if num_known == 0:

@@ -20,7 +20,7 @@ from umt_training.data.question_records import (
     weigh_answers,
 )
 from umt_training.evaluation import clips
-from umt_training.evaluation.question_answering import evaluate_questions, exact_match
+from umt_training.evaluation.question_answering import evaluate_questions, exact_match, possible_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +153,9 @@ def test_a_list_without_any_correct_answer_is_refused(data, processor):
     records = load_question_records(data / "questions.json")
     with pytest.raises(ValueError, match=r"None of the 9 annotated answers \(such as 'yes'\) is in the list of 2"):
         evaluate_questions(tiny_answerer(), processor, records, ["Yes", "No"], num_workers=0)
+    with pytest.raises(ValueError, match="9 questions and 0 candidate answers"):
+        evaluate_questions(tiny_answerer(), processor, records, [], num_workers=0)
+    assert possible_accuracy(["a", "b", "b", "c"], ["b", "c", "d"]) == 75.0
 
 
 def test_what_cannot_be_evaluated(data, processor, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from tiny_question_answering import ANSWERS, save_tiny, tiny_answerer, tiny_stage2, write_questions
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
@@ -17,7 +18,7 @@ from modeling_umt import vocabulary_hash
 from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
-from umt_training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer, cli
+from umt_training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer, cli, finetune
 from umt_training.data.question_records import load_question_records
 from umt_training.data.video_dataset import VideoClipDataset
 from umt_training.evaluation.question_answering import evaluate_questions
@@ -202,6 +203,7 @@ def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
     assert model.config.vocabulary_hash == vocabulary_hash(processor.tokenizer)
     card = ModelCard.load(output / "README.md")
     assert card.data.pipeline_tag == "visual-question-answering" and "rank_answers" in card.text
+    assert "choosing from 5 answers, which contain 100.00 % of the correct ones." in card.text
     assert "9 questions" in card.text and card.data.eval_results[0].metric_type == "accuracy"
     # a complete run does not change, and is not continued with another schedule
     again = ["finetune", "--config", str(tmp_path / "mine.yaml"), "--output_dir", str(output)]
@@ -209,6 +211,38 @@ def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
     assert cli.main(again) == 0 and "is complete" in capsys.readouterr().out
     assert cli.main([*again, "--num_train_epochs", "3"]) == 1 and "`num_train_epochs` was" in capsys.readouterr().err
     assert (output / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_without_a_correct_answer_ends_with_its_last_weights(tmp_path, data, stage2, monkeypatch, capsys):
+    nothing_right = {"accuracy": 0.0, "possible_accuracy": 100.0}
+    monkeypatch.setattr("umt_training.trainers.question_answering.accuracy", lambda prediction: nothing_right)
+    recipe = {
+        "task": "question_answering",
+        "data": str(data / "questions.json"),
+        "eval_data": str(data / "questions.json"),
+        "answers": str(data / "answers.json"),
+        "init_from": str(stage2),
+        "num_frames": 2,
+        "max_text_length": 10,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,
+        "max_broken_share": 0.9,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "accuracy",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    trainer = finetune(str(tmp_path / "mine.yaml"), [])
+    printed = capsys.readouterr().out
+    assert printed.count("accuracy is 0 %, so this is not the best evaluation") == 2
+    assert "saved weights, evaluation at step 4/4" in printed and "accuracy 0, possible_accuracy 100" in printed
+    assert trainer.state.best_model_checkpoint is None and not trainer.state.best_global_step
+    last = load_file(tmp_path / "out" / "checkpoint-4" / "model.safetensors")
+    assert all(torch.equal(tensor, last[name]) for name, tensor in trainer.model.state_dict().items() if name in last)
 
 
 def test_missing_keys_of_a_recipe_are_reported_before_the_first_step(tmp_path, data, stage2, capsys):
