@@ -31,7 +31,6 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
 def evaluate(args: argparse.Namespace, state: Any) -> Path:
     """Prints a table and writes `results.json` and `answers.csv` into the output folder, which it returns. Files are
     written atomically."""
-
     from ..data.question_records import load_question_records, read_answers, read_question_types
     from ..evaluation.question_answering import evaluate_questions
 
