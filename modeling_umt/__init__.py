@@ -19,6 +19,7 @@ from .modeling_umt_text import UMTTextModel
 from .modeling_umt_video_text import UMTVideoTextModel, UMTVideoTextOutput
 from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining, UMTForVideoTextPreTrainingOutput
 from .teacher_forward_umt import UMTTeacherOutput
+from .vocabulary_umt import vocabulary_hash
 from .zero_shot_pipeline_umt import UMTZeroShotVideoClassificationPipeline
 
 # With `register_for_auto_class` every save writes the code beside the weights, so a repository loads without this
@@ -64,4 +65,5 @@ __all__ = [
     "UMTVideoTextOutput",
     "UMTZeroShotVideoClassificationPipeline",
     "convert_umt_checkpoint",
+    "vocabulary_hash",
 ]

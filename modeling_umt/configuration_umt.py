@@ -319,6 +319,8 @@ class UMTVideoTextConfig(PreTrainedConfig):
         initializer_range (`float`, defaults to 0.02): Standard deviation of initial projections and heads.
         tie_word_embeddings (`bool`, defaults to True): Whether the masked language modelling head shares the token
             embeddings.
+        vocabulary_hash (`str`, *optional*): SHA-256 of the vocabulary, one token per line in the order of their ids,
+            with which the model was trained. Another number of token embeddings removes it.
 
     Raises:
         ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not fit together.
@@ -356,6 +358,7 @@ class UMTVideoTextConfig(PreTrainedConfig):
     vtm_hard_negatives: bool = True
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
+    vocabulary_hash: str | None = None
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.vision_config, PreTrainedConfig):

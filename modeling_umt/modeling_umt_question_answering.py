@@ -31,6 +31,7 @@ from .modeling_umt_video_text import UMTVideoTextPreTrainedModel
 from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining
 from .objectives_umt import answer_losses
 
+PARTS_OF_STAGE_2 = ("video_text.vision_model.", "video_text.text_model.", "mlm_head.")
 MAX_NEW_TOKENS = 4  # of an answer in training, [SEP] included
 # what `generate` passes for the sake of a cache, under the names of several versions of Transformers
 CACHE_INPUTS = (
@@ -377,13 +378,20 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
             vision_fields: Changed fields of the video encoder's [`UMTConfig`], such as `num_frames=12`.
 
         Raises:
-            ValueError: if the model has no masked language modelling head, or its two encoders differ in
-                `hidden_size`: the decoder's layers attend to question states where the fusion layers attend to video
-                tokens.
+            ValueError: if the model lacks an encoder or the masked language modelling head, or its two encoders differ
+                in `hidden_size`: the decoder's layers attend to question states where the fusion layers attend to
+                video tokens.
         """
         source = video_text
         if isinstance(video_text, str):
-            source = UMTForVideoTextPreTraining.from_pretrained(video_text, dtype=torch.float32)
+            source, report = UMTForVideoTextPreTraining.from_pretrained(
+                video_text, dtype=torch.float32, output_loading_info=True
+            )
+            if missing := sorted(key for key in report["missing_keys"] if key.startswith(PARTS_OF_STAGE_2)):
+                raise ValueError(
+                    f"{video_text} lacks {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}, with which "
+                    "question answering starts; give a stage-2 model."
+                )
         config = copy.deepcopy(source.config)
         vision, text = config.vision_config, config.text_config
         if not isinstance(source, UMTForVideoTextPreTraining) or config.mlm_weight == 0:

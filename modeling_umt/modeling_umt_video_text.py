@@ -80,6 +80,19 @@ class UMTVideoTextPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
         """Heads as BERT's; the two towers are separate models and initialise themselves."""
         init_bert_weights(module, self.config.initializer_range)
 
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """As Transformers does; another number of embeddings is another vocabulary, whose hash is not known."""
+        num_tokens = self.config.text_config.vocab_size
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if embeddings.num_embeddings != num_tokens:
+            self.config.vocabulary_hash = None
+        return embeddings
+
 
 class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
     """Dual encoder and cross-encoder of videos and texts: the official retrieval model."""

@@ -15,6 +15,7 @@ from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit_vectors, similarity_over_temperature
+from .vocabulary_umt import require_vocabulary
 
 
 class UMTZeroShotVideoClassificationPipeline(Pipeline):
@@ -31,7 +32,8 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
         For each video a list of `{"score", "label"}`, highest score first; the scores sum to 1.
 
     Raises:
-        ValueError: if labels are missing or empty, a template has no `{}`, or an option is unknown.
+        ValueError: if labels are missing or empty, a template has no `{}`, an option is unknown, or the processor has
+            another vocabulary than the model.
 
     Example:
 
@@ -49,6 +51,10 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        require_vocabulary(self.model.config, self.processor.tokenizer, self.model.name_or_path)
 
     def _sanitize_parameters(
         self,

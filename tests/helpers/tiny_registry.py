@@ -1,5 +1,6 @@
 """A registry of tiny checkpoints: rows of the real registry with a few thousand weights, in the official layout."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -40,7 +41,8 @@ STAND_INS = {
 def write_tiny_registry(folder: Path, owner: str) -> Path:
     """Write a registry folder whose rows have 32 x 32 frames and files in the repository `owner/official`."""
     registry = yaml.safe_load((CARDS_FOLDER / "registry.yaml").read_text())
-    size = {"vision": VISION, "target_dim": 8, "text": TEXT, "bert": f"{owner}/bert"}
+    vocabulary = hashlib.sha256("".join(f"{word}\n" for word in bert_words()).encode()).hexdigest()
+    size = {"vision": VISION, "target_dim": 8, "text": TEXT, "bert": f"{owner}/bert", "vocabulary_hash": vocabulary}
     registry["sizes"] = dict.fromkeys(registry["sizes"], size)
     registry["source"]["hub"] = f"{owner}/official"
     for row in registry["checkpoints"].values():

@@ -1,5 +1,7 @@
 """Conversion of multi-modality files: stage 2, retrieval, question answering, and their parts."""
 
+import hashlib
+
 import pytest
 import torch
 from recorded import load_recorded
@@ -214,6 +216,7 @@ def test_command_writes_a_folder_that_transformers_loads_and_converts_back(kind,
     torch.save(state, tmp_path / "official.pth")
     small_config().save_pretrained(tmp_path / "config")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"]
+    words += [f"[unused{number}]" for number in range(TEXT["vocab_size"] - len(words))]
     (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
     options = ["--config", str(tmp_path / "config"), "--vocabulary", str(tmp_path / "vocab.txt")]
     assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "model"), *options]) == 0
@@ -223,6 +226,7 @@ def test_command_writes_a_folder_that_transformers_loads_and_converts_back(kind,
     auto_class = auto_class.get(kind, AutoModelForVisualQuestionAnswering)
     model, report = auto_class.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert type(model) is KINDS[kind][0] and not any(report.values())
+    assert model.config.vocabulary_hash == hashlib.sha256((tmp_path / "vocab.txt").read_bytes()).hexdigest()
     inputs = AutoProcessor.from_pretrained(tmp_path / "model")(
         text="a dog", videos=torch.zeros(4, 3, 40, 60, dtype=torch.uint8), return_tensors="pt"
     )
@@ -232,3 +236,9 @@ def test_command_writes_a_folder_that_transformers_loads_and_converts_back(kind,
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / "back.pth"), "--to-official"]) == 0
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert all(torch.equal(tensor, state[key]) for key, tensor in back.items()) and len(back) > 60
+
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words[:-1]))
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "other"), *options]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "vocab.txt has 39 tokens, but the embedding table of" in error and "official.pth has 40" in error
+    assert not (tmp_path / "other").exists()

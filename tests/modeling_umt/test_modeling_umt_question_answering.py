@@ -19,6 +19,7 @@ from modeling_umt import (
     UMTForVideoTextPreTraining,
     UMTTextConfig,
     UMTVideoTextConfig,
+    UMTVideoTextModel,
     convert_umt_checkpoint,
 )
 from modeling_umt.convert_umt_checkpoints import official_state_dict
@@ -212,6 +213,15 @@ def test_a_stage_2_model_without_a_required_part_is_refused():
     wider = UMTVideoTextConfig(vision_config=VISION | {"hidden_size": 24}, text_config=TEXT, projection_dim=8)
     with pytest.raises(ValueError, match=r"`hidden_size` 24 .* 16"):
         UMTForVideoQuestionAnswering.from_video_text(UMTForVideoTextPreTraining(wider))
+
+
+def test_a_folder_without_a_required_part_is_refused(model, tmp_path):
+    UMTVideoTextModel(config()).save_pretrained(tmp_path / "retrieval")
+    for kind, saved in (("retrieval", None), ("answering", model)):
+        if saved is not None:
+            saved.save_pretrained(tmp_path / kind)
+        with pytest.raises(ValueError, match=rf"{kind} lacks mlm_head\.decoder\.bias, mlm_head"):
+            UMTForVideoQuestionAnswering.from_video_text(str(tmp_path / kind))
 
 
 def test_retrieval_is_not_fine_tuned_from_question_answering(model, tmp_path):

@@ -149,7 +149,7 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
         config = UMTTeacherConfig(**size["vision"] | row.config)
     elif row.kind in VIDEO_TEXT_KINDS:
         vision = {"num_frames": row.frames, "image_size": row.resolution, "target_dim": size["target_dim"]}
-        fields = {"projection_dim": size["target_dim"]} | row.config
+        fields = {"projection_dim": size["target_dim"], "vocabulary_hash": size["vocabulary_hash"]} | row.config
         vision |= size["vision"] | fields.pop("vision_config", {})
         text = size["text"] | fields.pop("text_config", {})
         config = UMTVideoTextConfig(vision_config=vision, text_config=text, **fields)

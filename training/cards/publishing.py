@@ -18,9 +18,10 @@ from huggingface_hub import HfApi, hf_hub_download
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_umt import UMTTeacherModel, convert_umt_checkpoint
+from modeling_umt.vocabulary_umt import record_vocabulary
 
 from .card_template import environment, table
-from .checkpoint_registry import CheckpointRow, read_registry, row_config, row_processor
+from .checkpoint_registry import VIDEO_TEXT_KINDS, CheckpointRow, read_registry, row_config, row_processor
 from .published_card import repository_files, settings_text
 
 # At most this much is sent again after a lost connection.
@@ -41,7 +42,8 @@ def build_repository(
             row's.
 
     Raises:
-        ValueError: if the folder exists, this package has no model for the row, or the file does not fit the row.
+        ValueError: if the folder exists, this package has no model for the row, or the file or the vocabulary does
+            not fit the row.
         OSError: if a file can't be found or downloaded.
     """
     if folder.exists():
@@ -49,7 +51,10 @@ def build_repository(
     config = row_config(row)
     model, origin = official_model(row, config, checkpoint)
     require_row(row, model, config)
-    processor = row_processor(row, vocabulary or read_registry()["sizes"][row.size]["bert"])
+    vocabulary = vocabulary or read_registry()["sizes"][row.size]["bert"]
+    processor = row_processor(row, vocabulary)
+    if row.kind in VIDEO_TEXT_KINDS:
+        record_vocabulary(model.config, processor.tokenizer, row.name, vocabulary)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     # built in a temporary folder, so that `folder` is complete when it appears

@@ -14,9 +14,11 @@ def question_answering_sections(trainer: Trainer) -> CardSections:
     results, scores = "Not evaluated during training.", []
     if evaluation := final_evaluation(trainer, "eval_accuracy"):
         accuracy = evaluation["eval_accuracy"]
+        possible = evaluation.get("eval_possible_accuracy")
+        contained = "" if possible is None else f", which contain {possible:.2f} % of the correct ones"
         results = (
             f"Accuracy on {evaluation_data(trainer)}: {accuracy:.2f} %, choosing from "
-            f"{len(trainer.candidates)} answers."
+            f"{len(trainer.candidates)} answers{contained}."
         )
         score = EvalResult(
             task_type="visual-question-answering",

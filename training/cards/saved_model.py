@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import modeling_umt
+from modeling_umt.vocabulary_umt import record_vocabulary
+from processing_umt import UMTProcessor
 
 from ..model_sources import architecture_of, describe_model, read_model_config
 from .card_template import code_block, environment, render_card, table
@@ -215,6 +217,18 @@ def check_weights(folder: Path, config: dict[str, Any]) -> None:
     require_finite(folder, model.state_dict())
 
 
+def vocabulary_hash_of(folder: Path, model_folder: Path) -> str:
+    """The hash of the vocabulary that a video-text model and the processor beside it have in common.
+
+    Raises:
+        ValueError: they have different ones.
+    """
+    config = modeling_umt.UMTVideoTextConfig.from_pretrained(model_folder)
+    tokenizer = UMTProcessor.from_pretrained(folder).tokenizer
+    record_vocabulary(config, tokenizer, f"the model {model_folder}", "its processor")
+    return config.vocabulary_hash
+
+
 def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
@@ -236,13 +250,23 @@ def require_finite(source: Path, state: dict[str, torch.Tensor]) -> None:
 def repository_contents(folder: Path, repo_id: str, license: str | None = None) -> dict[str, Path | bytes]:
     """The files of a model's repository, as path in it → file or content, sorted.
 
-    The card has the repository's id. An adapter refers to its base by the folder in the repository.
+    The card has the repository's id, and the configuration of a video-text model the hash of its vocabulary. An
+    adapter refers to its base by the folder in the repository.
+
+    Raises:
+        ValueError: a video-text model and its tokenizer have different vocabularies.
     """
     files: dict[str, Path | bytes] = {}
     for root in (folder, folder / BASE):
         for pattern in PUBLISHED:
             for path in root.glob(pattern):
                 files[path.relative_to(folder).as_posix()] = path
+    for path in (folder / "config.json", folder / BASE / "config.json"):
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if config.get("model_type") == "umt_video_text":
+            config["vocabulary_hash"] = vocabulary_hash_of(folder, path.parent)
+            content = json.dumps(config, indent=2, sort_keys=True) + "\n"
+            files[path.relative_to(folder).as_posix()] = content.encode()
     card = str(saved_model_card(folder, repo_id, license))
     for address in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card):
         picture = folder / address

@@ -14,6 +14,7 @@ CLASSIFIER = ("UMTForVideoClassification",)
 VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 ANSWERER = ("UMTForVideoQuestionAnswering",)
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
+TOKENIZERS = ("tokenizer.json", "vocab.txt")
 ENCODERS = ("UMTModel", "UMTForPreTraining", *CLASSIFIER, *VIDEO_TEXT)  # whose clips have a vector
 
 
@@ -142,9 +143,10 @@ def load_video_text_model(args: argparse.Namespace, purpose: str) -> tuple[Any, 
 
     Raises:
         OSError: the model or its processor does not exist.
-        ValueError: weights are missing, or the model is not of type `umt_video_text`.
+        ValueError: weights are missing, the model is not of type `umt_video_text`, or its processor has another
+            vocabulary.
     """
-    from transformers import AutoModel, AutoProcessor
+    from transformers import AutoModel
 
     import modeling_umt  # noqa: F401 (registers the models)
 
@@ -154,7 +156,39 @@ def load_video_text_model(args: argparse.Namespace, purpose: str) -> tuple[Any, 
             f"{args.model} is a {model.config.model_type} model and cannot {purpose}; a umt_video_text model is "
             "needed."
         )
-    return model, AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    return model, load_text_processor(model.config, args)
+
+
+def load_answerer(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The question-answering model `args.model`, loaded by `load_model`, and its processor.
+
+    Raises:
+        OSError: the model or its processor does not exist.
+        ValueError: see `load_model`, or the processor has another vocabulary.
+    """
+    from transformers import AutoModelForVisualQuestionAnswering
+
+    import modeling_umt  # noqa: F401 (registers the models)
+
+    model = load_model(AutoModelForVisualQuestionAnswering, args, ANSWERER, "answer questions")
+    return model, load_text_processor(model.config, args)
+
+
+def load_text_processor(config: Any, args: argparse.Namespace) -> Any:
+    """The processor of videos and texts of `args.model`.
+
+    Raises:
+        OSError: the model has no processor.
+        ValueError: the vocabulary is not that of the model.
+    """
+    from transformers import AutoProcessor
+
+    from modeling_umt.vocabulary_umt import require_vocabulary
+
+    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    if config.model_type == "umt_video_text":
+        require_vocabulary(config, processor.tokenizer, f"the model {args.model}", "its processor")
+    return processor
 
 
 def load_processor(config: Any, args: argparse.Namespace) -> Any:
@@ -162,11 +196,15 @@ def load_processor(config: Any, args: argparse.Namespace) -> Any:
 
     Raises:
         OSError: the processor is damaged, or a model that is not a UMT video encoder has none.
+        ValueError: a video-text model and its tokenizer have different vocabularies: the vectors of its videos are
+            compared with those of texts.
     """
     from transformers import AutoVideoProcessor
 
     from processing_umt import UMTVideoProcessor
 
+    if config.model_type == "umt_video_text" and has_file(args.model, *TOKENIZERS):
+        return load_text_processor(config, args).video_processor
     try:
         return AutoVideoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
     except OSError as error:

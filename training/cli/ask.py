@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from ..terminal import printable
-from .arguments import ANSWERER, add_loading_arguments, load_model, require_at_least
+from .arguments import add_loading_arguments, load_answerer, require_at_least
 
 HELP = "answer a question about a video"
 
@@ -33,16 +33,12 @@ def run(args: argparse.Namespace) -> int:
     require_at_least(args, top_k=1)
     if not args.question.strip():
         raise ValueError("The question is empty.")
-    from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
-
-    import modeling_umt  # noqa: F401 (registers the models)
     from processing_umt import VideoDecodeError
 
     from ..data.question_records import read_answers
 
     candidates = None if args.candidates is None else read_answers(args.candidates)
-    model = load_model(AutoModelForVisualQuestionAnswering, args, ANSWERER, "answer questions")
-    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    model, processor = load_answerer(args)
     try:
         inputs = processor(videos=args.video, text=args.question, num_clips=1, num_crops=1, return_tensors="pt")
     except VideoDecodeError as error:

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from transformers import AutoConfig
 
     from modeling_umt import convert_umt_checkpoint
+    from modeling_umt.vocabulary_umt import record_vocabulary
     from processing_umt import UMTProcessor, UMTVideoProcessor
 
     check_direction(args)
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         if config.model_type == "umt_video_text":
             sizes = {"num_frames": vision.num_frames, "image_size": vision.image_size}
             processor = UMTProcessor.from_bert(args.vocabulary, **sizes)
+            record_vocabulary(config, processor.tokenizer, args.checkpoint, args.vocabulary)
         else:
             processor = UMTVideoProcessor.for_config(config)
             if config.num_labels == NUM_SSV2_LABELS:

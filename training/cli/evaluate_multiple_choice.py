@@ -25,25 +25,39 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     output = args.output or default_output(args, f"multiple_choice-{processor.video_processor.num_frames}frames")
     options = computation_options(args, model.device)
     scores = evaluate_multiple_choice(model, processor, records, partial_folder=output / "partial", **options)
-    protocol = scores.protocol
     if state.is_main_process:
-        rows = zip(records["video"], scores.answers, scores.choices, strict=True)
-        write_csv(output / "choices.csv", ["video", "answer", "choice"], rows)
+        rows = zip(records["video"], scores.answers, scores.choices, scores.credits, strict=True)
+        write_csv(output / "choices.csv", ["video", "answer", "choice", "credit"], rows)
         report_results(
             output,
             args,
             task="video-multiple-choice",
             config=model.config,
             model={"architecture": type(model).__name__},
-            protocol=protocol,
-            dataset={"num_questions": len(scores.answers)},
+            protocol=scores.protocol,
+            dataset={
+                "num_questions": len(scores.answers),
+                "num_with_equal_options": scores.num_equal,
+                "num_ties": scores.num_ties,
+            },
             metrics={"accuracy": scores.accuracy},
             scores=scores,
-            table=[
-                f"{len(scores.answers)} videos, {protocol['frames']} frames ({protocol['dtype']})",
-                f"  accuracy {scores.accuracy:6.2f} %",
-            ],
+            table=table(scores),
             effect="counted as wrong:",
         )
     remove_partial_scores(scores.partial_folder, state)
     return output
+
+
+def table(scores: Any) -> list[str]:
+    protocol = scores.protocol
+    lines = [
+        f"{len(scores.answers)} videos, {protocol['frames']} frames ({protocol['dtype']})",
+        f"  accuracy {scores.accuracy:6.2f} %",
+    ]
+    if scores.num_equal or scores.num_ties:
+        lines.append(
+            f"  {scores.num_equal} videos have options that are equal for the model (the same tokens); "
+            f"{scores.num_ties} choices are between n equally good options and count 1/n if one of them is correct"
+        )
+    return lines

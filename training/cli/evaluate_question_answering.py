@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .arguments import ANSWERER, load_model, require_at_least
+from .arguments import load_answerer, require_at_least
 from .evaluate_common import computation_options, default_output, remove_partial_scores, report_results, write_csv
 
 
@@ -31,10 +31,6 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
 def evaluate(args: argparse.Namespace, state: Any) -> Path:
     """Prints a table and writes `results.json` and `answers.csv` into the output folder, which it returns. Files are
     written atomically."""
-    from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
-
-    import modeling_umt  # noqa: F401 (registers the models)
-
     from ..data.question_records import load_question_records, read_answers, read_question_types
     from ..evaluation.question_answering import evaluate_questions
 
@@ -44,8 +40,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     candidates = read_answers(args.answers)
     types = None if args.question_types is None else read_question_types(args.question_types)
     records = load_question_records(args.data, root=args.root, split=args.split)
-    model = load_model(AutoModelForVisualQuestionAnswering, args, ANSWERER, "answer questions")
-    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    model, processor = load_answerer(args)
     output = args.output or default_output(args, f"question_answering-{processor.video_processor.num_frames}frames")
     scores = evaluate_questions(
         model,
@@ -67,8 +62,12 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             task="visual-question-answering",
             config=model.config,
             model={"architecture": type(model).__name__},
-            protocol=scores.protocol | {"answers": args.answers},
-            dataset={"num_questions": len(scores.questions), "num_unread_questions": num_unread},
+            protocol=scores.protocol | {"answers": args.answers, "equal_candidates": len(scores.equal_candidates)},
+            dataset={
+                "num_questions": len(scores.questions),
+                "num_unread_questions": num_unread,
+                "num_answers_by_order": scores.num_answers_by_order,
+            },
             metrics={"accuracy": scores.accuracy, "accuracy_by_type": scores.accuracy_by_type},
             scores=scores,
             table=table(scores),
@@ -79,7 +78,14 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
 
 
 def table(scores: Any) -> list[str]:
-    protocol = scores.protocol
+    protocol, equal = scores.protocol, scores.equal_candidates
+    notes = []
+    if equal:
+        notes = [
+            f"  {len(equal)} candidate answers are equal to another one for the model, such as {equal[0]!r:.40}: they "
+            f"have the same tokens, and the first in the list is predicted; {scores.num_answers_by_order} questions "
+            "have one of them as their answer"
+        ]
     return [
         f"{len(scores.questions)} questions, {protocol['frames']} frames, {protocol['candidates']} candidate answers, "
         f"which include {protocol['possible_accuracy']:.2f} % of the correct answers ({protocol['dtype']})",
@@ -88,4 +94,5 @@ def table(scores: Any) -> list[str]:
             f"    {kind:<20}{accuracy:6.2f} %  of {scores.types.count(kind)}"
             for kind, accuracy in scores.accuracy_by_type.items()
         ),
+        *notes,
     ]

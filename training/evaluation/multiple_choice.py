@@ -3,6 +3,9 @@
 A retrieval model scores each option by 0.7 times the matching probability of the fusion layers plus 0.3 times the
 softmax of similarities over the video's options.
 
+If n options have the highest score, a row counts 1/n if the correct option is one of them. Options with the same
+tokens always have the same score.
+
 Unusual: rows are sharded across processes, each once, while in the official code every process scores all rows. A
 video that can't be read counts as a wrong answer. Choices are saved as they are computed, and an interrupted
 evaluation resumes from them, also with another number of processes.
@@ -24,6 +27,7 @@ from processing_umt import UMTProcessor
 from ..processes import join_processes
 from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips, video_names
 from .computation import autocast, dtype_name, evaluation_mode, require_finite
+from .equal_texts import equal_to_another, first_equal
 from .partial_scores import PartialScores
 
 MATCHING_WEIGHT = 0.7
@@ -34,8 +38,14 @@ class ChoiceScores:
     """The chosen options of all rows of a table, in its order."""
 
     choices: list[int | None]
-    """Index of the best option; None where the video can't be read."""
+    """Index of the best option, the first of several; None where the video can't be read."""
     answers: list[int]
+    credits: list[float]
+    """What each row counts: 1 for the correct option, 1/n if it is one of n best ones, or 0."""
+    num_ties: int
+    """Number of rows with several best options."""
+    num_equal: int
+    """Number of rows with options that are equal to the model, because they have the same tokens."""
     skipped: list[SkippedVideo]
     """The videos that can't be read, whose rows count as wrong."""
     num_resumed: int
@@ -48,8 +58,7 @@ class ChoiceScores:
     @property
     def accuracy(self) -> float:
         """In percent, rounded to two decimals."""
-        num_correct = sum(choice == answer for choice, answer in zip(self.choices, self.answers, strict=True))
-        return round(100 * num_correct / len(self.answers), 2)
+        return round(100 * sum(self.credits) / len(self.credits), 2)
 
 
 def multiple_choice_scores(
@@ -70,6 +79,19 @@ def multiple_choice_scores(
     return MATCHING_WEIGHT * matching + (1 - MATCHING_WEIGHT) * contrast
 
 
+def best_options(scores: torch.Tensor, input_ids: torch.Tensor) -> list[int]:
+    """The options of a video with the highest score, ascending.
+
+    Args:
+        scores: `(options,)`.
+        input_ids: int64 `(options, length)`. Options with the same tokens are equal, although their scores may differ
+            by rounding.
+    """
+    first = first_equal(input_ids)
+    best = {first[option] for option in (scores == scores.max()).nonzero().flatten().tolist()}
+    return [option for option in range(len(first)) if first[option] in best]
+
+
 def check_choices(records: Dataset) -> None:
     """Raises a ValueError unless each row has a `caption`, a list of texts, and an `answer`, an index in that list."""
     if not isinstance(records, Dataset) or not {"caption", "answer"} <= {*records.column_names}:
@@ -81,6 +103,11 @@ def check_choices(records: Dataset) -> None:
             raise ValueError(
                 f"Row {row} has the options {options!r} and the answer {answer!r}, which is not an index in them."
             )
+
+
+def has_equal_texts(processor: UMTProcessor, texts: list[str]) -> bool:
+    """Whether two of the texts are equal to the model."""
+    return bool(equal_to_another(first_equal(processor(text=texts, return_tensors="pt")["input_ids"])))
 
 
 @torch.no_grad()
@@ -128,12 +155,12 @@ def evaluate_multiple_choice(
             read.
     """
     check_choices(records)
-    names, options = video_names(records), list(records["caption"])
+    names, options, answers = video_names(records), list(records["caption"]), list(records["answer"])
     state = join_processes(model.device)
     dtype = dtype_name(model, autocast_dtype)
-    settings = {"dtype": dtype, "captions": options}
-    partial = PartialScores(partial_folder, records, names, 1, model, processor, settings)
-    earlier = {row: int(choice) for row, [choice] in partial.read().items()}
+    settings, width = {"dtype": dtype, "captions": options}, max(map(len, options))
+    partial = PartialScores(partial_folder, records, names, width, model, processor, settings)
+    earlier = {row: values.nonzero()[0].tolist() for row, values in partial.read().items()}
 
     remaining = [row for row in range(len(records)) if row not in earlier]
     videos = [(row, records[row]["video"]) for row in remaining[state.process_index :: state.num_processes]]
@@ -149,18 +176,22 @@ def evaluate_multiple_choice(
             with autocast(model, autocast_dtype):
                 scores = score_options(model, **texts, pixel_values_videos=pixels)
             require_finite(scores, names[row], dtype)
-            found[row] = int(scores[0].argmax())
-            partial.write(row, found[row])
+            found[row] = best_options(scores[0], texts["input_ids"])
+            partial.write(row, [option in found[row] for option in range(width)])
 
     parts = gather_object([(found, broken)])
-    found = earlier | {row: choice for part, _ in parts for row, choice in part.items()}
+    found = earlier | {row: best for part, _ in parts for row, best in part.items()}
     broken = {row: error for _, part in parts for row, error in part.items()}
     skipped = [SkippedVideo(names[row], *broken[row]) for row in sorted(broken)]
     if not found:
         raise no_readable_video(skipped)
+    best = [found.get(row, []) for row in range(len(records))]
     return ChoiceScores(
-        choices=[found.get(row) for row in range(len(records))],
-        answers=list(records["answer"]),
+        choices=[min(tied, default=None) for tied in best],
+        answers=answers,
+        credits=[1 / len(tied) if answer in tied else 0.0 for tied, answer in zip(best, answers, strict=True)],
+        num_ties=sum(len(tied) > 1 for tied in best),
+        num_equal=sum(has_equal_texts(processor, texts) for texts in options),
         skipped=skipped,
         num_resumed=len(earlier),
         protocol={

@@ -2,6 +2,9 @@
 
 The model ranks the answers of a list; the first one is correct if it equals the annotation's text exactly.
 
+Candidates with the same tokens, such as two that differ in case or after the last token of an answer, are equal to the
+model: the first of them in the list is predicted, and their number is reported.
+
 Unusual: a clip is decoded and encoded once for all its questions. Clips, not questions, are sharded across processes,
 each once, so no samples are repeated for padding. A question about a video that can't be read counts as wrong.
 Predictions are saved as they are computed, and an interrupted evaluation resumes from them, also with another number
@@ -26,6 +29,7 @@ from ..data.video_dataset import video_name
 from ..processes import join_processes
 from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips, video_names
 from .computation import autocast, dtype_name, evaluation_mode, require_finite
+from .equal_texts import equal_to_another, first_equal
 from .partial_scores import PartialScores
 
 
@@ -43,6 +47,8 @@ class QuestionScores:
     """Question types, where they are known."""
     skipped: list[SkippedVideo]
     """The videos that can't be read, whose questions count as wrong."""
+    equal_candidates: list[str]
+    """The candidates that have the same tokens as another one."""
     num_resumed: int
     """Number of videos whose predictions come from an earlier, interrupted evaluation."""
     protocol: dict[str, Any]
@@ -55,6 +61,13 @@ class QuestionScores:
     def accuracy(self) -> float:
         """Percentage of correctly answered questions."""
         return self._accuracy_of(range(len(self.answers)))
+
+    @property
+    def num_answers_by_order(self) -> int:
+        """Number of questions whose annotated answer is among the `equal_candidates`: whether the model can be right
+        depends on the order of the list."""
+        equal = set(self.equal_candidates)
+        return sum(answer in equal for answer in self.answers)
 
     @property
     def accuracy_by_type(self) -> dict[str, float]:
@@ -80,6 +93,26 @@ def exact_match(annotations: Sequence[Mapping[str, Any]], predictions: Sequence[
     predicted = {prediction["question_id"]: prediction["answer"] for prediction in predictions}
     num_correct = sum(predicted.get(given["question_id"]) == given["answer"] for given in annotations)
     return round(100 * num_correct / len(annotations), 2)
+
+
+def possible_accuracy(answers: Sequence[str], candidates: Sequence[str]) -> float:
+    """Percentage of the annotated answers that are among the candidates.
+
+    Raises:
+        ValueError: there are no answers or candidates; or it is 0: the candidates are those of other data, or spelt
+            otherwise.
+    """
+    if not answers or not candidates:
+        raise ValueError(f"{len(answers)} questions and {len(candidates)} candidate answers were given; give both.")
+    known = set(candidates)
+    num_known = sum(answer in known for answer in answers)
+    if num_known == 0:
+        raise ValueError(
+            f"None of the {len(answers)} annotated answers (such as {answers[0]!r:.60}) is in the list of "
+            f"{len(candidates)} candidate answers (such as {candidates[0]!r:.60}), so that none could be right; give "
+            "the list of these data, with the same spelling."
+        )
+    return 100 * num_known / len(answers)
 
 
 def evaluate_questions(
@@ -114,10 +147,11 @@ def evaluate_questions(
         The same scores in every process.
 
     Raises:
-        ValueError: no questions, several answers to a question, a question without a type, scores that are not finite,
-            or none of the videos can be read.
+        ValueError: no questions, several answers to a question, a question without a type, none of the answers is a
+            candidate, scores that are not finite, or none of the videos can be read.
     """
     answers = [_only_answer(answer) for answer in records["answer"]]
+    possible = possible_accuracy(answers, candidates)
     question_ids, questions = list(records["question_id"]), list(records["question"])
     kinds = _types_of(records, question_ids, types)
     rows_of_clips, names = _rows_by_video(records), video_names(records)
@@ -134,6 +168,7 @@ def evaluate_questions(
     videos = [(clip, records[remaining[clip][0]]["video"]) for clip in clips]
     dataset = EvaluationClipDataset(videos, processor.video_processor, processor.video_processor.num_frames)
     encoded = processor.encode_answers(list(candidates), return_tensors="pt").to(model.device)
+    first = first_equal(encoded["input_ids"])
     found, broken = {}, {}
     with evaluation_mode(model), read_clips(dataset, num_workers, "answer") as items:
         for clip, frames in items:
@@ -144,7 +179,7 @@ def evaluate_questions(
             asked = [questions[row] for row in rows]
             best_first, scores = _rank_answers(model, processor, frames, asked, encoded, k, autocast_dtype)
             require_finite(scores, names[rows[0]], dtype)
-            found |= dict(zip(rows, best_first[:, 0].tolist(), strict=True))
+            found |= {row: first[best] for row, best in zip(rows, best_first[:, 0].tolist(), strict=True)}
             for row in rows:
                 partial.write(row, found[row])
 
@@ -153,7 +188,6 @@ def evaluate_questions(
     skipped = [SkippedVideo(names[row], *error) for _, errors in parts for row, error in errors.items()]
     if not best:
         raise no_readable_video(skipped)
-    known = set(candidates)
     return QuestionScores(
         question_ids=question_ids,
         questions=questions,
@@ -161,6 +195,7 @@ def evaluate_questions(
         predictions=[candidates[best[row]] if row in best else None for row in range(len(questions))],
         types=kinds,
         skipped=sorted(skipped),
+        equal_candidates=[candidates[index] for index in equal_to_another(first)],
         num_resumed=len(done),
         protocol={
             "frames": processor.video_processor.num_frames,
@@ -168,7 +203,7 @@ def evaluate_questions(
             "resolution": list(dataset.resolution),
             "candidates": len(candidates),
             "k": min(k, len(candidates)),
-            "possible_accuracy": round(100 * sum(answer in known for answer in answers) / len(answers), 2),
+            "possible_accuracy": round(possible, 2),
             "dtype": dtype,
         },
         partial_folder=partial.folder,

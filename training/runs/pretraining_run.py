@@ -112,7 +112,7 @@ def load_student(init_from: str | None, fields: Mapping[str, Any]) -> UMTForPreT
         return load_initial_weights(UMTForPreTraining, init_from, new, dtype=torch.float32, **fields)
     official = convert_umt_checkpoint(init_from)
     config = UMTConfig.from_dict(official.config.to_dict(), **fields)
-    return load_initial_weights(UMTForPreTraining, None, new, config=config, state_dict=official.state_dict())
+    return load_initial_weights(UMTForPreTraining, init_from, new, config=config, state_dict=official.state_dict())
 
 
 def load_training_clips(

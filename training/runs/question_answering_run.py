@@ -7,21 +7,31 @@ from typing import Any, Literal
 
 from transformers import set_seed
 
-from modeling_umt import UMTConfig, UMTForVideoQuestionAnswering
+from modeling_umt import UMTConfig, UMTForVideoQuestionAnswering, UMTForVideoTextPreTraining
 from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..cards.run_facts import RunFacts
-from ..data.question_records import load_question_records, read_answers
+from ..data.question_records import load_question_records, read_answers, weigh_answers
 from ..data.video_dataset import VideoClipDataset
+from ..evaluation.question_answering import possible_accuracy
 from ..trainers.argument_ranges import require_ranges
-from ..trainers.question_answering import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer
+from ..trainers.question_answering import (
+    UMTQuestionAnsweringArguments,
+    UMTQuestionAnsweringTrainer,
+    most_frequent_answer,
+)
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
 from .run_folder import RunFolder
-from .video_text_run import load_stage2, require_vocabulary
+from .video_text_start import read_video_text_start, record_run_vocabulary, require_bert
+
+START_ADVICE = (
+    "Question answering starts from a stage-2 model, whose masked language modelling head (mlm_head) becomes that of "
+    "the answer decoder, or from a question-answering model."
+)
 
 
 @dataclass
@@ -37,7 +47,8 @@ class QuestionAnsweringRun:
         train_split, eval_split: Splits, if `data` has splits.
         answers: The answers that evaluation chooses from: a JSON list, or a text file with one in each line.
         scored: Answers per question that evaluation scores completely; see `rank_answers`.
-        init_from: A stage-2 model: saved, on the Hub, or an official `.pth`.
+        init_from: A stage-2 model, or a question-answering model, whose decoder and head are kept: saved, on the Hub,
+            or an official `.pth`.
         text: Hub id or folder of the BERT whose vocabulary the model has; by default that of `init_from`'s processor,
             which an official `.pth` does not have.
         num_frames: Frames of a clip.
@@ -80,17 +91,19 @@ def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[s
     require_keys(run, "data", "init_from")
     if run.is_evaluated and not run.answers:
         raise ValueError("Evaluation chooses from a list of answers; give --answers FILE, or no evaluation data.")
+    candidates = read_answers(run.answers) if run.is_evaluated else []
     folder = RunFolder.open(run, args)
     set_seed(args.seed)
     model = load_model(run)
     processor = load_processor(run, model.config.vision_config)
+    record_run_vocabulary(model.config, processor, run.init_from, run.text)
     trainer = UMTQuestionAnsweringTrainer(
         model=model,
         args=args,
         processing_class=processor,
         train_dataset=load_training_clips(run, args, training_crop(model.config.vision_config)),
-        eval_dataset=load_evaluation_clips(run, processor),
-        candidates=read_answers(run.answers) if run.is_evaluated else (),
+        eval_dataset=load_evaluation_clips(run, processor, candidates),
+        candidates=candidates,
         k=run.scored,
         run_facts=run_facts(run),
     )
@@ -110,19 +123,20 @@ def run_facts(run: QuestionAnsweringRun) -> RunFacts:
 
 
 def load_model(run: QuestionAnsweringRun) -> UMTForVideoQuestionAnswering:
-    """The model of a run, in float32, started from stage 2.
+    """The model of a run, in float32: started from stage 2, or from a question-answering model with its decoder.
 
     Raises:
-        ValueError: `init_from` is not a stage-2 model.
+        ValueError: `init_from` is neither of the two, or lacks a part of it.
     """
-    fields = {"num_frames": run.num_frames} | run.model
-    start = load_stage2(run.init_from, {})
+    start = read_video_text_start(run.init_from)
     if start is None:
-        raise ValueError(
-            f"{run.init_from} is not a stage-2 model (UMTForVideoTextPreTraining), from which question answering is "
-            "fine-tuned."
-        )
-    return UMTForVideoQuestionAnswering.from_video_text(start, **fields)
+        raise ValueError(f"{run.init_from} is not a model of videos and texts. {START_ADVICE}")
+    vision = {"num_frames": run.num_frames} | run.model
+    if start.architecture == "UMTForVideoQuestionAnswering":
+        return start.load(UMTForVideoQuestionAnswering, {"vision_config": vision}, START_ADVICE)
+    # a model of retrieval may state the weight of a head that it does not have, or 0; alignment is not used
+    stage2 = start.load(UMTForVideoTextPreTraining, {"mlm_weight": 1.0, "uta_weight": 0.0}, START_ADVICE)
+    return UMTForVideoQuestionAnswering.from_video_text(stage2, **vision)
 
 
 def load_processor(run: QuestionAnsweringRun, vision: UMTConfig) -> UMTProcessor:
@@ -131,7 +145,7 @@ def load_processor(run: QuestionAnsweringRun, vision: UMTConfig) -> UMTProcessor
     Raises:
         ValueError: `init_from` is an official file, which has no vocabulary, and `text` is not given.
     """
-    require_vocabulary(run.init_from, run.text)
+    require_bert(run.init_from, run.text)
     return UMTProcessor.from_bert(
         run.text or UMTProcessor.from_pretrained(run.init_from).tokenizer,
         num_frames=vision.num_frames,
@@ -153,9 +167,17 @@ def load_training_clips(
     )
 
 
-def load_evaluation_clips(run: QuestionAnsweringRun, processor: UMTProcessor) -> VideoClipDataset | None:
-    """A clip for every question of the evaluation data, made by the processor; None without evaluation data."""
+def load_evaluation_clips(
+    run: QuestionAnsweringRun, processor: UMTProcessor, candidates: Sequence[str]
+) -> VideoClipDataset | None:
+    """A clip for every question of the evaluation data, made by the processor; None without evaluation data.
+
+    Raises:
+        ValueError: none of the answers is among the candidates.
+    """
     if not run.is_evaluated:
         return None
     records = load_question_records(run.eval_data or run.data, root=run.data_root, split=run.eval_split)
+    answers = [most_frequent_answer(*weigh_answers(answer)) for answer in records["answer"]]
+    possible_accuracy(answers, candidates)
     return evaluation_clips(records, run.num_frames, processor.video_processor)

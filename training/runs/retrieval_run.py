@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from datasets import Dataset
 from transformers import AutoProcessor, set_seed
 from transformers.trainer_utils import IntervalStrategy
@@ -22,8 +21,6 @@ from modeling_umt import (
     UMTConfig,
     UMTForVideoTextPreTraining,
     UMTVideoTextConfig,
-    UMTVideoTextModel,
-    convert_umt_checkpoint,
 )
 from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
@@ -34,7 +31,6 @@ from ..data.captioned_records import CaptionedRecords
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..evaluation.retrieval import RetrievalSet, retrieval_set
-from ..model_sources import architecture_of, read_model_config
 from ..trainers.activation_checkpointing import checkpoint_first_blocks
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.retrieval import UMTRetrievalTrainer
@@ -43,7 +39,7 @@ from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, training_crop
 from .run_folder import RunFolder
-from .video_text_run import require_vocabulary
+from .video_text_start import read_video_text_start, record_run_vocabulary, require_bert
 
 
 @dataclass
@@ -127,6 +123,7 @@ def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
         checkpoint_first_blocks(model.video_text.vision_model)
     image_size = training_crop(model.config.vision_config)
     processor = load_retrieval_processor(run, image_size)
+    record_run_vocabulary(model.config, processor, run.init_from, run.text)
     trainer = UMTRetrievalTrainer(
         model=model,
         args=args,
@@ -191,7 +188,7 @@ def load_retrieval_processor(run: RetrievalRun, image_size: int) -> UMTProcessor
     Raises:
         ValueError: `init_from` is an official file, which has no vocabulary, and `text` is not given.
     """
-    require_vocabulary(run.init_from, run.text)
+    require_bert(run.init_from, run.text)
     if run.text is not None:
         return UMTProcessor.from_bert(
             run.text, num_frames=run.num_frames, image_size=image_size, max_text_length=run.max_text_length
@@ -208,34 +205,16 @@ def load_retrieval_model(run: RetrievalRun) -> UMTForVideoTextPreTraining:
     Raises:
         ValueError: `init_from` is not a stage-2 or retrieval model.
     """
-    fields = {"mlm_weight": 0.0, "uta_weight": 0.0} | run.model
-    vision = {"num_frames": run.num_frames} | run.vision
-    if run.init_from.endswith(".pth"):
-        start = convert_umt_checkpoint(run.init_from)
-    else:
-        config = read_model_config(run.init_from)
-        model_type = config.get("model_type")
-        if model_type != UMTVideoTextConfig.model_type:
-            raise ValueError(
-                f"{run.init_from} is a {model_type} model; retrieval is fine-tuned from a umt_video_text model."
-            )
-        if architecture_of(config) == "UMTForVideoQuestionAnswering":
-            raise ValueError(
-                f"{run.init_from} contains a UMTForVideoQuestionAnswering, which lacks the projections and the "
-                "temperature of a stage-2 or retrieval model."
-            )
-        start = UMTVideoTextModel.from_pretrained(run.init_from, dtype=torch.float32)
-    if isinstance(start, UMTForVideoTextPreTraining):
-        start = start.video_text
-    if not isinstance(start, UMTVideoTextModel):
-        raise ValueError(f"{run.init_from} contains a {type(start).__name__}, not a stage-2 or retrieval model.")
-    config = UMTVideoTextConfig.from_dict(changed(start.config.to_dict(), fields | {"vision_config": vision}))
-    model = UMTForVideoTextPreTraining(config)
-    model.video_text.load_state_dict(start.state_dict())
-    return model
-
-
-def changed(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` with `changes`, whose mappings are merged field by field."""
-    nested = {key: changed(settings[key], value) for key, value in changes.items() if isinstance(value, Mapping)}
-    return settings | dict(changes) | nested
+    start = read_video_text_start(run.init_from)
+    if start is None:
+        raise ValueError(
+            f"{run.init_from} is not a umt_video_text model; retrieval is fine-tuned from a stage-2 or retrieval "
+            "model."
+        )
+    if start.architecture == "UMTForVideoQuestionAnswering":
+        raise ValueError(
+            f"{run.init_from} contains a UMTForVideoQuestionAnswering, which lacks the projections and the "
+            "temperature of a stage-2 or retrieval model."
+        )
+    vision = {"vision_config": {"num_frames": run.num_frames} | run.vision}
+    return start.load(UMTForVideoTextPreTraining, {"mlm_weight": 0.0, "uta_weight": 0.0} | run.model | vision)

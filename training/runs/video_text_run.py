@@ -16,7 +16,6 @@ from modeling_umt import (
     UMTForVideoTextPreTraining,
     UMTTextConfig,
     UMTVideoTextConfig,
-    convert_umt_checkpoint,
 )
 from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
@@ -27,18 +26,22 @@ from ..data.alternating_clips import AlternatingClips, AlternatingStreams
 from ..data.captioned_records import load_captioned_records
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_stream import StreamedClipDataset
-from ..model_sources import read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
 from ..trainers.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
 from .estimate_video_text import PUBLISHED_TEXTS, describe_video_text_cost, estimate_pair
-from .initial_weights import load_initial_weights
 from .pretraining_run import load_student
 from .recipes import parse_recipe
 from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_clips, training_crop
 from .run_folder import RunFolder
+from .video_text_start import read_video_text_start, record_run_vocabulary
+
+HEADS_ADVICE = (
+    "Stage 2 continues from a stage-2 model, or starts from a stage-1 model and the BERT of --text. An objective of "
+    """weight 0 needs no head: --model '{"mlm_weight": 0, "uta_weight": 0}'."""
+)
 
 
 @dataclass
@@ -120,6 +123,7 @@ def pretrain_stage2(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTV
     processor = UMTProcessor.from_bert(
         run.text, num_frames=vision.num_frames, image_size=image_size, max_text_length=run.max_text_length
     )
+    record_run_vocabulary(model.config, processor, run.init_from, run.text)
     trainer = UMTVideoTextTrainer(
         model=model,
         teacher=teacher,
@@ -152,41 +156,13 @@ def load_video_text_model(run: VideoTextRun) -> UMTForVideoTextPreTraining:
     """The model of a run, in float32: a stage-1 encoder joined with a BERT, or a stage-2 model.
 
     Raises:
-        ValueError: the parts do not fit.
+        ValueError: the parts do not fit, or a model of videos and texts lacks the head of an objective.
     """
-    start = None if run.init_from is None else load_stage2(run.init_from, run.model)
+    start = None if run.init_from is None else read_video_text_start(run.init_from)
     if start is not None:
-        return start
+        return start.load(UMTForVideoTextPreTraining, run.model, HEADS_ADVICE)
     student = load_student(run.init_from, run.vision)
     return UMTForVideoTextPreTraining.from_video_text_pretrained(student, run.text, run.num_frames, **run.model)
-
-
-def load_stage2(name: str, fields: Mapping[str, Any]) -> UMTForVideoTextPreTraining | None:
-    """A model that was pre-trained with texts, or None if the checkpoint is of another kind.
-
-    Args:
-        name: A folder, a Hub id or an official `.pth`.
-        fields: Fields of `UMTVideoTextConfig` that differ from the checkpoint's.
-    """
-    new = ("decoders.", "mlm_head.")
-    if name.endswith(".pth"):
-        official = convert_umt_checkpoint(name)
-        if not isinstance(official, UMTForVideoTextPreTraining):
-            return None
-        config = UMTVideoTextConfig.from_dict(official.config.to_dict(), **fields)
-        return load_initial_weights(
-            UMTForVideoTextPreTraining, None, new, config=config, state_dict=official.state_dict()
-        )
-    if read_model_config(name).get("model_type") != UMTVideoTextConfig.model_type:
-        return None
-    return load_initial_weights(UMTForVideoTextPreTraining, name, new, dtype=torch.float32, **fields)
-
-
-def require_vocabulary(init_from: str, text: str | None) -> None:
-    """Raise a ValueError if the vocabulary of a model is unknown: `init_from` is an official `.pth`, which does not
-    contain it, and `text`, the BERT that has it, is not given."""
-    if text is None and init_from.endswith(".pth"):
-        raise ValueError(f"{init_from} has no vocabulary; give its BERT, e.g. --text google-bert/bert-base-uncased.")
 
 
 def load_training_clips(run: VideoTextRun, args: UMTVideoTextArguments, image_size: int) -> Dataset:

@@ -38,7 +38,9 @@ _PROCESSOR_OPTIONS = (
 
 
 def fingerprint(model: PreTrainedModel, processor: Any) -> str:
-    """A hash of what vectors depend on: configuration, processor, and the first 1024 values of every weight."""
+    """A hash of what vectors of videos depend on: configuration, processor, and the first 1024 values of every weight.
+
+    The vocabulary's hash is left out: an index of a model remains valid when the hash is written into it."""
     options = {name: getattr(processor.video_processor, name) for name in _PROCESSOR_OPTIONS}
     options |= {name: dict(options[name]) for name in ("size", "crop_size")}
     digest = hashlib.blake2b(digest_size=8)
@@ -51,7 +53,7 @@ def fingerprint(model: PreTrainedModel, processor: Any) -> str:
 
 def _own_fields(config: PreTrainedConfig) -> dict[str, Any]:
     """The fields of the model's own configuration class; those of Transformers differ from version to version."""
-    fields = {name: getattr(config, name) for name in type(config).__annotations__}
+    fields = {name: getattr(config, name) for name in type(config).__annotations__ if name != "vocabulary_hash"}
     return {
         name: _own_fields(value) if isinstance(value, PreTrainedConfig) else value for name, value in fields.items()
     }

@@ -46,6 +46,7 @@ from ..data.repeated_videos import RepeatedVideos
 from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
 from ..pictures.run_pictures import CURVES, CurvePicture
+from .best_evaluation import BestEvaluationMixin
 from .checkpoint_files import checkpoint_problem
 from .data_position import DataPosition
 from .nonfinite_guard import NonFiniteGuard
@@ -64,7 +65,7 @@ def cores_per_process() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-class UMTTrainer(Trainer):
+class UMTTrainer(BestEvaluationMixin, Trainer):
     """Base class of the UMT trainers. A sub-class implements `compute_loss` for batches of `collate_clips`.
 
     Args:

@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 import torch
 from transformers import EvalPrediction, PreTrainedModel
 
+from modeling_umt.vocabulary_umt import record_vocabulary
 from processing_umt import UMTProcessor
 
 from ..cards.question_answering_card import question_answering_sections
 from ..cards.trainer_card import CardSections
 from ..data.question_records import weigh_answers
 from ..data.video_dataset import collate_clips
+from ..evaluation.equal_texts import equal_to_another, first_equal
 from .absolute_learning_rate import AbsoluteLearningRateArguments, AbsoluteLearningRateMixin
 from .activation_checkpointing import checkpoint_first_blocks
 from .base_trainer import UMTTrainer
@@ -67,7 +69,7 @@ class QuestionCollator:
             raise ValueError("Samples need a question and an answer; load their records with `load_question_records`.")
         weighted = [weigh_answers(answer) for answer in batch.pop("answer")]
         answers = self.processor.encode_answers([text for texts, _ in weighted for text in texts], return_tensors="pt")
-        most_frequent = [texts[max(range(len(texts)), key=weights.__getitem__)] for texts, weights in weighted]
+        most_frequent = [most_frequent_answer(texts, weights) for texts, weights in weighted]
         return {
             **batch,
             **self.processor(text=batch.pop("question"), return_tensors="pt"),
@@ -88,12 +90,12 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
         processing_class ([`UMTProcessor`]): Cleans and tokenises the questions, tokenises the answers.
         candidates: The answers that evaluation ranks.
         k: Number of candidates that the decoder scores, see `rank_answers`.
-        compute_metrics (*optional*): Defaults to the accuracy in percent.
+        compute_metrics (*optional*): Defaults to `accuracy` and `possible_accuracy` in percent.
         kwargs: Further arguments of [`UMTTrainer`]. The records of the data sets are from `load_question_records`.
 
     Raises:
-        ValueError: if there is an evaluation data set but no candidates, or the model has fewer than
-            `checkpoint_blocks` blocks.
+        ValueError: if there is an evaluation data set but no candidates, the model has fewer than `checkpoint_blocks`
+            blocks, or the processor has another vocabulary than the model.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
         compute_metrics=None,
         **kwargs,
     ):
+        record_vocabulary(model.config, processing_class.tokenizer)
         super().__init__(
             model=model,
             args=args,
@@ -123,6 +126,7 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
         self.candidates, self.k = list(candidates), k
         if candidates:
             self.encoded_candidates = processing_class.encode_answers(self.candidates, return_tensors="pt")
+            self.first_equal = torch.tensor(first_equal(self.encoded_candidates["input_ids"]))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(
@@ -151,12 +155,31 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
                 candidate_attention_mask=answers["attention_mask"],
                 k=self.k,
             )
-        return None, indices[:, 0].contiguous(), inputs["answer_ids"]
+        return None, self.first_equal.to(indices.device)[indices[:, 0]], inputs["answer_ids"]
+
+    def describe_data(self) -> str:
+        """The line of [`UMTTrainer`], and another one on the answers that evaluation ranks."""
+        text = super().describe_data()
+        if self.candidates:
+            num_equal = len(equal_to_another(self.first_equal.tolist()))
+            equal = f", {num_equal} of which are equal to another one for the model (the same tokens)"
+            text += f"\nanswers: {len(self.candidates):,} candidates{equal if num_equal else ''}"
+        return text
 
     def card_sections(self) -> CardSections:
         return question_answering_sections(self)
 
 
+def most_frequent_answer(texts: Sequence[str], weights: Sequence[float]) -> str:
+    """The answer of a question that evaluation compares with, from the result of `weigh_answers`: the first of several
+    equally frequent ones."""
+    return texts[max(range(len(texts)), key=weights.__getitem__)]
+
+
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Fraction of correctly answered questions in percent; an answer that is not a candidate counts as wrong."""
-    return {"accuracy": 100 * float((prediction.predictions == prediction.label_ids).mean())}
+    """Percentage of correctly answered questions, where an answer that is not a candidate counts as wrong, and the
+    `possible_accuracy`: percentage of the questions whose answer is a candidate."""
+    return {
+        "accuracy": 100 * float((prediction.predictions == prediction.label_ids).mean()),
+        "possible_accuracy": 100 * float((prediction.label_ids >= 0).mean()),
+    }

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
+from modeling_umt.vocabulary_umt import record_vocabulary
 from processing_umt import UMTProcessor
 
 from ..cards.trainer_card import CardSections
@@ -110,7 +111,7 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
 
     Raises:
         ValueError: if teacher and student do not fit, if `uta_weight` is positive without a teacher, or if it is 0
-            with a teacher.
+            with a teacher, or if the processor has another vocabulary than the model.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
             )
         if teacher is not None:
             check_teacher_fits(model.config.vision_config, teacher.config)
+        record_vocabulary(model.config, processing_class.tokenizer)
         if min(model.config.vtc_weight, model.config.vtm_weight) == 0:
             args.ddp_find_unused_parameters = True  # projections, or fusion layers and their head, get no gradient
         if args.checkpoint_text:

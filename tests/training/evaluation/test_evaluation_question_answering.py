@@ -20,7 +20,7 @@ from umt_training.data.question_records import (
     weigh_answers,
 )
 from umt_training.evaluation import clips
-from umt_training.evaluation.question_answering import evaluate_questions, exact_match
+from umt_training.evaluation.question_answering import evaluate_questions, exact_match, possible_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,35 @@ def test_types_from_a_separate_list(data, processor):
         evaluate(data, processor, types={"q0": 1})
 
 
+# differ in case, and after the five tokens of an answer
+EQUAL = {"A dog": "a dog", "the man runs fast two": "the man runs fast no"}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_equal_candidates_are_reported_and_the_first_is_predicted(turned, data, processor):
+    pairs = [word for pair in EQUAL.items() for word in (pair[::-1] if turned else pair)]
+    candidates = [*pairs, *ANSWERS[:3]]
+    records = load_question_records(data / "questions.json")
+    model = tiny_answerer()
+    scores = evaluate_questions(model, processor, records, candidates, num_workers=0)
+    assert scores.equal_candidates == pairs and scores.num_answers_by_order == 0
+    assert not {*scores.predictions} & {*pairs[1::2]}
+    alone = evaluate_questions(model, processor, records, [*pairs[::2], *ANSWERS[:3]], num_workers=0)
+    assert scores.predictions == alone.predictions and alone.equal_candidates == []
+    with_dog = records.map(lambda row: {"answer": "a dog"})
+    scores = evaluate_questions(model, processor, with_dog, candidates, num_workers=0)
+    assert scores.num_answers_by_order == 9 and scores.protocol["possible_accuracy"] == 100.0
+
+
+def test_a_list_without_any_correct_answer_is_refused(data, processor):
+    records = load_question_records(data / "questions.json")
+    with pytest.raises(ValueError, match=r"None of the 9 annotated answers \(such as 'yes'\) is in the list of 2"):
+        evaluate_questions(tiny_answerer(), processor, records, ["Yes", "No"], num_workers=0)
+    with pytest.raises(ValueError, match="9 questions and 0 candidate answers"):
+        evaluate_questions(tiny_answerer(), processor, records, [], num_workers=0)
+    assert possible_accuracy(["a", "b", "b", "c"], ["b", "c", "d"]) == 75.0
+
+
 def test_what_cannot_be_evaluated(data, processor, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     row = {"video": f"{tmp_path}/broken.mp4", "question": "a?", "answer": "yes"}
@@ -169,8 +198,19 @@ def test_command(model, data, processor, tmp_path, capsys):
     assert [row["prediction"] or None for row in rows] == expected.predictions
     printed = capsys.readouterr().out
     assert f"{expected.accuracy:6.2f} %" in printed and "2 questions about 1 videos" in printed
+    assert results["protocol"]["equal_candidates"] == 0 and "equal to another" not in printed
     with pytest.raises(ValueError, match="--answers"):
         command(*arguments)
+    (tmp_path / "equal.json").write_text(json.dumps([*ANSWERS, "Yes", "YES"]))
+    assert command(*arguments, "--answers", tmp_path / "equal.json") == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["protocol"]["equal_candidates"] == 3 and results["metrics"]["accuracy"] == expected.accuracy
+    num_yes = sum(answer == "yes" for answer in expected.answers)
+    assert results["dataset"]["num_answers_by_order"] == num_yes > 0
+    assert (
+        f"3 candidate answers are equal to another one for the model, such as 'yes': they have the same tokens, and "
+        f"the first in the list is predicted; {num_yes} questions have one" in capsys.readouterr().out
+    )
 
 
 SCRIPT = """

@@ -14,7 +14,7 @@ from tiny_classifier import save_noise
 from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_model
 from transformers import AutoModel, AutoProcessor
 
-from modeling_umt import UMTForVideoTextPreTraining
+from modeling_umt import UMTForVideoTextPreTraining, vocabulary_hash
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from umt_training import finetune
 from umt_training.cli import main
@@ -147,6 +147,7 @@ def test_a_run_to_its_end(parts, tmp_path, capsys):
     model, processor = AutoModel.from_pretrained(output), AutoProcessor.from_pretrained(output)
     assert type(model).__name__ == "UMTVideoTextModel"
     assert (model.config.num_frames, processor.video_processor.num_frames, processor.max_text_length) == (3, 3, 10)
+    assert model.config.vocabulary_hash == vocabulary_hash(processor.tokenizer)
     assert (model.config.mlm_weight, model.config.uta_weight, model.config.vision_config.drop_path_rate) == (0, 0, 0.1)
     data = retrieval_set(load_video_records(parts / "eval.json"))
     scores = evaluate_retrieval(model, processor, data, num_reranked=2, num_workers=0, batch_size=8)
@@ -189,10 +190,10 @@ def test_every_start(kind, tmp_path, monkeypatch):
             start = tmp_path / "start.pth"
             torch.save(official_state_dict(model), start)
     if start.suffix == ".pth":
-        from umt_training.runs import retrieval_run
+        from umt_training.runs import video_text_start
 
-        convert = retrieval_run.convert_umt_checkpoint  # which can't read head counts off a file
-        monkeypatch.setattr(retrieval_run, "convert_umt_checkpoint", lambda name: convert(name, expected.config))
+        convert = video_text_start.convert_umt_checkpoint  # which can't read head counts off a file
+        monkeypatch.setattr(video_text_start, "convert_umt_checkpoint", lambda name: convert(name, expected.config))
     model = load_retrieval_model(RetrievalRun(init_from=str(start), num_frames=5))
     assert type(model) is UMTForVideoTextPreTraining and model.config.num_frames == 5
     assert not hasattr(model, "mlm_head") and not hasattr(model, "decoders")
@@ -246,13 +247,13 @@ def test_errors(parts, tmp_path, overrides, message):
 
 
 def test_a_file_without_a_vocabulary(parts, tmp_path, monkeypatch):
-    from umt_training.runs import retrieval_run
+    from umt_training.runs import video_text_start
 
     start = tmp_path / "start.pth"
     torch.save(official_state_dict(tiny_retrieval_model()), start)
-    convert = retrieval_run.convert_umt_checkpoint
+    convert = video_text_start.convert_umt_checkpoint
     monkeypatch.setattr(
-        retrieval_run, "convert_umt_checkpoint", lambda name: convert(name, tiny_retrieval_model().config)
+        video_text_start, "convert_umt_checkpoint", lambda name: convert(name, tiny_retrieval_model().config)
     )
     with pytest.raises(ValueError, match="has no vocabulary"):
         finetune(tiny_recipe(parts, tmp_path / "run"), ["--init_from", str(start)])

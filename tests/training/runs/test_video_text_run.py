@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from bert_vocabulary import write_vocabulary
+from bert_vocabulary import WORDS, write_vocabulary
 from subprocess_tools import complaints, run_clean
 from tiny_pretraining import make_teacher
 from tiny_video_text import TEXT, VISION, caption, make_model, write_media
@@ -87,6 +87,8 @@ def parts(tmp_path_factory):
     sizes = {name: TEXT[name] for name in TEXT if name != "fusion_layer"}
     BertForMaskedLM(BertConfig(**sizes)).save_pretrained(folder / "bert")
     write_vocabulary(folder / "bert")
+    BertForMaskedLM(BertConfig(**sizes)).save_pretrained(folder / "other")  # with another vocabulary than its own
+    write_vocabulary(folder / "other", WORDS[:-1])
     make_teacher().save_pretrained(folder / "teacher")
     UMTForPreTraining(UMTConfig(**VISION)).save_pretrained(folder / "student")
     return folder
@@ -234,9 +236,12 @@ def test_shards_of_both_kinds_alternate(parts, tmp_path):
         ({"base_learning_rate": 1.0}, "give `learning_rate`"),
         ({"contrastive_gradients": "half"}, "`contrastive_gradients` must be one of global, official"),
         ({"num_masks_per_clip": 2}, "num_masks_per_clip"),
+        ({"text": "other"}, "vocabulary of .*other has 122 tokens, but the embedding table of the model"),
     ],
 )
 def test_mistakes_are_reported_before_training(parts, tmp_path, changes, message):
+    if "text" in changes:
+        changes = {"text": str(parts / changes["text"])}
     with pytest.raises(ValueError, match=message):
         pretrain(recipe_of(parts, tmp_path / "run", **changes), [])
 

@@ -10,13 +10,15 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from tiny_question_answering import ANSWERS, save_tiny, tiny_answerer, tiny_stage2, write_questions
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
+from modeling_umt import vocabulary_hash
 from processing_umt import UMTProcessor
 from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
-from umt_training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer, cli
+from umt_training import UMTQuestionAnsweringArguments, UMTQuestionAnsweringTrainer, cli, finetune
 from umt_training.data.question_records import load_question_records
 from umt_training.data.video_dataset import VideoClipDataset
 from umt_training.evaluation.question_answering import evaluate_questions
@@ -130,6 +132,8 @@ def test_evaluation_equals_umt_evaluate(tmp_path, data, processor):
     metrics = trainer.evaluate()
     scores = evaluate_questions(trainer.model, processor, records, candidates, num_workers=0)
     assert metrics["eval_accuracy"] == pytest.approx(scores.accuracy, abs=0.01) and 0 < scores.accuracy < 100
+    possible = scores.protocol["possible_accuracy"]
+    assert metrics["eval_possible_accuracy"] == pytest.approx(possible, abs=0.01) and 0 < possible < 100
     with pytest.raises(ValueError, match="candidates"):
         make_trainer(tmp_path, data, processor, eval_dataset=dataset)
     trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=candidates, bf16=True)
@@ -142,7 +146,24 @@ def test_evaluation_equals_umt_evaluate(tmp_path, data, processor):
 
 def test_an_answer_that_is_not_a_candidate_counts_as_wrong():
     prediction = SimpleNamespace(predictions=np.array([1, 2, 0, 0]), label_ids=np.array([1, 0, -1, 0]))
-    assert accuracy(prediction) == {"accuracy": 50.0}
+    assert accuracy(prediction) == {"accuracy": 50.0, "possible_accuracy": 75.0}
+
+
+def test_candidates_that_are_equal_for_the_model(tmp_path, data, processor):
+    """The first is predicted, as in `umt evaluate`, and the line on the data counts them."""
+    rows = json.loads((data / "questions.json").read_text())
+    rows = [row | {"video": str(data / row["video"])} for row in rows if row["video"] != "clip1.mp4"]
+    (tmp_path / "readable.json").write_text(json.dumps(rows))
+    records = load_question_records(tmp_path / "readable.json")
+    candidates = ["YES", "Yes", *ANSWERS]
+    dataset = evaluation_clips(records, 2, processor.video_processor)
+    trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=candidates)
+    assert "answers: 7 candidates, 3 of which are equal to another one for the model" in trainer.describe_data()
+    predicted = {*trainer.predict(dataset).predictions.tolist()}
+    scores = evaluate_questions(trainer.model, processor, records, candidates, num_workers=0)
+    assert {candidates[index] for index in predicted} == {*scores.predictions} and not predicted & {1, 2}
+    trainer = make_trainer(tmp_path, data, processor, eval_dataset=dataset, candidates=ANSWERS)
+    assert trainer.describe_data().endswith("answers: 5 candidates")
 
 
 # --- a run from a recipe --------------------------------------------------------------------------------------------
@@ -173,13 +194,16 @@ def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     output = tmp_path / "out"
     assert cli.main(["finetune", "--config", str(tmp_path / "mine.yaml"), "--output_dir", str(output)]) == 0
+    assert "possible_accuracy 100" in capsys.readouterr().out
     processor = AutoProcessor.from_pretrained(output)
     model = AutoModelForVisualQuestionAnswering.from_pretrained(output)
     assert type(processor) is UMTProcessor and processor.max_text_length == 10
     assert processor.video_processor.num_frames == model.config.vision_config.num_frames == 3
     assert model.config.vision_config.drop_path_rate == 0.1
+    assert model.config.vocabulary_hash == vocabulary_hash(processor.tokenizer)
     card = ModelCard.load(output / "README.md")
     assert card.data.pipeline_tag == "visual-question-answering" and "rank_answers" in card.text
+    assert "choosing from 5 answers, which contain 100.00 % of the correct ones." in card.text
     assert "9 questions" in card.text and card.data.eval_results[0].metric_type == "accuracy"
     # a complete run does not change, and is not continued with another schedule
     again = ["finetune", "--config", str(tmp_path / "mine.yaml"), "--output_dir", str(output)]
@@ -189,8 +213,41 @@ def test_a_run_from_a_recipe(tmp_path, data, stage2, capsys):
     assert (output / "model.safetensors").read_bytes() == before
 
 
+def test_a_run_without_a_correct_answer_ends_with_its_last_weights(tmp_path, data, stage2, monkeypatch, capsys):
+    nothing_right = {"accuracy": 0.0, "possible_accuracy": 100.0}
+    monkeypatch.setattr("umt_training.trainers.question_answering.accuracy", lambda prediction: nothing_right)
+    recipe = {
+        "task": "question_answering",
+        "data": str(data / "questions.json"),
+        "eval_data": str(data / "questions.json"),
+        "answers": str(data / "answers.json"),
+        "init_from": str(stage2),
+        "num_frames": 2,
+        "max_text_length": 10,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,
+        "max_broken_share": 0.9,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "accuracy",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    trainer = finetune(str(tmp_path / "mine.yaml"), [])
+    printed = capsys.readouterr().out
+    assert printed.count("accuracy is 0 %, so this is not the best evaluation") == 2
+    assert "saved weights, evaluation at step 4/4" in printed and "accuracy 0, possible_accuracy 100" in printed
+    assert trainer.state.best_model_checkpoint is None and not trainer.state.best_global_step
+    last = load_file(tmp_path / "out" / "checkpoint-4" / "model.safetensors")
+    assert all(torch.equal(tensor, last[name]) for name, tensor in trainer.model.state_dict().items() if name in last)
+
+
 def test_missing_keys_of_a_recipe_are_reported_before_the_first_step(tmp_path, data, stage2, capsys):
     (tmp_path / "mine.yaml").write_text("task: question_answering\n")
+    (tmp_path / "other.json").write_text('["Yes", "No"]')
     command = ["finetune", "--config", str(tmp_path / "mine.yaml"), "--output_dir", str(tmp_path / "out")]
     given = ["--data", str(data / "questions.json")]
     for arguments, message in {
@@ -198,6 +255,10 @@ def test_missing_keys_of_a_recipe_are_reported_before_the_first_step(tmp_path, d
         (*given,): "No `init_from` given",
         (*given, "--init_from", "b16_25m.pth", "--eval_split", "val"): "--answers FILE",
         (*given, "--init_from", str(stage2), "--model", '{"dropout": 1}'): "`model` names dropout",
+        (
+            *(*given, "--init_from", str(stage2), "--eval_data", str(data / "questions.json")),
+            *("--answers", str(tmp_path / "other.json")),
+        ): "None of the 9 annotated answers",
     }.items():
         assert cli.main([*command, *arguments]) == 1
         assert message in capsys.readouterr().err
