@@ -4,13 +4,15 @@ The official lists have no header: a path, an integer label, and further columns
 comma for Kinetics and a space for all other data sets. It is inferred from the complete file, so that paths may
 contain the other delimiter. Something-Something identifies a video by its id and a class by its template.
 
-A first line is a header if one of its cells is a name of the column of videos and none is a file name.
+A first line is a header if one of its cells is a name of the column of videos and none is a file name. Tables with a
+header are strict CSV (RFC 4180): a quoted value may contain the delimiter and line ends, its quotes are doubled, and
+nothing follows its last quote but the delimiter. Otherwise a quote that is not closed would join rows in silence.
 """
 
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from .video_files import VIDEO_SUFFIXES
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".json", ".jsonl")
 _DELIMITERS = (",", "\t", ";", " ")
 _MAX_DIGITS = 18  # of an integer of 64 bits
+# not those of `splitlines`, such as U+2028, which may occur in captions
+_LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -52,7 +56,7 @@ def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
     if not path.is_file():
         raise ValueError(f"The list of videos {path} does not exist; check the path.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # with the line ends in quoted values as they are
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}. Pass a list of videos as text.") from error
     if "\0" in text:
@@ -65,7 +69,7 @@ def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
     else:
         try:
             rows = _read_text(text, columns or {}, path)
-        except csv.Error as error:
+        except csv.Error as error:  # of a list without header
             raise ValueError(f"{path} is not a table of text: {error}.") from error
     if not rows:
         raise ValueError(f"{path} lists no videos.")
@@ -73,8 +77,7 @@ def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
 
 
 def _read_text(text: str, columns: Mapping[str, str], path: Path) -> list[dict[str, Any]]:
-    # not `splitlines`, which also splits at U+2028 and other characters that may occur in captions
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = _numbered_lines(text)
     if not lines:
         return []
     delimiter = _header_delimiter(lines[0][1], columns)
@@ -83,6 +86,11 @@ def _read_text(text: str, columns: Mapping[str, str], path: Path) -> list[dict[s
     if columns:
         raise no_video_column(f"The first line of {path}", _cells(lines[0][1], ","))
     return _read_official(lines, path)
+
+
+def _numbered_lines(text: str) -> list[tuple[int, str]]:
+    """The lines that are not empty, with their numbers from 1."""
+    return [(number, line) for number, line in enumerate(_LINE_END.split(text), 1) if line.strip()]
 
 
 def _header_delimiter(line: str, columns: Mapping[str, str]) -> str | None:
@@ -113,27 +121,53 @@ def _is_word(cell: str) -> bool:
 
 
 def _read_with_header(text: str, delimiter: str, path: Path) -> list[tuple[str, dict[str, str]]]:
-    """Line, for errors, and cells of each row. Columns without a name, as that of pandas' index, are left out."""
-    # not a list of lines, which would lose the line ends in quoted cells
-    reader = csv.reader(io.StringIO(text, newline="\n"), **_dialect(delimiter))
+    """First line, for errors, and cells of each row. Columns without a name, as that of pandas' index, are left out."""
     rows, names = [], None
-    for cells in reader:
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
-            continue
+    for number, cells in _strict_rows(text, delimiter, path):
         if names is None:
             names = cells
             if repeated := {name for name in names if name and names.count(name) > 1}:
                 raise ValueError(f"{path} has several columns named {min(repeated)!r}; rename or remove all but one.")
         elif len(cells) != len(names):
             raise ValueError(
-                f"{path}, line {reader.line_num}: the header has {len(names)} columns, this line has {len(cells)}. "
-                "Quote values that contain the delimiter."
+                f"{path}, line {number}: the header has {len(names)} columns, this row has {len(cells)}. Quote values "
+                "that contain the delimiter."
+            )
+        elif _contains_rows(cells, delimiter):
+            raise ValueError(
+                f"{path}, line {number}: a quoted value contains the end of one row and the beginning of another, so "
+                "the quote that opens it is probably not closed in its own line. Close it, or double it."
             )
         else:
             row = {name: cell for name, cell in zip(names, cells, strict=True) if name}
-            rows.append((f"line {reader.line_num}", row))
+            rows.append((f"line {number}", row))
     return rows
+
+
+def _strict_rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """First line and cells of each row that is not empty."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **_dialect(delimiter))
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(
+                f"{path} is not a table of text, from line {number}: {error}. A quote at the beginning of a value must be "
+                "closed at its end, and quotes inside of it be doubled."
+            ) from error
+        if any(cells):
+            yield number, cells
+
+
+def _contains_rows(cells: list[str], delimiter: str) -> bool:
+    """Whether a row would be several rows, each with a file name, if its line ends were not quoted."""
+    if not any(map(_LINE_END.search, cells)):
+        return False
+    parts = [_cells(line, delimiter) for line in _LINE_END.split(delimiter.join(cells))]
+    return all(len(part) == len(cells) and any(map(_is_file_name, part)) for part in parts)
 
 
 def _read_official(lines: list[tuple[int, str]], path: Path) -> list[dict[str, Any]]:
@@ -204,12 +238,11 @@ def _read_json(text: str, path: Path) -> list[tuple[str, Any]]:
 
 def _read_json_lines(text: str, path: Path) -> list[tuple[str, Any]]:
     rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append((f"line {number}", parse_json(line)))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number} is not valid JSON: {error}.") from error
+    for number, line in _numbered_lines(text):
+        try:
+            rows.append((f"line {number}", parse_json(line)))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not valid JSON: {error}.") from error
     return rows
 
 
@@ -237,7 +270,7 @@ def _name_rows(rows: list[tuple[str, Any]], columns: Mapping[str, str], path: Pa
             row = _something_something(row, f"{path}, {where}")
         videos = row["video"] if isinstance(row["video"], list) else [row["video"]]
         for video in videos:
-            if not isinstance(video, str) or not video or re.search(r"[\n\0]", video):
+            if not isinstance(video, str) or not video or re.search(r"[\r\n\0]", video):
                 raise ValueError(f"{path}, {where}: the video is {video!r}; expected its path.")
         named += [{**row, "video": video} for video in videos]
     return named

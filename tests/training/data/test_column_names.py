@@ -106,7 +106,7 @@ def test_headers(folder, text, row, suffix):
         ("path,file_name\nv.mp4,w.mp4\n", "the columns path and file_name, each of which may contain the videos"),
         ("video,label,label\nv.mp4,a,b\n", "several columns named 'label'"),
         ("video,label\n,run\n", "line 2: the video is ''; expected its path"),
-        ('video,label\n"v.mp4\nw.mp4",run\n', "line 3: the video is .*; expected its path"),
+        ('video,label\n"v.mp4\nw.mp4",run\n', "line 2: the video is .*; expected its path"),
         ("video,\0\nv.mp4,run\n", "contains the character NUL"),
     ],
 )
