@@ -4,19 +4,14 @@ The official lists have no header: a path, an integer label, and further columns
 comma for Kinetics and a space for all other data sets. It is inferred from the complete file, so that paths may
 contain the other delimiter. Something-Something identifies a video by its id and a class by its template.
 
-A first line is a header if one of its cells is a name of the column of videos and none is a file name. Tables with a
-header are strict CSV (RFC 4180): a quoted value may contain the delimiter and line ends, its quotes are doubled, and
-nothing follows its last quote but the delimiter. Otherwise a quote that is not closed would join rows in silence.
+A first line is a header if one of its cells is a name of the column of videos and none is a file name.
 """
 
 import csv
-import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from processing_umt.image_frames_umt import IMAGE_SUFFIXES
 
 from .column_names import (
     VIDEO_NAMES,
@@ -28,14 +23,11 @@ from .column_names import (
     select_names,
     standard_names,
 )
-from .strict_json import parse_json
-from .video_files import VIDEO_SUFFIXES
+from .text_files import is_file_name, json_rows, numbered_lines, read_text, split_cells, table_rows
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".json", ".jsonl")
 _DELIMITERS = (",", "\t", ";", " ")
 _MAX_DIGITS = 18  # of an integer of 64 bits
-# not those of `splitlines`, such as U+2028, which may occur in captions
-_LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -55,20 +47,11 @@ def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
     """
     if not path.is_file():
         raise ValueError(f"The list of videos {path} does not exist; check the path.")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")  # with the line ends in quoted values as they are
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error}. Pass a list of videos as text.") from error
-    if "\0" in text:
-        raise ValueError(f"{path} contains the character NUL, so it is not text. Pass a list of videos as text.")
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        rows = _name_rows(_read_json(text, path), columns or {}, path)
-    elif suffix == ".jsonl":
-        rows = _name_rows(_read_json_lines(text, path), columns or {}, path)
+    if path.suffix.lower() in (".json", ".jsonl"):
+        rows = _name_rows(json_rows(path), columns or {}, path)
     else:
         try:
-            rows = _read_text(text, columns or {}, path)
+            rows = _read_text(read_text(path), columns or {}, path)
         except csv.Error as error:  # of a list without header
             raise ValueError(f"{path} is not a table of text: {error}.") from error
     if not rows:
@@ -77,97 +60,30 @@ def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
 
 
 def _read_text(text: str, columns: Mapping[str, str], path: Path) -> list[dict[str, Any]]:
-    lines = _numbered_lines(text)
+    lines = numbered_lines(text)
     if not lines:
         return []
     delimiter = _header_delimiter(lines[0][1], columns)
     if delimiter is not None:
-        return _name_rows(_read_with_header(text, delimiter, path), columns, path)
+        return _name_rows(table_rows(text, delimiter, path), columns, path)
     if columns:
-        raise no_video_column(f"The first line of {path}", _cells(lines[0][1], ","))
+        raise no_video_column(f"The first line of {path}", split_cells(lines[0][1], ","))
     return _read_official(lines, path)
-
-
-def _numbered_lines(text: str) -> list[tuple[int, str]]:
-    """The lines that are not empty, with their numbers from 1."""
-    return [(number, line) for number, line in enumerate(_LINE_END.split(text), 1) if line.strip()]
 
 
 def _header_delimiter(line: str, columns: Mapping[str, str]) -> str | None:
     """The delimiter of a header; None for any other line."""
     for delimiter in _DELIMITERS:
-        cells = _cells(line, delimiter)
-        if any(map(_is_file_name, cells)) or (delimiter == " " and not all(map(_is_word, cells))):
+        cells = split_cells(line, delimiter)
+        if any(map(is_file_name, cells)) or (delimiter == " " and not all(map(_is_word, cells))):
             continue  # the name of a file may start with the word "video"
         if any(is_video_column(cell) or cell in columns.values() for cell in cells):
             return delimiter
     return None
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    return [cell.strip() for cell in next(csv.reader([line.strip()], **_dialect(delimiter)))]
-
-
-def _dialect(delimiter: str) -> dict[str, Any]:
-    return {"delimiter": delimiter, "skipinitialspace": delimiter != " "}
-
-
-def _is_file_name(cell: str) -> bool:
-    return cell.strip().lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
-
-
 def _is_word(cell: str) -> bool:
     return re.fullmatch(r"[\w-]+", cell) is not None
-
-
-def _read_with_header(text: str, delimiter: str, path: Path) -> list[tuple[str, dict[str, str]]]:
-    """First line, for errors, and cells of each row. Columns without a name, as that of pandas' index, are left out."""
-    rows, names = [], None
-    for number, cells in _strict_rows(text, delimiter, path):
-        if names is None:
-            names = cells
-            if repeated := {name for name in names if name and names.count(name) > 1}:
-                raise ValueError(f"{path} has several columns named {min(repeated)!r}; rename or remove all but one.")
-        elif len(cells) != len(names):
-            raise ValueError(
-                f"{path}, line {number}: the header has {len(names)} columns, this row has {len(cells)}. Quote values "
-                "that contain the delimiter."
-            )
-        elif _contains_rows(cells, delimiter):
-            raise ValueError(
-                f"{path}, line {number}: a quoted value contains the end of one row and the beginning of another, so "
-                "the quote that opens it is probably not closed in its own line. Close it, or double it."
-            )
-        else:
-            row = {name: cell for name, cell in zip(names, cells, strict=True) if name}
-            rows.append((f"line {number}", row))
-    return rows
-
-
-def _strict_rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """First line and cells of each row that is not empty."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **_dialect(delimiter))
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = [cell.strip() for cell in next(reader)]
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(
-                f"{path} is not a table of text, from line {number}: {error}. A quote at the beginning of a value must be "
-                "closed at its end, and quotes inside of it be doubled."
-            ) from error
-        if any(cells):
-            yield number, cells
-
-
-def _contains_rows(cells: list[str], delimiter: str) -> bool:
-    """Whether a row would be several rows, each with a file name, if its line ends were not quoted."""
-    if not any(map(_LINE_END.search, cells)):
-        return False
-    parts = [_cells(line, delimiter) for line in _LINE_END.split(delimiter.join(cells))]
-    return all(len(part) == len(cells) and any(map(_is_file_name, part)) for part in parts)
 
 
 def _read_official(lines: list[tuple[int, str]], path: Path) -> list[dict[str, Any]]:
@@ -198,9 +114,9 @@ def _is_path(line: str) -> bool:
     """Whether a line contains nothing but a path or URL: no delimiter after a file name, and none but spaces in a name
     without extension."""
     line = line.strip().strip('"')
-    if _is_file_name(line):
+    if is_file_name(line):
         return True
-    if any(_is_file_name(cell) for delimiter in _DELIMITERS for cell in _cells(line, delimiter)):
+    if any(is_file_name(cell) for delimiter in _DELIMITERS for cell in split_cells(line, delimiter)):
         return False
     return "://" in line or not re.search(r"[,\t;]", line)
 
@@ -213,7 +129,7 @@ def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
     label. Names without extension end before the first integer.
     """
     cells = next(csv.reader([line.strip()], delimiter=delimiter))
-    ends = [end for end, cell in enumerate(cells, 1) if _is_file_name(cell)]
+    ends = [end for end, cell in enumerate(cells, 1) if is_file_name(cell)]
     for position in range(min(ends, default=1), len(cells)):
         if re.fullmatch(r"\s*-?\d+\s*", cells[position]):
             path = delimiter.join(cells[:position]).strip(f"{delimiter} ")
@@ -223,27 +139,6 @@ def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
 
 def _with_suffix(name: str) -> str:
     return name if "://" in name or Path(name).suffix else name + ".mp4"
-
-
-def _read_json(text: str, path: Path) -> list[tuple[str, Any]]:
-    try:
-        rows = parse_json(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(rows, list):
-        found = f"an object with the keys {list(rows)[:8]}" if isinstance(rows, dict) else f"a {type(rows).__name__}"
-        raise ValueError(f"{path} contains {found}; expected a list of objects like [{{'video': …, 'caption': …}}].")
-    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
-
-
-def _read_json_lines(text: str, path: Path) -> list[tuple[str, Any]]:
-    rows = []
-    for number, line in _numbered_lines(text):
-        try:
-            rows.append((f"line {number}", parse_json(line)))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not valid JSON: {error}.") from error
-    return rows
 
 
 def _name_rows(rows: list[tuple[str, Any]], columns: Mapping[str, str], path: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..cards.run_facts import RunFacts
-from ..data.captioned_records import CaptionedRecords
+from ..data.captioned_records import CaptionedRecords, check_captions, join_paragraphs
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..evaluation.retrieval import RetrievalSet, retrieval_set
@@ -62,7 +62,8 @@ class RetrievalRun:
             which an official `.pth` does not have.
         num_frames: Frames of a clip.
         max_text_length: Tokens of a text.
-        paragraph: Join a video's captions with spaces to one text, instead of a text for each caption.
+        paragraph: Join all captions of a video, of one row or of several, with spaces to one text, instead of a text
+            for each caption.
         several_videos: Videos with the same caption are all positives of that text.
         trim_seconds: Sample frames from the first seconds only.
         flip: Mirror half of the training clips, as published; false if texts distinguish left from right.
@@ -158,9 +159,9 @@ def run_facts(run: RetrievalRun) -> RunFacts:
 
 def load_training_pairs(run: RetrievalRun, args: UMTVideoTextArguments, image_size: int) -> VideoClipDataset:
     """Augmented clips, a pair for each text of a video."""
-    records = load_video_records(run.data, root=run.data_root, split=run.train_split, with_labels=False)
+    records = load_captions(run, run.data, run.train_split)
     return VideoClipDataset(
-        CaptionedRecords([join_captions(records) if run.paragraph else records], run.positives),
+        CaptionedRecords([join_paragraphs(records) if run.paragraph else records], run.positives),
         num_frames=run.num_frames,
         sample_frames=partial(sample_training_clip, sampling="middle"),
         transform=partial(augment_for_video_text, size=image_size, flip=run.flip),
@@ -169,19 +170,18 @@ def load_training_pairs(run: RetrievalRun, args: UMTVideoTextArguments, image_si
     )
 
 
-def join_captions(records: Dataset) -> Dataset:
-    """A table whose lists of captions are joined to paragraphs."""
-    captions = [caption if isinstance(caption, str) else " ".join(caption) for caption in records["caption"]]
-    return records.remove_columns("caption").add_column("caption", captions)
+def load_captions(run: RetrievalRun, source: str, split: str | None) -> Dataset:
+    """The table of a source, with a caption in every row."""
+    records = load_video_records(source, root=run.data_root, split=split, with_labels=False, reads=("caption",))
+    check_captions(records, source)
+    return records
 
 
 def load_evaluation_set(run: RetrievalRun) -> RetrievalSet | None:
     """The videos and texts of the evaluation data; None without evaluation data."""
     if not run.is_evaluated:
         return None
-    records = load_video_records(
-        run.eval_data or run.data, root=run.data_root, split=run.eval_split, with_labels=False
-    )
+    records = load_captions(run, run.eval_data or run.data, run.eval_split)
     return retrieval_set(records, run.paragraph, run.several_videos)
 
 

@@ -182,6 +182,8 @@ def test_of_equal_candidates_the_first_are_chosen():
         ([("a", "x"), ("a", "y"), ("b", "z")], {}, ["x", "y", "z"], [[1, 1, 0], [0, 0, 1]]),
         # ActivityNet
         ([("a", ["x", "y"]), ("b", ["z"])], {"paragraph": True}, ["x y", "z"], [[1, 0], [0, 1]]),
+        ([("a", "x"), ("b", "z"), ("a", "y")], {"paragraph": True}, ["x y", "z"], [[1, 0], [0, 1]]),  # raw lists
+        ([("a", ["x"]), ("b", ["z"]), ("a", ["y", "w"])], {"paragraph": True}, ["x y w", "z"], [[1, 0], [0, 1]]),
         # Something-Something
         (
             [("a", "x"), ("b", "y"), ("c", "x")],

@@ -206,7 +206,7 @@ def test_pairs(parts, tmp_path):
     args = UMTVideoTextArguments(output_dir=str(tmp_path), use_cpu=True)
 
     def pairs(**fields):
-        run = RetrievalRun(data=str(parts / "train.json"), num_frames=2, **fields)
+        run = RetrievalRun(**{"data": str(parts / "train.json"), "num_frames": 2} | fields)
         return load_training_pairs(run, args, 32).records
 
     each = pairs()
@@ -214,6 +214,10 @@ def test_pairs(parts, tmp_path):
     assert each[0]["match_id"] == each[1]["match_id"] != each[2]["match_id"]
     joined = pairs(paragraph=True)
     assert len(joined) == 6 and joined[1]["caption"] == "a man runs fast a dog"
+    by_sentence = [{"video": pair["video"], "caption": pair["caption"]} for pair in each]
+    (tmp_path / "sentences.json").write_text(json.dumps(by_sentence[::2] + by_sentence[1::2]))
+    sentences = pairs(paragraph=True, data=str(tmp_path / "sentences.json"))
+    assert list(sentences) == list(joined)
     shared = pairs(several_videos=True)
     assert shared[1]["match_id"] == shared[3]["match_id"] != shared[0]["match_id"] == shared[4]["match_id"]
 
