@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..terminal import printable
 from .arguments import ANSWERER, load_model, require_at_least
 from .evaluate_common import computation_options, default_output, remove_partial_scores, report_results, write_csv
 
@@ -36,6 +37,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     import modeling_umt  # noqa: F401 (registers the models)
 
     from ..data.question_records import load_question_records, read_answers, read_question_types
+    from ..data.text_columns import note_texts
     from ..evaluation.question_answering import evaluate_questions
 
     require_at_least(args, scored=1)
@@ -46,6 +48,9 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     records = load_question_records(args.data, root=args.root, split=args.split)
     model = load_model(AutoModelForVisualQuestionAnswering, args, ANSWERER, "answer questions")
     processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    questions = list(dict.fromkeys(records["question"]))
+    note_texts(processor.inspect_texts(questions), f"questions of {args.data}", state.is_main_process)
+    note_texts(processor.inspect_answers(candidates), f"answers of {args.answers}", state.is_main_process)
     output = args.output or default_output(args, f"question_answering-{processor.video_processor.num_frames}frames")
     scores = evaluate_questions(
         model,
@@ -85,7 +90,13 @@ def table(scores: Any) -> list[str]:
         f"which include {protocol['possible_accuracy']:.2f} % of the correct answers ({protocol['dtype']})",
         f"  {'accuracy':<22}{scores.accuracy:6.2f} %",
         *(
-            f"    {kind:<20}{accuracy:6.2f} %  of {scores.types.count(kind)}"
+            f"    {_short(kind):<20}{accuracy:6.2f} %  of {scores.types.count(kind)}"
             for kind, accuracy in scores.accuracy_by_type.items()
         ),
     ]
+
+
+def _short(kind: str) -> str:
+    """The name of a question type in the table; `results.json` has the complete names."""
+    name = printable(kind)
+    return name if len(name) <= 20 else name[:19] + "…"

@@ -63,6 +63,11 @@ class CaptionedRecords(Sequence):
     def __len__(self) -> int:
         return int(self.first_pairs[-1])
 
+    def captions(self) -> list[str]:
+        """The captions of all pairs."""
+        values = [value for table in self.tables for value in table["caption"]]
+        return [text for value in values for text in ([value] if isinstance(value, str) else value)]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)

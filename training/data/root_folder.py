@@ -21,8 +21,8 @@ REMOTE_PROTOCOLS = ("http", "https", "hf", "s3", "s3a", "gs", "gcs", "az", "abfs
 def join_root(paths: Iterable[str], root: str, is_fence: bool) -> list[str]:
     """Joins relative paths to a folder; URLs stay as they are.
 
-    Two spellings of a path, as `a/b.mp4` and `./a//b.mp4`, give one path. A name without the extension of a video or an
-    image, of which no file exists, is the id of the video in this folder with an extension added.
+    Two spellings of a path, as `a/b.mp4` and `./a//b.mp4`, give one path. A name without the extension of a video or
+    an image, of which no file exists, is the id of the video in its folder with an extension.
 
     Args:
         paths: paths and URLs as in a list.

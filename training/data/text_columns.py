@@ -6,6 +6,7 @@ can tell the texts apart is another question, see `processing_umt/text_inspectio
 
 import ast
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ import pyarrow as pa
 import pyarrow.compute
 from datasets import Dataset
 
+from processing_umt.text_inspection_umt import TextCounts
+
+from ..terminal import printable
 from .video_dataset import video_name
 
 _ROWS_AT_ONCE = 100_000
@@ -44,6 +48,23 @@ def check_texts(table: Dataset, column: str, source: str, lists: bool = True) ->
         if is_odd.any():
             raise _error(table, column, source, rows_done + int(rows[np.argmax(is_odd)]), lists)
         rows_done += len(values)
+
+
+def note_texts(counts: TextCounts, name: str, is_main_process: bool = True) -> None:
+    """Prints, on stderr, how many texts a model can't read completely or tell apart; nothing if there are none.
+
+    Args:
+        counts: result of `UMTProcessor.inspect_texts` or `inspect_answers`.
+        name: what the texts are, such as "captions of test.json".
+        is_main_process: False only checks the texts.
+
+    Raises:
+        ValueError: none of the texts can be meant, see `TextCounts.require_meaning`.
+    """
+    counts.require_meaning(name)
+    line = counts.describe(name)
+    if line is not None and is_main_process:
+        print(f"note: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def is_list_type(kind: pa.DataType) -> bool:

@@ -183,12 +183,14 @@ def evaluate_retrieval(
         ("num_workers", num_workers, 0),
         ("num_reranked", num_reranked, 0),
         ("texts_per_match", texts_per_match, 1),
+        ("num_frames", num_frames, 1),
+        ("max_text_length", max_text_length, 2),  # [CLS] and a token
     ):
-        if value < least:
+        if value is not None and value < least:
             raise ValueError(f"{name} is {value}; expected at least {least}.")
     state = PartialState(cpu=model.device.type == "cpu")
-    num_frames = num_frames or processor.video_processor.num_frames
-    max_text_length = max_text_length or processor.max_text_length
+    num_frames = processor.video_processor.num_frames if num_frames is None else num_frames
+    max_text_length = processor.max_text_length if max_text_length is None else max_text_length
     videos = list(enumerate(data.videos))[state.process_index :: state.num_processes]
     clips = EvaluationClipDataset(videos, processor.video_processor, num_frames, trim_seconds)
     protocol = {

@@ -31,6 +31,7 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..cards.run_facts import RunFacts
 from ..data.captioned_records import CaptionedRecords, check_captions, join_paragraphs
+from ..data.text_columns import note_texts
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..evaluation.retrieval import RetrievalSet, retrieval_set
@@ -99,7 +100,7 @@ class RetrievalRun:
             self,
             {
                 "num_frames": "[1, inf)",
-                "max_text_length": "[1, inf)",
+                "max_text_length": "[2, inf)",
                 "trim_seconds": "(0, inf)",
                 "num_reranked": "[0, inf)",
             },
@@ -128,12 +129,17 @@ def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
         checkpoint_first_blocks(model.video_text.vision_model)
     image_size = training_crop(model.config.vision_config)
     processor = load_retrieval_processor(run, image_size)
+    pairs, evaluation_set = load_training_pairs(run, args, image_size), load_evaluation_set(run)
+    note_texts(processor.inspect_texts(pairs.records.captions()), f"captions of {run.data}", args.should_save)
+    if evaluation_set is not None:
+        counts = processor.inspect_texts(evaluation_set.texts)
+        note_texts(counts, f"captions of {run.eval_data or run.data} for evaluation", args.should_save)
     trainer = UMTRetrievalTrainer(
         model=model,
         args=args,
         processing_class=processor,
-        train_dataset=load_training_pairs(run, args, image_size),
-        eval_dataset=load_evaluation_set(run),
+        train_dataset=pairs,
+        eval_dataset=evaluation_set,
         num_reranked=run.num_reranked,
         trim_seconds=run.trim_seconds,
         run_facts=run_facts(run),
