@@ -117,6 +117,8 @@ def evaluate_questions(
         ValueError: no questions, several answers to a question, a question without a type, scores that are not finite,
             or none of the videos can be read.
     """
+    if isinstance(candidates, str):
+        raise ValueError(f"`candidates` is the text {candidates!r}; expected a list of answers.")
     answers = [_only_answer(answer) for answer in records["answer"]]
     question_ids, questions = list(records["question_id"]), list(records["question"])
     kinds = _types_of(records, question_ids, types)

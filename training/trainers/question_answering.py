@@ -93,7 +93,7 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
 
     Raises:
         ValueError: if there is an evaluation data set but no candidates, or the model has fewer than
-            `checkpoint_blocks` blocks.
+            `checkpoint_blocks` blocks; or `candidates` is a text.
     """
 
     def __init__(
@@ -106,6 +106,8 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
         compute_metrics=None,
         **kwargs,
     ):
+        if isinstance(candidates, str):
+            raise ValueError(f"`candidates` is the text {candidates!r}; expected a list of answers.")
         super().__init__(
             model=model,
             args=args,
