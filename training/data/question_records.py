@@ -149,7 +149,7 @@ def _table_of_answers(path: Path) -> list[tuple[str, dict[str, str]]]:
         if "answer" in map(str.lower, split_cells(header, delimiter)):
             return table_rows(text, delimiter, path)
     raise ValueError(
-        f"{path} has no column answer; its first line is {header:.80!r}. Name the columns in a header, as in: answer"
+        f"{path} has no column answer; its first line is {header!r:.80}. Name the columns in a header, as in: answer"
     )
 
 

@@ -12,6 +12,11 @@ from datasets.exceptions import DatasetGenerationError
 from .table_columns import name_columns
 from .video_lists import read_list
 
+LIST_COLUMNS = ("caption", "answer")  # one text in a row, or several
+_KINDS = {
+    bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object",
+}  # fmt: skip
+
 
 def read_table(path: Path, columns: Mapping[str, str], reads: Collection[str]) -> Dataset:
     """Reads a list of videos or a parquet file, with the column names of this package.
@@ -41,13 +46,13 @@ def _table(rows: list[dict[str, Any]], path: Path, reads: Collection[str]) -> Da
     table = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
-        if any(isinstance(value, list) for value in values):  # a caption may be one text or several
+        if name in LIST_COLUMNS and any(isinstance(value, list) for value in values):
             values = [value if isinstance(value, list) or value is None else [value] for value in values]
         try:
             table[name] = pa.array(values)
         except (pa.ArrowException, OverflowError, UnicodeEncodeError, RecursionError) as error:
             if name in reads:
-                types = sorted({type(value).__name__ for row in rows for value in _elements(row.get(name))})
+                types = sorted({type(value).__name__ for row in rows for value in _elements(row, name)})
                 raise ValueError(
                     f"The column {name!r} of {path}, with values of the types {', '.join(types)}, can't be read: "
                     f"{_odd_row(rows, name) or error}. Write all values of a column in the same way."
@@ -60,7 +65,7 @@ def _table(rows: list[dict[str, Any]], path: Path, reads: Collection[str]) -> Da
 
 def _odd_row(rows: list[dict[str, Any]], name: str) -> str | None:
     """The first value of another kind than most in a column; None if all are of one kind."""
-    kinds = [{_kind(value) for value in _elements(row.get(name))} for row in rows]
+    kinds = [{_KINDS[type(value)] for value in _elements(row, name)} for row in rows]
     counts = Counter(kind for found in kinds for kind in found)
     if len(counts) < 2:
         return None
@@ -69,13 +74,8 @@ def _odd_row(rows: list[dict[str, Any]], name: str) -> str | None:
     return f"row {row} ({rows[row]['video']}) has {rows[row][name]!r:.80}, where most rows have {usual}"
 
 
-def _elements(value: Any) -> list[Any]:
-    """The elements of a list, at any depth, or a value itself; nothing for None."""
-    if isinstance(value, list):
-        return [element for inner in value for element in _elements(inner)]
-    return [] if value is None else [value]
-
-
-def _kind(value: Any) -> str:
-    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "an object"}
-    return kinds[type(value)]
+def _elements(row: dict[str, Any], name: str) -> list[Any]:
+    """The values of a row in a column: one, or the elements of a list where lists are allowed; none for None."""
+    value = row.get(name)
+    values = value if name in LIST_COLUMNS and isinstance(value, list) else [value]
+    return [value for value in values if value is not None]

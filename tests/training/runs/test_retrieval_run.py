@@ -165,9 +165,23 @@ def test_a_run_to_its_end(parts, tmp_path, capsys):
     assert (output / "README.md").read_text() == card
 
 
-def test_without_evaluation(parts, tmp_path):
-    trainer = finetune(tiny_recipe(parts, tmp_path / "run"), ["--max_steps", "1", "--eval_data", ""])
+def test_without_evaluation(parts, tmp_path, capsys):
+    overrides = ["--max_steps", "1", "--eval_data", "", "--max_text_length", "4"]
+    trainer = finetune(tiny_recipe(parts, tmp_path / "run"), overrides)
+    [note] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: captions of")]
+    assert "train.json: of 12, " in note and "are cut to 4 tokens" in note
     assert trainer.state.global_step == 1 and not any("eval_mean_recall" in line for line in trainer.state.log_history)
+
+
+@pytest.mark.parametrize(
+    ("caption", "message"),
+    [("xyzzy", "train.json: no word is in the vocabulary"), (None, "has no caption"), (["a", " "], "has the caption")],
+)
+def test_captions_by_which_nothing_is_meant_are_refused(caption, message, parts, tmp_path):
+    rows = [{"video": str(parts / f"{number}.mp4"), "caption": caption or ""} for number in range(4)]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=message):
+        finetune(tiny_recipe(parts, tmp_path / "run"), ["--data", str(tmp_path / "train.json")])
 
 
 @pytest.mark.parametrize("kind", ["folder", "pretraining", "official retrieval", "official stage 2"])
