@@ -7,15 +7,19 @@ mean of its texts' unit vectors, normalised again, as CLIP's authors do. Texts a
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import logging
 
 from .modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit_vectors, similarity_over_temperature
 from .vocabulary_umt import require_vocabulary
+
+logger = logging.get_logger(__name__)
 
 
 class UMTZeroShotVideoClassificationPipeline(Pipeline):
@@ -24,7 +28,7 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
     The input is a video or a list of videos in the processor's forms: paths, URLs, bytes, arrays.
 
     Args:
-        candidate_labels (`list[str]`): The class names.
+        candidate_labels (`list[str]`): The class names. A single label is a list of one.
         hypothesis_template (`str` or `list[str]`, defaults to `"a video of {}"`): Template of a label's text; several
             are averaged. `"{}"` for labels that are complete texts.
 
@@ -32,8 +36,9 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
         For each video a list of `{"score", "label"}`, highest score first; the scores sum to 1.
 
     Raises:
-        ValueError: if labels are missing or empty, a template has no `{}`, an option is unknown, or the processor has
-            another vocabulary than the model.
+        ValueError: if labels are missing, one text instead of a list, without a word (empty, punctuation only), all
+            unknown to the vocabulary or all equal to the model; a template has no `{}`; an option is unknown; or the
+            processor has another vocabulary than the model. A part of the labels that is unknown, cut, or equal to another is stated in a warning.
 
     Example:
 
@@ -67,6 +72,11 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
                 f"Unknown options: {', '.join(kwargs)}; choose `candidate_labels` or `hypothesis_template`."
             )
         texts = {}
+        if isinstance(candidate_labels, str):
+            raise ValueError(
+                f"`candidate_labels` is the text {candidate_labels!r}; expected a list of labels, such as "
+                f"{candidate_labels.split(', ')!r}."
+            )
         if candidate_labels is not None:
             texts["candidate_labels"] = tuple(candidate_labels)
         if hypothesis_template is not None:
@@ -107,6 +117,7 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
             raise ValueError(f"`hypothesis_template` must contain {{}} for the label, but is {templates!r}.")
         key = (candidate_labels, templates)
         if getattr(self, "_encoded", (None,))[0] != key:
+            self._inspect_labels(candidate_labels, templates)
             texts = [template.replace("{}", label) for label in candidate_labels for template in templates]
             inputs = self.processor(text=texts, return_tensors="pt").to(self.model.device)
             encoded = self.model.get_text_features(inputs["input_ids"], inputs["attention_mask"], return_dict=True)
@@ -114,6 +125,20 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
             vectors = F.normalize(vectors, dim=-1).unflatten(0, (-1, len(templates))).mean(dim=1)
             self._encoded = key, F.normalize(vectors, dim=-1)
         return self._encoded[1]
+
+    def _inspect_labels(self, candidate_labels: tuple[str, ...], templates: tuple[str, ...]) -> None:
+        """Refuses labels that can't be meant, and warns of those that the model can't read or tell apart."""
+        counts = self.processor.inspect_texts(candidate_labels)
+        counts.require_meaning("`candidate_labels`")
+        if counts.empty:
+            empty = [label for label in candidate_labels if self.processor.inspect_texts(label).empty]
+            raise ValueError(f"`candidate_labels` have labels without a word: {empty!r}. Write them in words.")
+        for template in templates:
+            in_template = self.processor.inspect_texts([template.replace("{}", label) for label in candidate_labels])
+            in_template.require_meaning(f"`candidate_labels` in {template!r}")
+            counts = replace(counts, cut=max(counts.cut, in_template.cut), equal=max(counts.equal, in_template.equal))
+        if (line := counts.describe("`candidate_labels`")) is not None:
+            logger.warning(line)
 
     def postprocess(
         self, outputs: dict[str, torch.Tensor], candidate_labels: tuple[str, ...] = ()

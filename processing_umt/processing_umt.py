@@ -19,8 +19,11 @@ from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
 from .caption_cleaning_umt import clean_caption
+from .text_inspection_umt import TextCounts, count_texts
 from .video_features_umt import UMTVideoFeatures
 from .video_processing_umt import UMTVideoProcessor, UMTVideoProcessorKwargs
+
+_TEXTS_AT_ONCE = 10_000  # that are inspected
 
 
 class UMTProcessorKwargs(ProcessingKwargs, total=False):
@@ -162,6 +165,35 @@ class UMTProcessor(ProcessorMixin):
         options = {"padding": "max_length", "truncation": True, "max_length": self.max_answer_length} | kwargs
         texts = [f"{answer} {self.tokenizer.sep_token}" for answer in _list_texts(answers)]
         return UMTVideoFeatures(self._encode(texts, options))
+
+    def inspect_texts(self, texts: str | Sequence[str], max_length: int | None = None) -> TextCounts:
+        """What is left of captions or questions when they are encoded: see [`TextCounts`].
+
+        Args:
+            texts: A text or a list of texts.
+            max_length: Number of tokens of a text; default: `max_text_length`.
+        """
+        texts = _list_texts(texts)
+        return self._count([clean_caption(text) for text in texts], texts, max_length or self.max_text_length)
+
+    def inspect_answers(self, answers: str | Sequence[str]) -> TextCounts:
+        """What is left of answers when they are encoded by `encode_answers`: see [`TextCounts`].
+
+        Args:
+            answers: An answer or a list of answers.
+        """
+        answers = _list_texts(answers)
+        return self._count(answers, answers, self.max_answer_length)
+
+    def _count(self, cleaned: list[str], texts: list[str], max_length: int) -> TextCounts:
+        tokenizer = self.tokenizer
+        special = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id}
+        encoded = (
+            ids
+            for start in range(0, len(cleaned), _TEXTS_AT_ONCE)
+            for ids in tokenizer(cleaned[start : start + _TEXTS_AT_ONCE], verbose=False)["input_ids"]
+        )
+        return count_texts(texts, encoded, max_length, special, tokenizer.unk_token_id)
 
     def _encode(self, texts: list[str], options: dict[str, Any]) -> dict[str, Any]:
         options = {"max_length": self.max_text_length, "return_token_type_ids": False} | options

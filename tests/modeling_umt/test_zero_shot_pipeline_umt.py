@@ -1,5 +1,6 @@
 """`pipeline("zero-shot-video-classification")`: the model's scores, batches, templates, saving."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +91,28 @@ def test_texts_are_encoded_once(classifier, videos, monkeypatch):
         ({}, "at least one label"),
         ({"candidate_labels": LABELS, "hypothesis_template": "a video"}, "must contain {}"),
         ({"candidate_labels": LABELS, "labels": LABELS}, "Unknown options: labels"),
+        ({"candidate_labels": "a man, a dog"}, r"is the text 'a man, a dog'; expected a list .* \['a man', 'a dog'\]"),
+        ({"candidate_labels": "man"}, r"expected a list of labels, such as \['man'\]"),
+        ({"candidate_labels": ["?!", "a man"]}, r"labels without a word: \['\?!'\]"),
+        ({"candidate_labels": ["?!", " - "]}, "nothing is left without punctuation"),
+        ({"candidate_labels": ["xyzzy", "qwert"]}, "no word is in the vocabulary"),
+        ({"candidate_labels": ["A man!", "a man"]}, "all 2 are equal to the model"),
+        ({"candidate_labels": LABELS, "hypothesis_template": "a " * 8 + "{}"}, "all 4 .* are cut to 8 tokens"),
     ],
 )
 def test_errors(classifier, videos, options, message):
     with pytest.raises(ValueError, match=message):
         classifier(videos[0], **options)
+
+
+def test_labels_that_the_model_cannot_tell_apart_are_stated_once(classifier, videos, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(logging.getLogger("modeling_umt.zero_shot_pipeline_umt"), "warning", warnings.append)
+    classifier(videos, candidate_labels=["a man", "A man.", "xyzzy", "a dog " * 4 + "runs", "two"])
+    [line] = warnings
+    assert "of 5, 1 are cut to 8 tokens, 1 have no word of the vocabulary, 2 are equal to another, 0 are" in line
+    classifier(videos, candidate_labels=LABELS)
+    assert len(warnings) == 1
 
 
 def test_a_saved_pipeline_loads_with_its_code(classifier, videos, tmp_path):

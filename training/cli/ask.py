@@ -36,9 +36,13 @@ def run(args: argparse.Namespace) -> int:
     from processing_umt import VideoDecodeError
 
     from ..data.question_records import read_answers
+    from ..data.text_columns import note_texts
 
     candidates = None if args.candidates is None else read_answers(args.candidates)
     model, processor = load_answerer(args)
+    note_texts(processor.inspect_texts(args.question), "the question")
+    if candidates is not None:
+        note_texts(processor.inspect_answers(candidates), f"answers of {args.candidates}")
     try:
         inputs = processor(videos=args.video, text=args.question, num_clips=1, num_crops=1, return_tensors="pt")
     except VideoDecodeError as error:

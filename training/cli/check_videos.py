@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.video_checks import check_videos
     from ..data.video_records import load_video_records
 
-    records = load_video_records(args.source, root=args.root, split=args.split, with_labels=False)
+    records = load_video_records(args.source, root=args.root, split=args.split, with_labels=False, reads=())
     checks, num_videos = check_videos(records, full=args.full, num_workers=args.workers)
     broken, num_checked = [], 0
     with tqdm(checks, total=num_videos, unit=" videos", disable=None) as progress:

@@ -52,7 +52,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..evaluation.classification import evaluate_classifier
 
     require_at_least(args, clips=1, crops=1, frame_stride=1)
-    records = load_video_records(args.data, root=args.root, split=args.split)
+    records = load_video_records(args.data, root=args.root, split=args.split, reads=())
     model = load_model(AutoModelForVideoClassification, args, CLASSIFIER, "be evaluated in classification")
     processor = load_processor(model.config, args)
     processor.frame_stride = frame_stride(args, processor)

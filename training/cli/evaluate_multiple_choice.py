@@ -17,11 +17,17 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
 def evaluate(args: argparse.Namespace, state: Any) -> Path:
     """Prints the accuracy and writes `results.json` and `choices.csv` into the output folder, which it returns. Files
     are written atomically."""
+    from ..data.text_columns import note_texts
     from ..data.video_records import load_video_records
-    from ..evaluation.multiple_choice import evaluate_multiple_choice
+    from ..evaluation.multiple_choice import check_choices, evaluate_multiple_choice
 
-    records = load_video_records(args.data, root=args.root, split=args.split, with_labels=False)
+    records = load_video_records(
+        args.data, root=args.root, split=args.split, with_labels=False, reads=("caption", "answer")
+    )
+    check_choices(records, args.data)
     model, processor = load_video_text_model(args, "choose captions")
+    captions = list(dict.fromkeys(caption for options in records["caption"] for caption in options))
+    note_texts(processor.inspect_texts(captions), f"captions of {args.data}", state.is_main_process)
     output = args.output or default_output(args, f"multiple_choice-{processor.video_processor.num_frames}frames")
     options = computation_options(args, model.device)
     scores = evaluate_multiple_choice(model, processor, records, partial_folder=output / "partial", **options)

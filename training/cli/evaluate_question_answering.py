@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..terminal import printable
 from .arguments import load_answerer, require_at_least
 from .evaluate_common import computation_options, default_output, remove_partial_scores, report_results, write_csv
 
@@ -32,6 +33,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     """Prints a table and writes `results.json` and `answers.csv` into the output folder, which it returns. Files are
     written atomically."""
     from ..data.question_records import load_question_records, read_answers, read_question_types
+    from ..data.text_columns import note_texts
     from ..evaluation.question_answering import evaluate_questions
 
     require_at_least(args, scored=1)
@@ -41,6 +43,9 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     types = None if args.question_types is None else read_question_types(args.question_types)
     records = load_question_records(args.data, root=args.root, split=args.split)
     model, processor = load_answerer(args)
+    questions = list(dict.fromkeys(records["question"]))
+    note_texts(processor.inspect_texts(questions), f"questions of {args.data}", state.is_main_process)
+    note_texts(processor.inspect_answers(candidates), f"answers of {args.answers}", state.is_main_process)
     output = args.output or default_output(args, f"question_answering-{processor.video_processor.num_frames}frames")
     scores = evaluate_questions(
         model,
@@ -91,8 +96,14 @@ def table(scores: Any) -> list[str]:
         f"which include {protocol['possible_accuracy']:.2f} % of the correct answers ({protocol['dtype']})",
         f"  {'accuracy':<22}{scores.accuracy:6.2f} %",
         *(
-            f"    {kind:<20}{accuracy:6.2f} %  of {scores.types.count(kind)}"
+            f"    {_short(kind):<20}{accuracy:6.2f} %  of {scores.types.count(kind)}"
             for kind, accuracy in scores.accuracy_by_type.items()
         ),
         *notes,
     ]
+
+
+def _short(kind: str) -> str:
+    """The name of a question type in the table; `results.json` has the complete names."""
+    name = printable(kind)
+    return name if len(name) <= 20 else name[:19] + "…"

@@ -23,7 +23,7 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
             help="candidates per query that the cross-encoder re-ranks; 0 for the dual encoder alone",
         ),
         group.add_argument(
-            "--paragraph", action="store_true", help="a video's captions are one text (ActivityNet, DiDeMo)"
+            "--paragraph", action="store_true", help="all captions of a video are one text (ActivityNet, DiDeMo)"
         ),
         group.add_argument(
             "--several-videos",
@@ -50,17 +50,17 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
 
 def evaluate(args: argparse.Namespace, state: Any) -> Path:
     """Prints a table and writes `results.json` into the output folder, which it returns."""
+    from ..data.text_columns import note_texts
     from ..data.video_records import load_video_records
     from ..evaluation.retrieval import evaluate_retrieval, retrieval_set
 
-    require_at_least(args, reranked=0, frames=1, max_text_length=1)
+    require_at_least(args, reranked=0, frames=1, max_text_length=2)
     require_positive_seconds(args, "trim_seconds")
-    data = retrieval_set(
-        load_video_records(args.data, root=args.root, split=args.split, with_labels=False),
-        args.paragraph,
-        args.several_videos,
-    )
+    records = load_video_records(args.data, root=args.root, split=args.split, with_labels=False, reads=("caption",))
+    data = retrieval_set(records, args.paragraph, args.several_videos, source=args.data)
     model, processor = load_video_text_model(args, "be evaluated in retrieval")
+    counts = processor.inspect_texts(data.texts, args.max_text_length)
+    note_texts(counts, f"captions of {args.data}", state.is_main_process)
     num_frames = args.frames or processor.video_processor.num_frames
     output = args.output or default_output(args, f"retrieval-{num_frames}frames")
     scores = evaluate_retrieval(
@@ -88,6 +88,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
                 "num_scored": len(scores.data.videos),
                 "num_texts": len(data.texts),
                 "num_scored_texts": len(scores.data.texts),
+                "texts": {name: getattr(counts, name) for name in ("cut", "unknown", "equal", "empty")},
             },
             metrics=scores.metrics,
             scores=scores,

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     from datasets import disable_progress_bars
 
+    from ..data.text_columns import note_texts
     from ..search.search import clock, search, write_search_page
     from ..search.search_index import FOLDER, SearchIndex
 
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None:
         args.model = index.model
     model, processor = load_video_text_model(args, "search")
+    note_texts(processor.inspect_texts(args.query), "the text to search for")
     index = open_index(index, folder, args, model, processor)
     if not is_index:
         update_index(index, args, model, processor)

@@ -23,8 +23,9 @@ from datasets import Dataset, IterableDataset
 from processing_umt.video_source_umt import VideoDecodeError
 
 from .column_names import CAPTION_NAMES, accepted_names
+from .text_columns import check_texts, is_list_type, is_written_list
 from .video_dataset import video_name
-from .video_records import load_video_records
+from .video_records import describe_source, load_video_records
 
 POSITIVES = ("row", "video", "caption")
 _ROWS_AT_ONCE = 100_000
@@ -38,16 +39,19 @@ class CaptionedRecords(Sequence):
         positives: which pairs are positives of each other: `"row"`, pairs of the same row of a table (stage 2);
             `"video"`, pairs with the same path (retrieval); `"caption"`, pairs with the same caption (retrieval on
             Something-Something, where a caption has several videos).
+        sources: names of the tables, for errors.
 
     Raises:
         ValueError: unknown `positives`, a table without captions, or a row without a caption.
     """
 
-    def __init__(self, tables: Sequence[Dataset], positives: str = "row"):
+    def __init__(self, tables: Sequence[Dataset], positives: str = "row", sources: Sequence[str] | None = None):
         if positives not in POSITIVES:
             raise ValueError(f"`positives` is {positives!r}; choose one of {', '.join(POSITIVES)}.")
         self.positives = positives
-        self.tables = [_with_captions(table) for table in tables]
+        for table, source in zip(tables, sources or ["The table"] * len(tables), strict=True):
+            check_captions(table, source)
+        self.tables = [table.select_columns(["video", "caption"]) for table in tables]
         self.first_rows = np.cumsum([0, *(len(table) for table in self.tables)])
         # for a table with lists of captions: the row of each pair, and the index of its caption in the list
         self.pairs = [_pairs_of(table) for table in self.tables]
@@ -58,6 +62,11 @@ class CaptionedRecords(Sequence):
 
     def __len__(self) -> int:
         return int(self.first_pairs[-1])
+
+    def captions(self) -> list[str]:
+        """The captions of all pairs."""
+        values = [value for table in self.tables for value in table["caption"]]
+        return [text for value in values for text in ([value] if isinstance(value, str) else value)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
@@ -101,11 +110,11 @@ def load_captioned_records(
         raise ValueError(f"{len(roots)} roots were given for {len(sources)} lists; pass one per list, or one for all.")
     roots = list(roots) * len(sources) if len(roots) == 1 else list(roots) or [None] * len(sources)
     tables = [
-        load_video_records(source, root=root, with_labels=False, streaming=streaming)
+        load_video_records(source, root=root, with_labels=False, streaming=streaming, reads=("caption",))
         for source, root in zip(sources, roots, strict=True)
     ]
     if not any(isinstance(table, IterableDataset) for table in tables):
-        return CaptionedRecords(tables, positives)
+        return CaptionedRecords(tables, positives, [describe_source(source) for source in sources])
     if len(tables) > 1:
         raise ValueError("Several corpora can't be streamed together; put their shards in one folder or pattern.")
     return tables[0].map(_stream_pairs, batched=True, batch_size=1, fn_kwargs={"positives": positives})
@@ -121,11 +130,12 @@ def name_id(name: Any) -> int:
 def _stream_pairs(rows: dict[str, list[Any]], positives: str) -> dict[str, list[Any]]:
     """The pairs of one streamed record, with their `match_id`."""
     video, captions = rows["video"][0], rows.get("caption", [None])[0]
-    if isinstance(video, VideoDecodeError):  # of a broken shard; counted when the video is opened
-        captions = ""
-    captions = captions if isinstance(captions, list) else [captions]
-    if not captions or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"{video_name(video) or 'A video'} has no caption; stage 2 needs one for every video.")
+    is_broken = isinstance(video, VideoDecodeError)  # of a broken shard; counted when the video is opened
+    captions = [""] if is_broken else captions if isinstance(captions, list) else [captions]
+    if not is_broken and (not captions or not all(map(_is_caption, captions))):
+        raise ValueError(
+            f"{video_name(video) or 'A video'} has no caption that is a text; stage 2 needs one for every video."
+        )
     return {
         "video": [video] * len(captions),
         "caption": captions,
@@ -133,34 +143,54 @@ def _stream_pairs(rows: dict[str, list[Any]], positives: str) -> dict[str, list[
     }
 
 
-def _with_captions(table: Dataset) -> Dataset:
+def _is_caption(text: Any) -> bool:
+    return isinstance(text, str) and text.strip() != "" and not is_written_list(text)
+
+
+def check_captions(table: Any, source: str) -> None:
+    """Raises a ValueError unless a table, not streamed, has a caption in every row: a text or a list of texts."""
+    if not isinstance(table, Dataset):
+        raise ValueError(f"{source} is a stream; captions are read from a table, such as a list file.")
     if "caption" not in table.column_names:
         raise ValueError(
-            f"A table of videos has no column of captions; its columns are {', '.join(table.column_names)}. Rename "
-            f"one of them to caption (also read: {accepted_names(CAPTION_NAMES[1:])})."
+            f"{source} has no column of captions; its columns are {', '.join(table.column_names)}. Rename one of them "
+            f"to caption (also read: {accepted_names(CAPTION_NAMES[1:])})."
         )
-    return table.select_columns(["video", "caption"])
+    check_texts(table, "caption", source)
+
+
+def join_paragraphs(table: Dataset) -> Dataset:
+    """The videos of a table, each with one caption: all its captions, joined by spaces (ActivityNet, DiDeMo).
+
+    The captions of a video are in one row or in several, and are joined in the order of the table. A video of bytes
+    without a name is one of its own.
+
+    Args:
+        table: a table that `check_captions` accepts.
+
+    Returns:
+        The columns `video` and `caption`, videos in the order of their first rows.
+    """
+    paragraphs: dict[Any, list[str]] = {}
+    first_rows = []
+    for row, (video, caption) in enumerate(zip(table["video"], table["caption"], strict=True)):
+        key = video_name(video) or row
+        if key not in paragraphs:
+            paragraphs[key] = []
+            first_rows.append(row)
+        paragraphs[key] += [caption] if isinstance(caption, str) else caption
+    joined = [" ".join(captions) for captions in paragraphs.values()]
+    return table.select_columns(["video"]).select(first_rows).add_column("caption", joined)
 
 
 def _pairs_of(table: Dataset) -> tuple[np.ndarray, np.ndarray] | None:
     """Row and index in its list of every caption of a table, int64 `(pairs,)` each; None if captions are texts."""
-    counts, rows_done = [], 0
+    counts = []
     for batch in table.select_columns(["caption"]).with_format("arrow").iter(_ROWS_AT_ONCE):
-        column = batch["caption"]
-        is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-        if not is_list and not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-            raise ValueError(f"The captions of a table have the type {column.type}; expected texts or lists of texts.")
-        lengths = pa.compute.list_value_length(column) if is_list else pa.compute.is_valid(column).cast(pa.int32())
-        lengths = lengths.fill_null(0).to_numpy()
-        if not lengths.all():
-            row = rows_done + int(np.argmin(lengths != 0))
-            raise ValueError(
-                f"{video_name(table[row]['video']) or 'A video'}, row {row} of its table, has no caption; stage 2 "
-                "needs one for every video."
-            )
-        counts.append(lengths if is_list else None)
-        rows_done += len(column)
-    if not counts or counts[0] is None:
+        if not is_list_type(batch["caption"].type):
+            return None
+        counts.append(pa.compute.list_value_length(batch["caption"]).to_numpy())
+    if not counts:
         return None
     counts = np.concatenate(counts).astype(np.int64)
     rows = np.repeat(np.arange(len(counts)), counts)

@@ -28,6 +28,7 @@ _OPTIONAL_NAMES = {
     "answer": (("answer",),),
     "question_id": (("question_id",),),
 }
+TEXT_COLUMNS = ("caption", "question", "answer", "question_id", "type")  # that retrieval and question answering read
 
 
 def accepted_names(groups: Iterable[Iterable[str]]) -> str:

@@ -6,7 +6,7 @@ the names of folders are not classes.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
@@ -20,7 +20,9 @@ METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
-def read_video_folder(folder: Path, split: str | None, columns: Mapping[str, str]) -> Dataset | None:
+def read_video_folder(
+    folder: Path, split: str | None, columns: Mapping[str, str], reads: Collection[str]
+) -> Dataset | None:
     """The videos of a folder, or of its sub-folder `split`; None without videos.
 
     Without metadata, if all videos are in sub-folders, the sub-folders of the first level are the classes, in
@@ -28,7 +30,7 @@ def read_video_folder(folder: Path, split: str | None, columns: Mapping[str, str
 
     Args:
         folder: a folder, with a sub-folder of the name `split` unless that is None.
-        columns: new name → name in the metadata files, see `load_video_records`.
+        columns, reads: see `read_table`.
 
     Raises:
         ValueError: the sub-folders are splits and none is chosen; a metadata file can't be read, lists a file outside
@@ -44,7 +46,7 @@ def read_video_folder(folder: Path, split: str | None, columns: Mapping[str, str
     if split is not None and not metadata:  # one list of all splits
         metadata = [folder / name for name in METADATA_NAMES if (folder / name).is_file()]
     if metadata:
-        return _read_metadata(metadata, inside, columns)
+        return _read_metadata(metadata, inside, columns, reads)
     if not files:
         return None
     if columns:
@@ -68,7 +70,7 @@ def _check_no_splits(folder: Path, names: set[str]) -> None:
         )
 
 
-def _read_metadata(files: list[Path], folder: Path, columns: Mapping[str, str]) -> Dataset:
+def _read_metadata(files: list[Path], folder: Path, columns: Mapping[str, str], reads: Collection[str]) -> Dataset:
     """The rows of metadata files whose videos are in the folder, with joined paths."""
     if len({file.suffix for file in files}) > 1:
         raise ValueError(
@@ -76,7 +78,7 @@ def _read_metadata(files: list[Path], folder: Path, columns: Mapping[str, str]) 
         )
     tables = []
     for file in files:
-        records = read_table(file, columns)
+        records = read_table(file, columns, reads)
         if not is_text(records.features["video"]):
             raise ValueError(f"The videos in {file} are not given by their paths.")
         paths = [_join(file, video) for video in records["video"]]

@@ -8,13 +8,10 @@ A first line is a header if one of its cells is a name of the column of videos a
 """
 
 import csv
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from processing_umt.image_frames_umt import IMAGE_SUFFIXES
 
 from .column_names import (
     VIDEO_NAMES,
@@ -26,8 +23,7 @@ from .column_names import (
     select_names,
     standard_names,
 )
-from .strict_json import parse_json
-from .video_files import VIDEO_SUFFIXES
+from .text_files import is_file_name, json_rows, numbered_lines, read_text, split_cells, table_rows
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".json", ".jsonl")
 _DELIMITERS = (",", "\t", ";", " ")
@@ -51,21 +47,12 @@ def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
     """
     if not path.is_file():
         raise ValueError(f"The list of videos {path} does not exist; check the path.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error}. Pass a list of videos as text.") from error
-    if "\0" in text:
-        raise ValueError(f"{path} contains the character NUL, so it is not text. Pass a list of videos as text.")
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        rows = _name_rows(_read_json(text, path), columns or {}, path)
-    elif suffix == ".jsonl":
-        rows = _name_rows(_read_json_lines(text, path), columns or {}, path)
+    if path.suffix.lower() in (".json", ".jsonl"):
+        rows = _name_rows(json_rows(path), columns or {}, path)
     else:
         try:
-            rows = _read_text(text, columns or {}, path)
-        except csv.Error as error:
+            rows = _read_text(read_text(path), columns or {}, path)
+        except csv.Error as error:  # of a list without header
             raise ValueError(f"{path} is not a table of text: {error}.") from error
     if not rows:
         raise ValueError(f"{path} lists no videos.")
@@ -73,67 +60,30 @@ def read_list(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
 
 
 def _read_text(text: str, columns: Mapping[str, str], path: Path) -> list[dict[str, Any]]:
-    # not `splitlines`, which also splits at U+2028 and other characters that may occur in captions
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = numbered_lines(text)
     if not lines:
         return []
     delimiter = _header_delimiter(lines[0][1], columns)
     if delimiter is not None:
-        return _name_rows(_read_with_header(text, delimiter, path), columns, path)
+        return _name_rows(table_rows(text, delimiter, path), columns, path)
     if columns:
-        raise no_video_column(f"The first line of {path}", _cells(lines[0][1], ","))
+        raise no_video_column(f"The first line of {path}", split_cells(lines[0][1], ","))
     return _read_official(lines, path)
 
 
 def _header_delimiter(line: str, columns: Mapping[str, str]) -> str | None:
     """The delimiter of a header; None for any other line."""
     for delimiter in _DELIMITERS:
-        cells = _cells(line, delimiter)
-        if any(map(_is_file_name, cells)) or (delimiter == " " and not all(map(_is_word, cells))):
+        cells = split_cells(line, delimiter)
+        if any(map(is_file_name, cells)) or (delimiter == " " and not all(map(_is_word, cells))):
             continue  # the name of a file may start with the word "video"
         if any(is_video_column(cell) or cell in columns.values() for cell in cells):
             return delimiter
     return None
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    return [cell.strip() for cell in next(csv.reader([line.strip()], **_dialect(delimiter)))]
-
-
-def _dialect(delimiter: str) -> dict[str, Any]:
-    return {"delimiter": delimiter, "skipinitialspace": delimiter != " "}
-
-
-def _is_file_name(cell: str) -> bool:
-    return cell.strip().lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
-
-
 def _is_word(cell: str) -> bool:
     return re.fullmatch(r"[\w-]+", cell) is not None
-
-
-def _read_with_header(text: str, delimiter: str, path: Path) -> list[tuple[str, dict[str, str]]]:
-    """Line, for errors, and cells of each row. Columns without a name, as that of pandas' index, are left out."""
-    # not a list of lines, which would lose the line ends in quoted cells
-    reader = csv.reader(io.StringIO(text, newline="\n"), **_dialect(delimiter))
-    rows, names = [], None
-    for cells in reader:
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
-            continue
-        if names is None:
-            names = cells
-            if repeated := {name for name in names if name and names.count(name) > 1}:
-                raise ValueError(f"{path} has several columns named {min(repeated)!r}; rename or remove all but one.")
-        elif len(cells) != len(names):
-            raise ValueError(
-                f"{path}, line {reader.line_num}: the header has {len(names)} columns, this line has {len(cells)}. "
-                "Quote values that contain the delimiter."
-            )
-        else:
-            row = {name: cell for name, cell in zip(names, cells, strict=True) if name}
-            rows.append((f"line {reader.line_num}", row))
-    return rows
 
 
 def _read_official(lines: list[tuple[int, str]], path: Path) -> list[dict[str, Any]]:
@@ -164,9 +114,9 @@ def _is_path(line: str) -> bool:
     """Whether a line contains nothing but a path or URL: no delimiter after a file name, and none but spaces in a name
     without extension."""
     line = line.strip().strip('"')
-    if _is_file_name(line):
+    if is_file_name(line):
         return True
-    if any(_is_file_name(cell) for delimiter in _DELIMITERS for cell in _cells(line, delimiter)):
+    if any(is_file_name(cell) for delimiter in _DELIMITERS for cell in split_cells(line, delimiter)):
         return False
     return "://" in line or not re.search(r"[,\t;]", line)
 
@@ -179,7 +129,7 @@ def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
     label. Names without extension end before the first integer.
     """
     cells = next(csv.reader([line.strip()], delimiter=delimiter))
-    ends = [end for end, cell in enumerate(cells, 1) if _is_file_name(cell)]
+    ends = [end for end, cell in enumerate(cells, 1) if is_file_name(cell)]
     for position in range(min(ends, default=1), len(cells)):
         if re.fullmatch(r"\s*-?\d+\s*", cells[position]):
             path = delimiter.join(cells[:position]).strip(f"{delimiter} ")
@@ -189,28 +139,6 @@ def _split_official(line: str, delimiter: str) -> dict[str, Any] | None:
 
 def _with_suffix(name: str) -> str:
     return name if "://" in name or Path(name).suffix else name + ".mp4"
-
-
-def _read_json(text: str, path: Path) -> list[tuple[str, Any]]:
-    try:
-        rows = parse_json(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(rows, list):
-        found = f"an object with the keys {list(rows)[:8]}" if isinstance(rows, dict) else f"a {type(rows).__name__}"
-        raise ValueError(f"{path} contains {found}; expected a list of objects like [{{'video': …, 'caption': …}}].")
-    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
-
-
-def _read_json_lines(text: str, path: Path) -> list[tuple[str, Any]]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append((f"line {number}", parse_json(line)))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number} is not valid JSON: {error}.") from error
-    return rows
 
 
 def _name_rows(rows: list[tuple[str, Any]], columns: Mapping[str, str], path: Path) -> list[dict[str, Any]]:
@@ -237,7 +165,7 @@ def _name_rows(rows: list[tuple[str, Any]], columns: Mapping[str, str], path: Pa
             row = _something_something(row, f"{path}, {where}")
         videos = row["video"] if isinstance(row["video"], list) else [row["video"]]
         for video in videos:
-            if not isinstance(video, str) or not video or re.search(r"[\n\0]", video):
+            if not isinstance(video, str) or not video or re.search(r"[\r\n\0]", video):
                 raise ValueError(f"{path}, {where}: the video is {video!r}; expected its path.")
         named += [{**row, "video": video} for video in videos]
     return named

@@ -13,7 +13,7 @@ path or bytes. Videos are not opened here: broken ones are found when they are r
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from datasets import (
 from processing_umt.video_source_umt import VideoDecodeError
 
 from .class_indices import check_distinct, class_indices, plain_labels, read_labels
-from .column_names import check_one_label
+from .column_names import TEXT_COLUMNS, check_one_label
 from .root_folder import join_root
 from .table_columns import is_text, name_columns, with_paths
 from .table_files import read_table
@@ -52,6 +52,7 @@ def load_video_records(
     class_names: Sequence[str] | None = None,
     with_labels: bool = True,
     streaming: bool = False,
+    reads: Collection[str] = TEXT_COLUMNS,
 ) -> Dataset | IterableDataset:
     """Loads a table of videos from any source.
 
@@ -81,6 +82,8 @@ def load_video_records(
             integer labels without names are indices.
         with_labels: False leaves the labels out, so that missing or unclear ones are not errors.
         streaming: read a Hub data set during training instead of downloading it first. Shards are always streamed.
+        reads: the columns that the caller reads beside videos and labels. If the values of another column of a list
+            are of different types, which a table can't contain, the column is left out; one of these is an error.
 
     Returns:
         The table described above.
@@ -92,9 +95,12 @@ def load_video_records(
             path is outside `root`; or none of twenty files checked exists.
         OSError: a folder can't be read.
     """
-    name, columns = _describe(source), columns or {}
+    name, columns = describe_source(source), columns or {}
+    if isinstance(class_names, str):
+        raise ValueError(f"class_names is the text {class_names!r}; expected a list of names.")
+    reads = {"video", *(["label"] if with_labels else []), *reads}
     if isinstance(source, (str, os.PathLike)):
-        records, default_root = _load(os.fspath(source), split, streaming, columns)
+        records, default_root = _load(os.fspath(source), split, streaming, columns, reads)
     else:
         records, default_root = name_columns(_choose_split(source, split), columns, name), None
     records = _join_root(records, root, default_root, name)
@@ -107,7 +113,7 @@ def load_video_records(
 
 
 def _load(
-    source: str, split: str | None, streaming: bool, columns: Mapping[str, str]
+    source: str, split: str | None, streaming: bool, columns: Mapping[str, str], reads: Collection[str]
 ) -> tuple[Dataset | IterableDataset, Path | None]:
     """The table of a path or Hub id, and the folder to which its relative paths are joined, if any."""
     path = Path(source).expanduser()
@@ -119,13 +125,13 @@ def _load(
     if path.is_dir():
         inside = path if split is None else _split_in_folder(path, split)
         if inside.is_dir():
-            return _load_folder(path, inside, split, columns), None
+            return _load_folder(path, inside, split, columns, reads), None
         path = inside
     if path.is_file() and is_video_name(path.name):
         check_unicode([str(path)])
         return Dataset.from_dict({"video": [str(path)]}), None
     if path.suffix.lower() in _TABLE_SUFFIXES:
-        return read_table(path, columns), path.parent
+        return read_table(path, columns, reads), path.parent
     if path.is_file():
         raise ValueError(
             f"{source} is neither a supported list of videos ({', '.join(_TABLE_SUFFIXES)}) nor a video "
@@ -155,10 +161,10 @@ def _is_data_set(folder: Path) -> bool:
 
 
 def _load_folder(
-    folder: Path, inside: Path, split: str | None, columns: Mapping[str, str]
+    folder: Path, inside: Path, split: str | None, columns: Mapping[str, str], reads: Collection[str]
 ) -> Dataset | IterableDataset:
     """The table of a folder; `inside` is the sub-folder of the split, or the folder itself."""
-    records = read_video_folder(folder, None if inside == folder else split, columns)
+    records = read_video_folder(folder, None if inside == folder else split, columns, reads)
     if records is not None:
         return records
     split = split if inside == folder else None
@@ -283,5 +289,6 @@ def _class_index(label: Any, class_names: Sequence[str], source: str) -> int:
     return class_indices(labels, class_names, source)[0]
 
 
-def _describe(source: Any) -> str:
+def describe_source(source: Any) -> str:
+    """Name of a source, for errors."""
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"the given {type(source).__name__}"

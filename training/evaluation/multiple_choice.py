@@ -24,6 +24,7 @@ from modeling_umt import UMTVideoTextModel
 from modeling_umt.modeling_umt_video_text import TEMPERATURE_RANGE, mean_of_unit_vectors
 from processing_umt import UMTProcessor
 
+from ..data.text_columns import check_texts
 from ..processes import join_processes
 from .clips import EvaluationClipDataset, SkippedVideo, no_readable_video, normalize_clips, read_clips, video_names
 from .computation import autocast, dtype_name, evaluation_mode, require_finite
@@ -92,22 +93,41 @@ def best_options(scores: torch.Tensor, input_ids: torch.Tensor) -> list[int]:
     return [option for option in range(len(first)) if first[option] in best]
 
 
-def check_choices(records: Dataset) -> None:
-    """Raises a ValueError unless each row has a `caption`, a list of texts, and an `answer`, an index in that list."""
+def check_choices(records: Dataset, source: str = "The table") -> None:
+    """Checks that each row has a `caption`, a list of texts, and an `answer`, an index in that list from 0.
+
+    Args:
+        records: any table.
+        source: its name, for errors.
+
+    Raises:
+        ValueError: a row has not, or the answers are counted from 1.
+    """
     if not isinstance(records, Dataset) or not {"caption", "answer"} <= {*records.column_names}:
+        columns = f"; it has {', '.join(records.column_names)}" if isinstance(records, Dataset) else ""
         raise ValueError(
-            "Multiple choice needs a table with the columns caption, a list of texts, and answer, an index in it."
+            f"Multiple choice needs the columns caption, a list of texts, and answer, an index in it, in {source}"
+            f"{columns}."
         )
-    for row, (options, answer) in enumerate(zip(records["caption"], records["answer"], strict=True)):
-        if not isinstance(options, list) or not isinstance(answer, int) or not 0 <= answer < len(options):
+    check_texts(records, "caption", source)
+    rows = list(zip(records["caption"], records["answer"], strict=True))
+    for row, (options, answer) in enumerate(rows):
+        if not isinstance(options, list) or not _is_index(answer, len(options)):
+            from_one = all(_is_index(answer - 1, len(options)) for options, answer in rows if isinstance(answer, int))
+            advice = "The answers are counted from 1; subtract 1." if from_one else "Answers are counted from 0."
             raise ValueError(
-                f"Row {row} has the options {options!r} and the answer {answer!r}, which is not an index in them."
+                f"Row {row} of {source} has the options {options!r:.200} and the answer {answer!r:.60}, which is not "
+                f"an index in them. {advice}"
             )
 
 
 def has_equal_texts(processor: UMTProcessor, texts: list[str]) -> bool:
     """Whether two of the texts are equal to the model."""
     return bool(equal_to_another(first_equal(processor(text=texts, return_tensors="pt")["input_ids"])))
+
+
+def _is_index(value: object, length: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < length
 
 
 @torch.no_grad()

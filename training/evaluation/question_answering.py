@@ -150,6 +150,8 @@ def evaluate_questions(
         ValueError: no questions, several answers to a question, a question without a type, none of the answers is a
             candidate, scores that are not finite, or none of the videos can be read.
     """
+    if isinstance(candidates, str):
+        raise ValueError(f"`candidates` is the text {candidates!r}; expected a list of answers.")
     answers = [_only_answer(answer) for answer in records["answer"]]
     possible = possible_accuracy(answers, candidates)
     question_ids, questions = list(records["question_id"]), list(records["question"])

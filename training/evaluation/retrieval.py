@@ -33,6 +33,7 @@ from modeling_umt import UMTVideoTextModel
 from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
 from processing_umt import UMTProcessor
 
+from ..data.captioned_records import check_captions, join_paragraphs
 from ..data.video_dataset import video_name
 from ..processes import join_processes
 from .clips import (
@@ -95,38 +96,39 @@ class RetrievalScores:
     """Folder of the saved logits; to be removed once the results are written."""
 
 
-def retrieval_set(records: datasets.Dataset, paragraph: bool = False, several_videos: bool = False) -> RetrievalSet:
+def retrieval_set(
+    records: datasets.Dataset, paragraph: bool = False, several_videos: bool = False, source: str = "The table"
+) -> RetrievalSet:
     """The videos and texts of a table with `video` and `caption`, a text or a list of texts.
 
     Rows with the same path are one video. Each caption is a separate text, also where two captions are the same.
 
     Args:
         records: the table that `load_video_records` returns.
-        paragraph: the captions of a row, joined by spaces, are one text (ActivityNet, DiDeMo).
+        paragraph: all captions of a video, of one row or of several, are one text (ActivityNet, DiDeMo); see
+            `join_paragraphs`.
         several_videos: rows with the same caption are one text that belongs to several videos (Something-Something).
             In the official lists a row names all videos of a text; the two agree unless a caption occurs in two rows.
+        source: name of the table, for errors.
 
     Raises:
-        ValueError: a stream, an empty table, or a row without a caption.
+        ValueError: a table that `check_captions` refuses, or an empty one.
     """
-    if not isinstance(records, datasets.Dataset) or len(records) == 0 or "caption" not in records.column_names:
-        raise ValueError(
-            "Retrieval is evaluated on a table of videos with a column `caption`, not streamed and not empty; use a "
-            "list of {video, caption}."
-        )
+    check_captions(records, source)
+    if len(records) == 0:
+        raise ValueError(f"{source} is empty; retrieval is evaluated on at least one video with a caption.")
+    if paragraph:
+        records = join_paragraphs(records)
     videos, names, texts, pairs = [], [], [], []
     video_indices: dict[str, int] = {}
     text_indices: dict[str, int] = {}
     for row, (video, captions) in enumerate(zip(records["video"], records["caption"], strict=True)):
-        captions = captions if isinstance(captions, list) else [captions]
-        if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
-            raise ValueError(f"{video_name(video) or f'Record {row}'} has no caption, or an empty one.")
         name = video_name(video) or f"record {row}"
         if name not in video_indices:
             video_indices[name] = len(videos)
             videos.append(video)
             names.append(name)
-        for caption in [" ".join(captions)] if paragraph else captions:
+        for caption in captions if isinstance(captions, list) else [captions]:
             if not several_videos or caption not in text_indices:
                 text_indices[caption] = len(texts)
                 texts.append(caption)
@@ -181,12 +183,14 @@ def evaluate_retrieval(
         ("num_workers", num_workers, 0),
         ("num_reranked", num_reranked, 0),
         ("texts_per_match", texts_per_match, 1),
+        ("num_frames", num_frames, 1),
+        ("max_text_length", max_text_length, 2),  # [CLS] and a token
     ):
-        if value < least:
+        if value is not None and value < least:
             raise ValueError(f"{name} is {value}; expected at least {least}.")
     state = join_processes(model.device)
-    num_frames = num_frames or processor.video_processor.num_frames
-    max_text_length = max_text_length or processor.max_text_length
+    num_frames = processor.video_processor.num_frames if num_frames is None else num_frames
+    max_text_length = processor.max_text_length if max_text_length is None else max_text_length
     videos = list(enumerate(data.videos))[state.process_index :: state.num_processes]
     clips = EvaluationClipDataset(videos, processor.video_processor, num_frames, trim_seconds)
     protocol = {

@@ -167,7 +167,9 @@ def run_facts(run: FineTuningRun) -> RunFacts:
 def load_records(run: FineTuningRun, args: UMTFineTuningArguments) -> tuple[Dataset, Dataset | None, list[str]]:
     """Training videos, evaluation videos or None, and the names of the classes, all checked."""
     class_names = None if run.labels is None else load_labels(run.labels)
-    records = load_video_records(run.data, root=run.data_root, split=run.train_split, class_names=class_names)
+    records = load_video_records(
+        run.data, root=run.data_root, split=run.train_split, class_names=class_names, reads=()
+    )
     class_names = check_classes(records, class_names)
     if args.should_save:
         print(*describe_classes(Counter(records["label"]), class_names), sep="\n", flush=True)
@@ -178,7 +180,7 @@ def load_records(run: FineTuningRun, args: UMTFineTuningArguments) -> tuple[Data
             raise ValueError("Give `eval_share`, or `eval_data` or `eval_split`, but not both.")
         return *hold_out(records, run.eval_share, data_seed(args)), class_names
     eval_records = load_video_records(
-        run.eval_data or run.data, root=run.data_root, split=run.eval_split, class_names=class_names
+        run.eval_data or run.data, root=run.data_root, split=run.eval_split, class_names=class_names, reads=()
     )
     check_labels(eval_records, len(class_names), "evaluation")
     return records, eval_records, class_names

@@ -120,7 +120,7 @@ def load_training_clips(
 ) -> VideoClipDataset | StreamedClipDataset:
     """Training clips: a random frame of each segment, multi-scale crop, flip (section 3.2)."""
     return training_clips(
-        load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming),
+        load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=()),
         args,
         run.samples_per_epoch,
         num_frames=student.num_frames,
@@ -147,7 +147,7 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
     records = (
         []
         if run.data is None
-        else load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming)
+        else load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=())
     )
     return describe_cost(
         estimate_pretraining(student, teacher, select),

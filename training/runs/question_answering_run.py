@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from datasets import Dataset
 from transformers import set_seed
 
 from modeling_umt import UMTConfig, UMTForVideoQuestionAnswering, UMTForVideoTextPreTraining
@@ -14,6 +15,7 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..cards.run_facts import RunFacts
 from ..data.question_records import load_question_records, read_answers, weigh_answers
+from ..data.text_columns import note_texts
 from ..data.video_dataset import VideoClipDataset
 from ..evaluation.question_answering import possible_accuracy
 from ..trainers.argument_ranges import require_ranges
@@ -77,7 +79,7 @@ class QuestionAnsweringRun:
     def __post_init__(self):
         require_ranges(
             self,
-            {"num_frames": "[1, inf)", "max_text_length": "[1, inf)", "scored": "[1, inf)"},
+            {"num_frames": "[1, inf)", "max_text_length": "[2, inf)", "scored": "[1, inf)"},
         )
 
     @property
@@ -97,17 +99,32 @@ def finetune_question_answering(recipe: Mapping[str, Any], overrides: Sequence[s
     model = load_model(run)
     processor = load_processor(run, model.config.vision_config)
     record_run_vocabulary(model.config, processor, run.init_from, run.text)
+    clips = load_training_clips(run, args, training_crop(model.config.vision_config))
+    evaluation = load_evaluation_clips(run, processor, candidates)
+    note_question_texts(run, processor, clips.records, candidates, args.should_save)
     trainer = UMTQuestionAnsweringTrainer(
         model=model,
         args=args,
         processing_class=processor,
-        train_dataset=load_training_clips(run, args, training_crop(model.config.vision_config)),
-        eval_dataset=load_evaluation_clips(run, processor, candidates),
+        train_dataset=clips,
+        eval_dataset=evaluation,
         candidates=candidates,
         k=run.scored,
         run_facts=run_facts(run),
     )
     return run_to_end(trainer, folder, f'umt ask VIDEO "QUESTION" --model {args.output_dir}')
+
+
+def note_question_texts(
+    run: QuestionAnsweringRun, processor: UMTProcessor, records: Dataset, candidates: list[str], is_main_process: bool
+) -> None:
+    """Prints which questions and answers the model can't read completely or tell apart; see `note_texts`."""
+    questions = list(dict.fromkeys(records["question"]))
+    answers = list(dict.fromkeys(text for answer in records["answer"] for text in weigh_answers(answer)[0]))
+    note_texts(processor.inspect_texts(questions), f"questions of {run.data}", is_main_process)
+    note_texts(processor.inspect_answers(answers), f"answers of {run.data}", is_main_process)
+    if candidates:
+        note_texts(processor.inspect_answers(candidates), f"answers of {run.answers}", is_main_process)
 
 
 def run_facts(run: QuestionAnsweringRun) -> RunFacts:

@@ -27,7 +27,8 @@ from processing_umt.augmentation_umt import augment_for_video_text
 from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..cards.run_facts import RunFacts
-from ..data.captioned_records import CaptionedRecords
+from ..data.captioned_records import CaptionedRecords, check_captions, join_paragraphs
+from ..data.text_columns import note_texts
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..evaluation.retrieval import RetrievalSet, retrieval_set
@@ -58,7 +59,8 @@ class RetrievalRun:
             which an official `.pth` does not have.
         num_frames: Frames of a clip.
         max_text_length: Tokens of a text.
-        paragraph: Join a video's captions with spaces to one text, instead of a text for each caption.
+        paragraph: Join all captions of a video, of one row or of several, with spaces to one text, instead of a text
+            for each caption.
         several_videos: Videos with the same caption are all positives of that text.
         trim_seconds: Sample frames from the first seconds only.
         flip: Mirror half of the training clips, as published; false if texts distinguish left from right.
@@ -94,7 +96,7 @@ class RetrievalRun:
             self,
             {
                 "num_frames": "[1, inf)",
-                "max_text_length": "[1, inf)",
+                "max_text_length": "[2, inf)",
                 "trim_seconds": "(0, inf)",
                 "num_reranked": "[0, inf)",
             },
@@ -124,12 +126,17 @@ def finetune_retrieval(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
     image_size = training_crop(model.config.vision_config)
     processor = load_retrieval_processor(run, image_size)
     record_run_vocabulary(model.config, processor, run.init_from, run.text)
+    pairs, evaluation_set = load_training_pairs(run, args, image_size), load_evaluation_set(run)
+    note_texts(processor.inspect_texts(pairs.records.captions()), f"captions of {run.data}", args.should_save)
+    if evaluation_set is not None:
+        counts = processor.inspect_texts(evaluation_set.texts)
+        note_texts(counts, f"captions of {run.eval_data or run.data} for evaluation", args.should_save)
     trainer = UMTRetrievalTrainer(
         model=model,
         args=args,
         processing_class=processor,
-        train_dataset=load_training_pairs(run, args, image_size),
-        eval_dataset=load_evaluation_set(run),
+        train_dataset=pairs,
+        eval_dataset=evaluation_set,
         num_reranked=run.num_reranked,
         trim_seconds=run.trim_seconds,
         run_facts=run_facts(run),
@@ -155,9 +162,9 @@ def run_facts(run: RetrievalRun) -> RunFacts:
 
 def load_training_pairs(run: RetrievalRun, args: UMTVideoTextArguments, image_size: int) -> VideoClipDataset:
     """Augmented clips, a pair for each text of a video."""
-    records = load_video_records(run.data, root=run.data_root, split=run.train_split, with_labels=False)
+    records = load_captions(run, run.data, run.train_split)
     return VideoClipDataset(
-        CaptionedRecords([join_captions(records) if run.paragraph else records], run.positives),
+        CaptionedRecords([join_paragraphs(records) if run.paragraph else records], run.positives),
         num_frames=run.num_frames,
         sample_frames=partial(sample_training_clip, sampling="middle"),
         transform=partial(augment_for_video_text, size=image_size, flip=run.flip),
@@ -166,19 +173,18 @@ def load_training_pairs(run: RetrievalRun, args: UMTVideoTextArguments, image_si
     )
 
 
-def join_captions(records: Dataset) -> Dataset:
-    """A table whose lists of captions are joined to paragraphs."""
-    captions = [caption if isinstance(caption, str) else " ".join(caption) for caption in records["caption"]]
-    return records.remove_columns("caption").add_column("caption", captions)
+def load_captions(run: RetrievalRun, source: str, split: str | None) -> Dataset:
+    """The table of a source, with a caption in every row."""
+    records = load_video_records(source, root=run.data_root, split=split, with_labels=False, reads=("caption",))
+    check_captions(records, source)
+    return records
 
 
 def load_evaluation_set(run: RetrievalRun) -> RetrievalSet | None:
     """The videos and texts of the evaluation data; None without evaluation data."""
     if not run.is_evaluated:
         return None
-    records = load_video_records(
-        run.eval_data or run.data, root=run.data_root, split=run.eval_split, with_labels=False
-    )
+    records = load_captions(run, run.eval_data or run.data, run.eval_split)
     return retrieval_set(records, run.paragraph, run.several_videos)
 
 

@@ -100,7 +100,7 @@ class VideoTextRun:
                 "videos_per_epoch": "[0, inf)",
                 "images_per_epoch": "[0, inf)",
                 "num_frames": "[1, inf)",
-                "max_text_length": "[1, inf)",
+                "max_text_length": "[2, inf)",
                 "num_devices": "[1, inf)",
                 "teacher_image_size": "[1, inf)",
             },

@@ -94,8 +94,8 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
         kwargs: Further arguments of [`UMTTrainer`]. The records of the data sets are from `load_question_records`.
 
     Raises:
-        ValueError: if there is an evaluation data set but no candidates, the model has fewer than `checkpoint_blocks`
-            blocks, or the processor has another vocabulary than the model.
+        ValueError: if there is an evaluation data set but no candidates, `candidates` is a text, the model has fewer
+            than `checkpoint_blocks` blocks, or the processor has another vocabulary than the model.
     """
 
     def __init__(
@@ -109,6 +109,8 @@ class UMTQuestionAnsweringTrainer(AbsoluteLearningRateMixin, UMTTrainer):
         **kwargs,
     ):
         record_vocabulary(model.config, processing_class.tokenizer)
+        if isinstance(candidates, str):
+            raise ValueError(f"`candidates` is the text {candidates!r}; expected a list of answers.")
         super().__init__(
             model=model,
             args=args,

@@ -1,6 +1,7 @@
 """`umt ask` with a tiny model: choosing from a list, generating answers, broken videos."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,29 @@ def test_errors(model, video, tmp_path, capsys):
 def test_half_precision(model, video, capsys):
     assert cli.main(["ask", video, QUESTION, "--model", str(model), "--device", "cpu", "--dtype", "bfloat16"]) == 0
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("question", "candidates", "message"),
+    [
+        ("?!", "yes\nno", "the question: nothing is left without punctuation"),
+        ("xyzzy?", "yes\nno", "the question: no word is in the vocabulary"),
+        (QUESTION, "xyzzy\nqwert", "answers of .*: no word is in the vocabulary"),
+        (QUESTION, "a man run fast a\na man run fast the", "answers of .*: all 2 are equal .* cut to 5 tokens"),
+    ],
+)
+def test_texts_without_meaning_are_errors(question, candidates, message, model, video, tmp_path, capsys):
+    (tmp_path / "answers.txt").write_text(candidates)
+    command = ["ask", video, question, "--model", str(model), "--candidates", str(tmp_path / "answers.txt")]
+    assert cli.main([*command, "--device", "cpu"]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_texts_that_are_read_in_part_are_stated_on_stderr(model, video, tmp_path, capsys):
+    (tmp_path / "answers.csv").write_text("answer,count\nyes,2\nYes,1\nxyzzy,1\n")
+    command = ["ask", video, "a man " * 5, "--model", str(model), "--candidates", str(tmp_path / "answers.csv")]
+    assert cli.main([*command, "--device", "cpu", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert {answer["answer"] for answer in json.loads(printed.out)["answers"]} == {"yes", "Yes", "xyzzy"}
+    assert "note: the question: of 1, 1 are cut to 8 tokens" in printed.err
+    assert "answers.csv: of 3, 0 are cut to 5 tokens, 1 have no word of the vocabulary, 2 are equal" in printed.err

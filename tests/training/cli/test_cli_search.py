@@ -133,3 +133,12 @@ def test_command_line(videos, model, capsys):
     shutil.rmtree(videos / search_index.FOLDER)
     assert cli.main(["search", "a dog", str(videos)]) == 1
     assert "give the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("query", "message"), [("?!", "nothing is left without punctuation"), ("xyzzy", "no word is in")]
+)
+def test_a_text_without_a_known_word_is_refused_before_the_folder_is_indexed(query, message, videos, model, tmp_path):
+    with pytest.raises(ValueError, match=f"the text to search for: {message}"):
+        run(query, videos, "--model", model, "--index", tmp_path / "index")
+    assert not (tmp_path / "index").exists()

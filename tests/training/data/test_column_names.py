@@ -106,7 +106,7 @@ def test_headers(folder, text, row, suffix):
         ("path,file_name\nv.mp4,w.mp4\n", "the columns path and file_name, each of which may contain the videos"),
         ("video,label,label\nv.mp4,a,b\n", "several columns named 'label'"),
         ("video,label\n,run\n", "line 2: the video is ''; expected its path"),
-        ('video,label\n"v.mp4\nw.mp4",run\n', "line 3: the video is .*; expected its path"),
+        ('video,label\n"v.mp4\nw.mp4",run\n', "line 2: the video is .*; expected its path"),
         ("video,\0\nv.mp4,run\n", "contains the character NUL"),
     ],
 )
@@ -280,15 +280,31 @@ def test_parquet_written_by_pandas(folder, monkeypatch):
     [
         ([{"label": 3}, {"label": "run"}], "int, str"),
         ([{"label": 1}, {"label": True}], "bool, int"),
-        ([{"note": {"a": 1}}, {"note": 3}], "dict, int"),
+        ([{"answer": {"a": 1}}, {"answer": 3}], "dict, int"),
+        ([{"caption": ["a", 5]}, {"caption": "b"}], r"int, str, can't be read: row 0 \(v.mp4\) has \['a', 5\]"),
+        ([{"answer": "a"}, {"answer": "b"}, {"answer": 2.5}], r"float, str, can't be read: row 2 \(v.mp4\) has 2.5"),
+        ([{"question_id": 1}, {"question_id": "q2"}], "int, str, can't be read: row 1"),
         ([{"label": 10**30}, {"label": 1}], "int"),
         ([{"caption": "\ud800"}], "str"),
     ],
 )
 def test_values_of_different_types_in_a_column_of_json(folder, rows, kinds):
     (folder / "list.json").write_text(json.dumps([{"video": "v.mp4", **row} for row in rows]))
-    with pytest.raises(ValueError, match=f"column '{next(iter(rows[0]))}' .* of the types {kinds}, can't be read"):
+    with pytest.raises(ValueError, match=f"column '{next(iter(rows[0]))}' of .*list.json, with .* the types {kinds}"):
         load_video_records(folder / "list.json")
+
+
+@pytest.mark.parametrize(
+    "values", [[1, "a"], [{"a": 1}, 3], [10**30, 1], ["\ud800", "a"], [["a", 5], ["b"]], [True, 2]]
+)
+def test_a_column_that_nobody_reads_may_have_values_of_different_types(folder, values):
+    rows = [{"video": "v.mp4", "label": 0, "note": value, "answer": value, "kept": 1} for value in values]
+    (folder / "list.json").write_text(json.dumps(rows))
+    found = load_video_records(folder / "list.json", reads=())
+    assert sorted(found.column_names) == ["kept", "label", "video"] and found["label"] == [0] * len(values)
+    (folder / "list.json").write_text(json.dumps([{**row, "label": row["note"]} for row in rows]))
+    found = load_video_records(folder / "list.json", reads=(), with_labels=False)
+    assert sorted(found.column_names) == ["kept", "video"]
 
 
 def test_a_split_of_data_without_splits(folder):

@@ -1,5 +1,6 @@
 """Lists and tables with odd values are an error in one line that names the file, or are read as they stand."""
 
+import csv
 import json
 
 import numpy as np
@@ -32,7 +33,11 @@ ODD = {  # name of a list, its content, and what the error states
     "a list of lists": ("a.json", "[[1]]", "expected an object"),
     "empty": ("a.json", "", "not valid JSON"),
     "a long cell": ("a.csv", "video\n" + "a" * 200_000, "not a table of text"),
-    "a quote that is not closed": ("a.csv", 'video,label\n"a.mp4,1\nb.mp4,2', "header has 2 columns"),
+    "a quote that is not closed": ("a.csv", 'video,label\n"a.mp4,1\nb.mp4,2', "from line 2: unexpected end of data"),
+    "a quote that another row closes": ("a.csv", 'video,text\na.mp4,"x\nb.mp4,y"\n', "line 2: .*probably not closed"),
+    "such a quote in a first column": ("a.csv", 'text,video\n"x,a.mp4\ny",b.mp4\n', "line 2: .*probably not closed"),
+    "a quote that another row opens again": ("a.tsv", 'video\ttext\na.mp4\t"x\nb.mp4\t"y"\n', "line 2: .*expected"),
+    "text after a quote": ("a.csv", 'video,text\na.mp4,"x" y\n', "line 2: .*expected after"),
     "a parquet of text": ("a.parquet", "text", "parquet"),
     "an empty parquet": ("a.parquet", "", "parquet"),
 }
@@ -48,6 +53,20 @@ def test_an_odd_list_is_an_error_in_one_line(case, tmp_path):
         load_video_records(path)
     assert type(caught.value) is ValueError and str(path) in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("quoted", ["\n", "\r\n", "\r", "\n\n", "\u2028"])
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t"), (".txt", ";")])
+def test_line_ends_in_quoted_values_stay(suffix, delimiter, quoted, line_end, tmp_path):
+    """Captions of two lines, with the delimiter and quotes in them, one of which looks like a short row."""
+    captions = [f"a dog{quoted}runs", f'"one",{delimiter} two{quoted}three{delimiter}four', "plain"]
+    path = tmp_path / f"a{suffix}"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
+        writer.writerows([["video", "caption"], *([f"{row}.mp4", text] for row, text in enumerate(captions))])
+    (tmp_path / "0.mp4").touch()
+    assert load_video_records(path)["caption"] == captions
 
 
 def test_control_characters_and_long_paths_are_read(tmp_path):

@@ -1,11 +1,15 @@
-"""`root` is a fence: no path, link or URL of a list leads out of it."""
+"""A video has one path, joined to `root`. `root` is a fence: no path, link or URL of a list leads out of it."""
 
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from video_files import write_video
 
+from umt_training.data.root_folder import join_root
 from umt_training.data.video_records import load_video_records
+from umt_training.evaluation.retrieval import retrieval_set
 
 
 @pytest.fixture
@@ -39,8 +43,9 @@ def load(folder, path, root="root"):
 )  # fmt: skip
 @pytest.mark.parametrize("root", ["root", "link-to-root"])
 def test_paths_and_links_in_the_root_are_read(path, root, folders):
-    assert load(folders, path, root) == f"{folders}/{root}/{path}"
-    assert load(folders, folders / "root" / path, root) == str(folders / "root" / path)
+    normal = os.path.normpath(path)
+    assert load(folders, path, root) == f"{folders}/{root}/{normal}"
+    assert load(folders, folders / "root" / path, root) == f"{folders}/root/{normal}"
 
 
 @pytest.mark.parametrize(
@@ -107,3 +112,44 @@ def test_each_folder_is_listed_once(folders, monkeypatch):
 def test_without_a_root_all_paths_are_read(folders):
     for path in ("leak.mp4", "../outside/secret.mp4", f"file://{folders}/outside/secret.mp4"):
         assert path in load(folders, path, root=None)
+
+
+@pytest.mark.parametrize("root", ["root", None])
+@pytest.mark.parametrize(
+    "path", ["./inner/b.mp4", "inner//b.mp4", "inner/./b.mp4", "inner/../inner/b.mp4", "../root/inner/b.mp4", "/"]
+)
+def test_two_spellings_of_a_path_are_one_video(folders, path, root):
+    """`/` stands for the absolute path."""
+    list_file = folders / "root/list.jsonl"
+    path = path if path != "/" else f"{folders}/root/inner/b.mp4"
+    list_file.write_text(f'{{"video": "inner/b.mp4", "caption": "x"}}\n{{"video": "{path}", "caption": "y"}}\n')
+    records = load_video_records(list_file, root=root and folders / root)
+    assert records["video"] == [f"{folders}/root/inner/b.mp4"] * 2
+    assert len(retrieval_set(records, paragraph=True).texts) == 1
+
+
+def test_a_path_through_a_link_keeps_its_meaning(folders):
+    """`root/folder-leak/..` is the folder that contains `outside`, not `root`."""
+    for path in ("root/folder-leak/../root/a.mp4", "root/folder-leak/../a.mp4"):
+        assert load(folders, path, root=None) == f"{folders}/{path}"
+
+
+def test_an_id_is_the_video_with_this_name(folders):
+    """Only where no file has the name without an extension, and one video has it with an extension."""
+    for name in ("v_1.5.webm", "two.mp4", "two.mkv", "plain", "plain.mp4", "text.txt"):
+        (folders / "root/inner" / name).touch()
+    for path, found in (("inner/b", "inner/b.mp4"), ("./inner/v_1.5", "inner/v_1.5.webm")):
+        assert load(folders, path) == f"{folders}/root/{found}"
+    for path in ("inner/plain", "inner/none", "inner/text", "no/folder", "inner"):
+        assert load(folders, path) == f"{folders}/root/{path}"
+    with pytest.raises(ValueError, match=r"inner/two may be two\.mkv or two\.mp4; write the extension"):
+        load(folders, "inner/two")
+
+
+@given(st.lists(st.sampled_from([".", "..", "", "inner", "a.mp4", "x"]), min_size=1, max_size=6))
+def test_the_spelling_of_a_path_keeps_the_file(parts):
+    path = "/".join([*parts, "a.mp4"])
+    [joined] = join_root([path], "/tmp", is_fence=False)
+    assert os.path.realpath(joined) == os.path.realpath(os.path.join("/tmp", path))
+    if os.pardir not in joined.split("/"):  # in the root
+        assert join_root([joined], "/tmp", is_fence=False) == [joined]

@@ -70,7 +70,7 @@ def test_tables_of_questions(tmp_path, data):
     assert records["question_id"] == [0, 1] and records[1]["answer"] == ["yes", "no"]
     wrong = {
         "no column question": [{"video": f"{data}/clip0.mp4", "answer": "yes"}],
-        "Row 0 of the questions has the answer ''": [rows[0] | {"answer": ""}],
+        "clip0.mp4, row 0 of .*wrong.json, has no answer": [rows[0] | {"answer": ""}],
         "are repeated, first 7": [rows[0] | {"question_id": 7}] * 2,
     }
     for message, table in wrong.items():
@@ -211,6 +211,29 @@ def test_command(model, data, processor, tmp_path, capsys):
         f"3 candidate answers are equal to another one for the model, such as 'yes': they have the same tokens, and "
         f"the first in the list is predicted; {num_yes} questions have one" in capsys.readouterr().out
     )
+
+
+def test_texts_that_the_model_cannot_read(model, data, tmp_path, capsys):
+    """Questions that are cut, answers that are equal; a long question type is shortened in the table alone."""
+    rows = json.loads((data / "questions.json").read_text())
+    for row in rows:
+        row["type"] = "why\n" + "x" * 100
+    rows[0]["question"] = "a man " * 6
+    (tmp_path / "questions.json").write_text(json.dumps(rows))
+    (tmp_path / "answers.JSON").write_text(json.dumps([*ANSWERS, "Yes", "xyzzy"]))
+    arguments = ["--task", "question_answering", "--model", model, "--data", tmp_path / "questions.json"]
+    arguments += ["--root", data, "--output", tmp_path / "out"]
+    assert command(*arguments, "--answers", tmp_path / "answers.JSON") == 0
+    printed = capsys.readouterr()
+    assert "questions.json: of 3, 1 are cut to 8 tokens, 0 have" in printed.err
+    assert "answers.JSON: of 7, 0 are cut to 5 tokens, 2 have no word of the vocabulary, 2 are equal" in printed.err
+    assert max(map(len, printed.out.splitlines())) < 110 and "why xxxxxxxxxxxxxxx…" in printed.out
+    assert [
+        len(kind) for kind in json.loads((tmp_path / "out/results.json").read_text())["metrics"]["accuracy_by_type"]
+    ] == [104]
+    (tmp_path / "unknown.txt").write_text("xyzzy\nqwert")
+    with pytest.raises(ValueError, match=r"answers of .*unknown.txt: no word is in the vocabulary"):
+        command(*arguments, "--answers", tmp_path / "unknown.txt")
 
 
 SCRIPT = """

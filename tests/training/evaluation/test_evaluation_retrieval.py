@@ -182,6 +182,8 @@ def test_of_equal_candidates_the_first_are_chosen():
         ([("a", "x"), ("a", "y"), ("b", "z")], {}, ["x", "y", "z"], [[1, 1, 0], [0, 0, 1]]),
         # ActivityNet
         ([("a", ["x", "y"]), ("b", ["z"])], {"paragraph": True}, ["x y", "z"], [[1, 0], [0, 1]]),
+        ([("a", "x"), ("b", "z"), ("a", "y")], {"paragraph": True}, ["x y", "z"], [[1, 0], [0, 1]]),  # raw lists
+        ([("a", ["x"]), ("b", ["z"]), ("a", ["y", "w"])], {"paragraph": True}, ["x y w", "z"], [[1, 0], [0, 1]]),
         # Something-Something
         (
             [("a", "x"), ("b", "y"), ("c", "x")],
@@ -238,12 +240,80 @@ def test_report(data, model_folder, processor, tmp_path, capsys):
     dataset = report["dataset"]
     assert (dataset["num_videos"], dataset["num_scored"], dataset["num_skipped"]) == (7, 6, 1)
     assert (dataset["num_texts"], dataset["num_scored_texts"]) == (13, 11)
+    assert dataset["texts"].keys() == {"cut", "unknown", "equal", "empty"}
     assert dataset["skipped"][0]["video"].endswith("clip4.mp4") and dataset["skipped"][0]["reason"] == "not_a_video"
     assert set(report["versions"]) == set(evaluate_common.PACKAGES)
     with pytest.raises(ValueError, match="--clips is an option of --task classification"):
         run(*common, "--clips", 2)
     with pytest.raises(ValueError, match="--paragraph is an option of --task retrieval"):
         run("--model", model_folder, "--data", data, "--paragraph")
+
+
+TEXTS = {  # captions of three videos, and what the command states: on stderr, or as its error
+    "complete": (["a man", "a dog", "two cats"], None),
+    "some": (
+        ["a man", "A man!", "xyzzy"],
+        "of 3, 0 are cut to 8 tokens, 1 have no word of the vocabulary, 2 are equal",
+    ),
+    "cut": (
+        [f"{'a man ' * 4}{end}" for end in ("runs", "dog", "cat")],
+        "all 3 are equal to the model, 3 of them because",
+    ),
+    "unknown": (["xyzzy", "qwert", "uiop"], "no word is in the vocabulary of the model"),
+    "empty": (["?", "!", "..."], "nothing is left without punctuation"),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_captions_that_the_model_cannot_read(case, data, model_folder, tmp_path, capsys):
+    captions, message = TEXTS[case]
+    rows = [{"video": f"clip{row}.mp4", "caption": caption} for row, caption in enumerate(captions)]
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    arguments = (
+        "--task",
+        "retrieval",
+        "--model",
+        model_folder,
+        "--data",
+        tmp_path / "list.json",
+        "--root",
+        data.parent,
+    )
+    arguments += ("--reranked", 0, "--output", tmp_path / "out")
+    if case in ("complete", "some"):
+        assert run(*arguments) == 0
+        notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: captions of ")]
+        assert len(notes) == (message is not None) and all(message in line for line in notes)
+        counts = json.loads((tmp_path / "out" / "results.json").read_text())["dataset"]["texts"]
+        assert counts == {"cut": 0, "unknown": len(notes), "equal": 2 * len(notes), "empty": 0}
+    else:
+        with pytest.raises(ValueError, match=f"captions of .*list.json: {message}"):
+            run(*arguments)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--frames", 0), "--frames is 0; expected at least 1"),
+        (("--frames", -2), "--frames is -2"),
+        (("--max-text-length", 0), "--max-text-length is 0; expected at least 2"),
+        (("--max-text-length", 1), "--max-text-length is 1"),
+        (("--reranked", -1), "--reranked is -1"),
+        (("--batch-size", 0), "--batch-size is 0"),
+        (("--trim-seconds", 0), "--trim-seconds is 0.0"),
+    ],
+)
+def test_numbers_below_their_minimum_are_refused(options, message, data, model_folder):
+    with pytest.raises(ValueError, match=message):
+        run("--task", "retrieval", "--model", model_folder, "--data", data, *options)
+
+
+@pytest.mark.parametrize("options", [{"num_frames": 0}, {"max_text_length": 0}, {"max_text_length": -3}])
+def test_zero_is_not_the_default(options, processor):
+    data = retrieval_set(datasets.Dataset.from_dict({"video": ["v.mp4"], "caption": ["a man"]}))
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is .*; expected at least"):
+        evaluate_retrieval(tiny_retrieval_model(), processor, data, **options)
 
 
 SCRIPT = """

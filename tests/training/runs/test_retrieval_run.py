@@ -166,9 +166,23 @@ def test_a_run_to_its_end(parts, tmp_path, capsys):
     assert (output / "README.md").read_text() == card
 
 
-def test_without_evaluation(parts, tmp_path):
-    trainer = finetune(tiny_recipe(parts, tmp_path / "run"), ["--max_steps", "1", "--eval_data", ""])
+def test_without_evaluation(parts, tmp_path, capsys):
+    overrides = ["--max_steps", "1", "--eval_data", "", "--max_text_length", "4"]
+    trainer = finetune(tiny_recipe(parts, tmp_path / "run"), overrides)
+    [note] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: captions of")]
+    assert "train.json: of 12, " in note and "are cut to 4 tokens" in note
     assert trainer.state.global_step == 1 and not any("eval_mean_recall" in line for line in trainer.state.log_history)
+
+
+@pytest.mark.parametrize(
+    ("caption", "message"),
+    [("xyzzy", "train.json: no word is in the vocabulary"), (None, "has no caption"), (["a", " "], "has the caption")],
+)
+def test_captions_by_which_nothing_is_meant_are_refused(caption, message, parts, tmp_path):
+    rows = [{"video": str(parts / f"{number}.mp4"), "caption": caption or ""} for number in range(4)]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=message):
+        finetune(tiny_recipe(parts, tmp_path / "run"), ["--data", str(tmp_path / "train.json")])
 
 
 @pytest.mark.parametrize("kind", ["folder", "pretraining", "official retrieval", "official stage 2"])
@@ -207,7 +221,7 @@ def test_pairs(parts, tmp_path):
     args = UMTVideoTextArguments(output_dir=str(tmp_path), use_cpu=True)
 
     def pairs(**fields):
-        run = RetrievalRun(data=str(parts / "train.json"), num_frames=2, **fields)
+        run = RetrievalRun(**{"data": str(parts / "train.json"), "num_frames": 2} | fields)
         return load_training_pairs(run, args, 32).records
 
     each = pairs()
@@ -215,6 +229,10 @@ def test_pairs(parts, tmp_path):
     assert each[0]["match_id"] == each[1]["match_id"] != each[2]["match_id"]
     joined = pairs(paragraph=True)
     assert len(joined) == 6 and joined[1]["caption"] == "a man runs fast a dog"
+    by_sentence = [{"video": pair["video"], "caption": pair["caption"]} for pair in each]
+    (tmp_path / "sentences.json").write_text(json.dumps(by_sentence[::2] + by_sentence[1::2]))
+    sentences = pairs(paragraph=True, data=str(tmp_path / "sentences.json"))
+    assert list(sentences) == list(joined)
     shared = pairs(several_videos=True)
     assert shared[1]["match_id"] == shared[3]["match_id"] != shared[0]["match_id"] == shared[4]["match_id"]
 
