@@ -38,7 +38,8 @@ class UMTZeroShotVideoClassificationPipeline(Pipeline):
     Raises:
         ValueError: if labels are missing, one text instead of a list, without a word (empty, punctuation only), all
             unknown to the vocabulary or all equal to the model; a template has no `{}`; an option is unknown; or the
-            processor has another vocabulary than the model. A part of the labels that is unknown, cut, or equal to another is stated in a warning.
+            processor has another vocabulary than the model. A part of the labels that is unknown, cut, or equal to
+            another is stated in a warning.
 
     Example:
 
