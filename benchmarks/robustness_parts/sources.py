@@ -123,6 +123,7 @@ def refusal(error: Exception, path: Path) -> str:
 def _run_list(content: bytes, suffix: str, folder: Path) -> str:
     path = folder / f"list{suffix}"
     path.write_bytes(content)
+    _touch_videos(folder)
     try:
         records = load_video_records(path, with_labels=False, root=None)
     except Exception as error:
@@ -133,11 +134,11 @@ def _run_list(content: bytes, suffix: str, folder: Path) -> str:
     elif suffix == ".jsonl":
         rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     else:
-        lines = csv.reader(io.StringIO(text, newline="\n"), delimiter="\t" if suffix == ".tsv" else ",")
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
         first, *others = [[cell.strip() for cell in line] for line in lines]
         rows = [dict(zip(first, line, strict=True)) for line in others if any(line)]
     videos = [str(row.get("video", row.get("path"))) for row in rows]
-    if records["video"] != [video if "://" in video else os.path.join(folder, video) for video in videos]:
+    if not all(map(_is_video, records["video"], videos, [folder] * len(videos))):
         raise Wrong("the videos differ from those of the list")
     captions = [row.get("caption") for row in rows]
     is_read = "caption" in records.column_names and isinstance(records["caption"][0], str | None)
@@ -146,15 +147,30 @@ def _run_list(content: bytes, suffix: str, folder: Path) -> str:
     return "right"
 
 
+def _touch_videos(folder: Path) -> None:
+    """The files of `_rows`, empty: a list none of whose files exists is refused without being compared."""
+    (folder / "clips").mkdir()
+    for row in _rows():
+        (folder / str(row["video"])).touch()
+
+
+def _is_video(found: str, written: str, folder: Path) -> bool:
+    """Whether a path is the one that is written in a list, in any spelling, or as an id the path of its file."""
+    expected = written if "://" in written else os.path.join(folder, written)
+    same = [os.path.normpath(found), os.path.splitext(os.path.normpath(found))[0]]
+    return found == expected or os.path.normpath(expected) in same
+
+
 def _run_parquet(content: bytes, folder: Path) -> str:
     path = folder / "list.parquet"
     path.write_bytes(content)
+    _touch_videos(folder)
     try:
         records = load_video_records(path, with_labels=False)
     except Exception as error:
         return refusal(error, path)
     expected = pa.parquet.read_table(path).to_pylist()
-    if records["video"] != [os.path.join(folder, row["video"]) for row in expected]:
+    if not all(_is_video(video, row["video"], folder) for video, row in zip(records["video"], expected, strict=True)):
         raise Wrong("the videos differ from those of the table")
     return "right"
 

@@ -65,7 +65,7 @@ class CaptionedRecords(Sequence):
 
     def captions(self) -> list[str]:
         """The captions of all pairs."""
-        values = [value for table in self.tables for value in table["caption"]]
+        values = [value for table in self.tables for value in table["caption"][:]]
         return [text for value in values for text in ([value] if isinstance(value, str) else value)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -134,7 +134,8 @@ def _stream_pairs(rows: dict[str, list[Any]], positives: str) -> dict[str, list[
     captions = [""] if is_broken else captions if isinstance(captions, list) else [captions]
     if not is_broken and (not captions or not all(map(_is_caption, captions))):
         raise ValueError(
-            f"{video_name(video) or 'A video'} has no caption that is a text; stage 2 needs one for every video."
+            f"{video_name(video) or 'A video'} has no caption that is a text; stage 2 needs one for every video. Its "
+            f"columns are {', '.join(rows)}."
         )
     return {
         "video": [video] * len(captions),
@@ -173,7 +174,7 @@ def join_paragraphs(table: Dataset) -> Dataset:
     """
     paragraphs: dict[Any, list[str]] = {}
     first_rows = []
-    for row, (video, caption) in enumerate(zip(table["video"], table["caption"], strict=True)):
+    for row, (video, caption) in enumerate(zip(table["video"][:], table["caption"][:], strict=True)):
         key = video_name(video) or row
         if key not in paragraphs:
             paragraphs[key] = []

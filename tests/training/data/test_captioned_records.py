@@ -153,7 +153,7 @@ def test_shards_give_the_same_pairs(tmp_path):
     assert ids_of(found) == [name_id(f"{tmp_path}/s.tar/0.mp4")] + [name_id(f"{tmp_path}/s.tar/1.mp4")] * 2
     assert found[2]["video"]["bytes"] == content
     write_tar(tmp_path / "t.tar", [("0.mp4", content)])
-    with pytest.raises(ValueError, match=r"0\.mp4 has no caption"):
+    with pytest.raises(ValueError, match=r"0\.mp4 has no caption .* Its columns are .*video"):
         list(load_captioned_records([tmp_path / "t.tar"]))
     with pytest.raises(ValueError, match="can't be streamed together"):
         load_captioned_records([tmp_path / "s.tar", tmp_path / "t.tar"])
