@@ -39,6 +39,7 @@ def load_initial_weights(
             f"{name} does not fit the model of this run: {key} has the shape {tuple(saved)} and would have "
             f"{tuple(expected)}. Leave out the fields of the model that change its size."
         )
+    model.config.architectures = [model_class.__name__]  # not the class that the checkpoint was saved from
     missing = sorted(report["missing_keys"])
     for problem, keys in {
         "lacks": absent_parts(model, [key for key in missing if not key.startswith(new)]),
