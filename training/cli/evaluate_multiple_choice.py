@@ -62,8 +62,8 @@ def table(scores: Any) -> list[str]:
         f"  accuracy {scores.accuracy:6.2f} %",
     ]
     if scores.num_equal or scores.num_ties:
-        lines.append(
-            f"  {scores.num_equal} videos have options that are equal for the model (the same tokens); "
-            f"{scores.num_ties} choices are between n equally good options and count 1/n if one of them is correct"
-        )
+        lines += [
+            f"  {scores.num_equal} videos have options that are equal for the model (the same tokens)",
+            f"  {scores.num_ties} choices are between n equally good options and count 1/n if one of them is correct",
+        ]
     return lines

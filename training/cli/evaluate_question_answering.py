@@ -87,9 +87,8 @@ def table(scores: Any) -> list[str]:
     notes = []
     if equal:
         notes = [
-            f"  {len(equal)} candidate answers are equal to another one for the model, such as {equal[0]!r:.40}: they "
-            f"have the same tokens, and the first in the list is predicted; {scores.num_answers_by_order} questions "
-            "have one of them as their answer"
+            f"  {len(equal)} candidates have the tokens of another one, such as {equal[0]!r:.30}: the first is predicted",
+            f"  {scores.num_answers_by_order} questions have one of these candidates as their answer",
         ]
     return [
         f"{len(scores.questions)} questions, {protocol['frames']} frames, {protocol['candidates']} candidate answers, "

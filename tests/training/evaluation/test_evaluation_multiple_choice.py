@@ -139,16 +139,16 @@ def test_a_model_that_cannot_tell_options_apart_has_the_accuracy_of_chance(data,
 
 
 def test_command_reports_equal_options(data, model, tmp_path, capsys):
-    rows = [{"video": "clip0.mp4", "caption": ["a man", "A man!"], "answer": 1}]
+    rows = [{"video": "clip0.mp4", "caption": texts, "answer": 1} for texts in (["a man", "A man!"], ["car", "Car"])]
     path = data.with_name("equal.json")
     path.write_text(json.dumps(rows))
     words = ["evaluate", "--task", "multiple_choice", "--model", model, "--device", "cpu", "--num-workers", 0]
     assert main([str(word) for word in (*words, "--data", path, "--output", tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "accuracy  50.00 %" in printed and "1 videos have options that are equal for the model" in printed
+    assert "accuracy  50.00 %" in printed and "2 videos have options that are equal for the model" in printed
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["metrics"] == {"accuracy": 50.0}
-    assert (results["dataset"]["num_with_equal_options"], results["dataset"]["num_ties"]) == (1, 1)
+    assert (results["dataset"]["num_with_equal_options"], results["dataset"]["num_ties"]) == (2, 2)
     assert (tmp_path / "choices.csv").read_text().splitlines()[0] == "video,answer,choice,credit"
     assert (tmp_path / "choices.csv").read_text().splitlines()[1].endswith(",1,0,0.5")
 
