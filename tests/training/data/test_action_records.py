@@ -273,7 +273,7 @@ CSV_FAULTS = [
     (read_annotations, [GOOD, "m,0902,0.1,0.2,0.3,0.6,0,0"], "line 2: the action id is '0'; .* ids of AVA start at 1"),
     (read_annotations, [GOOD, "m,0902,0.1,0.2,0.3,0.6,1.5,0"], "line 2: the action id is '1.5'"),
     (read_annotations, [GOOD, "m,0902,0.1,0.2,0.3,0.6,,0"], "line 2: the action id is ''"),
-    (read_annotations, [GOOD, SCORED], "line 2: the person id is '0.5'; .* is this a file of detections"),
+    (read_annotations, [GOOD, SCORED], "line 2: the person id is '0.5'; .* is this a file of det"),
     (read_annotations, [GOOD, "m,0902,0.1,0.2,0.3"], "line 2 has 5 columns; expected 8 or 7 or 2"),
     (read_annotations, [GOOD, GOOD + ",1"], "line 2 has 9 columns"),
     (read_annotations, [GOOD, "m,now,0.1,0.2,0.3,0.6,2,0"], "line 2: the time is 'now'"),
@@ -331,6 +331,56 @@ def test_a_fault_in_a_file_is_named_with_its_line(tmp_path, read, lines, message
     with pytest.raises(ValueError, match=message) as error:
         read(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+CELLS = [
+    "",
+    " ",
+    "-1",
+    "0",
+    "1",
+    "2",
+    "0.5",
+    "1.4",
+    "-0.4",
+    "7",
+    "300",
+    "nan",
+    "1e400",
+    "x",
+    "1_0",
+    "0x1",
+    '"1"',
+    "1,2",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    kind=st.sampled_from(["annotations", "detections", "persons"]),
+    number=st.integers(1, 4),
+    column=st.integers(0, 7),
+    cell=st.sampled_from(CELLS),
+)
+def test_a_row_with_an_odd_cell_is_read_or_named(tmp_path_factory, kind, number, column, cell):
+    """The check of all rows as arrays and that of single lines agree."""
+    read, good = {
+        "annotations": (read_annotations, GOOD),
+        "detections": (read_detections, SCORED),
+        "persons": (read_person_rows, PERSON),
+    }[kind]
+    cells = good.split(",")
+    cells[column] = cell
+    lines = [good] * 4
+    lines[number - 1] = ",".join(cells)
+    path = write_lines(tmp_path_factory.mktemp("csv") / "a.csv", *lines)
+    try:
+        table = read(path)
+    except ValueError as error:
+        assert re.search(rf"line {number}\b", str(error)) and "is malformed" not in str(error)
+    else:
+        assert len(table) == 4 and np.isfinite(table.boxes).all() and np.isfinite(table.times).all()
+        assert (table.boxes[:, 2:] >= table.boxes[:, :2]).all() and np.abs(table.boxes).max() <= 1.5
 
 
 @pytest.mark.parametrize(
