@@ -138,14 +138,15 @@ def read_excluded(path: str | os.PathLike) -> set[tuple[str, float]]:
 def _read(path: Path, kind: str) -> ActionTable:
     if not path.is_file():
         raise ValueError(f"The file of {kind} {path} does not exist; check the path.")
-    read_options = pa.csv.ReadOptions(column_names=list(_NAMES))
-    convert_options = pa.csv.ConvertOptions(column_types=_TYPES, null_values=[""], strings_can_be_null=True)
-    # rows of different lengths are made equal; detections, of which there are many more, have one length
-    source, lines = (str(path), None) if kind == "detections" else _padded(path)
     try:
-        table = pa.csv.read_csv(source, read_options, convert_options=convert_options)
+        # of detections there are many more than of the others, and their rows have one length
+        rows, lines = (str(path), None) if kind == "detections" else _cleaned(path)
+        table = _parse(rows)
     except pa.ArrowInvalid as error:
-        raise _first_fault(path, kind) or ValueError(f"{path} can't be read as csv: {error}.") from error
+        if (fault := _first_fault(path, kind)) is not None:
+            raise fault from error
+        rows, lines = _cleaned(path)
+        table = _parse(rows)
     is_faulty = _faults(table, kind)
     if is_faulty.any():
         row = f"row {is_faulty.argmax() + 1}" if lines is None else f"line {lines[is_faulty.argmax()]}"
@@ -180,14 +181,21 @@ def _filled(column: pa.ChunkedArray, value: float) -> np.ndarray:
     return column.fill_null(value).to_numpy()
 
 
-def _padded(path: Path) -> tuple[BytesIO, list[int]]:
-    """The rows that are not empty, with eight cells each, and their lines."""
-    rows = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    lines = [number for number, row in enumerate(rows, 1) if row.strip()]
-    padded = (rows[number - 1].rstrip(b"\r") for number in lines)
-    # a comma in a quoted name is the only one that does not separate cells
-    quotes = re.compile(b'"[^"]*"')
-    return BytesIO(b"\n".join(row + b"," * (7 - quotes.sub(b"", row).count(b",")) for row in padded)), lines
+def _cleaned(path: Path) -> tuple[BytesIO, list[int]]:
+    """The rows that are not empty, with eight cells each and without spaces around them, and their lines."""
+    rows, lines = [], []
+    for number, cells in _lines(path):
+        rows.append(",".join([_quoted(cells[0]), *cells[1:], *[""] * (8 - len(cells))]))
+        lines.append(number)
+    return BytesIO("\n".join(rows).encode()), lines
+
+
+def _parse(rows: str | BytesIO) -> pa.Table:
+    return pa.csv.read_csv(
+        rows,
+        pa.csv.ReadOptions(column_names=list(_NAMES)),
+        convert_options=pa.csv.ConvertOptions(column_types=_TYPES, null_values=[""], strings_can_be_null=True),
+    )
 
 
 def _faults(table: pa.Table, kind: str) -> np.ndarray:
@@ -329,3 +337,5 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                     yield number, [cell.strip() for cell in next(csv.reader([line]))]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a table of text: {error}.") from error
