@@ -87,7 +87,7 @@ def table(scores: Any) -> list[str]:
     notes = []
     if equal:
         notes = [
-            f"  {len(equal)} candidates have the tokens of another one, such as {equal[0]!r:.30}: the first is predicted",
+            f"  {len(equal)} candidates have the tokens of another, such as {equal[0]!r:.30}: the first is predicted",
             f"  {scores.num_answers_by_order} questions have one of these candidates as their answer",
         ]
     return [

@@ -43,7 +43,7 @@ from ..data.alternating_clips import AlternatingClips, AlternatingSampler, Alter
 from ..data.batching import is_dead_worker
 from ..data.broken_videos import BrokenVideoLog
 from ..data.repeated_videos import RepeatedVideos
-from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
+from ..data.video_dataset import EpochSampler, ReadClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
 from ..pictures.run_pictures import CURVES, CurvePicture
 from .best_evaluation import BestEvaluationMixin
@@ -207,7 +207,7 @@ class UMTTrainer(BestEvaluationMixin, Trainer):
         """Clips are sampled in an order that is a function of (seed, epoch), other datasets as in `Trainer`."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         strategy = self.args.train_sampling_strategy
-        if isinstance(dataset, (AlternatingClips, VideoClipDataset)) and strategy != "random":
+        if isinstance(dataset, (AlternatingClips, ReadClipDataset)) and strategy != "random":
             raise ValueError(
                 f"`train_sampling_strategy` {strategy!r} was given, but clips are sampled in random order."
             )
@@ -215,7 +215,7 @@ class UMTTrainer(BestEvaluationMixin, Trainer):
         batch_size = self.args.effective_batch_size // self.args.views_per_clip
         if isinstance(dataset, AlternatingClips):
             return AlternatingSampler(dataset, batch_size)
-        if isinstance(dataset, VideoClipDataset):
+        if isinstance(dataset, ReadClipDataset):
             return EpochSampler(dataset, batch_size)
         return super()._get_train_sampler(dataset)
 

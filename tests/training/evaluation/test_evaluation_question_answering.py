@@ -208,7 +208,7 @@ def test_command(model, data, processor, tmp_path, capsys):
     num_yes = sum(answer == "yes" for answer in expected.answers)
     assert results["dataset"]["num_answers_by_order"] == num_yes > 0
     printed = capsys.readouterr().out
-    assert "3 candidates have the tokens of another one, such as 'yes': the first is predicted" in printed
+    assert "3 candidates have the tokens of another, such as 'yes': the first is predicted" in printed
     assert f"{num_yes} questions have one of these candidates as their answer" in printed
 
 
