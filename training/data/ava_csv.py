@@ -41,11 +41,13 @@ class ActionTable:
         videos: names of the videos, each once.
         video: int32 `(rows,)`, index of the row's video.
         times: float64 `(rows,)`, time of the key frame in seconds.
-        boxes: float64 `(rows, 4)`, corners x1, y1, x2, y2, all as fractions of the frame or all in pixels; NaN on a
-            key frame on which nobody acts.
+        boxes: float64 `(rows, 4)`, corners x1, y1, x2, y2; NaN on a key frame on which nobody acts. The width of a box
+            is x2 - x1.
         actions: int32 `(rows,)`, action ids from 1; 0 on a key frame on which nobody acts, and for detected persons.
         scores: float64 `(rows,)`, of detections; None for annotations.
         person_ids: int64 `(rows,)`, of annotations, -1 where unknown; None for detections.
+        relative: whether the corners are fractions of the frame's width and height, else pixels.
+        places: for errors, file and line of each row; None if they were not counted.
     """
 
     videos: Sequence[str]
@@ -55,9 +57,15 @@ class ActionTable:
     actions: np.ndarray
     scores: np.ndarray | None = None
     person_ids: np.ndarray | None = None
+    relative: bool = True
+    places: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.times)
+
+    def place(self, row: int) -> str:
+        """File and line of a row, for errors."""
+        return f"row {row}" if self.places is None else self.places[row]
 
 
 def read_annotations(path: str | os.PathLike) -> ActionTable:
@@ -118,14 +126,12 @@ def _read(path: Path, kind: str) -> ActionTable:
     parse_options = pa.csv.ParseOptions(quote_char=False)
     convert_options = pa.csv.ConvertOptions(column_types=_TYPES, null_values=[""], strings_can_be_null=True)
     # rows of different lengths are made equal; detections, of which there are many more, have one length
-    source = _padded(path) if len(_NUM_COLUMNS[kind]) > 1 else str(path)
+    source, lines = (str(path), None) if kind == "detections" else _padded(path)
     try:
         table = pa.csv.read_csv(source, read_options, parse_options, convert_options)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         _raise_first_fault(path, kind)
         raise ValueError(f"{path} can't be read as csv: {error}") from error
-    if len(table) == 0:
-        raise ValueError(f"{path} is empty; expected rows of {kind}: {', '.join(_names(kind))}.")
     if any(table[name].null_count for name in _NAMES[:2]):
         _raise_first_fault(path, kind)
     video = table["video"].unify_dictionaries().combine_chunks()
@@ -138,6 +144,7 @@ def _read(path: Path, kind: str) -> ActionTable:
         actions=_filled(actions, 0),
         scores=None if kind == "annotations" else _filled(last, np.nan),
         person_ids=_filled(last, -1).astype(np.int64) if kind == "annotations" else None,
+        places=lines and [f"{path}, line {number}" for number in lines],
     )
     is_faulty = _faults(found, kind, actions_given=np.asarray(actions.is_valid()))
     if kind == "annotations":
@@ -151,10 +158,12 @@ def _filled(column: pa.ChunkedArray, value: float) -> np.ndarray:
     return column.fill_null(value).to_numpy()
 
 
-def _padded(path: Path) -> BytesIO:
-    """The rows with eight cells each."""
-    rows = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
-    return BytesIO(b"\n".join(row + b"," * (7 - row.count(b",")) for row in rows if row))
+def _padded(path: Path) -> tuple[BytesIO, list[int]]:
+    """The rows that are not empty, with eight cells each, and their lines."""
+    rows = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = [number for number, row in enumerate(rows, 1) if row.strip()]
+    padded = (rows[number - 1].rstrip(b"\r") for number in lines)
+    return BytesIO(b"\n".join(row + b"," * (7 - row.count(b",")) for row in padded)), lines
 
 
 def _faults(table: ActionTable, kind: str, actions_given: np.ndarray) -> np.ndarray:
@@ -174,8 +183,10 @@ def _faults(table: ActionTable, kind: str, actions_given: np.ndarray) -> np.ndar
 
 
 def _raise_first_fault(path: Path, kind: str) -> None:
-    """Raises the error of the first line with a fault."""
-    names = _names(kind)
+    """Raises the error of the first line with a fault, or of a file without lines."""
+    names = (*_NAMES[:-1], _LAST_NAMES[kind])
+    if next(_lines(path), None) is None:
+        raise ValueError(f"{path} is empty; expected rows of {kind}: {', '.join(names)}.")
     for number, cells in _lines(path):
         where = f"{path}, line {number}"
         if len(cells) not in _NUM_COLUMNS[kind]:
@@ -269,10 +280,6 @@ def _number(cell: str) -> float | None:
 
 def _is_number(cell: str) -> bool:
     return _number(cell) is not None
-
-
-def _names(kind: str) -> tuple[str, ...]:
-    return (*_NAMES[:-1], _LAST_NAMES[kind])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
