@@ -1,0 +1,295 @@
+"""AVA's csv files (arXiv 1705.08421) as columns: annotated actions, detected actions, detected persons.
+
+A row is a box of a person on a key frame with one action: video, time in seconds, corners x1, y1, x2, y2 as fractions
+of the frame's width and height, action id from 1, and a person id (annotations) or a score (detections). There is no
+header. Three variants are read: annotations without person ids (seven columns, as in AVA-Kinetics), key frames on
+which nobody acts (two columns, AVA-Kinetics), and detected persons, whose action id is empty (PySlowFast).
+
+Files of detections have millions of rows, so they are parsed by Arrow and checked as arrays; the line of a fault is
+searched for only when there is one.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from ..atomic_files import atomic_write
+
+_NAMES = ("video", "time", "x1", "y1", "x2", "y2", "action id", "last")
+_LAST_NAMES = {"annotations": "person id", "detections": "score", "persons": "score"}
+_NUM_COLUMNS = {"annotations": (8, 7, 2), "detections": (8,), "persons": (8,)}
+_MARGIN = 0.5  # of the frame, by which a detector's box may exceed it; corners in pixels exceed it by more
+_TYPES = {
+    "video": pa.dictionary(pa.int32(), pa.string()),
+    "action id": pa.int32(),
+    **dict.fromkeys(("time", "x1", "y1", "x2", "y2", "last"), pa.float64()),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ActionTable:
+    """Boxes of persons with one action each, a row for every pair, in the order of their source.
+
+    Args:
+        videos: names of the videos, each once.
+        video: int32 `(rows,)`, index of the row's video.
+        times: float64 `(rows,)`, time of the key frame in seconds.
+        boxes: float64 `(rows, 4)`, corners x1, y1, x2, y2; NaN on a key frame on which nobody acts. The width of a box
+            is x2 - x1.
+        actions: int32 `(rows,)`, action ids from 1; 0 on a key frame on which nobody acts, and for detected persons.
+        scores: float64 `(rows,)`, of detections; None for annotations.
+        person_ids: int64 `(rows,)`, of annotations, -1 where unknown; None for detections.
+        relative: whether the corners are fractions of the frame's width and height, else pixels.
+        places: for errors, file and line of each row; None if they were not counted.
+    """
+
+    videos: Sequence[str]
+    video: np.ndarray
+    times: np.ndarray
+    boxes: np.ndarray
+    actions: np.ndarray
+    scores: np.ndarray | None = None
+    person_ids: np.ndarray | None = None
+    relative: bool = True
+    places: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def place(self, row: int) -> str:
+        """File and line of a row, for errors."""
+        return f"row {row}" if self.places is None else self.places[row]
+
+
+def read_annotations(path: str | os.PathLike) -> ActionTable:
+    """Reads annotated actions: rows of eight columns, of seven without person ids, or of two where nobody acts.
+
+    Raises:
+        ValueError: the file does not exist or is empty, has a header, or a row is malformed: its number of columns, a
+            value that is not a number, x2 < x1 or y2 < y1, corners in pixels, an action id below 1, a person id that
+            is not an integer. The message names file and line.
+    """
+    return _read(Path(path), "annotations")
+
+
+def read_detections(path: str | os.PathLike) -> ActionTable:
+    """Reads detected actions: rows of eight columns with the score in the last. Errors: see `read_annotations`."""
+    return _read(Path(path), "detections")
+
+
+def read_person_rows(path: str | os.PathLike) -> ActionTable:
+    """Reads detected persons as PySlowFast writes them: column 7 is empty (or -1) and the last is a score from 0 to 1.
+    Errors: see `read_annotations`."""
+    return _read(Path(path), "persons")
+
+
+def write_detections(path: str | os.PathLike, table: ActionTable) -> None:
+    """Writes detected actions as AVA's csv, atomically: fractions and scores with five decimals, as the official code.
+
+    Times are written as whole seconds of four digits, or with six decimals if one of them has a fraction.
+    """
+    is_whole = bool((table.times == np.floor(table.times)).all())
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        form = f"%s,{'%04d' if is_whole else '%.6f'},%.5f,%.5f,%.5f,%.5f,%d,%.5f\n"
+        videos = (table.videos[video] for video in table.video.tolist())
+        columns = (table.times, *table.boxes.T, table.actions, table.scores)
+        file.writelines(form % row for row in zip(videos, *(column.tolist() for column in columns), strict=True))
+
+
+def read_excluded(path: str | os.PathLike) -> set[tuple[str, float]]:
+    """Reads excluded key frames: rows of video and time in seconds. An empty file excludes none.
+
+    Raises:
+        ValueError: the file does not exist, or a row has other columns; the message names file and line.
+    """
+    path, excluded = Path(path), set()
+    for number, cells in _lines(path):
+        if len(cells) != 2 or not cells[0] or _number(cells[1]) is None:
+            raise ValueError(
+                f"{path}, line {number} is {','.join(cells)!r:.80}; expected a video and a time in seconds."
+            )
+        excluded.add((cells[0], _number(cells[1])))
+    return excluded
+
+
+def _read(path: Path, kind: str) -> ActionTable:
+    if not path.is_file():
+        raise ValueError(f"The file of {kind} {path} does not exist; check the path.")
+    read_options = pa.csv.ReadOptions(column_names=list(_NAMES))
+    parse_options = pa.csv.ParseOptions(quote_char=False)
+    convert_options = pa.csv.ConvertOptions(column_types=_TYPES, null_values=[""], strings_can_be_null=True)
+    # rows of different lengths are made equal; detections, of which there are many more, have one length
+    source, lines = (str(path), None) if kind == "detections" else _padded(path)
+    try:
+        table = pa.csv.read_csv(source, read_options, parse_options, convert_options)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        _raise_first_fault(path, kind)
+        raise ValueError(f"{path} can't be read as csv: {error}") from error
+    if any(table[name].null_count for name in _NAMES[:2]):
+        _raise_first_fault(path, kind)
+    video = table["video"].unify_dictionaries().combine_chunks()
+    actions, last = table["action id"], table["last"]
+    found = ActionTable(
+        videos=video.dictionary.to_pylist(),
+        video=video.indices.to_numpy(),
+        times=table["time"].to_numpy(),
+        boxes=np.stack([_filled(table[name], np.nan) for name in _NAMES[2:6]], axis=1),
+        actions=_filled(actions, 0),
+        scores=None if kind == "annotations" else _filled(last, np.nan),
+        person_ids=_filled(last, -1).astype(np.int64) if kind == "annotations" else None,
+        places=lines and [f"{path}, line {number}" for number in lines],
+    )
+    is_faulty = _faults(found, kind, actions_given=np.asarray(actions.is_valid()))
+    if kind == "annotations":
+        is_faulty |= _filled(last, -1) != found.person_ids
+    if is_faulty.any():
+        _raise_first_fault(path, kind)
+    return found
+
+
+def _filled(column: pa.ChunkedArray, value: float) -> np.ndarray:
+    return column.fill_null(value).to_numpy()
+
+
+def _padded(path: Path) -> tuple[BytesIO, list[int]]:
+    """The rows that are not empty, with eight cells each, and their lines."""
+    rows = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = [number for number, row in enumerate(rows, 1) if row.strip()]
+    padded = (rows[number - 1].rstrip(b"\r") for number in lines)
+    return BytesIO(b"\n".join(row + b"," * (7 - row.count(b",")) for row in padded)), lines
+
+
+def _faults(table: ActionTable, kind: str, actions_given: np.ndarray) -> np.ndarray:
+    """Which rows `_raise_first_fault` refuses, bool `(rows,)`."""
+    boxes = table.boxes
+    is_faulty = ~np.isfinite(table.times) | (table.times < 0)
+    nobody = ~actions_given & np.isnan(boxes).all(axis=1) if kind == "annotations" else np.zeros(len(table), bool)
+    with np.errstate(invalid="ignore"):
+        is_faulty |= ~nobody & ~((boxes >= -_MARGIN) & (boxes <= 1 + _MARGIN)).all(axis=1)
+        is_faulty |= (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
+    if kind == "persons":
+        is_faulty |= actions_given & (table.actions != -1)
+        is_faulty |= ~((table.scores >= 0) & (table.scores <= 1))
+    else:
+        is_faulty |= ~nobody & (table.actions < 1)
+    return is_faulty if table.scores is None else is_faulty | ~np.isfinite(table.scores)
+
+
+def _raise_first_fault(path: Path, kind: str) -> None:
+    """Raises the error of the first line with a fault, or of a file without lines."""
+    names = (*_NAMES[:-1], _LAST_NAMES[kind])
+    if next(_lines(path), None) is None:
+        raise ValueError(f"{path} is empty; expected rows of {kind}: {', '.join(names)}.")
+    for number, cells in _lines(path):
+        where = f"{path}, line {number}"
+        if len(cells) not in _NUM_COLUMNS[kind]:
+            expected = " or ".join(map(str, _NUM_COLUMNS[kind]))
+            raise ValueError(f"{where} has {len(cells)} columns; expected {expected}: {', '.join(names)}.")
+        if number == 1 and _number(cells[1]) is None and not any(map(_is_number, cells[1:6])):
+            raise ValueError(
+                f"{where} is {','.join(cells)!r:.80}, which looks like a header. AVA's files have none: remove it."
+            )
+        if not cells[0]:
+            raise ValueError(f"{where} has no video in its first column.")
+        time = _checked(cells[1], "time", where, lambda value: value >= 0, "a time in seconds from 0")
+        if time is None or len(cells) == 2 or (kind == "annotations" and not any(cells[2:])):
+            continue
+        corners = [_checked(cell, name, where) for cell, name in zip(cells[2:6], names[2:6], strict=True)]
+        check_corners(corners, where, relative=True)
+        _check_action(cells[6], kind, where)
+        if len(cells) == 8 and kind == "annotations" and cells[7]:
+            expected = "an integer; is this a file of detections with scores?"
+            _checked(cells[7], "person id", where, lambda value: value == int(value), expected)
+        elif kind == "persons":
+            _checked(cells[7], "score", where, lambda value: 0 <= value <= 1, "a score from 0 to 1")
+        elif kind == "detections":
+            _checked(cells[7], "score", where)
+
+
+def check_corners(box: Sequence[float], where: str, relative: bool) -> None:
+    """Raises a ValueError if corners x1, y1, x2, y2 are in the wrong order, or in another unit than stated.
+
+    Args:
+        box: finite corners.
+        where: file and line, for the error.
+        relative: whether they are fractions of the frame, else pixels.
+    """
+    x1, y1, x2, y2 = box
+    if x2 < x1 or y2 < y1:
+        axis = "x" if x2 < x1 else "y"
+        given = (x1, x2) if axis == "x" else (y1, y2)
+        raise ValueError(
+            f"{where}: {axis}2 is {given[1]:g} and {axis}1 is {given[0]:g}; expected corners with {axis}1 ≤ {axis}2."
+        )
+    if relative and not all(-_MARGIN <= corner <= 1 + _MARGIN for corner in box):
+        raise ValueError(
+            f"{where}: the box {_listed(box)} seems to be in pixels; expected fractions of the frame's width and "
+            "height, from 0 to 1. Divide x by the width and y by the height."
+        )
+    if not relative and max(map(abs, box)) <= 1:
+        raise ValueError(
+            f"{where}: the box {_listed(box)} seems to be in fractions of the frame; expected pixels. Multiply x by "
+            "the width and y by the height."
+        )
+
+
+def _listed(box: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{corner:g}" for corner in box) + "]"
+
+
+def _check_action(cell: str, kind: str, where: str) -> None:
+    if kind == "persons":
+        if cell not in ("", "-1"):
+            raise ValueError(
+                f"{where} has the action id {cell!r:.20}; column 7 of detected persons is empty. Is this a file of "
+                "annotated or detected actions?"
+            )
+        return
+    expected = "an integer from 1; ids of AVA start at 1, not at 0"
+    _checked(cell, "action id", where, lambda value: value >= 1 and cell.isdecimal(), expected)
+
+
+def _checked(
+    cell: str,
+    name: str,
+    where: str,
+    is_allowed: Callable[[float], bool] = lambda value: True,
+    expected: str = "a number",
+) -> float:
+    value = _number(cell)
+    if value is None or not is_allowed(value):
+        raise ValueError(f"{where}: the {name} is {cell!r:.40}; expected {expected}.")
+    return value
+
+
+def _number(cell: str) -> float | None:
+    """The finite number in a cell."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _is_number(cell: str) -> bool:
+    return _number(cell) is not None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line that is not empty."""
+    if not path.is_file():
+        raise ValueError(f"The file {path} does not exist; check the path.")
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, [cell.strip() for cell in line.split(",")]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from error
