@@ -12,11 +12,11 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import has_length
 
 from ..data.alternating_clips import AlternatingClips, AlternatingStreams
-from ..data.video_dataset import VideoClipDataset
+from ..data.video_dataset import ReadClipDataset
 from ..data.video_stream import StreamedClipDataset
 
 STREAMS = (AlternatingStreams, StreamedClipDataset)
-COMPLETE_STEPS = (AlternatingClips, VideoClipDataset, *STREAMS)  # data whose epochs are complete steps
+COMPLETE_STEPS = (AlternatingClips, ReadClipDataset, *STREAMS)  # data whose epochs are complete steps
 
 
 class DataPosition(TrainerCallback, ExportableState):
