@@ -21,7 +21,7 @@ import modeling_umt
 from ..model_sources import architecture_of, describe_model, read_model_config
 from .card_template import code_block, environment, render_card, table
 from .publishing import nonfinite_tensors
-from .snippets import ANSWER, CLASSIFY, CLASSIFY_WITH_ADAPTER, COMPARE, EMBED, TEACH
+from .snippets import ANSWER, CLASSIFY, CLASSIFY_WITH_ADAPTER, COMPARE, DETECT, EMBED, TEACH
 from .trainer_card import NO_LICENCE
 
 CARD, BASE = "README.md", "base"
@@ -30,10 +30,16 @@ USES = {
     "UMTModel": EMBED,
     "UMTForPreTraining": EMBED,
     "UMTForVideoClassification": CLASSIFY,
+    "UMTForActionDetection": DETECT,
     "UMTTeacherModel": TEACH,
     "UMTForVideoTextPreTraining": COMPARE,
     "UMTVideoTextModel": COMPARE,
     "UMTForVideoQuestionAnswering": ANSWER,
+}
+PIPELINE_TAGS = {
+    "UMTForVideoClassification": "video-classification",
+    "UMTForActionDetection": "object-detection",
+    "UMTForVideoQuestionAnswering": "visual-question-answering",
 }
 PROCESSORS = ("video_preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
@@ -85,14 +91,11 @@ def saved_model_card(folder: Path, repo_id: str | None = None, license: str | No
 
 def new_card(folder: Path, config: dict[str, Any], use: str, license: str | None) -> ModelCard:
     name = folder.resolve().name
-    architecture = architecture_of(config)
-    is_classifier = architecture == "UMTForVideoClassification"
-    is_answerer = architecture == "UMTForVideoQuestionAnswering"
     metadata = ModelCardData(
         model_name=name,
         license=license,
         library_name="peft" if (folder / ADAPTER[0]).is_file() else "transformers",
-        pipeline_tag="video-classification" if is_classifier else "visual-question-answering" if is_answerer else None,
+        pipeline_tag=PIPELINE_TAGS.get(architecture_of(config)),
         tags=["video", "unmasked-teacher"],
     )
     vision = config.get("vision_config", config)

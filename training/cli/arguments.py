@@ -10,6 +10,7 @@ from ..model_sources import describe_model, has_file, read_model_config, require
 from ..quiet_loading import quiet_loading
 
 CLASSIFIER = ("UMTForVideoClassification",)
+ACTION_DETECTOR = ("UMTForActionDetection",)
 VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 ANSWERER = ("UMTForVideoQuestionAnswering",)
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
