@@ -46,7 +46,7 @@ class Corpus:
         self.folder = folder
         self.videos, self.classifier, self.student = folder / "videos", folder / "classifier", folder / "student"
         self.teacher, self.retriever = folder / "teacher", folder / "retriever"
-        self.official = folder / "official.pth"
+        self.official, self.captions = folder / "official.pth", folder / "captions.csv"
 
     def make(self, num_videos: int = 8) -> "Corpus":
         torch.manual_seed(0)
@@ -75,6 +75,11 @@ class Corpus:
         torch.save(official_state_dict(classifier), self.official)
         for number in range(num_videos):
             write_noise(self.videos / CLASSES[number % 2] / f"{number}.mp4", number, *NOISE)
+        rows = ["video,caption"]
+        for number in range(num_videos):
+            text = " ".join("ab"[number >> bit & 1] for bit in range(4))
+            rows.append(f"videos/{CLASSES[number % 2]}/{number}.mp4,{text}")
+        self.captions.write_text("\n".join(rows) + "\n")
         self.write_recipe("finetune", task="classification", init_from=str(self.student))
         self.write_recipe("pretrain", task="stage1", teacher=str(self.teacher), model=CONFIG, mask_ratio=0.5)
         return self
@@ -154,6 +159,13 @@ COMMANDS = (
         "evaluate",
         lambda corpus, output: ["evaluate", "--model", str(corpus.classifier), "--data", str(corpus.videos),
                                 "--device", "cpu", "--num-workers", "1", "--batch-size", "2", "--output", str(output)],
+        evaluation_result,
+    ),
+    Command(
+        "evaluate retrieval",
+        lambda corpus, output: ["evaluate", "--task", "retrieval", "--model", str(corpus.retriever), "--data",
+                                str(corpus.captions), "--device", "cpu", "--num-workers", "1", "--batch-size", "2",
+                                "--output", str(output)],
         evaluation_result,
     ),
     Command(

@@ -137,8 +137,8 @@ class SearchIndex:
             revision = f" ({own.revision})" if own.revision else ""
             raise ValueError(
                 f"The index {self.folder} was created with {self.model}{revision}, not with {model.name} in its "
-                "current state (weights and processor). Search with the model of the index, or delete the folder to build a "
-                "new index."
+                "current state (weights and processor). Search with the model of the index, or delete the folder to "
+                "build a new index."
             )
 
     def known(self) -> dict[str, tuple[int, int]]:
