@@ -33,6 +33,8 @@ def boxes_per_video(boxes: Any, num_videos: int) -> list[torch.Tensor] | None:
 
 def box_tensor(rows: Any, name: str) -> torch.Tensor:
     """The boxes of one video, float32 `(n, 4)`; `name` is what errors call them. See `boxes_per_video`."""
+    if isinstance(rows, (list, tuple)):  # of rows that may be arrays or tensors, as a detector's boxes are
+        rows = [row.tolist() if hasattr(row, "tolist") else row for row in rows]
     try:
         boxes = torch.as_tensor(rows, dtype=torch.float32, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:

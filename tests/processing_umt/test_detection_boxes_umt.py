@@ -131,8 +131,9 @@ def test_boxes_are_padded_with_a_mask():
         [[[10, 20, 30, 40], [5, 6, 7, 8]], []],
         [np.array([[10, 20, 30, 40], [5, 6, 7, 8]]), np.zeros((0, 4))],
         (torch.tensor([[10.0, 20, 30, 40], [5, 6, 7, 8]]), ()),
+        [[torch.tensor([10.0, 20, 30, 40]), np.array([5, 6, 7, 8])], []],
     ],
-    ids=["lists", "arrays", "tensors"],
+    ids=["lists", "arrays", "tensors", "lists of tensors"],
 )
 def test_boxes_are_lists_arrays_or_tensors(given_boxes):
     inputs = UMTVideoProcessor(**PROCESSOR)([FRAMES, FRAMES], boxes=given_boxes, return_tensors="pt")
