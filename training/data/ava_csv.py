@@ -11,8 +11,8 @@ searched for only when there is one.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -67,6 +67,13 @@ class ActionTable:
         """File and line of a row, for errors."""
         return f"row {row}" if self.places is None else self.places[row]
 
+    def in_fractions(self, sizes: Mapping[str, tuple[int, int]]) -> "ActionTable":
+        """The table with corners as fractions of the frame; `sizes` are video → (height, width) in pixels."""
+        if self.relative:
+            return self
+        sides = np.array([[width, height, width, height] for height, width in (sizes[name] for name in self.videos)])
+        return replace(self, boxes=self.boxes / sides[self.video], relative=True)
+
 
 def read_annotations(path: str | os.PathLike) -> ActionTable:
     """Reads annotated actions: rows of eight columns, of seven without person ids, or of two where nobody acts.
@@ -94,7 +101,12 @@ def write_detections(path: str | os.PathLike, table: ActionTable) -> None:
     """Writes detected actions as AVA's csv, atomically: fractions and scores with five decimals, as the official code.
 
     Times are written as whole seconds of four digits, or with six decimals if one of them has a fraction.
+
+    Raises:
+        ValueError: the corners are in pixels; see `ActionTable.in_fractions`.
     """
+    if not table.relative:
+        raise ValueError(f"The boxes for {path} are in pixels, but AVA's csv contains fractions of the frame.")
     is_whole = bool((table.times == np.floor(table.times)).all())
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         form = f"%s,{'%04d' if is_whole else '%.6f'},%.5f,%.5f,%.5f,%.5f,%d,%.5f\n"

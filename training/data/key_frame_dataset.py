@@ -17,8 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from processing_umt.detection_boxes_umt import pad_boxes
 from processing_umt.video_source_umt import VideoDecodeError
 
+from .key_frame_clips import KeyFrameClips
 from .key_frames import KeyFrame, inclusive_corners
-from .movie_files import Movie, read_key_frame
+from .movie_files import Movie
 from .video_dataset import ReadClipDataset, mask_seed
 
 
@@ -27,21 +28,16 @@ class KeyFrameReader:
     """Reads a key frame as a training sample.
 
     Args:
-        movies: name of a video → its files, as `find_movies` returns them.
+        clips: reads the frames.
         num_labels: number of classes.
-        num_frames: number of frames T of a clip.
         transform: `transform(frames, boxes, generator)` of uint8 `(T, height, width, 3)` and float32 `(boxes, 4)`,
             inclusive corners in pixels → tensor `(T, 3, height, width)` and boxes in its pixels, such as
             `augment_for_detection`.
-        frame_stride, sampling_fps: see `sample_key_frame`.
     """
 
-    movies: Mapping[str, Movie]
+    clips: KeyFrameClips
     num_labels: int
-    num_frames: int
     transform: Callable[[np.ndarray, torch.Tensor, np.random.Generator], tuple[torch.Tensor, torch.Tensor]]
-    frame_stride: int = 8
-    sampling_fps: float | None = 25.0
     num_views_per_video: int = 1
 
     def read(
@@ -53,8 +49,7 @@ class KeyFrameReader:
             VideoDecodeError: the video can't be read.
             ValueError: a key frame is outside of its video, or a box outside of the frame.
         """
-        movie = self.movies[key_frame.video]
-        frames = read_key_frame(key_frame, movie, self.num_frames, self.frame_stride, self.sampling_fps)
+        frames = self.clips.read(key_frame)
         corners, persons = inclusive_corners(key_frame, *frames.shape[1:3])
         clip, boxes = self.transform(frames, torch.from_numpy(corners), generator)
         labels = torch.zeros(len(persons), self.num_labels)
@@ -79,7 +74,8 @@ class KeyFrameDataset(ReadClipDataset):
 
     Args:
         key_frames: result of `training_key_frames`, whose movies were found.
-        movies, num_labels, num_frames, transform, frame_stride, sampling_fps: see [`KeyFrameReader`].
+        movies, num_frames, frame_stride, sampling_fps: see [`KeyFrameClips`].
+        num_labels, transform: see [`KeyFrameReader`].
         seed: seed of all randomness.
 
     Raises:
@@ -104,8 +100,8 @@ class KeyFrameDataset(ReadClipDataset):
                 raise ValueError(
                     f"{key_frame.place} has the action id {highest[0] + 1}, but there are {num_labels} classes."
                 )
-        reader = KeyFrameReader(movies, num_labels, num_frames, transform, frame_stride, sampling_fps)
-        super().__init__(key_frames, reader, seed)
+        clips = KeyFrameClips(movies, num_frames, frame_stride, sampling_fps)
+        super().__init__(key_frames, KeyFrameReader(clips, num_labels, transform), seed)
 
 
 def collate_key_frames(samples: Sequence[dict[str, Any]], size_divisor: int = 16) -> dict[str, Any]:

@@ -1,12 +1,9 @@
-"""The video files of key frames, and the frames around a key frame.
+"""The video files of key frames.
 
 Movies of AVA exist in three forms: the whole movie, a part of it that begins at some second (900 in most copies), or
 one file for each second (`MOVIE/902.mp4`), as AlphAction's tools make them. Clips of Kinetics are named
 `ID_START_END.mp4`, with the seconds of the video on YouTube, by which AVA-Kinetics counts. All are found by the name
 of the video in a folder, at any depth; own data name their files themselves.
-
-Times count from the first frame of a file. A clip that begins before the first or ends after the last frame of a movie
-repeats it.
 """
 
 import math
@@ -14,14 +11,9 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from processing_umt.frame_sampling_umt import nearest_frames, sample_key_frame
-from processing_umt.video_decoding_umt import VideoReader
 from processing_umt.video_source_umt import VideoDecodeError
 
 from .key_frames import KeyFrame
@@ -70,7 +62,7 @@ class Movie:
         """
         index = self.part_at(time)
         if index is None:
-            raise VideoDecodeError(_missing_second(self.parts[0].path, time), "missing")
+            raise VideoDecodeError(_file_of_second(self.parts[0].path, time), "missing")
         if not self.is_continuous:
             return self.parts[index : index + 1]
         wanted = [part for part in self.parts if part.end > time - before and part.start <= time + after]
@@ -79,7 +71,7 @@ class Movie:
         ends = [first, *(part.end for part in wanted)]
         for end, following in zip(ends, [*(part.start for part in wanted), last], strict=True):
             if following > end:
-                raise VideoDecodeError(_missing_second(self.parts[0].path, end), "missing")
+                raise VideoDecodeError(_file_of_second(self.parts[0].path, end), "missing")
         return wanted
 
 
@@ -146,90 +138,7 @@ def describe_missing(missing: Counter[str], root: str | os.PathLike) -> str:
     )
 
 
-def check_key_times(key_frames: Iterable[KeyFrame], movies: Mapping[str, Movie]) -> None:
-    """Opens each movie once and checks that its key frames are within it, except movies with a file for each second.
-    Broken videos are passed over; they are counted when they are read.
-
-    A file is read to its end, without decoding: of whole movies this takes about a second for each.
-
-    Args:
-        key_frames: those for which there is a file, see `present_key_frames`.
-        movies: result of `find_movies`.
-
-    Raises:
-        ValueError: a key frame is outside of its video; the message names file and line of the key frame.
-    """
-    of_file: dict[MoviePart, list[KeyFrame]] = defaultdict(list)
-    for key_frame in key_frames:
-        movie = movies[key_frame.video]
-        if not movie.is_continuous:
-            of_file[movie.parts[movie.part_at(key_frame.time)]].append(key_frame)
-    for part, found in of_file.items():
-        try:
-            with VideoReader(part.path) as reader:
-                times = part.start + _frame_times(reader)
-        except VideoDecodeError:
-            continue
-        for key_frame in found:
-            _check_inside(key_frame, times, part)
-
-
-def read_key_frame(
-    key_frame: KeyFrame,
-    movie: Movie,
-    num_frames: int,
-    frame_stride: int = 8,
-    sampling_fps: float | None = 25.0,
-) -> np.ndarray:
-    """The frames around a key frame, uint8 `(num_frames, height, width, 3)`; see `sample_key_frame`.
-
-    Raises:
-        ValueError: the key frame is outside of its video.
-        VideoDecodeError: a file is missing, can't be read, or has frames of another size than the one before it.
-    """
-    if movie.is_continuous and sampling_fps is None:
-        raise ValueError(
-            f"sampling_fps is None, but {key_frame.video} has a file for each second: a stride of so many frames of a "
-            "file needs the frame rate. Set sampling_fps."
-        )
-    reach = num_frames * frame_stride / 2 / (sampling_fps or 1)
-    with ExitStack() as stack:
-        parts = movie.parts_around(key_frame.time, reach, reach)
-        readers = [stack.enter_context(VideoReader(part.path)) for part in parts]
-        times = [part.start + _frame_times(reader) for part, reader in zip(parts, readers, strict=True)]
-        all_times = np.concatenate(times)
-        _check_inside(key_frame, all_times, parts[-1])
-        nearest = int(nearest_frames([key_frame.time], all_times)[0])
-        indices = sample_key_frame(nearest, all_times, num_frames, frame_stride, sampling_fps)
-        frames, first = [], 0
-        for part, reader, own_times in zip(parts, readers, times, strict=True):
-            inside = indices[(indices >= first) & (indices < first + len(own_times))] - first
-            if len(inside):
-                frames.append(reader.read(inside))
-                if frames[-1].shape[1:] != frames[0].shape[1:]:
-                    detail = f"frames of {frames[-1].shape[1:3]} pixels beside frames of {frames[0].shape[1:3]}"
-                    raise VideoDecodeError(part.path, "unreadable", detail)
-            first += len(own_times)
-    return np.concatenate(frames)
-
-
-def _frame_times(reader: VideoReader) -> np.ndarray:
-    """Seconds of each frame since the first one; frames missing from a truncated file get those of the frame rate."""
-    times = reader.timestamps - reader.timestamps[0]
-    return np.where(np.isnan(times), np.arange(len(times)) / reader.fps, times)
-
-
-def _check_inside(key_frame: KeyFrame, times: np.ndarray, part: MoviePart) -> None:
-    frame = (times[-1] - times[0]) / max(len(times) - 1, 1)
-    if not times[0] <= key_frame.time <= times[-1] + frame:
-        raise ValueError(
-            f"{key_frame.place}: the key frame {key_frame.name} is outside of {part.path}, which lasts from "
-            f"{times[0]:.2f} to {times[-1] + frame:.2f} s. Times count from the start of the movie: if its file "
-            "begins at a later second, give that (--start 900 for most copies of AVA)."
-        )
-
-
-def _missing_second(path: str, time: float) -> str:
+def _file_of_second(path: str, time: float) -> str:
     return os.path.join(os.path.dirname(path), f"{math.floor(time)}{os.path.splitext(path)[1]}")
 
 

@@ -71,11 +71,14 @@ def frame_map(
     Times are compared with six decimals.
 
     Raises:
-        ValueError: an unknown protocol; excluded key frames with "ava-kinetics", which has none, or annotations of key
-            frames without actions with "ava"; an annotated box with x2 < x1 or y2 < y1; no annotation has a class of
-            the label map, or none is left; or no detection is on a key frame of the annotations, as if the two
-            belonged to different videos or clocks.
+        ValueError: an unknown protocol; corners in pixels on one side and fractions on the other; excluded key frames
+            with "ava-kinetics", which has none, or annotations of key frames without actions with "ava"; an annotated
+            box with x2 < x1 or y2 < y1; no annotation has a class of the label map, or none is left; or no detection
+            is on a key frame of the annotations, as if the two belonged to different videos or clocks.
     """
+    if annotations.relative != detections.relative:
+        units = ["fractions of the frame" if table.relative else "pixels" for table in (annotations, detections)]
+        raise ValueError(f"The annotations are in {units[0]}, the detections in {units[1]}; convert one of them.")
     frames = _KeyFrames(annotations, detections)
     if len(detections) and not np.isin(frames.of_detections, frames.of_annotations).any():
         raise ValueError(
@@ -94,47 +97,49 @@ def _frame_map(
     excluded: Collection[tuple[str, float]] = (),
 ) -> FrameMAP:
     """`frame_map` without the check that annotations and detections belong together."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol is {protocol!r}; choose {' or '.join(map(repr, PROTOCOLS))}.")
-    is_kinetics = protocol == "ava-kinetics"
-    if is_kinetics and excluded:
-        raise ValueError('Excluded key frames are given, but protocol "ava-kinetics" has none; leave them out.')
-    if not is_kinetics and (annotations.actions == 0).any():
-        raise ValueError(
-            'The annotations list key frames without actions (rows of two columns), which protocol "ava" does not '
-            'have; choose "ava-kinetics".'
-        )
     classes = np.array(sorted(label_map))
-    is_known = np.isin(annotations.actions, classes)
-    if not is_known.any():
-        present = ", ".join(map(str, np.unique(annotations.actions)[:8]))
-        raise ValueError(
-            f"The label map matches no annotation: it has the ids {', '.join(map(str, classes[:8]))}"
-            f"{' …' if len(classes) > 8 else ''}, the annotations have {present}. Give the label map of these data."
-        )
-    if (reversed_boxes := (annotations.boxes[:, 2:] < annotations.boxes[:, :2]).any(axis=1)).any():
-        raise ValueError(
-            f"{reversed_boxes.sum()} annotated boxes have x2 < x1 or y2 < y1, first row {reversed_boxes.argmax()}; "
-            "expected corners x1, y1, x2, y2."
-        )
+    _check(annotations, classes, protocol, excluded)
     is_excluded = frames.excluded(excluded)
-    annotated = is_known & ~is_excluded[frames.of_annotations]
+    annotated = np.isin(annotations.actions, classes) & ~is_excluded[frames.of_annotations]
     counted = np.isin(detections.actions, classes) & ~is_excluded[frames.of_detections]
-    if is_kinetics:
+    if protocol == "ava-kinetics":
         counted &= np.isin(frames.of_detections, frames.of_annotations)
         rows = np.flatnonzero(counted)
         highest = _highest_of_frame(frames.of_detections[rows], detections.scores[rows], _HIGHEST_PAIRS)
         counted[rows[~highest]] = False
     counted &= (detections.boxes[:, 2:] > detections.boxes[:, :2]).all(axis=1)
     return _average_precisions(
-        _Boxes(frames.of_annotations, np.searchsorted(classes, annotations.actions), annotations.boxes).take(
-            annotated
-        ),
-        _Boxes(frames.of_detections, np.searchsorted(classes, detections.actions), detections.boxes).take(counted),
+        _Boxes.of(annotations, frames.of_annotations, classes).take(annotated),
+        _Boxes.of(detections, frames.of_detections, classes).take(counted),
         detections.scores[counted],
         classes,
         num_ignored=int((~counted).sum()),
     )
+
+
+def _check(
+    annotations: ActionTable, classes: np.ndarray, protocol: str, excluded: Collection[tuple[str, float]]
+) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}; choose {' or '.join(map(repr, PROTOCOLS))}.")
+    if protocol == "ava-kinetics" and excluded:
+        raise ValueError('Excluded key frames are given, but protocol "ava-kinetics" has none; leave them out.')
+    if protocol == "ava" and (annotations.actions == 0).any():
+        raise ValueError(
+            'The annotations list key frames without actions (rows of two columns), which protocol "ava" does not '
+            'have; choose "ava-kinetics".'
+        )
+    if not np.isin(annotations.actions, classes).any():
+        present = ", ".join(map(str, np.unique(annotations.actions)[:8]))
+        raise ValueError(
+            f"The label map matches no annotation: it has the ids {', '.join(map(str, classes[:8]))}"
+            f"{' …' if len(classes) > 8 else ''}, the annotations have {present}. Give the label map of these data."
+        )
+    if (is_reversed := (annotations.boxes[:, 2:] < annotations.boxes[:, :2]).any(axis=1)).any():
+        raise ValueError(
+            f"{annotations.place(int(is_reversed.argmax()))}: an annotated box has x2 < x1 or y2 < y1; expected corners "
+            "x1, y1, x2, y2."
+        )
 
 
 class FrameMeanAveragePrecision(evaluate.Metric):
@@ -254,6 +259,11 @@ class _Boxes:
     frames: np.ndarray
     classes: np.ndarray
     boxes: np.ndarray
+
+    @classmethod
+    def of(cls, table: ActionTable, frames: np.ndarray, classes: np.ndarray) -> "_Boxes":
+        """The boxes of all rows; the number of a class is its position in `classes`."""
+        return cls(frames, np.searchsorted(classes, table.actions), table.boxes)
 
     def take(self, rows: np.ndarray) -> "_Boxes":
         return _Boxes(self.frames[rows], self.classes[rows], self.boxes[rows])

@@ -1,6 +1,9 @@
 """Clips around key frames with their boxes and actions: content, seeds, broken videos, loaders, batches."""
 
 import functools
+import os
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +15,12 @@ from video_files import write_broken_videos
 from processing_umt import UMTVideoProcessor
 from processing_umt.augmentation_umt import sample_generator
 from processing_umt.detection_augmentation_umt import augment_for_detection
+from umt_training.data import key_frame_clips
 from umt_training.data.action_records import load_annotated_actions, training_key_frames
+from umt_training.data.key_frame_clips import KeyFrameClips
 from umt_training.data.key_frame_dataset import KeyFrameDataset, collate_key_frames
 from umt_training.data.key_frames import KeyFrame, inclusive_corners
-from umt_training.data.movie_files import find_movies, present_key_frames, read_key_frame
+from umt_training.data.movie_files import find_movies, present_key_frames
 from umt_training.data.video_dataset import EpochSampler, mask_seed
 
 augment = functools.partial(
@@ -68,7 +73,7 @@ def test_a_sample_is_the_frames_around_its_key_frame_with_boxes_and_labels(folde
 def test_the_augmentation_gets_the_generator_of_the_sample(folder):
     dataset = dataset_of(folder)
     key_frame = dataset.records[2]
-    frames = read_key_frame(key_frame, dataset.reader.movies["a.mp4"], 8)
+    frames = KeyFrameClips(dataset.reader.clips.movies, 8).read(key_frame)
     corners = torch.from_numpy(inclusive_corners(key_frame, 48, 64)[0])
     clip, boxes = augment(frames, corners, sample_generator(5, 3, 2))
     assert torch.equal(dataset[3, 2]["pixel_values_videos"], clip) and torch.equal(dataset[3, 2]["boxes"], boxes)
@@ -80,7 +85,7 @@ def test_the_frames_are_those_of_the_processor(folder, video, time):
     processor = UMTVideoProcessor(sampling="key_frame", frame_stride=8, **plain)
     expected = processor(str(folder / video), key_times=[time], return_tensors="pt")["pixel_values_videos"][0]
     key_frame = KeyFrame(video, time, np.zeros((0, 4)), False, (), (), None, "")
-    frames = read_key_frame(key_frame, find_movies([video], folder)[video], 8)
+    frames = KeyFrameClips(find_movies([video], folder), 8).read(key_frame)
     assert torch.equal(torch.from_numpy(frames).permute(0, 3, 1, 2), expected.to(torch.uint8))
 
 
@@ -92,6 +97,42 @@ def test_samples_are_functions_of_seed_epoch_and_index(folder):
         assert not torch.equal(other["boxes"], first["boxes"]) and other["sample_seed"] != first["sample_seed"]
     dataset.set_epoch(1)
     assert_same(dataset[2], first)
+
+
+def test_a_reader_with_open_files_can_be_pickled(folder):
+    dataset = dataset_of(folder, as_decoded)
+    sample = dataset[0]
+    assert_same(pickle.loads(pickle.dumps(dataset))[0], sample)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of the videos that are opened, in order."""
+    names = []
+
+    class CountedReader(key_frame_clips.VideoReader):
+        def __init__(self, video):
+            names.append(Path(video).name)
+            super().__init__(video)
+
+    monkeypatch.setattr(key_frame_clips, "VideoReader", CountedReader)
+    return names
+
+
+def test_key_frames_in_order_open_each_movie_once(folder, opened):
+    dataset = dataset_of(folder)
+    for index in range(len(dataset)):
+        dataset[index]
+    assert opened == ["a.mp4", "b.mp4"]
+
+
+def test_a_worker_opens_the_files_of_the_main_process_itself(folder, opened, monkeypatch):
+    """Its copies of open files share their positions with those of the main process."""
+    dataset = dataset_of(folder, as_decoded)
+    sample = dataset[0]
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert_same(dataset[0], sample)
+    assert opened == ["a.mp4", "a.mp4"]
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(folder):

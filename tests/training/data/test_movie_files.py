@@ -6,20 +6,22 @@ from key_frame_files import frame_numbers, write_numbered_video
 from video_files import write_broken_videos
 
 from processing_umt import VideoDecodeError
+from umt_training.data.key_frame_clips import KeyFrameClips, check_key_times
 from umt_training.data.key_frames import KeyFrame
-from umt_training.data.movie_files import (
-    check_key_times,
-    describe_missing,
-    find_movies,
-    present_key_frames,
-    read_key_frame,
-)
+from umt_training.data.movie_files import describe_missing, find_movies, present_key_frames
 
 OFFSETS = np.array([-29, -21, -13, -5, 3, 11, 19, 27])  # of the official clip, at 25 frames per second
 
 
 def key_frame(video="m", time=2.0, place="ava.csv, line 7"):
     return KeyFrame(video, time, np.array([[0.1, 0.1, 0.9, 0.9]]), True, ((0,),), (-1,), None, place)
+
+
+def read_key_frame(frame, movie, *arguments, **options):
+    clips = KeyFrameClips({frame.video: movie}, *arguments, **options)
+    frames = clips.read(frame)
+    clips.close()
+    return frames
 
 
 @pytest.fixture(scope="module")

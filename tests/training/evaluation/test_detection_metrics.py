@@ -1,5 +1,6 @@
 """Frame mAP: recorded values of the official programs, a plain implementation, AVA's files, and refusals."""
 
+import dataclasses
 import math
 
 import evaluate
@@ -84,6 +85,19 @@ def test_written_detections_are_read_back_with_five_decimals(tmp_path):
     read = read_detections(tmp_path / "d.csv")
     assert read.videos == ["a", "b"] and read.times.tolist() == [3, 12.5] and read.actions.tolist() == [7, 80]
     assert read.boxes[0].tolist() == [0.12346, 0, 1, 1] and read.scores.tolist() == [0.98765, 0]
+
+
+def test_pixels_become_fractions_of_each_video(tmp_path):
+    relative = table("ab", [1, 2], [[0.25, 0.5, 0.5, 1], [0, 0, 0.5, 0.1]], [1, 2], [0.5, 0.5])
+    pixels = np.array([[10, 10, 20, 20], [0, 0, 50, 20]])
+    absolute = dataclasses.replace(relative, boxes=pixels, relative=False)
+    converted = absolute.in_fractions({"a": (20, 40), "b": (200, 100)})
+    assert converted.relative and converted.boxes.tolist() == relative.boxes.tolist()
+    assert converted.in_fractions({}) is converted
+    with pytest.raises(ValueError, match=r"The annotations are in pixels, the detections in fractions of the frame"):
+        frame_map(absolute, relative, {1: "a"})
+    with pytest.raises(ValueError, match=r"are in pixels, but AVA's csv contains fractions"):
+        write_detections(tmp_path / "d.csv", absolute)
 
 
 # a plain implementation
@@ -299,7 +313,12 @@ ONE = ("v", [1], [[0, 0, 1, 1]], [3])
             'but protocol "ava-kinetics" has none',
         ),
         (ONE, ("v", [1], [[0, 0, 1, 1]], [3], [0.5]), {"excluded": {("v", 1.0)}}, "are on excluded key frames"),
-        (("v", [1], [[0.5, 0, 0.4, 1]], [3]), ("v", [1], [[0, 0, 1, 1]], [3], [0.5]), {}, "1 annotated boxes have x2"),
+        (
+            ("v", [1], [[0.5, 0, 0.4, 1]], [3]),
+            ("v", [1], [[0, 0, 1, 1]], [3], [0.5]),
+            {},
+            "row 0: an annotated box has x2",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(annotations, detections, arguments, message):
