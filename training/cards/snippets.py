@@ -98,17 +98,3 @@ candidates = processor.encode_answers(answers, return_tensors="pt")
 order, scores = model.rank_answers(**question, candidate_ids=candidates["input_ids"])
 print([answers[index] for index in order[0]], scores[0])
 """
-
-DETECT = """import torch
-from transformers import AutoModelForObjectDetection, AutoVideoProcessor
-
-processor = AutoVideoProcessor.from_pretrained("{model}", trust_remote_code=True)
-model = AutoModelForObjectDetection.from_pretrained("{model}", trust_remote_code=True).eval()
-boxes = [[[12, 30, 88, 230]]]  # of the persons in the frame at 3.5 seconds: x1, y1, x2, y2 in pixels
-inputs = processor("clip.mp4", key_times=[3.5], boxes=boxes, return_tensors="pt")
-with torch.inference_mode():
-    outputs = model(**inputs)
-[actions] = processor.post_process_action_detection(outputs, boxes, threshold=0.5)
-for score, label, person in zip(actions["scores"], actions["labels"], actions["persons"]):
-    print(int(person), model.config.id2label[int(label)], float(score))
-"""

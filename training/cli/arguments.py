@@ -10,9 +10,9 @@ from ..model_sources import describe_model, has_file, read_model_config, require
 from ..quiet_loading import quiet_loading
 
 CLASSIFIER = ("UMTForVideoClassification",)
-ACTION_DETECTOR = ("UMTForActionDetection",)
 VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 ANSWERER = ("UMTForVideoQuestionAnswering",)
+ACTION_DETECTOR = ("UMTForActionDetection",)
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 ENCODERS = ("UMTModel", "UMTForPreTraining", *CLASSIFIER, *VIDEO_TEXT)  # whose clips have a vector
 

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import tiny_detection
+import tiny_action_training
 import torch
 from finetuning_tools import changed, losses, state_of
-from tiny_detection import (
+from tiny_action_training import (
     GLOBAL_BATCH,
     evaluation_set,
     key_frame_clips,
@@ -68,7 +68,7 @@ def test_accumulated_batches_train_as_one_batch(accumulated, videos, tmp_path):
 
 def test_two_processes_train_and_detect_as_one(videos, tmp_path):
     model = save_tiny_detector(tmp_path / "model")
-    done = launch(tiny_detection.__file__, str(videos), str(model), str(tmp_path))
+    done = launch(tiny_action_training.__file__, str(videos), str(model), str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     alone = tiny_trainer(tmp_path / "alone", videos)
     alone.train()
