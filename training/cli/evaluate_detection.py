@@ -1,15 +1,16 @@
 """`umt evaluate --task detection`: frame mAP at IoU 0.5 of action detection (AVA; UMT, arXiv 2303.16058, section 4).
 
-A model classifies detected persons (`--boxes`), and the annotated boxes beside them, which separates the errors of the
-detector from those of the model. Without `--boxes` it classifies the annotated boxes alone. `--detections` scores the
-file of any program, without a model.
+A model classifies detected persons (`--boxes`, or those that `--detector` finds on the annotated key frames), and the
+annotated boxes beside them, which separates the errors of the detector from those of the model. Without either it
+classifies the annotated boxes alone. `--detections` scores the file of any program, without a model.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from .arguments import ACTION_DETECTOR, load_model, load_processor
+from ..detection.defaults import DETECTOR_THRESHOLD
+from .arguments import ACTION_DETECTOR, load_model, load_processor, select_device
 from .evaluate_common import (
     computation_options,
     default_output,
@@ -33,6 +34,11 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
             "(default: the annotated boxes)",
         ),
         group.add_argument(
+            "--detector",
+            metavar="MODEL",
+            help="in place of --boxes, a detector of Transformers that finds persons on the annotated key frames",
+        ),
+        group.add_argument(
             "--image-ids",
             metavar="JSON",
             help="annotations that number the key frames of AlphAction's --boxes (default: --data, if it is JSON)",
@@ -40,9 +46,8 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
         group.add_argument(
             "--detector-threshold",
             type=float,
-            default=0.8,
             metavar="SCORE",
-            help="least score of a person of --boxes (default: 0.8, as published)",
+            help="least score of a person of --boxes or --detector (default: 0.8, as published)",
         ),
         group.add_argument(
             "--label-map",
@@ -79,12 +84,18 @@ def check_options(args: argparse.Namespace) -> None:
     if args.detections is None and args.model is None:
         raise ValueError("Give --model to score a model, or --detections to score a file of detected actions.")
     if args.detections is not None:
-        given = [name for name in ("model", "boxes", "image_ids", "start") if getattr(args, name)]
+        given = [name for name in ("model", "boxes", "detector", "image_ids", "start") if getattr(args, name)]
         if given:
             raise ValueError(
                 f"--detections are scored without a model, so that --{given[0].replace('_', '-')} has no use; leave "
                 "one of the two out."
             )
+    if args.boxes is not None and args.detector is not None:
+        raise ValueError("Persons are given by --boxes or found by --detector; leave one of the two out.")
+    if args.detector_threshold is None:
+        args.detector_threshold = DETECTOR_THRESHOLD
+    elif args.boxes is None and args.detector is None:
+        raise ValueError("--detector-threshold is for persons of --boxes or --detector, and neither is given.")
     if args.image_ids is not None and not str(args.boxes or "").lower().endswith(".json"):
         raise ValueError("--image-ids is for --boxes in AlphAction's JSON; leave it out.")
     if args.start < 0 or args.start != args.start:
@@ -149,17 +160,18 @@ def evaluate_model(args: argparse.Namespace, state: Any) -> Path:
 
     detected, num_below = None, 0
     if args.boxes is not None:
-        is_json = args.boxes.lower().endswith(".json")
-        image_ids = (args.image_ids or args.data) if is_json else None
-        detected, num_below = load_detected_persons(
-            args.boxes, annotations=image_ids, threshold=args.detector_threshold
-        )
+        are_json = args.boxes.lower().endswith(".json") and args.data.lower().endswith(".json")
+        image_ids = args.image_ids or (args.data if are_json else None)
+        options = {"annotations": image_ids, "threshold": args.detector_threshold}
+        detected, num_below = load_detected_persons(args.boxes, **options)
     model = load_model(AutoModelForObjectDetection, args, ACTION_DETECTOR, "detect actions")
     if model.config.model_type != "umt":
         raise ValueError(f"{args.model} is a model of the type {model.config.model_type!r}, which detects no actions.")
     processor = load_processor(model.config, args)
     actions = load_actions(args, class_names_of(model.config))
     root = videos_folder(args.data, args.split, args.root)
+    if args.detector is not None:
+        detected = find_persons(args, actions, root, state)
     data = detection_set(
         actions,
         root,
@@ -247,9 +259,41 @@ def load_actions(args: argparse.Namespace, class_names: list[str]) -> Any:
     return actions
 
 
+def find_persons(args: argparse.Namespace, actions: Any, root: Path, state: Any) -> list[Any]:
+    """The persons that `--detector` finds on the annotated key frames, sharded across processes.
+
+    Raises:
+        OSError: the detector does not exist.
+        ValueError: it is no detector of persons, or finds none.
+    """
+    from accelerate.utils import gather_object
+
+    from ..data.key_frame_clips import check_key_times
+    from ..data.key_frames import group_by_key_frame
+    from ..data.movie_files import find_movies, present_key_frames
+    from ..detection.key_frame_persons import detect_persons
+    from ..detection.persons import PersonDetector, load_detector
+    from ..evaluation.clips import progress_bar
+
+    pipeline = load_detector(args.detector, select_device(args.device), args.trust_remote_code)
+    detector = PersonDetector(pipeline, args.detector_threshold, name=args.detector)
+    key_frames = group_by_key_frame(actions.table)
+    movies = find_movies([key_frame.video for key_frame in key_frames], root, args.start)
+    present, _ = present_key_frames(key_frames, movies, root)
+    check_key_times(present, movies)
+    mine = progress_bar(present[state.process_index :: state.num_processes], "find persons")
+    found = [key_frame for part in gather_object([detect_persons(detector, mine, movies)]) for key_frame in part]
+    if not found:
+        raise ValueError(
+            f"The detector {args.detector} finds no person with a score of {args.detector_threshold:g} or more on "
+            f"{len(present)} key frames; lower --detector-threshold, or give another detector."
+        )
+    return found
+
+
 def sources(args: argparse.Namespace) -> dict[str, Any]:
     """The files and values of the options that determine the result."""
-    names = ("detections", "label_map", "excluded", "start")
+    names = ("detections", "detector", "label_map", "excluded", "start")
     return {name: getattr(args, name) for name in names} | {"boxes_file": args.boxes}
 
 

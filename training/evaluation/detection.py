@@ -30,8 +30,8 @@ from transformers import PreTrainedModel
 from processing_umt import UMTVideoProcessor, VideoDecodeError
 
 from ..data.ava_csv import ActionTable
+from ..data.key_frame_clips import KeyFrameClips
 from ..data.key_frames import inclusive_corners
-from ..data.movie_files import read_key_frame
 from .clips import SkippedVideo, no_readable_video, normalize_clips, read_clips
 from .computation import autocast, dtype_name, evaluation_mode, require_finite
 from .detection_metrics import FrameMAP, frame_map
@@ -194,18 +194,18 @@ class PersonClipDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, data: DetectionSet, numbers: Sequence[int], processor: UMTVideoProcessor):
-        self.persons, self.movies = data.persons, data.movies
-        self.numbers, self.processor = numbers, processor
+        sampling = (processor.num_frames, processor.frame_stride, processor.sampling_fps)
+        self.clips = KeyFrameClips(data.movies, *sampling)
+        self.persons, self.numbers, self.processor = data.persons, numbers, processor
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, position: int) -> tuple[int, PersonClip | tuple[str, str, str]]:
-        number, processor = self.numbers[position], self.processor
+        number = self.numbers[position]
         pair = self.persons[number]
-        sampling = (processor.num_frames, processor.frame_stride, processor.sampling_fps)
         try:
-            frames = read_key_frame(pair.key_frame, self.movies[pair.key_frame.video], *sampling)
+            frames = self.clips.read(pair.key_frame)
         except VideoDecodeError as error:
             return number, (error.video, error.reason, str(error))
         height, width = frames.shape[1:3]
@@ -220,7 +220,7 @@ class PersonClipDataset(torch.utils.data.Dataset):
             corners.append(np.clip(fractions, 0, 1))
         # normalised on the device; the padding of a batch is zero after it
         unfinished = {"do_rescale": False, "do_normalize": False, "size_divisor": None}
-        inputs = processor(frames, boxes=[np.concatenate(inclusive)], return_tensors="pt", **unfinished)
+        inputs = self.processor(frames, boxes=[np.concatenate(inclusive)], return_tensors="pt", **unfinished)
         clip = PersonClip(
             inputs["pixel_values_videos"][0], inputs["boxes"][0], np.concatenate(persons), np.concatenate(corners)
         )

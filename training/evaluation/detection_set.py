@@ -16,10 +16,9 @@ from processing_umt.video_decoding_umt import VideoReader
 
 from ..data.annotated_actions import AnnotatedActions
 from ..data.ava_csv import ActionTable
+from ..data.key_frame_clips import check_key_times
 from ..data.key_frames import KeyFrame, group_by_key_frame
-from ..data.movie_files import Movie, check_key_times, find_movies, present_key_frames
-
-_WHOLE_FRAME = (0.0, 0.0, 1.0, 1.0)
+from ..data.movie_files import Movie, find_movies, present_key_frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +132,7 @@ def videos_folder(source: str, split: str | None, root: str | None) -> Path:
 def as_fractions(table: ActionTable, movies: Mapping[str, Movie], all_needed: bool = False) -> ActionTable:
     """Annotated actions with corners as fractions of the frame.
 
-    On a video without a file, or with a broken one, nothing can be detected, so that its boxes have no effect but to
-    be missed; they become the whole frame.
+    On a video without a file, or with a broken one, nothing can be detected: its boxes lose their area and are missed.
 
     Args:
         table: annotated actions, in any unit.
@@ -146,24 +144,23 @@ def as_fractions(table: ActionTable, movies: Mapping[str, Movie], all_needed: bo
     """
     if table.relative:
         return table
-    boxes = np.empty_like(table.boxes)
-    for number, name in enumerate(table.videos):
-        rows = table.video == number
+    sizes: dict[str, tuple[float, float]] = {}
+    for name in table.videos:
         try:
-            boxes[rows] = table.boxes[rows] / ([*_frame_size(name, movies)] * 2)
+            sizes[name] = _frame_size(name, movies)
         except VideoDecodeError as error:
             if all_needed:
                 raise ValueError(f"The boxes of {name} are in pixels, but its size is not known: {error}") from error
-            boxes[rows] = _WHOLE_FRAME
-    return dataclasses.replace(table, boxes=boxes, relative=True)
+            sizes[name] = (np.inf, np.inf)
+    return table.in_fractions(sizes)
 
 
 def _frame_size(name: str, movies: Mapping[str, Movie]) -> tuple[int, int]:
-    """Width and height of a video in pixels."""
+    """Height and width of a video in pixels."""
     if name not in movies:
         raise VideoDecodeError(name, "missing")
     with VideoReader(movies[name].parts[0].path) as reader:
-        return reader.width, reader.height
+        return reader.height, reader.width
 
 
 def _key(key_frame: KeyFrame) -> tuple[str, float]:

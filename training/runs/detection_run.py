@@ -24,11 +24,12 @@ from ..cards.run_facts import RunFacts
 from ..data.action_records import load_annotated_actions, training_key_frames
 from ..data.annotated_actions import AnnotatedActions
 from ..data.ava_csv import read_excluded
+from ..data.key_frame_clips import check_key_times
 from ..data.key_frame_dataset import KeyFrameDataset
 from ..data.key_frames import KeyFrame, hold_out_videos
 from ..data.label_map import label_map_classes
 from ..data.labelled_records import describe_classes
-from ..data.movie_files import Movie, check_key_times, describe_missing, find_movies, present_key_frames
+from ..data.movie_files import Movie, describe_missing, find_movies, present_key_frames
 from ..evaluation.detection_set import DetectionSet, detection_set, videos_folder
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.detection import UMTActionDetectionArguments, UMTActionDetectionTrainer

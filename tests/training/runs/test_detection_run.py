@@ -11,8 +11,8 @@ import pytest
 import torch
 from finetuning_tools import SIZES, changed, save_stage1, state_of, tiny_classifier
 from key_frame_files import metadata_row, write_lines, write_metadata
-from tiny_classifier import save_noise
 from tiny_action_training import CLASSES, save_key_frames, save_tiny_detector, tiny_detector, write_recipe
+from tiny_classifier import save_noise
 from transformers import AutoModelForObjectDetection, AutoVideoProcessor
 
 from modeling_umt import (
