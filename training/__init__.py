@@ -5,6 +5,8 @@ import importlib
 _HOMES = {
     "UMTPreTrainingArguments": "trainers.pretraining",
     "UMTPreTrainingTrainer": "trainers.pretraining",
+    "UMTActionDetectionArguments": "trainers.detection",
+    "UMTActionDetectionTrainer": "trainers.detection",
     "UMTFineTuningArguments": "trainers.finetuning",
     "UMTFineTuningTrainer": "trainers.finetuning",
     "UMTQuestionAnsweringArguments": "trainers.question_answering",

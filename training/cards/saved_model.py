@@ -38,6 +38,11 @@ USES = {
     "UMTVideoTextModel": COMPARE,
     "UMTForVideoQuestionAnswering": ANSWER,
 }
+PIPELINE_TAGS = {
+    "UMTForVideoClassification": "video-classification",
+    "UMTForActionDetection": "object-detection",
+    "UMTForVideoQuestionAnswering": "visual-question-answering",
+}
 PROCESSORS = ("video_preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
 # the files of a model, as patterns; its pictures are those that its card shows
@@ -88,14 +93,11 @@ def saved_model_card(folder: Path, repo_id: str | None = None, license: str | No
 
 def new_card(folder: Path, config: dict[str, Any], use: str, license: str | None) -> ModelCard:
     name = folder.resolve().name
-    architecture = architecture_of(config)
-    is_classifier = architecture == "UMTForVideoClassification"
-    is_answerer = architecture == "UMTForVideoQuestionAnswering"
     metadata = ModelCardData(
         model_name=name,
         license=license,
         library_name="peft" if (folder / ADAPTER[0]).is_file() else "transformers",
-        pipeline_tag="video-classification" if is_classifier else "visual-question-answering" if is_answerer else None,
+        pipeline_tag=PIPELINE_TAGS.get(architecture_of(config)),
         tags=["video", "unmasked-teacher"],
     )
     vision = config.get("vision_config", config)

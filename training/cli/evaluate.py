@@ -18,16 +18,17 @@ from .arguments import add_device_argument, require_all_processes, require_at_le
 from .evaluate_common import join_launched
 
 HELP = "evaluate a model on labelled or captioned videos"
-TASKS = ("classification", "retrieval", "question_answering", "multiple_choice")
+TASKS = ("classification", "detection", "retrieval", "question_answering", "multiple_choice")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=TASKS, default="classification", help="task and protocol of the evaluation")
-    parser.add_argument("--model", required=True, help="model folder, or its id on the Hub")
+    parser.add_argument("--model", help="model folder, or its id on the Hub; not needed with --detections")
     parser.add_argument(
         "--data",
         required=True,
-        help="folder of class folders, list of videos with labels or texts, or a data set's id on the Hub",
+        help="folder of class folders, list of videos with labels or texts, or a data set's id on the Hub; for "
+        "detection a folder with metadata.jsonl, AVA's .csv, or the .json of the official code",
     )
     parser.add_argument("--root", help="folder that the paths of a list are relative to (default: the list's own)")
     parser.add_argument("--split", help="split of the data set")
@@ -69,12 +70,14 @@ def run(args: argparse.Namespace) -> int:
     """Runs the task in all processes of a launcher.
 
     Raises:
-        ValueError: an option of another task, which would have no effect.
+        ValueError: an option of another task, which would have no effect, or no model.
     """
     for task, options in args.task_options.items():
         given = [option for option in options if getattr(args, option.dest) != option.default]
         if task != args.task and given:
             raise ValueError(f"{given[0].option_strings[0]} is an option of --task {task}; this is {args.task}.")
+    if args.model is None and args.task != "detection":
+        raise ValueError("No model given; add --model with a model folder, or its id on the Hub.")
     require_at_least(args, batch_size=1, num_workers=0)
     require_all_processes()
     state = join_launched(args)

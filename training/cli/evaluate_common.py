@@ -71,9 +71,10 @@ def report_results(
     metrics: dict[str, Any],
     scores: Any,
     table: list[str],
-    effect: str,
+    effect: str = "",
+    unit: str = "videos",
 ) -> None:
-    """Writes `results.json` and prints a table, and, to stderr, the number of resumed videos.
+    """Writes `results.json` and prints a table, and, to stderr, what was resumed.
 
     Args:
         output: folder of the results.
@@ -81,10 +82,12 @@ def report_results(
         config: configuration of the model.
         model, dataset: task-specific entries of `model` and `dataset` in `results.json`.
         protocol, metrics: entries of `results.json`.
-        scores: results of the evaluation, with `skipped` and `num_resumed`.
+        scores: results of the evaluation, with `skipped` and `num_resumed`; None if no video was read.
         table: lines to print.
         effect: effect of skipped videos on the metrics, such as "not counted:".
+        unit: what `scores.num_resumed` counts.
     """
+    skipped, num_resumed = (scores.skipped, scores.num_resumed) if scores is not None else ([], 0)
     results = {
         "task": task,
         "model": {"id": args.model, "revision": getattr(config, "_commit_hash", None), **model},
@@ -94,21 +97,21 @@ def report_results(
             "root": args.root,
             "split": args.split,
             **dataset,
-            "num_skipped": len(scores.skipped),
-            "skipped": [video._asdict() for video in scores.skipped],
+            "num_skipped": len(skipped),
+            "skipped": [video._asdict() for video in skipped],
         },
         "metrics": metrics,
         "versions": {package: _version(package) for package in PACKAGES},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_file(output / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
-    if scores.num_resumed:
-        print(f"{scores.num_resumed} videos were scored before an interruption", file=sys.stderr)
+    if num_resumed:
+        print(f"{num_resumed} {unit} were scored before an interruption", file=sys.stderr)
     print("\n".join(table))
-    if scores.skipped:
-        reasons = collections.Counter(video.reason for video in scores.skipped).most_common()
+    if skipped:
+        reasons = collections.Counter(video.reason for video in skipped).most_common()
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
-        print(f"  {effect} {len(scores.skipped)} videos that can't be read ({listed})")
+        print(f"  {effect} {len(skipped)} videos that can't be read ({listed})")
 
 
 def remove_partial_scores(folder: Path, state: Any) -> None:

@@ -1,12 +1,12 @@
-"""`umt finetune`: classification, retrieval or question answering, by the `task` of a recipe. `--key value` overrides
-any key of the recipe."""
+"""`umt finetune`: classification, action detection, retrieval or question answering, by the `task` of a recipe.
+`--key value` overrides any key of the recipe."""
 
 import argparse
 
 from .arguments import require_all_processes
 from .run_help import add_run_arguments, run_help
 
-HELP = "fine-tune a UMT model for classification, text-video retrieval or question answering"
+HELP = "fine-tune a UMT model for classification, action detection, text-video retrieval or question answering"
 TAKES_OVERRIDES = True
 
 

@@ -11,7 +11,8 @@ from ..runs.task_classes import TASKS, Option, find_task, task_options
 
 GROUPS = {
     "data": (
-        "data", "eval_data", "data_root", "train_split", "eval_split", "eval_share", "labels", "streaming",
+        "data", "eval_data", "data_root", "train_split", "eval_split", "eval_share", "labels", "label_map",
+        "excluded", "eval_excluded", "start", "frame_stride", "sampling_fps", "streaming",
         "samples_per_epoch", "video_data", "image_data", "video_root", "image_root", "positives", "videos_per_epoch",
         "images_per_epoch", "eval_root", "answers", "paragraph", "several_videos", "trim_seconds", "sampling", "flip",
         "views_per_video", "num_frames", "max_text_length", "max_broken_share",
@@ -50,6 +51,7 @@ EXAMPLES = {
     "finetune": """\
   umt finetune --data clips/ --init-from umt-l16-k710 --output-dir my-model
   umt finetune --data clips/ --init-from umt-l16-k710 --preset lora --output-dir my-model
+  umt finetune --config small_detection --data clips/ --init-from umt-l16-k710 --output-dir my-model
   umt finetune --config umt_b16_msrvtt_retrieval --data train.json --data-root videos/ --output-dir my-model
   umt finetune --config small_data --num-train-epochs 10 --print-config > my_recipe.yaml""",
 }

@@ -26,6 +26,7 @@ class Panel:
 PANELS = (
     Panel("loss", "loss", "eval_loss"),
     Panel("top-1 accuracy, %", dots="eval_top1"),
+    Panel("frame mAP at IoU 0.5, %", dots="eval_map50"),
     Panel("learning rate", "learning_rate"),
 )
 # Okabe and Ito's palette, distinguishable with colour vision deficiency

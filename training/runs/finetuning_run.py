@@ -41,6 +41,8 @@ from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
 from .run_folder import RunFolder
 
+ENCODERS = (UMTModel, UMTForPreTraining, UMTForVideoClassification)  # from which classification is fine-tuned
+
 
 @dataclass
 class FineTuningRun:
@@ -241,20 +243,20 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
     )
 
 
-def load_source(name: str) -> UMTPreTrainedModel:
-    """The model that a run starts from.
+def load_source(name: str, kinds: Sequence[type[UMTPreTrainedModel]] = ENCODERS) -> UMTPreTrainedModel:
+    """The model that a run starts from, of one of several classes.
 
     Raises:
-        ValueError: it is not a UMT video model.
+        ValueError: it is not a UMT video model, or of another class.
     """
+    classes = {kind.__name__: kind for kind in kinds}
     if name.endswith(".pth"):
         source = convert_umt_checkpoint(name)
-        if isinstance(source, UMTPreTrainedModel):
+        if isinstance(source, tuple(kinds)):
             return source
-        raise ValueError(f"{name} contains a {type(source).__name__}, not a UMT video encoder.")
+        raise ValueError(f"{name} contains a {type(source).__name__}, not a UMT video encoder ({', '.join(classes)}).")
     config = read_model_config(name)
     architecture, model_type = architecture_of(config) or "UMTModel", config.get("model_type")
-    classes = {kind.__name__: kind for kind in (UMTModel, UMTForPreTraining, UMTForVideoClassification)}
     if model_type != "umt" or architecture not in classes:
         raise ValueError(
             f"{name} is a {architecture} of type {model_type!r}; fine-tuning starts from a saved UMT video "

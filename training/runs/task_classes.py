@@ -22,6 +22,7 @@ TASKS = {
     "stage1": ("pretrain", "pretraining_run", "pretrain_stage1"),
     "stage2": ("pretrain", "video_text_run", "pretrain_stage2"),
     "classification": ("finetune", "finetuning_run", "finetune_classification"),
+    "detection": ("finetune", "detection_run", "finetune_detection"),
     "retrieval": ("finetune", "retrieval_run", "finetune_retrieval"),
     "question_answering": ("finetune", "question_answering_run", "finetune_question_answering"),
 }
@@ -31,6 +32,7 @@ TASK_CLASSES = {
     "stage1": ("runs.pretraining_run.PreTrainingRun", "trainers.pretraining.UMTPreTrainingArguments"),
     "stage2": ("runs.video_text_run.VideoTextRun", "trainers.video_text.UMTVideoTextArguments"),
     "classification": ("runs.finetuning_run.FineTuningRun", "trainers.finetuning.UMTFineTuningArguments"),
+    "detection": ("runs.detection_run.DetectionRun", "trainers.detection.UMTActionDetectionArguments"),
     "retrieval": ("runs.retrieval_run.RetrievalRun", "trainers.video_text.UMTVideoTextArguments"),
     "question_answering": (
         "runs.question_answering_run.QuestionAnsweringRun",

@@ -34,7 +34,8 @@ def pretrain(recipe: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> 
 
 
 def finetune(recipe: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> UMTTrainer:
-    """Run a recipe of the task `classification`, `retrieval` or `question_answering`, as `umt finetune` does.
+    """Run a recipe of the task `classification`, `detection`, `retrieval` or `question_answering`, as `umt finetune`
+    does.
 
     Arguments, result and errors are those of [`pretrain`].
     """

@@ -151,7 +151,7 @@ def test_a_mistake_is_reported_in_one_line_with_exit_code_1(command, message, fo
         ("classify v.mp4 --modle m", "umt classify: the option --modle does not exist; did you mean --model?"),
         ("classify v.mp4 --batch 2", "umt classify: the option --batch does not exist; did you mean --batch-size?"),
         ("search dog v --qqq", "umt search: the option --qqq does not exist;"),
-        ("evaluate --task retreival", "'retreival' is not one of classification, retrieval, question_answering, "),
+        ("evaluate --task retreival", "'retreival' is not one of classification, detection, retrieval, "),
         ("evaluate --task retreival", "did you mean retrieval?"),
         ("classify v.mp4 --model m --dtype float23", "'float23' is not one of float32, bfloat16, float16"),
         ("classify v.mp4 --model m --top-k many", "argument --top-k: invalid int value: 'many'"),

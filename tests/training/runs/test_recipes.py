@@ -237,7 +237,7 @@ def test_every_recipe_states_the_task_of_its_run(name):
     ("command", "recipe", "message"),
     [
         ("pretrain", {}, "The recipe has no `task`; add one to it: `task: stage1`, or `task: stage2`."),
-        ("finetune", {"task": None}, "no `task`; add one to it: `task: classification`, or `task: retrieval`, or "),
+        ("finetune", {"task": None}, "no `task`; add one to it: `task: classification`, or `task: detection`, or "),
         ("pretrain", {"task": "retrieval"}, "'retrieval', which `umt pretrain` does not train; train it with `umt f"),
         ("finetune", {"task": "stage2"}, "'stage2', which `umt finetune` does not train; train it with `umt pre"),
         ("finetune", {"task": "vqa"}, "'vqa', which `umt finetune` does not train; `umt finetune` trains classific"),
