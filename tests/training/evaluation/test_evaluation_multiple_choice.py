@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import load_recorded
 from tiny_classifier import save_noise
-from tiny_pretraining import launch
 from tiny_video_text_retrieval import recorded_retrieval_model, save_tiny_retrieval_model, tiny_retrieval_model
 
 from processing_umt import UMTProcessor
@@ -176,33 +175,3 @@ def test_command_and_wrong_tables(data, model, tmp_path, capsys):
             evaluate_multiple_choice(tiny_retrieval_model(), processor, load_video_records(path))
     with pytest.raises(ValueError, match="caption"):
         evaluate_multiple_choice(tiny_retrieval_model(), processor, records.remove_columns("answer"))
-
-
-SCRIPT = """
-import json, sys
-from accelerate import PartialState
-PartialState(cpu=True)
-from tiny_video_text_retrieval import tiny_retrieval_model
-from processing_umt import UMTProcessor
-from umt_training.evaluation.multiple_choice import evaluate_multiple_choice
-from umt_training.data.video_records import load_video_records
-data, model, output = sys.argv[1:]
-scores = evaluate_multiple_choice(
-    tiny_retrieval_model(), UMTProcessor.from_pretrained(model), load_video_records(data), num_workers=0
-)
-import torch.distributed
-assert torch.distributed.get_world_size() == 2
-with open(f"{output}/{torch.distributed.get_rank()}.json", "w") as file:
-    json.dump([scores.choices, scores.accuracy], file)
-"""
-
-
-def test_two_processes_equal_one(data, model, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    done = launch(str(script), str(data), str(model), str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    processor, records = UMTProcessor.from_pretrained(model), load_video_records(data)
-    expected = evaluate_multiple_choice(tiny_retrieval_model(), processor, records, num_workers=0)
-    for rank in (0, 1):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [expected.choices, expected.accuracy]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from recorded import load_recorded
-from tiny_pretraining import launch
 from tiny_question_answering import ANSWERS, save_tiny, tiny_answerer, write_questions
 
 from processing_umt import UMTProcessor
@@ -233,38 +232,6 @@ def test_texts_that_the_model_cannot_read(model, data, tmp_path, capsys):
     (tmp_path / "unknown.txt").write_text("xyzzy\nqwert")
     with pytest.raises(ValueError, match=r"answers of .*unknown.txt: no word is in the vocabulary"):
         command(*arguments, "--answers", tmp_path / "unknown.txt")
-
-
-SCRIPT = """
-import json, sys
-from accelerate import PartialState
-PartialState(cpu=True)
-from tiny_question_answering import ANSWERS, tiny_answerer
-from processing_umt import UMTProcessor
-from umt_training.evaluation.question_answering import evaluate_questions
-from umt_training.data.question_records import load_question_records
-data, model, output = sys.argv[1:]
-records = load_question_records(f"{data}/questions.json")
-scores = evaluate_questions(tiny_answerer(), UMTProcessor.from_pretrained(model), records, ANSWERS, num_workers=0)
-import torch.distributed
-rank = torch.distributed.get_rank()
-assert torch.distributed.get_world_size() == 2
-with open(f"{output}/{rank}.json", "w") as file:
-    json.dump([scores.predictions, scores.accuracy, [video.video for video in scores.skipped]], file)
-"""
-
-
-def test_two_processes_equal_one(data, model, processor, tmp_path):
-    """Five videos on two processes; one of them is broken."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    done = launch(str(script), str(data), str(model), str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    expected = evaluate(data, processor)
-    for rank in (0, 1):
-        predictions, accuracy, skipped = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert predictions == expected.predictions and accuracy == expected.accuracy
-        assert skipped == [video.video for video in expected.skipped]
 
 
 def test_questions_of_a_clip_are_decoded_once(data, processor, monkeypatch):
