@@ -11,7 +11,6 @@ and rows without categories are counted and left out.
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from ..suggestions import did_you_mean
 from .annotated_actions import AnnotatedActions
 from .ava_csv import ActionTable, check_corners
 from .class_indices import check_distinct, list_names, normalize_name
-from .strict_json import parse_json
+from .strict_json import is_number, parse_json
 from .video_files import walk_folder
 from .video_folders import join_metadata_path
 
@@ -167,7 +166,7 @@ def _video(row: dict[str, Any], place: str, file: Path, folder: Path) -> str:
 
 def _row_persons(row: dict[str, Any], place: str, video: str) -> list[_Person]:
     time, objects = row.get("time"), row["objects"]
-    if not _is_number(time) or time < 0:
+    if not is_number(time) or time < 0:
         raise ValueError(f"{place}: the time is {time!r:.40}; expected the seconds from the start of the file.")
     boxes = objects.get("bbox")
     if not isinstance(boxes, list):
@@ -187,8 +186,10 @@ def _row_persons(row: dict[str, Any], place: str, video: str) -> list[_Person]:
             float(time),
             _corners(box, place),
             _categories(categories, place),
-            _checked(score, "score", place, lambda value: _is_number(value) and 0 <= value <= 1, "from 0 to 1"),
-            _checked(track, "track", place, lambda value: type(value) is int and value >= 0, "an integer from 0"),
+            _checked(score, "score", place, lambda value: is_number(value) and 0 <= value <= 1, "from 0 to 1"),
+            _checked(
+                track, "track", place, lambda value: type(value) is int and 0 <= value < 1 << 53, "an integer from 0"
+            ),
             place,
         )
         for box, categories, score, track in zip(boxes, *columns.values(), strict=True)
@@ -196,7 +197,7 @@ def _row_persons(row: dict[str, Any], place: str, video: str) -> list[_Person]:
 
 
 def _corners(box: Any, place: str) -> tuple[float, ...]:
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise ValueError(f"{place}: a box is {box!r:.60}; expected [x, y, width, height] in pixels.")
     x, y, width, height = box
     if width < 0 or height < 0:
@@ -223,10 +224,6 @@ def _checked(value: Any, name: str, place: str, is_allowed: Callable[[Any], bool
     if value is not None and not is_allowed(value):
         raise ValueError(f"{place}: a {name} is {value!r:.40}; expected {expected}.")
     return value
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _table(pairs: Sequence[tuple[_Person, int]]) -> ActionTable:

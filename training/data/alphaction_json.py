@@ -7,7 +7,6 @@ frame here. A list of persons names its key frames by numbers only: the annotati
 are.
 """
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .ava_csv import ActionTable, check_corners
-from .strict_json import read_json
+from .strict_json import is_number, read_json
 
 
 def is_alphaction_json(content: Any) -> bool:
@@ -33,11 +32,15 @@ def read_json_annotations(path: str | os.PathLike) -> ActionTable:
     path = Path(path)
     content, images = _annotations(path)
     rows = []
-    for number, entry in enumerate(content.get("annotations") or (), 1):
+    if not isinstance(content.get("annotations"), list):
+        raise ValueError(f"{path} has no list of annotations.")
+    for number, entry in enumerate(content["annotations"], 1):
         place = f"{path}, annotation {number}"
         image, box = _image(entry, images, place), entry.get("bbox")
         action_ids = entry.get("action_ids")
-        if not isinstance(action_ids, list) or not all(type(action) is int and action >= 1 for action in action_ids):
+        if not isinstance(action_ids, list) or not all(
+            type(action) is int and 1 <= action < 1 << 31 for action in action_ids
+        ):
             raise ValueError(f"{place}: action_ids is {action_ids!r:.40}; expected a list of ids, which start at 1.")
         corners = _relative_corners(box, image, place)
         # the number of the annotation is the person: two annotations of a key frame are not joined
@@ -72,7 +75,7 @@ def read_json_persons(path: str | os.PathLike, annotations: str | os.PathLike | 
     for number, entry in enumerate(entries, 1):
         place = f"{path}, entry {number}"
         image, score = _image(entry, images, place), entry.get("score")
-        if not _is_number(score) or not 0 <= score <= 1:
+        if not is_number(score) or not 0 <= score <= 1:
             raise ValueError(f"{place}: the score is {score!r:.40}; expected a number from 0 to 1.")
         rows.append((image, _relative_corners(entry.get("bbox"), image, place), 0, score, place))
     if not rows:
@@ -89,15 +92,21 @@ def _annotations(path: Path) -> tuple[dict[str, Any], dict[int, Mapping[str, Any
         raise ValueError(f"{path} contains no annotations: expected an object with images and annotations.")
     images = {}
     for number, image in enumerate(content["images"], 1):
-        is_valid = (
-            isinstance(image, dict) and isinstance(image.get("movie"), str) and _is_number(image.get("timestamp"))
-        )
-        if not is_valid or not all(_is_number(image.get(side)) and image[side] > 0 for side in ("width", "height")):
+        if not _is_image(image):
             raise ValueError(
                 f"{path}, image {number} is {image!r:.80}; expected id, movie, timestamp, width and height."
             )
-        images[image.get("id")] = image
+        if image["id"] in images:
+            raise ValueError(f"{path}, image {number}: the id {image['id']} occurs twice; remove one of the images.")
+        images[image["id"]] = image
     return content, images
+
+
+def _is_image(image: Any) -> bool:
+    if not isinstance(image, dict) or type(image.get("id")) is not int or not isinstance(image.get("movie"), str):
+        return False
+    numbers = [image.get(name) for name in ("timestamp", "width", "height")]
+    return all(map(is_number, numbers)) and numbers[0] >= 0 and min(numbers[1:]) > 0
 
 
 def _image(entry: Any, images: Mapping[int, Mapping[str, Any]], place: str) -> Mapping[str, Any]:
@@ -109,16 +118,12 @@ def _image(entry: Any, images: Mapping[int, Mapping[str, Any]], place: str) -> M
 
 
 def _relative_corners(box: Any, image: Mapping[str, Any], place: str) -> list[float]:
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)) or min(box[2:]) < 0:
         raise ValueError(f"{place}: the box is {box!r:.60}; expected [x, y, width, height] in pixels.")
     x, y, width, height = box
     corners = [x, y, x + width, y + height]
     check_corners(corners, place, relative=False)
     return [corner / size for corner, size in zip(corners, [image["width"], image["height"]] * 2, strict=True)]
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _table(rows: Sequence[tuple[Any, ...]], **columns: np.ndarray) -> ActionTable:

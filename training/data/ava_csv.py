@@ -9,8 +9,10 @@ Files of detections have millions of rows, so they are parsed by Arrow and check
 searched for only when there is one.
 """
 
+import csv
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -26,6 +28,7 @@ _NAMES = ("video", "time", "x1", "y1", "x2", "y2", "action id", "last")
 _LAST_NAMES = {"annotations": "person id", "detections": "score", "persons": "score"}
 _NUM_COLUMNS = {"annotations": (8, 7, 2), "detections": (8,), "persons": (8,)}
 _MARGIN = 0.5  # of the frame, by which a detector's box may exceed it; corners in pixels exceed it by more
+_MAX_INTEGER = 1 << 53  # up to which floats are exact
 _TYPES = {
     "video": pa.dictionary(pa.int32(), pa.string()),
     "action id": pa.int32(),
@@ -110,7 +113,8 @@ def write_detections(path: str | os.PathLike, table: ActionTable) -> None:
     is_whole = bool((table.times == np.floor(table.times)).all())
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         form = f"%s,{'%04d' if is_whole else '%.6f'},%.5f,%.5f,%.5f,%.5f,%d,%.5f\n"
-        videos = (table.videos[video] for video in table.video.tolist())
+        names = [_quoted(name) for name in table.videos]
+        videos = (names[video] for video in table.video.tolist())
         columns = (table.times, *table.boxes.T, table.actions, table.scores)
         file.writelines(form % row for row in zip(videos, *(column.tolist() for column in columns), strict=True))
 
@@ -134,68 +138,97 @@ def read_excluded(path: str | os.PathLike) -> set[tuple[str, float]]:
 def _read(path: Path, kind: str) -> ActionTable:
     if not path.is_file():
         raise ValueError(f"The file of {kind} {path} does not exist; check the path.")
-    read_options = pa.csv.ReadOptions(column_names=list(_NAMES))
-    parse_options = pa.csv.ParseOptions(quote_char=False)
-    convert_options = pa.csv.ConvertOptions(column_types=_TYPES, null_values=[""], strings_can_be_null=True)
-    # rows of different lengths are made equal; detections, of which there are many more, have one length
-    source, lines = (str(path), None) if kind == "detections" else _padded(path)
     try:
-        table = pa.csv.read_csv(source, read_options, parse_options, convert_options)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        _raise_first_fault(path, kind)
-        raise ValueError(f"{path} can't be read as csv: {error}") from error
-    if any(table[name].null_count for name in _NAMES[:2]):
-        _raise_first_fault(path, kind)
-    video = table["video"].unify_dictionaries().combine_chunks()
-    actions, last = table["action id"], table["last"]
-    found = ActionTable(
-        videos=video.dictionary.to_pylist(),
-        video=video.indices.to_numpy(),
+        # of detections there are many more than of the others, and their rows have one length
+        rows, lines = (str(path), None) if kind == "detections" else _cleaned(path)
+        table = _parse(rows)
+    except pa.ArrowInvalid as error:
+        if (fault := _first_fault(path, kind)) is not None:
+            raise fault from error
+        rows, lines = _cleaned(path)
+        table = _parse(rows)
+    is_faulty = _faults(table, kind)
+    if is_faulty.any():
+        row = f"row {is_faulty.argmax() + 1}" if lines is None else f"line {lines[is_faulty.argmax()]}"
+        raise _first_fault(path, kind) or ValueError(f"{path}, {row} is malformed.")
+    videos, video = _videos(table["video"])
+    last = table["last"]
+    return ActionTable(
+        videos=videos,
+        video=video,
         times=table["time"].to_numpy(),
         boxes=np.stack([_filled(table[name], np.nan) for name in _NAMES[2:6]], axis=1),
-        actions=_filled(actions, 0),
+        actions=_filled(table["action id"], 0),
         scores=None if kind == "annotations" else _filled(last, np.nan),
         person_ids=_filled(last, -1).astype(np.int64) if kind == "annotations" else None,
         places=lines and [f"{path}, line {number}" for number in lines],
     )
-    is_faulty = _faults(found, kind, actions_given=np.asarray(actions.is_valid()))
-    if kind == "annotations":
-        is_faulty |= _filled(last, -1) != found.person_ids
-    if is_faulty.any():
-        _raise_first_fault(path, kind)
-    return found
+
+
+def _videos(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """The names without surrounding spaces, each once, and the index of each row's name."""
+    column = column.unify_dictionaries().combine_chunks()
+    names = [name.strip() for name in column.dictionary.to_pylist()]
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return list(number_of), np.array([number_of[name] for name in names], np.int32)[column.indices.to_numpy()]
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if re.search('[",]', name) else name
 
 
 def _filled(column: pa.ChunkedArray, value: float) -> np.ndarray:
     return column.fill_null(value).to_numpy()
 
 
-def _padded(path: Path) -> tuple[BytesIO, list[int]]:
-    """The rows that are not empty, with eight cells each, and their lines."""
-    rows = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    lines = [number for number, row in enumerate(rows, 1) if row.strip()]
-    padded = (rows[number - 1].rstrip(b"\r") for number in lines)
-    return BytesIO(b"\n".join(row + b"," * (7 - row.count(b",")) for row in padded)), lines
+def _cleaned(path: Path) -> tuple[BytesIO, list[int]]:
+    """The rows that are not empty, with eight cells each and without spaces around them, and their lines."""
+    rows, lines = [], []
+    for number, cells in _lines(path):
+        rows.append(",".join([_quoted(cells[0]), *cells[1:], *[""] * (8 - len(cells))]))
+        lines.append(number)
+    return BytesIO("\n".join(rows).encode()), lines
 
 
-def _faults(table: ActionTable, kind: str, actions_given: np.ndarray) -> np.ndarray:
-    """Which rows `_raise_first_fault` refuses, bool `(rows,)`."""
-    boxes = table.boxes
-    is_faulty = ~np.isfinite(table.times) | (table.times < 0)
-    nobody = ~actions_given & np.isnan(boxes).all(axis=1) if kind == "annotations" else np.zeros(len(table), bool)
+def _parse(rows: str | BytesIO) -> pa.Table:
+    return pa.csv.read_csv(
+        rows,
+        pa.csv.ReadOptions(column_names=list(_NAMES)),
+        convert_options=pa.csv.ConvertOptions(column_types=_TYPES, null_values=[""], strings_can_be_null=True),
+    )
+
+
+def _faults(table: pa.Table, kind: str) -> np.ndarray:
+    """Which rows are malformed, bool `(rows,)`: those for which `_first_fault` finds a reason."""
+    boxes = np.stack([_filled(table[name], np.nan) for name in _NAMES[2:6]], axis=1)
+    times, actions, last = (table[name] for name in ("time", "action id", "last"))
+    has_action, has_last = np.asarray(actions.is_valid()), np.asarray(last.is_valid())
+    times, actions, last = _filled(times, np.nan), _filled(actions, 0), _filled(last, np.nan)
+    nobody = np.isnan(boxes).all(axis=1) & ~has_action & ~has_last & (kind == "annotations")
     with np.errstate(invalid="ignore"):
+        is_faulty = ~(np.isfinite(times) & (times >= 0)) | ~np.asarray(table["video"].is_valid())
         is_faulty |= ~nobody & ~((boxes >= -_MARGIN) & (boxes <= 1 + _MARGIN)).all(axis=1)
         is_faulty |= (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
-    if kind == "persons":
-        is_faulty |= actions_given & (table.actions != -1)
-        is_faulty |= ~((table.scores >= 0) & (table.scores <= 1))
-    else:
-        is_faulty |= ~nobody & (table.actions < 1)
-    return is_faulty if table.scores is None else is_faulty | ~np.isfinite(table.scores)
+        is_faulty |= (has_action & (actions != -1)) if kind == "persons" else (~nobody & (actions < 1))
+        if kind == "annotations":
+            is_faulty |= has_last & ~((last >= -1) & (last < _MAX_INTEGER) & (last == np.floor(last)))
+        elif kind == "persons":
+            is_faulty |= ~((last >= 0) & (last <= 1))
+        else:
+            is_faulty |= ~np.isfinite(last)
+    return is_faulty
 
 
-def _raise_first_fault(path: Path, kind: str) -> None:
-    """Raises the error of the first line with a fault, or of a file without lines."""
+def _first_fault(path: Path, kind: str) -> ValueError | None:
+    """The error of the first line with a fault, or of a file without lines."""
+    try:
+        _check_lines(path, kind)
+    except ValueError as error:
+        return error
+    return None
+
+
+def _check_lines(path: Path, kind: str) -> None:
     names = (*_NAMES[:-1], _LAST_NAMES[kind])
     if next(_lines(path), None) is None:
         raise ValueError(f"{path} is empty; expected rows of {kind}: {', '.join(names)}.")
@@ -204,21 +237,21 @@ def _raise_first_fault(path: Path, kind: str) -> None:
         if len(cells) not in _NUM_COLUMNS[kind]:
             expected = " or ".join(map(str, _NUM_COLUMNS[kind]))
             raise ValueError(f"{where} has {len(cells)} columns; expected {expected}: {', '.join(names)}.")
-        if number == 1 and _number(cells[1]) is None and not any(map(_is_number, cells[1:6])):
+        if number == 1 and not any(_number(cell) is not None for cell in cells[1:6]) and cells[1]:
             raise ValueError(
                 f"{where} is {','.join(cells)!r:.80}, which looks like a header. AVA's files have none: remove it."
             )
         if not cells[0]:
             raise ValueError(f"{where} has no video in its first column.")
-        time = _checked(cells[1], "time", where, lambda value: value >= 0, "a time in seconds from 0")
-        if time is None or len(cells) == 2 or (kind == "annotations" and not any(cells[2:])):
+        _checked(cells[1], "time", where, lambda value: value >= 0, "a time in seconds from 0")
+        if kind == "annotations" and not any(cells[2:]):  # nobody acts
             continue
         corners = [_checked(cell, name, where) for cell, name in zip(cells[2:6], names[2:6], strict=True)]
         check_corners(corners, where, relative=True)
         _check_action(cells[6], kind, where)
-        if len(cells) == 8 and kind == "annotations" and cells[7]:
-            expected = "an integer; is this a file of detections with scores?"
-            _checked(cells[7], "person id", where, lambda value: value == int(value), expected)
+        if kind == "annotations" and cells[7:] not in ([], [""]):
+            expected = "an integer from 0 (or is this a file of detections with scores?)"
+            _checked(cells[7], "person id", where, _is_person_id, expected)
         elif kind == "persons":
             _checked(cells[7], "score", where, lambda value: 0 <= value <= 1, "a score from 0 to 1")
         elif kind == "detections":
@@ -265,7 +298,7 @@ def _check_action(cell: str, kind: str, where: str) -> None:
             )
         return
     expected = "an integer from 1; ids of AVA start at 1, not at 0"
-    _checked(cell, "action id", where, lambda value: value >= 1 and cell.isdecimal(), expected)
+    _checked(cell, "action id", where, lambda value: 1 <= value < 1 << 31 and cell.isdecimal(), expected)
 
 
 def _checked(
@@ -281,17 +314,16 @@ def _checked(
     return value
 
 
+def _is_person_id(value: float) -> bool:
+    return value.is_integer() and -1 <= value < _MAX_INTEGER
+
+
 def _number(cell: str) -> float | None:
     """The finite number in a cell."""
-    try:
-        value = float(cell)
-    except ValueError:
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", cell, re.IGNORECASE | re.ASCII) is None:
         return None
+    value = float(cell)
     return value if math.isfinite(value) else None
-
-
-def _is_number(cell: str) -> bool:
-    return _number(cell) is not None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -302,6 +334,8 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, [cell.strip() for cell in line.split(",")]
+                    yield number, [cell.strip() for cell in next(csv.reader([line]))]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a table of text: {error}.") from error

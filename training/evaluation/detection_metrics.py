@@ -137,8 +137,8 @@ def _check(
         )
     if (is_reversed := (annotations.boxes[:, 2:] < annotations.boxes[:, :2]).any(axis=1)).any():
         raise ValueError(
-            f"{annotations.place(int(is_reversed.argmax()))}: an annotated box has x2 < x1 or y2 < y1; expected corners "
-            "x1, y1, x2, y2."
+            f"{annotations.place(int(is_reversed.argmax()))}: an annotated box has x2 < x1 or y2 < y1; expected "
+            "corners x1, y1, x2, y2."
         )
 
 

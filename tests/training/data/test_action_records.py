@@ -257,6 +257,7 @@ GOOD = "m,0902,0.1,0.2,0.3,0.6,2,0"
 SCORED = "m,0902,0.1,0.2,0.3,0.6,2,0.5"
 PERSON = "m,0902,0.1,0.2,0.3,0.6,,0.9"
 ROW = json.dumps(metadata_row())
+IMAGE = {"id": 1, "movie": "m", "timestamp": 902, "width": 200, "height": 100}
 PERSON_JSON = {"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.9}
 
 
@@ -273,7 +274,7 @@ CSV_FAULTS = [
     (read_annotations, [GOOD, "m,0902,0.1,0.2,0.3,0.6,0,0"], "line 2: the action id is '0'; .* ids of AVA start at 1"),
     (read_annotations, [GOOD, "m,0902,0.1,0.2,0.3,0.6,1.5,0"], "line 2: the action id is '1.5'"),
     (read_annotations, [GOOD, "m,0902,0.1,0.2,0.3,0.6,,0"], "line 2: the action id is ''"),
-    (read_annotations, [GOOD, SCORED], "line 2: the person id is '0.5'; .* is this a file of detections"),
+    (read_annotations, [GOOD, SCORED], "line 2: the person id is '0.5'; .* is this a file of det"),
     (read_annotations, [GOOD, "m,0902,0.1,0.2,0.3"], "line 2 has 5 columns; expected 8 or 7 or 2"),
     (read_annotations, [GOOD, GOOD + ",1"], "line 2 has 9 columns"),
     (read_annotations, [GOOD, "m,now,0.1,0.2,0.3,0.6,2,0"], "line 2: the time is 'now'"),
@@ -312,6 +313,8 @@ CSV_FAULTS = [
     (read_action_metadata, [ROW, own(categories=["sit"])], "line 2: the categories of a box are 'sit'"),
     (read_action_metadata, [ROW, own(categories=[[3]])], "line 2: the categories of a box are \\[3\\]"),
     (read_action_metadata, [ROW, own(track=[-1])], "line 2: a track is -1"),
+    (read_action_metadata, [ROW, own(track=[10**30])], "line 2: a track is 1000"),
+    (read_action_metadata, [ROW, own(bbox=[[10**400, 1, 2, 3]])], "line 2: a box is"),
     (read_action_metadata, [ROW, json.dumps(metadata_row(time=-1))], "line 2: the time is -1"),
     (read_action_metadata, [ROW, json.dumps(metadata_row(time="1"))], "line 2: the time is '1'"),
     (read_action_metadata, [ROW, json.dumps(metadata_row("../b.mp4"))], "line 2 lists ../b.mp4, which is not in"),
@@ -333,6 +336,56 @@ def test_a_fault_in_a_file_is_named_with_its_line(tmp_path, read, lines, message
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+CELLS = [
+    "",
+    " ",
+    "-1",
+    "0",
+    "1",
+    "2",
+    "0.5",
+    "1.4",
+    "-0.4",
+    "7",
+    "300",
+    "nan",
+    "1e400",
+    "x",
+    "1_0",
+    "0x1",
+    '"1"',
+    "1,2",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    kind=st.sampled_from(["annotations", "detections", "persons"]),
+    number=st.integers(1, 4),
+    column=st.integers(0, 7),
+    cell=st.sampled_from(CELLS),
+)
+def test_a_row_with_an_odd_cell_is_read_or_named(tmp_path_factory, kind, number, column, cell):
+    """The check of all rows as arrays and that of single lines agree."""
+    read, good = {
+        "annotations": (read_annotations, GOOD),
+        "detections": (read_detections, SCORED),
+        "persons": (read_person_rows, PERSON),
+    }[kind]
+    cells = good.split(",")
+    cells[column] = cell
+    lines = [good] * 4
+    lines[number - 1] = ",".join(cells)
+    path = write_lines(tmp_path_factory.mktemp("csv") / "a.csv", *lines)
+    try:
+        table = read(path)
+    except ValueError as error:
+        assert re.search(rf"line {number}\b", str(error)) and "is malformed" not in str(error)
+    else:
+        assert len(table) == 4 and np.isfinite(table.boxes).all() and np.isfinite(table.times).all()
+        assert (table.boxes[:, 2:] >= table.boxes[:, :2]).all() and np.abs(table.boxes).max() <= 1.5
+
+
 @pytest.mark.parametrize(
     "read", [read_annotations, read_detections, read_excluded, read_label_map, load_detected_persons]
 )
@@ -345,8 +398,7 @@ def test_a_file_that_does_not_exist_or_is_no_text_is_named(tmp_path, read):
 
 
 def persons_json(tmp_path, person, images=True):
-    image = {"id": 1, "movie": "m", "timestamp": 902, "width": 200, "height": 100}
-    (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": []}))
+    (tmp_path / "a.json").write_text(json.dumps({"images": [IMAGE], "annotations": []}))
     (tmp_path / "p.json").write_text(json.dumps([PERSON_JSON, person]))
     return load_detected_persons(tmp_path / "p.json", annotations=tmp_path / "a.json" if images else None)
 
@@ -356,6 +408,8 @@ def persons_json(tmp_path, person, images=True):
     [
         (PERSON_JSON | {"image_id": 2}, "entry 2: no image has the id 2"),
         (PERSON_JSON | {"score": 3}, "entry 2: the score is 3"),
+        (PERSON_JSON | {"score": 10**400}, "entry 2: the score is 1000"),
+        (PERSON_JSON | {"image_id": [1]}, "entry 2 is .*expected an object with image_id"),
         (PERSON_JSON | {"bbox": [1, 2, -3, 4]}, "entry 2: the box is"),
         (
             PERSON_JSON | {"bbox": [0.1, 0.2, 0.3, 0.4]},
@@ -367,6 +421,32 @@ def persons_json(tmp_path, person, images=True):
 def test_a_fault_in_json_is_named_with_its_entry(tmp_path, person, message):
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / "p.json")) + ", " + message):
         persons_json(tmp_path, person)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], r"contains no annotations"),
+        ({"images": []}, r"has no list of annotations"),
+        ({"images": [], "annotations": []}, r"contains no annotated action"),
+        ({"images": [IMAGE, IMAGE], "annotations": []}, r"image 2: the id 1 occurs twice"),
+        ({"images": [IMAGE | {"width": 0}], "annotations": []}, r"image 1 is .*expected id, movie"),
+        ({"images": [IMAGE | {"id": None}], "annotations": []}, r"image 1 is .*expected id, movie"),
+        (
+            {"images": [IMAGE], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]},
+            r"annotation 1: action_ids is None",
+        ),
+        (
+            {"images": [IMAGE], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4], "action_ids": [0]}]},
+            r"annotation 1: action_ids is \[0\]; expected a list of ids, which start at 1",
+        ),
+    ],
+)
+def test_a_fault_in_json_of_annotations_is_named_with_its_entry(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message) as error:
+        load_annotated_actions(tmp_path / "a.json", class_names=["sit"])
+    assert str(tmp_path / "a.json") in str(error.value)
 
 
 def test_json_of_persons_needs_the_annotations_that_number_its_key_frames(tmp_path):

@@ -12,6 +12,7 @@ from key_frame_files import frame_numbers, metadata_row, write_metadata, write_n
 from torch.utils.data import DataLoader
 from video_files import write_broken_videos
 
+from modeling_umt import UMTConfig, UMTForActionDetection
 from processing_umt import UMTVideoProcessor
 from processing_umt.augmentation_umt import sample_generator
 from processing_umt.detection_augmentation_umt import augment_for_detection
@@ -231,3 +232,21 @@ def test_frames_and_boxes_of_a_real_clip_fit_the_model_input(shared_video, tmp_p
     sample = dataset_of(tmp_path, functools.partial(augment, size=224, short_side=256))[0]
     assert sample["pixel_values_videos"].shape == (8, 3, 224, 224)
     assert np.isfinite(sample["pixel_values_videos"].numpy()).all() and (sample["boxes"] <= 223).all()
+
+
+def test_a_batch_is_the_input_of_the_model(folder):
+    config = UMTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=16,
+        num_frames=8, position_grid=[8, 2, 2], num_labels=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = UMTForActionDetection(config).eval()
+    dataset = dataset_of(folder)
+    batch = collate_key_frames([dataset[0], dataset[3]])
+    assert batch["box_mask"].sum(1).tolist() == [2, 1]
+    inputs = {name: batch[name] for name in ("pixel_values_videos", "boxes", "box_mask", "labels")}
+    outputs = model(**inputs)
+    assert outputs.logits.shape == (2, 2, 3) and torch.isfinite(outputs.loss)
+    one_by_one = [collate_key_frames([dataset[index]]) for index in (0, 3)]
+    losses = [model(**{name: batch[name] for name in inputs}).loss for batch in one_by_one]
+    torch.testing.assert_close(outputs.loss, sum(losses))

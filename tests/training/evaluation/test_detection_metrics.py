@@ -80,10 +80,11 @@ def test_the_file_of_detections_follows_from_recorded_predictions(tmp_path):
 
 
 def test_written_detections_are_read_back_with_five_decimals(tmp_path):
-    detections = table("ab", [3, 12.5], [[0.1234567, 0, 1, 1], [0, 0, 0.5, 0.5]], [7, 80], [0.9876543, 0])
+    names = ["a", 'b, "c"']
+    detections = table(names, [3, 12.5], [[0.1234567, 0, 1, 1], [0, 0, 0.5, 0.5]], [7, 80], [0.9876543, 0])
     write_detections(tmp_path / "d.csv", detections)
     read = read_detections(tmp_path / "d.csv")
-    assert read.videos == ["a", "b"] and read.times.tolist() == [3, 12.5] and read.actions.tolist() == [7, 80]
+    assert read.videos == names and read.times.tolist() == [3, 12.5] and read.actions.tolist() == [7, 80]
     assert read.boxes[0].tolist() == [0.12346, 0, 1, 1] and read.scores.tolist() == [0.98765, 0]
 
 
