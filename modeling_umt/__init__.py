@@ -3,6 +3,7 @@
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForObjectDetection,
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
     AutoModelForVisualQuestionAnswering,
@@ -12,6 +13,7 @@ from transformers.utils import is_av_available
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
 from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
+from .modeling_umt_action_detection import UMTActionDetectionOutput, UMTForActionDetection
 from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering, UMTForVideoQuestionAnsweringOutput
 from .modeling_umt_teacher import UMTTeacherModel
@@ -31,6 +33,7 @@ for auto_class, model_class in (
     (AutoModel, UMTTeacherModel),
     (AutoModelForVideoClassification, UMTForVideoClassification),
     (AutoModelForPreTraining, UMTForPreTraining),
+    (AutoModelForObjectDetection, UMTForActionDetection),
     (AutoModel, UMTTextModel),
     (AutoModel, UMTVideoTextModel),
     (AutoModelForPreTraining, UMTForVideoTextPreTraining),
@@ -44,8 +47,10 @@ if is_av_available():
     import processing_umt  # noqa: F401
 
 __all__ = [
+    "UMTActionDetectionOutput",
     "UMTConfig",
     "UMTDinov2Teacher",
+    "UMTForActionDetection",
     "UMTForPreTraining",
     "UMTForPreTrainingOutput",
     "UMTForVideoClassification",

@@ -26,7 +26,8 @@ ENCODER_SIZES = (
 
 @strict
 class UMTConfig(PreTrainedConfig):
-    r"""Configuration of [`UMTModel`], [`UMTForVideoClassification`] and [`UMTForPreTraining`].
+    r"""Configuration of [`UMTModel`], [`UMTForVideoClassification`], [`UMTForActionDetection`] and
+    [`UMTForPreTraining`].
 
     The defaults are UMT-L/16 at 8 frames of 224 x 224 pixels. UMT-B/16 has `hidden_size=768`, `num_hidden_layers=12`,
     `num_attention_heads=12`, `intermediate_size=3072` and `target_dim=512`.
@@ -51,7 +52,7 @@ class UMTConfig(PreTrainedConfig):
             position table is computed before it is resized to the input (space bicubic, time linear). `None`: computed
             for the input's own grid, as in stage 2.
         final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Whether the last LayerNorm is applied to the
-            tokens (pre-training, stage 2) or to their mean (classifiers). Each head sets its own.
+            tokens (pre-training, action detection, stage 2) or to their mean (classifiers). Each head sets its own.
         pooling (`"mean"`, `"attention"` or `"frames"`, defaults to `"mean"`): How a classifier pools the tokens.
             - `"mean"`: their mean, as in the paper.
             - `"attention"`: one cross-attention block with a learned query, the attentive probe of V-JEPA (arXiv
@@ -67,8 +68,9 @@ class UMTConfig(PreTrainedConfig):
         target_norm (`"l2"` or `"none"`, defaults to `"l2"`): Pre-training: whether student features are unit vectors.
         decoder_layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the decoders' LayerNorm (1e-5 in stage 2).
         alignment_loss (`"l2"`, `"mse"` or `"smooth_l1"`, defaults to `"l2"`): Distance to the teacher's features.
-        id2label (`dict[int, str]`, *optional*): Names of a classifier's classes. `label2id` is always its inverse: it
-            follows when `id2label` is changed, and is corrected, with a warning, in a file where the two disagree.
+        id2label (`dict[int, str]`, *optional*): Names of the classes of a classifier or an action detection model.
+            `label2id` is always its inverse: it follows when `id2label` is changed, and is corrected, with a warning,
+            in a file where the two disagree.
 
     Raises:
         ValueError: (wrapped by `huggingface_hub`'s strict dataclasses) if sizes do not divide or a choice is unknown.

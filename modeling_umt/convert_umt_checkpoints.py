@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .checkpoint_files_umt import UnsupportedCheckpointError, read_official_state_dict
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTVideoTextConfig
 from .modeling_umt import UMTForPreTraining, UMTForVideoClassification, UMTModel
+from .modeling_umt_action_detection import UMTForActionDetection
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering
 from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_video_text import UMTVideoTextModel
@@ -26,6 +27,7 @@ from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining
 from .official_configuration_umt import (
     checkpoint_kind,
     classification_config,
+    detection_config,
     question_answering_config,
     retrieval_config,
     stage1_config,
@@ -36,6 +38,7 @@ from .official_configuration_umt import (
 from .official_layout_umt import (
     classification_key_map,
     classification_state,
+    detection_key_map,
     multimodal_state,
     official_tensors,
     question_answering_key_map,
@@ -65,7 +68,7 @@ class CheckpointKind:
         infer_config: The configuration: a function of the state dict and the given configuration or None; with
             `has_classes` also of the file's `name` and of `labels`.
         prepare: The tensors to convert: a function of the state dict and the configuration. Defaults to all.
-        has_classes: Whether the model is a classifier, which `labels` are for.
+        has_classes: Whether the model has named classes, which `labels` are for.
         parts: Of each part, a function that selects its tensors, and its kind.
     """
 
@@ -89,6 +92,7 @@ KINDS = {
         classification_state,
         has_classes=True,
     ),
+    "detection": CheckpointKind(UMTForActionDetection, detection_key_map, detection_config, has_classes=True),
     "teacher": TEACHER,
     "stage2": CheckpointKind(
         UMTForVideoTextPreTraining,
@@ -131,18 +135,20 @@ def convert_umt_checkpoint(
             multi-modality model whose table was computed for another number of frames is kept.
         part (`str`, defaults to `"all"`): The part of the file to return: of a stage-2 file also `"teacher"`, of any
             multi-modality file also `"video"`, the encoder alone. `config` is then that part's.
-        labels (`str`, *optional*): Label list for a classifier's head, one of `label_sets()`: `"k400"`, `"k600"`,
-            `"k700"` and `"k710"` are the order of the official heads. By default it follows from the number of classes
-            (400, 600, 700, 710 or 174); other heads, such as that of Moments in Time, get no class names without it.
+        labels (`str`, *optional*): Label list for the head of a classifier or an action detection model, one of
+            `label_sets()`: `"k400"`, `"k600"`, `"k700"` and `"k710"` are the order of the official heads. By default
+            it follows from the number of classes (of a classifier 400, 600, 700, 710 or 174, of an action detection
+            model 80); other heads, such as that of Moments in Time, get no class names without it.
 
     Returns:
         A model in eval mode, whose class follows from the keys: [`UMTForPreTraining`] (stage 1),
-        [`UMTForVideoClassification`], [`UMTTeacherModel`] (the extracted CLIP tower), [`UMTForVideoTextPreTraining`]
-        (stage 2, without its teacher), [`UMTVideoTextModel`] (retrieval), [`UMTForVideoQuestionAnswering`]; for
-        `part="video"` [`UMTModel`]. A teacher's position table is resized to the configuration's `image_size`, by
-        default 14 patches a side (24 for ViT-L/14@336). Frames and resolution of a classifier come from its position
-        table if the file has one, else from an official file name (`..._f16_res224.pth`), else they are 8 frames of
-        224 pixels. A stage-2 model and its video encoder get 4 frames, those fine-tuned from it 12.
+        [`UMTForVideoClassification`], [`UMTForActionDetection`], [`UMTTeacherModel`] (the extracted CLIP tower),
+        [`UMTForVideoTextPreTraining`] (stage 2, without its teacher), [`UMTVideoTextModel`] (retrieval),
+        [`UMTForVideoQuestionAnswering`]; for `part="video"` [`UMTModel`]. A teacher's position table is resized to the
+        configuration's `image_size`, by default 14 patches a side (24 for ViT-L/14@336). Frames and resolution of a
+        classifier come from its position table if the file has one, else from an official file name
+        (`..._f16_res224.pth`), else they are 8 frames of 224 pixels; an action detection file has no table. A stage-2
+        model and its video encoder get 4 frames, those fine-tuned from it 12.
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the file's kind is unknown or has no model here.
@@ -155,7 +161,7 @@ def convert_umt_checkpoint(
     kind_name = checkpoint_kind(state)
     kind = KINDS[kind_name]
     if labels is not None and not kind.has_classes:
-        raise ValueError(f"`labels` {labels!r} are class names of a classifier, but this is a {kind_name} file.")
+        raise ValueError(f"`labels` {labels!r} are names of classes, but this is a {kind_name} file.")
     if part != "all":
         if part not in kind.parts:
             raise ValueError(

@@ -17,7 +17,7 @@ def label_sets() -> list[str]:
     """Names of the label lists.
 
     `k400`, `k600`, `k700` and `k710` are in the order of the official heads, the same with `_alphabetical` in the
-    order of sorted names; the others are `mitv1` and `ssv2`.
+    order of sorted names; `ava` has the actions of AVA by id; the others are `mitv1` and `ssv2`.
     """
     return sorted(path.stem for path in LABELS_FOLDER.glob("*.txt"))
 

@@ -8,7 +8,7 @@ import torch
 
 from .checkpoint_files_umt import UnsupportedCheckpointError
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
-from .labels_umt import id2label_for
+from .labels_umt import id2label_for, load_labels
 from .official_layout_umt import VIDEO_PREFIX
 from .position_embeddings_umt import position_table
 
@@ -22,7 +22,8 @@ def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
     """The kind of an official file, detected by keys that only this kind has.
 
     Returns:
-        `"stage1"`, `"classification"`, `"teacher"`, `"stage2"`, `"retrieval"` or `"question_answering"`.
+        `"stage1"`, `"classification"`, `"detection"`, `"teacher"`, `"stage2"`, `"retrieval"` or
+        `"question_answering"`.
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the keys are of another kind of file.
@@ -32,9 +33,7 @@ def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
     if "patch_embed.proj.weight" in state and "fc_norm.weight" in state:
         return "classification"
     if "patch_embed.proj.weight" in state and "norm.weight" in state:
-        raise UnsupportedCheckpointError(
-            "This is an action detection (AVA) file: it has a norm on tokens and a head. Its model does not exist yet."
-        )
+        return "detection"
     if "class_embedding" in state and "conv1.weight" in state:
         return "teacher"
     if f"{VIDEO_PREFIX}patch_embed.proj.weight" in state:
@@ -126,6 +125,35 @@ def classification_config(
         f"difference {table_error(config, table):.2g}, allowed {table_tolerance(table):.2g}). A table that was "
         "trained or computed for another clip can't be kept: the model computes its own. For another size, give "
         "`config`."
+    )
+
+
+def detection_config(
+    state: Mapping[str, torch.Tensor], given: UMTConfig | None, name: str, labels: str | None
+) -> UMTConfig:
+    """Action detection: the norm on tokens, the position table over the grid of the model's own clips.
+
+    The frames and the size of these clips are those of `name`, the file's name, by default 8 of 224 pixels. A head of
+    80 classes is AVA's: row c - 1 is action id c.
+    """
+    if "head.weight" not in state:
+        raise ValueError("Missing key: head.weight. The checkpoint contains no head for actions.")
+    num_labels = state["head.weight"].shape[0]
+    if given is None:
+        frames, size = (clip_sizes_from_name(name) or [(8, 224)])[0]
+        given = encoder_config(state, "", num_frames=frames, image_size=size)
+    if labels is None and given.num_labels == num_labels:
+        id2label = given.id2label
+    elif labels is None and num_labels != len(load_labels("ava")):
+        id2label = {index: f"LABEL_{index}" for index in range(num_labels)}  # a list by size would be a classifier's
+    else:
+        id2label = id2label_for(num_labels, labels or "ava")
+    return UMTConfig.from_dict(
+        given.to_dict(),
+        position_grid=list(given.token_grid),
+        final_norm="tokens",
+        id2label=id2label,
+        label2id={label: index for index, label in id2label.items()},
     )
 
 

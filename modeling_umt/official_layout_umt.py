@@ -79,6 +79,15 @@ def classification_key_map(config: UMTConfig) -> dict[str, list[str]]:
     return keys
 
 
+def detection_key_map(config: UMTConfig) -> dict[str, list[str]]:
+    """Keys of an action detection file."""
+    keys = encoder_key_map(config)
+    for kind in ("weight", "bias"):
+        keys[f"norm.{kind}"] = [f"umt.norm.{kind}"]
+        keys[f"head.{kind}"] = [f"classifier.{kind}"]
+    return keys
+
+
 def teacher_key_map(config: UMTTeacherConfig) -> dict[str, list[str]]:
     """Keys of an extracted CLIP vision tower; the packed `in_proj` maps to three matrices."""
     keys = {

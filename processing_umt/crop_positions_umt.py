@@ -9,6 +9,7 @@ quarter points. Left out: the fixed three-position crop on unresized frames (no 
 """
 
 import numpy as np
+from transformers.image_utils import SizeDict
 
 
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -44,6 +45,41 @@ def test_crops(height: int, width: int, size: int, num_crops: int) -> list[tuple
 
 
 test_crops.__test__ = False  # pytest would otherwise collect it wherever it is imported
+
+
+def target_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
+    """(height, width) of the resized frame."""
+    keys = set(dict(size))
+    if keys == {"shortest_edge"}:
+        return resized_size(height, width, size.shortest_edge)
+    if keys == {"height", "width"}:
+        return size.height, size.width
+    raise ValueError(f"size is {dict(size)}; expected the key 'shortest_edge', or 'height' and 'width'.")
+
+
+def view_corners(
+    frame_size: tuple[int, int], crop_size: tuple[int, int], num_crops: int, num_views: int
+) -> list[tuple[int, int]]:
+    """(top, left) of the crops of a frame; all sizes are (height, width).
+
+    A single view is the official validation view, whose margin is rounded half to even; several views are the official
+    test views, whose margin is rounded down, also with a single crop. Test crops are centred along the shorter side,
+    which the official code does not define: its crops are as large as that side.
+    """
+    height, width = frame_size
+    crop_height, crop_width = crop_size
+    if crop_height > height or crop_width > width:
+        raise ValueError(
+            f"A crop of {crop_height}x{crop_width} does not fit frames of {height}x{width}; resize them first "
+            "(do_resize, size) or use a smaller crop (crop_size)."
+        )
+    centre = (center_crop(height, height, crop_height)[0], center_crop(width, width, crop_width)[0])
+    if num_views == 1:
+        return [centre]
+    if crop_height != crop_width:
+        raise ValueError(f"Several views need a square crop_size; {crop_height}x{crop_width} was given.")
+    corners = test_crops(height, width, crop_height, num_crops)
+    return [(top, centre[1]) if height >= width else (centre[0], left) for top, left in corners]
 
 
 def multi_scale_crop_sizes(

@@ -10,6 +10,9 @@ Four rules, each with a test-time variant (`sample_clips`) and a training varian
 | "middle" | stage 2, retrieval, question answering | middle frame of F intervals | any but an interval's last frame |
 | "dense" | fixed frame stride | windows spread evenly over the video | one window anywhere |
 
+A fifth, "key_frame" (action detection; `sample_key_frame`), takes the frames around one frame of the video, the same
+in training and at test time.
+
 Unusual: "sparse" rounds half to even, and its views may repeat a frame of a short video; stage 1 repeats frame 0 for a
 video shorter than the clip; the training rule of "middle" never returns the last frame of an interval, and becomes a
 sorted random subset as soon as one interval has a single frame.
@@ -20,7 +23,11 @@ and a stride, more than two views of "segments" (the official reader then return
 `fix_start` modes of the multi-modality reader (varying numbers of frames, indices beyond the end).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+
+_SAME_TIME = 1e-6  # seconds: rounding errors of times do not decide between two frames
 
 
 def sample_clips(
@@ -102,6 +109,55 @@ def sample_training_clip(
     return _dense_training_clip(num_video_frames, num_frames, frame_stride, generator)
 
 
+def sample_key_frame(
+    key_frame: int,
+    times: np.ndarray,
+    num_frames: int,
+    frame_stride: int = 8,
+    sampling_fps: float | None = 25.0,
+) -> np.ndarray:
+    """Frame indices of the clip around a key frame: F times at a stride of r frames, the key frame in their middle.
+
+    The published models see a window of 64 frames at 25 frames per second, eight of them at a stride of 8: the key
+    frame's time and (-29, -21, -13, -5, 3, 11, 19, 27) / 25 seconds. In a video of another frame rate the frames
+    nearest to the same times are taken. Before the first frame and after the last one, these two are repeated. The key
+    frame itself is not among the frames.
+
+    Args:
+        key_frame: index of the key frame.
+        times: float `(L,)`, presentation time of each frame of the video in seconds, ascending.
+        num_frames: frames F of the clip, at least 1.
+        frame_stride: distance r between neighbouring frames of the clip, in frames of `sampling_fps`.
+        sampling_fps: frames per second by which the stride is counted; None: the stride counts frames of the video.
+
+    Returns:
+        int64 `(num_frames,)`, ascending and within `[0, L)`.
+
+    Raises:
+        ValueError: for a key frame outside of the video, or a count, stride or rate that is not positive.
+    """
+    _check(len(times), num_frames, "dense", frame_stride)
+    if not 0 <= key_frame < len(times):
+        raise ValueError(f"The key frame is {key_frame}, but the video has the frames 0 to {len(times) - 1}.")
+    offsets = frame_stride * np.arange(num_frames) - num_frames * frame_stride // 2 + (frame_stride - 1) // 2
+    if sampling_fps is None:
+        return np.clip(key_frame + offsets, 0, len(times) - 1)
+    if sampling_fps <= 0:
+        raise ValueError(f"sampling_fps is {sampling_fps}; expected more than 0 frames per second.")
+    return nearest_frames(times[key_frame] + offsets / sampling_fps, times)
+
+
+def nearest_frames(seconds: Sequence[float] | np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Index of the frame nearest to each of the `seconds`, int64; of two that are equally near, the earlier one.
+
+    `times`, float `(L,)`, are the presentation times of the frames, ascending.
+    """
+    seconds = np.asarray(seconds, dtype=np.float64)
+    after = np.clip(np.searchsorted(times, seconds), min(1, len(times) - 1), len(times) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(seconds - times[before] <= times[after] - seconds + _SAME_TIME, before, after)
+
+
 def trimmed_length(num_video_frames: int, fps: float, seconds: float = 30.0) -> int:
     """Length in frames, at least 1, of a video cut after `seconds`: the `trimmed30` rule of the DiDeMo recipes, which
     sample from these first frames only. `fps` is the average frame rate of the video."""
@@ -114,8 +170,13 @@ def trimmed_length(num_video_frames: int, fps: float, seconds: float = 30.0) -> 
 
 
 def _check(num_video_frames: int, num_frames: int, sampling: str, frame_stride: int) -> None:
+    if sampling == "key_frame":
+        raise ValueError('sampling is "key_frame", which takes the frames around a given one: use sample_key_frame.')
     if sampling not in ("sparse", "segments", "middle", "dense"):
-        raise ValueError(f'sampling is {sampling!r}; choose "sparse", "segments", "middle" or "dense".')
+        raise ValueError(
+            f'sampling is {sampling!r}; choose "sparse", "segments", "middle" or "dense", or "key_frame" for the '
+            "frames around a given one."
+        )
     if num_video_frames < 1:
         raise ValueError(f"The video has {num_video_frames} frames; expected at least 1.")
     if num_frames < 1:

@@ -1,5 +1,6 @@
 """Options of `UMTVideoProcessor`: what cannot be meant, or has no effect, is an error of one line."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,11 @@ import numpy as np
 
 from .frame_sampling_umt import sample_clips
 from .resize_umt import RESIZE_KERNELS
+
+# of action detection: AVA's clips are 64 frames at 25 frames per second
+KEY_FRAME_DEFAULTS = {"frame_stride": 8, "sampling_fps": 25}
+# None is a value of these: in a call it turns off what is saved
+MAY_BE_NONE = ("sampling_fps", "size_divisor", "box_extension")
 
 
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -45,23 +51,64 @@ def check_options(options: dict[str, Any], given: Mapping[str, Any]) -> None:
     if options["data_format"] not in (None, "channels_first"):
         raise ValueError(f"data_format is {str(options['data_format'])!r}; only 'channels_first' is returned.")
     if options["do_pad"]:
-        raise ValueError("do_pad is True, but videos are resized and cropped to one size, never padded; leave it out.")
-    if given.get("frame_stride", 1) not in (None, 1) and options["sampling"] != "dense":
+        raise ValueError("do_pad is True, but videos are padded by size_divisor alone; leave do_pad out.")
+    if given.get("frame_stride", 1) not in (None, 1) and options["sampling"] not in ("dense", "key_frame"):
         raise ValueError(
             f"frame_stride is {given['frame_stride']}, but sampling={options['sampling']!r} has no stride; use "
             'sampling="dense", or frame_stride=1.'
         )
+    if given.get("sampling_fps") is not None and options["sampling"] != "key_frame":
+        raise ValueError(
+            f'sampling_fps is {given["sampling_fps"]}, but is the rate of sampling="key_frame", not of '
+            f"{options['sampling']!r}; leave it out."
+        )
+    check_detection_options(options)
     if given.get("resample") is not None and options["resize_kernel"] != "antialias":
         raise ValueError(
             f"resample is the filter of resize_kernel='antialias' and has no effect on {options['resize_kernel']!r}; "
             "leave it out."
         )
-    # a video of one frame is enough for the check of the rule's name and its number of clips
-    sample_clips(1, 1, sampling=options["sampling"], num_clips=options["num_clips"])
+    if options["sampling"] != "key_frame":
+        # a video of one frame is enough for the check of the rule's name and its number of clips
+        sample_clips(1, 1, sampling=options["sampling"], num_clips=options["num_clips"])
+    elif options["num_clips"] > 1:
+        raise ValueError(f'num_clips is {options["num_clips"]}, but sampling="key_frame" has one clip per key frame.')
     if options["num_clips"] > 1 and not options["do_sample_frames"]:
         raise ValueError(f"num_clips is {options['num_clips']}, but do_sample_frames=False uses every frame once.")
     if options["num_crops"] > 1 and not options["do_center_crop"]:
         raise ValueError(f"num_crops is {options['num_crops']}, but do_center_crop=False does not crop.")
+
+
+def check_detection_options(options: Mapping[str, Any]) -> None:
+    """Raises a ValueError for invalid values of the options of action detection; each may be None."""
+    rate, divisor, extension = (options[name] for name in MAY_BE_NONE)
+    if rate is not None and not (_is_number(rate) and rate > 0):
+        raise ValueError(f"sampling_fps is {rate!r}; expected frames per second above 0, or None.")
+    if divisor is not None and (not isinstance(divisor, int) or isinstance(divisor, bool) or divisor < 1):
+        raise ValueError(f"size_divisor is {divisor!r}; expected an integer of at least 1, or None.")
+    if extension is not None and not (
+        isinstance(extension, (list, tuple))
+        and len(extension) == 2
+        and all(_is_number(fraction) and fraction >= 0 for fraction in extension)
+    ):
+        raise ValueError(
+            f"box_extension is {extension!r}; expected the fractions [of the width, of the height], or None."
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_boxes_and_key_frames(options: Mapping[str, Any], has_boxes: bool, has_key_frames: bool) -> None:
+    """Raises a ValueError where boxes or key frames of a call would have no effect, or a wrong one."""
+    if has_key_frames and not (options["sampling"] == "key_frame" and options["do_sample_frames"]):
+        rule = repr(options["sampling"]) if options["do_sample_frames"] else "do_sample_frames=False"
+        raise ValueError(f'Key frames were given, but they have no effect on {rule}; use sampling="key_frame".')
+    if has_boxes and options["do_center_crop"]:
+        raise ValueError("Boxes were given, but do_center_crop=True would cut persons off; use do_center_crop=False.")
+    if has_boxes and options["num_clips"] > 1:
+        raise ValueError(f"Boxes were given for a key frame, but num_clips is {options['num_clips']}; use one clip.")
 
 
 def metadata_per_video(metadata: Any, num_videos: int) -> list[Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from transformers import BatchFeature
 from transformers.video_utils import VideoMetadata
 
@@ -44,6 +45,14 @@ class UMTVideoFeatures(BatchFeature):
         super().__init__(data, tensor_type=tensor_type)
         self.video_indices = video_indices or []
         self.errors = errors or []
+
+    def to(self, *args, **kwargs) -> "UMTVideoFeatures":
+        """As `BatchFeature.to`, except that `boxes` stay float32: half precision would move them by pixels."""
+        boxes = self.data.get("boxes")
+        super().to(*args, **kwargs)
+        if isinstance(boxes, torch.Tensor):
+            self.data["boxes"] = boxes.to(self.data["boxes"].device)
+        return self
 
     def __getstate__(self):
         return {"data": self.data, "video_indices": self.video_indices, "errors": self.errors}

@@ -5,13 +5,15 @@ sampled frames are read.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from .image_frames_umt import AnimationFrame, image_pixels, is_image
+from .video_features_umt import UMTVideoMetadata
+from .video_source_umt import VideoDecodeError
 
 
 def list_videos(videos: Any) -> list[Any]:
@@ -72,6 +74,31 @@ def is_file(video: Any) -> bool:
 def is_decoder(video: Any) -> bool:
     """Whether this has the interface of torchcodec's `VideoDecoder`."""
     return hasattr(video, "metadata") and hasattr(video, "get_frames_at")
+
+
+def read_from_decoder(
+    decoder: Any, sample_indices_fn: Callable[..., np.ndarray] | None
+) -> tuple[torch.Tensor, UMTVideoMetadata]:
+    """Frames `(n, C, H, W)` of a `VideoDecoder` of torchcodec, and their metadata."""
+    facts = decoder.metadata
+    metadata = UMTVideoMetadata(
+        total_num_frames=facts.num_frames,
+        fps=facts.average_fps,
+        duration=facts.duration_seconds,
+        video_backend="torchcodec",
+    )
+    if not facts.num_frames:
+        raise VideoDecodeError("<VideoDecoder>", "no_frames")
+    indices = np.arange(facts.num_frames) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
+    try:
+        batch = decoder.get_frames_at(indices.tolist())
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise VideoDecodeError("<VideoDecoder>", "decode", " ".join(str(error).split())) from error
+    frames = read_frames(batch.data, np.arange(len(indices)))
+    metadata.height, metadata.width = frames.shape[-2:]
+    metadata.frames_indices = indices.tolist()
+    metadata.frame_timestamps = batch.pts_seconds.tolist()
+    return frames, metadata
 
 
 def read_frames(

@@ -10,7 +10,7 @@ arrays, layouts and sizes may be mixed; and a broken video may be skipped and re
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,22 +22,32 @@ from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
     PILImageResampling,
-    SizeDict,
     pil_torch_interpolation_mapping,
 )
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .crop_positions_umt import center_crop, resized_size, test_crops
+from .crop_positions_umt import target_size, view_corners
+from .detection_boxes_umt import ActionDetectionPostProcessing, boxes_per_video, input_boxes, pad_boxes
 from .frame_sampling_umt import sample_clips
 from .image_frames_umt import AnimationFrame, animation_frames, is_image
-from .processor_options_umt import check_fps, check_options, metadata_per_video, plain_options
+from .key_frames_umt import KeyFrame, frames_around, key_frames_per_video
+from .processor_options_umt import (
+    KEY_FRAME_DEFAULTS,
+    MAY_BE_NONE,
+    check_boxes_and_key_frames,
+    check_fps,
+    check_options,
+    metadata_per_video,
+    plain_options,
+)
 from .resize_umt import resize_frames
 from .video_decoding_umt import VideoReader
 from .video_features_umt import UMTVideoFeatures, UMTVideoMetadata, view_metadata
-from .video_inputs_umt import is_decoder, is_file, list_videos, read_frames
+from .video_inputs_umt import is_decoder, is_file, list_videos, read_frames, read_from_decoder
 from .video_source_umt import VideoDecodeError
+from .view_batches_umt import batch_views
 
 # The keywords with which Transformers' `VideoClassificationPipeline` calls a processor for one video.
 _PIPELINE_CALL = {"num_frames", "do_sample_frames", "return_tensors"}
@@ -50,23 +60,35 @@ class UMTVideoProcessorKwargs(VideosKwargs, total=False):
     frame_stride: int | None
     num_clips: int | None
     num_crops: int | None
+    sampling_fps: float | int | None
+    size_divisor: int | None
+    box_extension: list[float | int] | tuple[float | int, ...] | None
     resize_kernel: str | None
     on_error: str | None
 
 
-class UMTVideoProcessor(BaseVideoProcessor):
+class UMTVideoProcessor(ActionDetectionPostProcessing, BaseVideoProcessor):
     r"""Converts videos to the `pixel_values_videos` of the UMT models.
 
     Options in addition to those of Transformers; each is saved, and can be overridden in a call:
         num_frames (`int`, defaults to 8): Number of frames of a clip.
         sampling (`str`, defaults to `"sparse"`): Frame sampling rule: `"sparse"` (Kinetics, Moments in Time),
             `"segments"` (Something-Something), `"middle"` (retrieval, question answering) or `"dense"`; see
-            `sample_clips`.
-        frame_stride (`int`, defaults to 1): Distance between the frames of a dense clip.
+            `sample_clips`. `"key_frame"` (action detection) takes the frames around a key frame that each call
+            states; see `sample_key_frame`.
+        frame_stride (`int`, defaults to 1, with `"key_frame"` to 8): Distance between the frames of a dense clip or of
+            one around a key frame.
+        sampling_fps (`float`, defaults to 25 with `"key_frame"`): Frames per second by which the stride of
+            `"key_frame"` is counted, whatever the frame rate of the video; None: it counts frames of the video.
         num_clips (`int`, defaults to 1): Number of clips sampled from a video.
         num_crops (`int`, defaults to 1): Number of crops of a clip, spaced evenly along the longer side.
         resize_kernel (`str`, defaults to `"antialias"`): `"antialias"` filters with `resample`; the official results
-            were measured with `"opencv_bilinear"` (classification) and `"bicubic_no_antialias"` (stage 2).
+            were measured with `"opencv_bilinear"` (classification, action detection) and `"bicubic_no_antialias"`
+            (stage 2).
+        size_divisor (`int`, *optional*): Pads the normalised frames with zeros at the bottom and right up to a
+            multiple of it, and to the largest video of a batch. Action detection: 16.
+        box_extension (`[width, height]`, *optional*): Fractions by which boxes are enlarged, half on each side. Action
+            detection: `[0.1, 0.05]`.
         on_error (`str`, defaults to `"raise"`): Handling of a video that cannot be read: `"raise"`, or `"skip"` to
             leave it out and report it in `errors` of the output.
 
@@ -93,6 +115,9 @@ class UMTVideoProcessor(BaseVideoProcessor):
     frame_stride = 1
     num_clips = 1
     num_crops = 1
+    sampling_fps = None
+    size_divisor = None
+    box_extension = None
     resize_kernel = "antialias"
     on_error = "raise"
     valid_kwargs = UMTVideoProcessorKwargs
@@ -100,18 +125,28 @@ class UMTVideoProcessor(BaseVideoProcessor):
 
     def __init__(self, **kwargs: Unpack[UMTVideoProcessorKwargs]):
         kwargs = plain_options(kwargs)
+        if kwargs.get("sampling") == "key_frame":
+            kwargs = KEY_FRAME_DEFAULTS | kwargs
         # a saved configuration names its type; entries that another version or tool wrote are kept
         if not kwargs.keys() & {"video_processor_type", "image_processor_type", "feature_extractor_type"}:
             unknown = sorted(kwargs.keys() - self.valid_kwargs.__annotations__.keys() - set(dir(self)))
             if unknown:
                 raise ValueError(f"UMTVideoProcessor has no option {', '.join(unknown)}; see its documentation.")
         super().__init__(**kwargs)
-        check_options(vars(self), given={"frame_stride": self.frame_stride})
+        check_options(vars(self), given={"frame_stride": self.frame_stride, "sampling_fps": self.sampling_fps})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As that of Transformers, which leaves None out, with a `sampling_fps` of None where it is no default."""
+        rate = {"sampling_fps": self.sampling_fps} if self.sampling == "key_frame" else {}
+        return super().to_dict() | rate
 
     @classmethod
     def for_config(cls, config: PreTrainedConfig) -> "UMTVideoProcessor":
         """The processor for clips of `config.num_frames` frames of `config.image_size` pixels (side length, or height
-        and width); other options keep their defaults."""
+        and width); other options keep their defaults. The configuration of a saved action detection model gives that
+        of `for_action_detection`."""
+        if config.architectures == ["UMTForActionDetection"]:
+            return cls.for_action_detection(config)
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         return cls(
@@ -120,11 +155,36 @@ class UMTVideoProcessor(BaseVideoProcessor):
             crop_size={"height": height, "width": width},
         )
 
+    @classmethod
+    def for_action_detection(cls, config: PreTrainedConfig) -> "UMTVideoProcessor":
+        """The processor of an action detection model: clips of `config.num_frames` entire frames around a key frame,
+        8/7 as large as the training crop (shorter side 256 for an `image_size` of 224), with the statistics of the
+        official code (which are not those of ImageNet)."""
+        size = config.image_size
+        return cls(
+            num_frames=config.num_frames,
+            sampling="key_frame",
+            size={"shortest_edge": 8 * (size if isinstance(size, int) else min(size)) // 7},
+            do_center_crop=False,
+            resize_kernel="opencv_bilinear",
+            image_mean=[value / 255 for value in (122.7717, 115.9465, 102.9801)],
+            image_std=[0.225] * 3,
+            size_divisor=config.patch_size,
+            box_extension=[0.1, 0.05],
+        )
+
     def __call__(self, videos, **kwargs: Unpack[UMTVideoProcessorKwargs]) -> UMTVideoFeatures:
         """See [`~UMTVideoProcessor.preprocess`]."""
         return self.preprocess(videos, **kwargs)
 
-    def preprocess(self, videos, **kwargs: Unpack[UMTVideoProcessorKwargs]) -> UMTVideoFeatures:
+    def preprocess(
+        self,
+        videos,
+        boxes: Sequence[Any] | None = None,
+        key_frames: Sequence[int | None] | None = None,
+        key_times: Sequence[float | None] | None = None,
+        **kwargs: Unpack[UMTVideoProcessorKwargs],
+    ) -> UMTVideoFeatures:
         """Reads, samples, resizes, crops and normalises videos.
 
         Args:
@@ -132,11 +192,18 @@ class UMTVideoProcessor(BaseVideoProcessor):
                 `(T, H, W, C)` or `(T, C, H, W)`, list of frames (images, arrays, names of image files). Files and
                 frames in memory may be mixed. Exactly `num_frames` frames in memory are not resampled; with
                 `num_clips` above 1 every clip contains the same frames, so that all videos have equally many views.
-            video_metadata: `VideoMetadata` or dict, one per video: `fps` of frames in memory, for their timestamps.
+            boxes: for each video a list, array or tensor `(n, 4)` of boxes, inclusive corners x1, y1, x2, y2 in pixels
+                of the displayed frame (`n` may be 0). They are scaled to the resized frames, enlarged by
+                `box_extension` and clipped; none is dropped.
+            key_frames, key_times: with `sampling="key_frame"` the key frame of each video, as index or in seconds
+                since the first frame (the nearest frame). None for a clip in memory that is not sampled.
+            video_metadata: `VideoMetadata` or dict, one per video: `fps` of frames in memory, for their timestamps and
+                for `sampling_fps`, which without it has no effect on them: strides then count frames.
             return_tensors: `"pt"` or `"np"`; if None, `pixel_values_videos` is a list of views.
             return_metadata: adds `video_metadata`, one [`UMTVideoMetadata`] per view.
             device: device on which the frames are resized and normalised.
-            kwargs: any option of the class.
+            kwargs: any option of the class. None means the saved value, but turns off `sampling_fps`, `size_divisor`
+                and `box_extension`.
 
         Returns:
             `pixel_values_videos` float32 `(views, frames, channels, height, width)`, video-major, then clip, then
@@ -144,13 +211,20 @@ class UMTVideoProcessor(BaseVideoProcessor):
             `do_sample_frames` and `return_tensors`, as `pipeline("video-classification")` does, several views are
             grouped: `(videos, views, frames, channels, height, width)`, and the model averages them.
 
+            With `boxes` also `boxes`, float32 `(videos, boxes, 4)` in pixels of the returned frames, padded with
+            zeros, and `box_mask`, bool `(videos, boxes)`, True for a box. If `return_tensors` is None, `boxes` is a
+            list of the boxes of each video, and there is no mask.
+
         Raises:
-            ValueError: invalid options or inputs, frames smaller than the crop, views of unequal sizes.
+            ValueError: invalid options or inputs, frames smaller than the crop, views of unequal sizes, boxes or key
+                frames outside of their video.
             VideoDecodeError: a video cannot be read, or, with `on_error="skip"`, none of the videos.
         """
         kwargs = plain_options(kwargs)
-        own = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__}
-        options = own | {name: value for name, value in kwargs.items() if value is not None}
+        options = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__}
+        if kwargs.get("sampling") == "key_frame" != self.sampling:
+            options |= KEY_FRAME_DEFAULTS
+        options |= {name: value for name, value in kwargs.items() if value is not None or name in MAY_BE_NONE}
         check_options(options, given=kwargs)
         validate_typed_dict(self.valid_kwargs, kwargs)
         options = self._standardize_kwargs(**options)
@@ -158,10 +232,14 @@ class UMTVideoProcessor(BaseVideoProcessor):
 
         videos = list_videos(videos)
         given_metadata = metadata_per_video(options["video_metadata"], len(videos))
+        key_frames = key_frames_per_video(key_frames, key_times, len(videos))
+        given_boxes = boxes_per_video(boxes, len(videos))
+        check_boxes_and_key_frames(options, given_boxes is not None, any(key is not None for key in key_frames))
         pixel_values, metadata, video_indices, errors, first_error = [], [], [], [], None
+        boxes = []
         for index, video in enumerate(videos):
             try:
-                frames, frames_metadata = self._read_clips(video, given_metadata[index], options)
+                frames, frames_metadata = self._read_clips(video, given_metadata[index], options, key_frames[index])
             except VideoDecodeError as error:
                 if options["on_error"] == "raise":
                     raise
@@ -170,6 +248,9 @@ class UMTVideoProcessor(BaseVideoProcessor):
                 continue
             views = self._make_views(frames, options)  # (clips * crops, frames, channels, height, width)
             pixel_values.append(views)
+            if given_boxes is not None:
+                sizes, name = (frames.shape[-2:], views.shape[-2:]), f"boxes of video {index}"
+                boxes.append(input_boxes(given_boxes[index], *sizes, options["box_extension"], name))
             metadata.extend(view_metadata(frames_metadata, index, options["num_clips"], options["num_crops"]))
             video_indices.append(index)
         if not video_indices:
@@ -177,13 +258,14 @@ class UMTVideoProcessor(BaseVideoProcessor):
             raise VideoDecodeError(name, first_error.reason, first_error.detail)
 
         num_views = options["num_clips"] * options["num_crops"]
-        if options["return_tensors"] is None:
-            data = {"pixel_values_videos": [view for views in pixel_values for view in views]}
-        else:
-            data = {"pixel_values_videos": _concatenate(pixel_values, video_indices)}
-            if num_views > 1 and kwargs.keys() == _PIPELINE_CALL:
-                # the pipeline scores the first row of the logits only; of grouped views the model averages all
-                data["pixel_values_videos"] = data["pixel_values_videos"].unflatten(0, (-1, num_views))
+        as_tensor = options["return_tensors"] is not None
+        batch = batch_views(pixel_values, video_indices, options["size_divisor"], as_tensor)
+        if num_views > 1 and kwargs.keys() == _PIPELINE_CALL:
+            # the pipeline scores the first row of the logits only; of grouped views the model averages all
+            batch = batch.unflatten(0, (-1, num_views))
+        data = {"pixel_values_videos": batch}
+        if given_boxes is not None:
+            data |= pad_boxes(boxes, batch.device) if as_tensor else {"boxes": boxes}
         features = UMTVideoFeatures(data, options["return_tensors"], video_indices, errors)
         if options["return_metadata"]:
             features["video_metadata"] = metadata
@@ -197,12 +279,23 @@ class UMTVideoProcessor(BaseVideoProcessor):
         num_clips: int | None = None,
         frame_stride: int | None = None,
         fps: float | None = None,
+        key_frame: KeyFrame | None = None,
         **kwargs,
     ) -> np.ndarray:
         """Frame indices of all clips of a video of `metadata.total_num_frames` frames, clip after clip: int64
         `(num_clips * num_frames,)`. Arguments default to the processor's options; `fps` is an error as in a call, and
-        other options of a call, which do not concern sampling, are ignored."""
+        other options of a call, which do not concern sampling, are ignored. With `sampling="key_frame"`, which needs
+        `key_frame`, times and rate of the frames are those of `metadata`."""
         check_fps(fps)
+        if (sampling or self.sampling) == "key_frame":
+            if key_frame is None:
+                raise ValueError(
+                    'sampling="key_frame" needs the key frame of each video: key_frames=[...], or key_times=[...] in '
+                    "seconds."
+                )
+            sampling_fps = kwargs.get("sampling_fps", self.sampling_fps)
+            stride = frame_stride or self.frame_stride
+            return frames_around(key_frame, metadata, num_frames or self.num_frames, stride, sampling_fps)
         return sample_clips(
             metadata.total_num_frames,
             num_frames or self.num_frames,
@@ -232,6 +325,7 @@ class UMTVideoProcessor(BaseVideoProcessor):
                 fps=reader.fps,
                 duration=reader.duration,
                 video_backend="pyav",
+                frame_timestamps=reader.timestamps,
             )
             if sample_indices_fn is None:
                 indices = np.arange(reader.num_frames)
@@ -244,15 +338,19 @@ class UMTVideoProcessor(BaseVideoProcessor):
         return frames, metadata
 
     def _read_clips(
-        self, video: Any, given_metadata: Mapping[str, Any], options: dict[str, Any]
+        self,
+        video: Any,
+        given_metadata: Mapping[str, Any],
+        options: dict[str, Any],
+        key_frame: KeyFrame | None = None,
     ) -> tuple[torch.Tensor, UMTVideoMetadata]:
         """The frames of all clips of one video, `(clips * frames, channels, H, W)`, and their metadata."""
-        sample = partial(self.sample_frames, **options) if options["do_sample_frames"] else None
+        sample = partial(self.sample_frames, **options, key_frame=key_frame) if options["do_sample_frames"] else None
         if is_file(video):
             frames, metadata = self.fetch_videos(video, sample)
             frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
         elif is_decoder(video):
-            frames, metadata = _read_from_decoder(video, sample)
+            frames, metadata = read_from_decoder(video, sample)
         else:
             if isinstance(video, list) and len(video) == 1 and is_image(video[0]):
                 video = animation_frames(video[0])
@@ -293,14 +391,14 @@ class UMTVideoProcessor(BaseVideoProcessor):
                     stacklevel=4,  # the caller of the processor
                 )
         if options["do_resize"]:
-            size = _target_size(frames.shape[-2], frames.shape[-1], options["size"])
+            size = target_size(frames.shape[-2], frames.shape[-1], options["size"])
             interpolation = pil_torch_interpolation_mapping.get(options["resample"], options["resample"])
             frames = resize_frames(frames, *size, options["resize_kernel"], interpolation)
         crops = [frames]
         if options["do_center_crop"]:
             height, width = options["crop_size"].height, options["crop_size"].width
             num_views = options["num_clips"] * options["num_crops"]
-            corners = _crop_corners(frames.shape[-2:], (height, width), options["num_crops"], num_views)
+            corners = view_corners(frames.shape[-2:], (height, width), options["num_crops"], num_views)
             crops = [frames[..., top : top + height, left : left + width] for top, left in corners]
         names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
         crops = [self.rescale_and_normalize(crop, **{name: options[name] for name in names}) for crop in crops]
@@ -330,75 +428,3 @@ def fold_views(logits: torch.Tensor, num_views: int) -> torch.Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     return logits.softmax(dim=-1).unflatten(0, (-1, num_views)).mean(dim=1)
-
-
-def _read_from_decoder(
-    decoder: Any, sample_indices_fn: Callable[..., np.ndarray] | None
-) -> tuple[torch.Tensor, UMTVideoMetadata]:
-    """Frames `(n, C, H, W)` of a `VideoDecoder` of torchcodec, and their metadata."""
-    facts = decoder.metadata
-    metadata = UMTVideoMetadata(
-        total_num_frames=facts.num_frames,
-        fps=facts.average_fps,
-        duration=facts.duration_seconds,
-        video_backend="torchcodec",
-    )
-    if not facts.num_frames:
-        raise VideoDecodeError("<VideoDecoder>", "no_frames")
-    indices = np.arange(facts.num_frames) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
-    try:
-        batch = decoder.get_frames_at(indices.tolist())
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise VideoDecodeError("<VideoDecoder>", "decode", " ".join(str(error).split())) from error
-    frames = read_frames(batch.data, np.arange(len(indices)))
-    metadata.height, metadata.width = frames.shape[-2:]
-    metadata.frames_indices = indices.tolist()
-    metadata.frame_timestamps = batch.pts_seconds.tolist()
-    return frames, metadata
-
-
-def _target_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
-    """(height, width) of the resized frame."""
-    keys = set(dict(size))
-    if keys == {"shortest_edge"}:
-        return resized_size(height, width, size.shortest_edge)
-    if keys == {"height", "width"}:
-        return size.height, size.width
-    raise ValueError(f"size is {dict(size)}; expected the key 'shortest_edge', or 'height' and 'width'.")
-
-
-def _crop_corners(
-    frame_size: tuple[int, int], crop_size: tuple[int, int], num_crops: int, num_views: int
-) -> list[tuple[int, int]]:
-    """(top, left) of the crops of a frame; all sizes are (height, width).
-
-    A single view is the official validation view, whose margin is rounded half to even; several views are the official
-    test views, whose margin is rounded down, also with a single crop. Test crops are centred along the shorter side,
-    which the official code does not define: its crops are as large as that side.
-    """
-    height, width = frame_size
-    crop_height, crop_width = crop_size
-    if crop_height > height or crop_width > width:
-        raise ValueError(
-            f"A crop of {crop_height}x{crop_width} does not fit frames of {height}x{width}; resize them first "
-            "(do_resize, size) or use a smaller crop (crop_size)."
-        )
-    centre = (center_crop(height, height, crop_height)[0], center_crop(width, width, crop_width)[0])
-    if num_views == 1:
-        return [centre]
-    if crop_height != crop_width:
-        raise ValueError(f"Several views need a square crop_size; {crop_height}x{crop_width} was given.")
-    corners = test_crops(height, width, crop_height, num_crops)
-    return [(top, centre[1]) if height >= width else (centre[0], left) for top, left in corners]
-
-
-def _concatenate(pixel_values: list[torch.Tensor], video_indices: list[int]) -> torch.Tensor:
-    """Concatenates the views `(views, frames, channels, height, width)` of several videos to one tensor."""
-    shapes = {tuple(views.shape[1:]): index for views, index in zip(pixel_values, video_indices, strict=True)}
-    if len(shapes) > 1:
-        listed = ", ".join(f"{shape} (such as video {index})" for shape, index in shapes.items())
-        raise ValueError(
-            f"Views of unequal sizes cannot be concatenated: {listed}. Resize and crop (do_resize, do_center_crop), "
-            "sample frames (do_sample_frames), process the videos one by one, or pass return_tensors=None for a list."
-        )
-    return torch.cat(pixel_values)

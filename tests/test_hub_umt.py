@@ -17,6 +17,7 @@ from subprocess_tools import complaints, run_clean
 
 from modeling_umt import (
     UMTConfig,
+    UMTForActionDetection,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTModel,
@@ -44,6 +45,7 @@ TEACHER_SIZES = {
 KINDS = {
     "base": ["AutoModel"],
     "classifier": ["AutoModel", "AutoModelForVideoClassification"],
+    "detection": ["AutoModel", "AutoModelForObjectDetection"],
     "pretraining": ["AutoModel", "AutoModelForPreTraining"],
     "teacher": ["AutoModel"],
 }
@@ -54,6 +56,7 @@ AUTO_MAP = {
     "AutoModelForVideoClassification": "modeling_umt.UMTForVideoClassification",
     "AutoModelForPreTraining": "modeling_umt.UMTForPreTraining",
 }
+DETECTION_AUTO_MAP = AUTO_MAP | {"AutoModelForObjectDetection": "modeling_umt_action_detection.UMTForActionDetection"}
 TEACHER_AUTO_MAP = {
     "AutoConfig": "configuration_umt.UMTTeacherConfig",
     "AutoModel": "modeling_umt_teacher.UMTTeacherModel",
@@ -84,8 +87,11 @@ KINDS, USER = {KINDS!r}, {USER!r}
 
 def output(model):
     clip = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    inputs = {{"pixel_values_videos": clip}}
+    if type(model).__name__ == "UMTForActionDetection":
+        inputs["boxes"] = torch.tensor([[[2.0, 3.0, 20.0, 30.0]]] * 2)
     with torch.no_grad():
-        result = model.eval()(clip)
+        result = model.eval()(**inputs)
     outputs = ("logits", "student_features", "last_hidden_state", "features")
     return next(result[key] for key in outputs if key in result).tolist()
 
@@ -117,11 +123,13 @@ def world(tmp_path_factory) -> SimpleNamespace:
     config = UMTConfig(**SIZES, id2label={0: "clap", 1: "jump", 2: "wave"})
     torch.manual_seed(0)
     models = {"base": UMTModel(config), "classifier": UMTForVideoClassification(config)}
+    models["detection"] = UMTForActionDetection(config)
     # a converted stage-1 file has a position table over its own grid
     models["pretraining"] = UMTForPreTraining(UMTConfig(**SIZES, position_grid=[4, 2, 2]))
     models["teacher"] = UMTTeacherModel(UMTTeacherConfig(**TEACHER_SIZES))
     with torch.no_grad():
-        models["classifier"].classifier.weight.normal_()
+        for kind in ("classifier", "detection"):
+            models[kind].classifier.weight.normal_()
     for kind, model in models.items():
         model.save_pretrained(root / kind)
     official = {f"{kind}.pth": io.BytesIO() for kind in ("classifier", "pretraining")}
@@ -167,26 +175,27 @@ def expected_output(world: SimpleNamespace, kind: str, auto: str) -> torch.Tenso
 
 
 def auto_map(kind: str) -> dict[str, str]:
-    return TEACHER_AUTO_MAP if kind == "teacher" else AUTO_MAP
+    return {"detection": DETECTION_AUTO_MAP, "teacher": TEACHER_AUTO_MAP}.get(kind, AUTO_MAP)
 
 
 def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> None:
     assert loaded["problems"] == {}
     assert loaded["class"] == auto_map(kind)[auto].split(".")[1]
-    if kind == "classifier":
+    if kind in ("classifier", "detection"):
         assert loaded["labels"] == {"0": "clap", "1": "jump", "2": "wave"}
     torch.testing.assert_close(torch.tensor(loaded["output"]), expected_output(world, kind, auto), rtol=0, atol=1e-6)
 
 
 def check_repository(files: dict[str, bytes], kind: str) -> None:
     """Weights, code and `auto_map` are complete; `architectures` names the head."""
-    code = TEACHER_CODE if kind == "teacher" else CODE
+    code = {"detection": CODE | {"modeling_umt_action_detection.py"}, "teacher": TEACHER_CODE}.get(kind, CODE)
     assert files.keys() >= code | {"config.json", "model.safetensors"}
     config = json.loads(files["config.json"])
     assert config["auto_map"] == auto_map(kind)
     assert config["model_type"] == ("umt_teacher" if kind == "teacher" else "umt")
-    heads = {"base": "UMTModel", "classifier": "UMTForVideoClassification", "pretraining": "UMTForPreTraining"}
-    assert config["architectures"] == [{**heads, "teacher": "UMTTeacherModel"}[kind]]
+    heads = {"base": "UMTModel", "classifier": "UMTForVideoClassification", "detection": "UMTForActionDetection"}
+    heads |= {"pretraining": "UMTForPreTraining", "teacher": "UMTTeacherModel"}
+    assert config["architectures"] == [heads[kind]]
 
 
 def test_the_author_gets_no_warning(world):

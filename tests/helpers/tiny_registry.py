@@ -31,6 +31,7 @@ STAND_INS = {
     "teacher": "clip_vit_b16",
     "stage1": "b16_ptk710_f8_res224",
     "classification": "b16_ptk710_ftk710_ftk400_f8_res224",
+    "detection": "b16_ptk710_ftk710_ftava_f8_res224",
     "stage2": "b16_25m",
     "retrieval": "ret_msrvtt_b16_25m",
     "question_answering": "qa_msvd_b16_25m",

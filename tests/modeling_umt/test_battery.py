@@ -22,6 +22,7 @@ from transformers.utils import is_torchao_available, logging
 
 from modeling_umt import (
     UMTConfig,
+    UMTForActionDetection,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTForVideoQuestionAnswering,
@@ -69,6 +70,24 @@ def student_shapes(config, batch, grid, visible):
 
 def class_labels(config, batch, grid, visible):
     return {"labels": torch.arange(batch) % config.num_labels}
+
+
+def clips_with_boxes(config: PreTrainedConfig, batch: int = 2, height: int = 64, width: int = 64, **sizes) -> dict:
+    """Clips with three boxes each, of which the last is padding in every second clip."""
+    generator = torch.Generator().manual_seed(8)
+    corners = torch.rand(batch, 3, 4, generator=generator).sort(dim=-1).values[..., [0, 1, 3, 2]]  # x1, y1, x2, y2
+    boxes = corners * torch.tensor([width, height, width, height])
+    box_mask = (torch.arange(3) < 2) | (torch.arange(batch)[:, None] % 2 == 1)
+    return clips(config, batch, height=height, width=width, **sizes) | {"boxes": boxes, "box_mask": box_mask}
+
+
+def detection_shapes(config, batch, grid, visible):
+    return {"logits": (batch, 3, config.num_labels)}
+
+
+def actions(config, batch, grid, visible):
+    generator = torch.Generator().manual_seed(9)
+    return {"labels": (torch.rand(batch, 3, config.num_labels, generator=generator) < 0.4).float()}
 
 
 def several_labels(config, batch, grid, visible):
@@ -254,6 +273,13 @@ CASES = [
         targets=class_labels,
         fixed_frames=True,
         config_fields={"pooling": "frames"},
+    ),
+    Case(
+        "action-detection",
+        UMTForActionDetection,
+        detection_shapes,
+        targets=actions,
+        inputs=clips_with_boxes,
     ),
     Case("student", UMTForPreTraining, student_shapes, targets=teacher_features, masks="hide"),
     Case(

@@ -8,10 +8,17 @@ import random
 import pytest
 import torch
 from recorded import load_recorded
-from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification, AutoVideoProcessor
+from transformers import (
+    AutoModel,
+    AutoModelForObjectDetection,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+)
 
 from modeling_umt import (
     UMTConfig,
+    UMTForActionDetection,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTModel,
@@ -48,6 +55,11 @@ def random_state(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.
 
 def classifier_state(classes: int = 5, dim: int = 32, depth: int = 2, mlp: int = 48, dtype=torch.float32) -> dict:
     shapes = block_shapes("", dim, depth, mlp) | {"fc_norm.weight": (dim,), "fc_norm.bias": (dim,)}
+    return random_state(shapes | {"head.weight": (classes, dim), "head.bias": (classes,)}, dtype)
+
+
+def detection_state(classes: int = 5, dim: int = 32, depth: int = 2, mlp: int = 48, dtype=torch.float32) -> dict:
+    shapes = block_shapes("", dim, depth, mlp) | {"norm.weight": (dim,), "norm.bias": (dim,)}
     return random_state(shapes | {"head.weight": (classes, dim), "head.bias": (classes,)}, dtype)
 
 
@@ -88,6 +100,7 @@ def teacher_config(**fields) -> UMTTeacherConfig:
 
 KINDS = {
     "classification": (classifier_state, UMTConfig(**SMALL)),
+    "detection": (detection_state, UMTConfig(**SMALL)),
     "stage1": (stage1_state, stage1_config()),
     "teacher": (teacher_state, teacher_config()),
 }
@@ -114,7 +127,7 @@ def convert_shapes(monkeypatch, state: dict) -> tuple[type, UMTConfig, dict]:
     def loaded(cls, path, config, state_dict, dtype):
         return cls, config, state_dict
 
-    for model_class in (UMTForPreTraining, UMTForVideoClassification, UMTTeacherModel):
+    for model_class in (UMTForPreTraining, UMTForVideoClassification, UMTForActionDetection, UMTTeacherModel):
         monkeypatch.setattr(model_class, "from_pretrained", classmethod(loaded))
     return convert_umt_checkpoint(state)
 
@@ -153,6 +166,19 @@ def test_published_classifier_keys_convert_with_nothing_left_over(monkeypatch, s
     assert sum(tensor.numel() for tensor in ours.values()) == differs["parameters"] - table_values
     assert (config.num_frames, config.image_size, config.num_labels) == (frames, image, classes)
     assert (list(config.position_grid), config.final_norm) == ([8, 14, 14], "pooled")
+    assert_published_size(config, size)
+
+
+@pytest.mark.parametrize("size", ["b16", "l16"])
+def test_published_detection_keys_convert_with_nothing_left_over(monkeypatch, size):
+    recorded = recorded_shapes(f"ava_{size}")
+    state = {key: torch.empty(shape, device="meta") for key, shape in recorded["keys"].items()}
+    model_class, config, ours = convert_shapes(monkeypatch, state)
+    assert model_class is UMTForActionDetection
+    assert sum(tensor.numel() for tensor in ours.values()) == recorded["parameters"]
+    assert (config.num_frames, config.image_size, config.final_norm) == (8, 224, "tokens")
+    assert list(config.position_grid) == [8, 14, 14]
+    assert list(config.id2label.values()) == load_labels("ava")
     assert_published_size(config, size)
 
 
@@ -422,11 +448,33 @@ def test_other_files_raise_a_named_error(name):
         convert_umt_checkpoint(state)
 
 
-@pytest.mark.parametrize("size", ["b16", "l16"])
-def test_detection_files_raise_a_named_error(size):
-    state = {key: torch.empty(shape, device="meta") for key, shape in recorded_shapes(f"ava_{size}")["keys"].items()}
-    with pytest.raises(UnsupportedCheckpointError, match="action detection"):
-        convert_umt_checkpoint(state)
+def test_a_detection_file_has_the_table_of_its_own_grid_and_the_names_of_its_classes(tmp_path):
+    """The official model computes the table for its frames and never resizes it in time."""
+    clips = {"num_frames": 16, "tubelet_size": 1, "image_size": 48}
+    config = UMTConfig(**SMALL, **clips, num_labels=3, id2label={0: "sit", 1: "talk", 2: "walk"})
+    model = convert_umt_checkpoint(detection_state(classes=3), config)
+    assert (list(model.config.position_grid), model.config.final_norm) == ([16, 3, 3], "tokens")
+    assert model.config.id2label == {0: "sit", 1: "talk", 2: "walk"}
+    assert convert_umt_checkpoint(detection_state(), config).config.id2label[4] == "LABEL_4"
+    of_ava = convert_umt_checkpoint(detection_state(classes=80), config)
+    assert of_ava.config.label2id["watch (a person)"] == 79 and of_ava.config.id2label[0] == "bend/bow (at the waist)"
+    assert convert_umt_checkpoint(detection_state(classes=174), config).config.id2label[0] == "LABEL_0"
+    named = convert_umt_checkpoint(detection_state(classes=174), config, labels="ssv2")
+    assert named.config.id2label[0] == load_labels("ssv2")[0]
+    with pytest.raises(ValueError, match="has 80 classes, but the checkpoint's head has 5"):
+        convert_umt_checkpoint(detection_state(), config, labels="ava")
+    for frames in (8, 16):
+        path = tmp_path / f"b16_ptk710_ftk710_ftava_f{frames}_res224.pth"
+        torch.save(detection_state(classes=80, dim=768, depth=1, mlp=8, dtype=torch.float16), path)
+        published = convert_umt_checkpoint(path).config
+        assert (published.num_frames, list(published.position_grid)) == (frames, [frames, 14, 14])
+
+
+def test_a_norm_on_tokens_without_a_head_is_no_detection_file():
+    state = detection_state()
+    del state["head.weight"]
+    with pytest.raises(ValueError, match=r"Missing key: head.weight. The checkpoint contains no head for actions"):
+        convert_umt_checkpoint(state, UMTConfig(**SMALL))
 
 
 def test_single_modality_files_have_no_parts(small):
@@ -549,7 +597,9 @@ def test_a_head_of_unverified_order_gets_names_only_on_request():
 def test_wrong_label_lists_are_refused():
     with pytest.raises(ValueError, match="'k600' has 600 classes, but the checkpoint's head has 5"):
         convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL), labels="k600")
-    with pytest.raises(ValueError, match="Unknown label list 'k500'; choose one of k400, k400_alphabetical, k600"):
+    with pytest.raises(
+        ValueError, match="Unknown label list 'k500'; choose one of ava, k400, k400_alphabetical, k600"
+    ):
         convert_umt_checkpoint(classifier_state(), UMTConfig(**SMALL), labels="k500")
     with pytest.raises(ValueError, match="stage1 file"):
         convert_umt_checkpoint(stage1_state(), stage1_config(), labels="k400")
@@ -577,6 +627,7 @@ def test_command_writes_a_folder_that_transformers_loads_and_converts_back(offic
     output = capsys.readouterr().out
     class_name = output.split(": ")[1].split(",")[0]
     auto = {"UMTForPreTraining": AutoModelForPreTraining, "UMTForVideoClassification": AutoModelForVideoClassification}
+    auto |= {"UMTForActionDetection": AutoModelForObjectDetection}
     model, info = auto.get(class_name, AutoModel).from_pretrained(folder, output_loading_info=True)
     assert type(model).__name__ == class_name
     assert not any(info.values()) and f"{model.num_parameters():,} parameters" in output
@@ -588,7 +639,8 @@ def test_command_writes_a_folder_that_transformers_loads_and_converts_back(offic
         processor = AutoVideoProcessor.from_pretrained(folder)
         frames = torch.zeros(8, 3, 240, 320, dtype=torch.uint8)
         clip = processor(frames, return_tensors="pt")["pixel_values_videos"]
-        assert clip.shape == (1, 8, 3, 224, 224)
+        height, width = (256, 352) if class_name == "UMTForActionDetection" else (224, 224)
+        assert clip.shape == (1, 8, 3, height, width)
 
     assert run("convert", folder, tmp_path / "back.pth", "--to-official") == 0
     back = torch.load(tmp_path / "back.pth", weights_only=True)

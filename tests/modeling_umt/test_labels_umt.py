@@ -5,7 +5,11 @@ import pytest
 from modeling_umt.labels_umt import k710_rows, label_sets, load_labels
 
 KINETICS = {"k400": 400, "k600": 600, "k700": 700, "k710": 710}
-SIZES = KINETICS | {f"{name}_alphabetical": size for name, size in KINETICS.items()} | {"mitv1": 339, "ssv2": 174}
+SIZES = (
+    KINETICS
+    | {f"{name}_alphabetical": size for name, size in KINETICS.items()}
+    | {"ava": 80, "mitv1": 339, "ssv2": 174}
+)
 
 
 def test_label_lists_are_complete():
@@ -33,6 +37,15 @@ def test_rows_of_a_kinetics_710_head_are_the_recorded_ones(name, recorded):
     rows = [k710_rows()[label] for label in load_labels(name)]
     assert rows == recorded("internvideo2_class_orders")[0]["k710_rows"][name]
     assert len(set(rows)) == len(rows)
+
+
+def test_the_actions_of_ava_are_in_the_order_of_their_ids():
+    """Column c - 1 is id c. Each of AVA's three groups (poses, objects, persons) is sorted by name."""
+    labels = load_labels("ava")
+    for first, last in ((1, 14), (15, 63), (64, 80)):
+        assert labels[first - 1 : last] == sorted(labels[first - 1 : last])
+    ids = {"crawl": 2, "sit": 11, "stand": 12, "walk": 14, "answer phone": 15, "write": 63, "watch (a person)": 80}
+    assert {name: labels.index(name) + 1 for name in ids} == ids
 
 
 def test_a_class_has_one_row_under_all_its_names():

@@ -9,6 +9,7 @@ from transformers_mixins import common
 
 from modeling_umt import (
     UMTConfig,
+    UMTForActionDetection,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTForVideoQuestionAnswering,
@@ -136,6 +137,22 @@ class UMTModelsTest(PatchEmbeddings, CommonTests, unittest.TestCase):
             inputs["labels"] = torch.zeros(BATCH, dtype=torch.int64)
         if return_labels and model_class is UMTForPreTraining:
             inputs["target_features"] = torch.ones(BATCH, 1, VIDEO_TOKENS, 8)
+        return inputs
+
+
+class UMTActionDetectionTest(PatchEmbeddings, CommonTests, unittest.TestCase):
+    all_model_classes = with_loss = (UMTForActionDetection,)
+    config_class, fields = UMTConfig, VISION
+    additional_model_inputs = ("boxes",)  # the mixin can't extend the booleans of `box_mask`
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        boxes = torch.tensor([[0.0, 1.0, 9.0, 15.0], [4.0, 2.0, 13.0, 7.0]]).repeat(BATCH, 1, 1)
+        return clips() | {"boxes": boxes, "box_mask": torch.tensor([[True, False]] * BATCH)}
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class)
+        if return_labels:
+            inputs["labels"] = torch.ones(BATCH, 2, 2)
         return inputs
 
 

@@ -49,11 +49,11 @@ def checkpoint_list() -> str:
 
 
 def shape(row: CheckpointRow) -> str:
-    return f"{row.frames} x {row.resolution}" if row.resolution else f"{row.frames}"
+    return f"{row.frames} x {row.resolution}"
 
 
 def parameters(row: CheckpointRow) -> str:
-    return f"{count_parameters(row_config(row), row.model_class):,}" if row.has_model else "no model yet"
+    return f"{count_parameters(row_config(row), row.model_class):,}"
 
 
 def score(row: CheckpointRow) -> str:

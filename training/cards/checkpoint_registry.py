@@ -92,19 +92,8 @@ class CheckpointRow:
         return {"stage2": self.name, "retrieval": self.start, "question_answering": self.start}.get(self.kind)
 
     @property
-    def has_model(self) -> bool:
-        """Whether this package has a model for the row."""
-        return self.shared["model"] is not None
-
-    @property
     def model_class(self) -> type[PreTrainedModel]:
-        """The class of the row's model.
-
-        Raises:
-            ValueError: if this package has no model for the row.
-        """
-        if not self.has_model:
-            raise ValueError(f"{self.name} is a {self.kind} checkpoint, and this package has no model for it yet.")
+        """The class of the row's model."""
         return getattr(modeling_umt, self.shared["model"])
 
 
@@ -138,11 +127,7 @@ def checkpoint_row(name: str) -> CheckpointRow:
 
 
 def row_config(row: CheckpointRow) -> PreTrainedConfig:
-    """The configuration of the row's model, as in its saved repository.
-
-    Raises:
-        ValueError: if this package has no model for the row.
-    """
+    """The configuration of the row's model, as in its saved repository."""
     model_class = row.model_class
     size = read_registry()["sizes"][row.size]
     if row.kind == "teacher":
@@ -163,9 +148,9 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
             names = load_labels(row.labels) if row.labels else [f"LABEL_{index}" for index in range(row.classes)]
             fields["id2label"] = dict(enumerate(names))
             fields["label2id"] = {name: index for index, name in enumerate(names)}
-            fields["final_norm"] = "pooled"
+            fields["final_norm"] = "tokens" if row.kind == "detection" else "pooled"
         config = UMTConfig(**fields | row.config)
-        if row.kind == "stage1":  # its position table is computed over the clip's own grid
+        if row.kind in ("stage1", "detection"):  # the position table is computed over the clip's own grid
             config.position_grid = list(config.token_grid)
     config.architectures = [model_class.__name__]
     config.auto_map = dict(model_class.remote_code)

@@ -21,7 +21,7 @@ from .checkpoint_registry import (
     row_processor,
 )
 from .published_results import describe_results, eval_results, result_files
-from .snippets import ASK, CLASSIFY, EMBED, SEARCH, TEACH
+from .snippets import ASK, CLASSIFY, DETECT, EMBED, SEARCH, TEACH
 
 # The owner is not known when a card is built; `umt publish` inserts it.
 PLACEHOLDER_OWNER = "your-name"
@@ -32,6 +32,7 @@ SNIPPETS = {
     "teacher": TEACH,
     "stage1": EMBED,
     "classification": CLASSIFY,
+    "detection": DETECT,
     "stage2": SEARCH,
     "retrieval": SEARCH,
     "question_answering": ASK,
@@ -46,10 +47,8 @@ def repository_files(row: CheckpointRow, repo_id: str | None = None, origin: str
         repo_id: Id on the Hub in the card's code.
         origin: How the weights were converted, in Markdown.
     """
-    files = {"README.md": str(published_card(row, repo_id, origin))}
-    if row.has_model:
-        files |= settings_files(row)
-    return files | result_files(row)
+    card = {"README.md": str(published_card(row, repo_id, origin))}
+    return card | settings_files(row) | result_files(row)
 
 
 def settings_files(row: CheckpointRow) -> dict[str, str]:
@@ -93,7 +92,7 @@ def published_card(row: CheckpointRow, repo_id: str | None = None, origin: str |
         data,
         title=f"UMT {kind}: {row.name}" if row.kind == "teacher" else f"UMT-{row.size}, {kind}: {row.name}",
         summary=row.shared["summary"],
-        use=code_block(SNIPPETS[row.kind].format(model=repo_id)) if row.has_model else None,
+        use=code_block(SNIPPETS[row.kind].format(model=repo_id)),
         purpose=describe_purpose(row),
         input=describe_input(row),
         data=describe_data(row),
@@ -115,23 +114,52 @@ def describe_purpose(row: CheckpointRow) -> str:
 
 
 def describe_input(row: CheckpointRow) -> str:
-    if not row.has_model:
-        return f"{row.frames} frames."
     processor = row_processor(row)
     video = getattr(processor, "video_processor", processor)
-    rows = [
+    rows = describe_key_frames(row, video) if row.kind == "detection" else describe_clips(row, video)
+    if row.kind in VIDEO_TEXT_KINDS:
+        rows.append(("text", f"tokens of uncased BERT, at most {row.max_text_length}, with `[CLS]`, without `[SEP]`"))
+    if row.classes:
+        rows.append(("classes", f"{row.classes}, {describe_class_names(row)}"))
+    rows.append(("parameters", f"{count_parameters(row_config(row), row.model_class):,}, saved in float32"))
+    return table(("what", "how"), rows)
+
+
+def describe_clips(row: CheckpointRow, video: UMTVideoProcessor) -> list[tuple[str, str]]:
+    """Rows on the clips of models that encode entire videos."""
+    return [
         ("frames", f"{row.frames}, one from each of {row.frames} equal segments of the video (`{video.sampling}`)"),
         ("size", f"{row.resolution} x {row.resolution} pixels"),
         ("resize", describe_resize(row, video)),
         ("normalisation", "ImageNet's mean and standard deviation"),
         ("tensor", f"`pixel_values_videos (batch, {row.frames}, 3, {row.resolution}, {row.resolution})`"),
     ]
-    if row.kind in VIDEO_TEXT_KINDS:
-        rows.append(("text", f"tokens of uncased BERT, at most {row.max_text_length}, with `[CLS]`, without `[SEP]`"))
-    if row.kind == "classification":
-        rows.append(("classes", f"{row.classes}, {describe_class_names(row)}"))
-    rows.append(("parameters", f"{count_parameters(row_config(row), row.model_class):,}, saved in float32"))
-    return table(("what", "how"), rows)
+
+
+def describe_key_frames(row: CheckpointRow, video: UMTVideoProcessor) -> list[tuple[str, str]]:
+    """Rows on the clips and boxes of an action detection model."""
+    mean = ", ".join(f"{255 * value:.4f}" for value in video.image_mean)
+    width, height = (f"{100 * fraction:g} %" for fraction in video.box_extension)
+    return [
+        (
+            "frames",
+            f"{row.frames} around a key frame, at a stride of {video.frame_stride} of {video.sampling_fps} frames per "
+            f"second (`{video.sampling}`)",
+        ),
+        (
+            "size",
+            f"entire frames, the short side {video.size['shortest_edge']} pixels, padded at the bottom and right to "
+            f"multiples of {video.size_divisor}",
+        ),
+        ("resize", "bilinear without antialias, as OpenCV does and the official code"),
+        ("normalisation", f"mean {mean} and standard deviation {255 * video.image_std[0]:g}, of values from 0 to 255"),
+        ("tensor", f"`pixel_values_videos (batch, {row.frames}, 3, height, width)`"),
+        (
+            "boxes",
+            "`boxes (batch, boxes, 4)` of persons in the key frame, in pixels of the padded frames, enlarged by "
+            f"{width} of their width and {height} of their height; `box_mask (batch, boxes)`",
+        ),
+    ]
 
 
 def describe_resize(row: CheckpointRow, video: UMTVideoProcessor) -> str:
@@ -186,12 +214,11 @@ def describe_origin(row: CheckpointRow) -> str:
     source = read_registry()["source"]
     if row.clip:
         return f"The weights are those of `{row.clip}` on the Hub; the official code calls them `{row.file}`."
-    unknown = "not known" if row.kind == "detection" else "not known; `umt publish` prints it"
     return "\n".join(
         [
             f"The official file is `{row.official_file}` of [{source['hub']}](https://huggingface.co/{source['hub']}).",
             f"The link of the official repository, `{source['was']}/{row.official_file}`, has been dead since 2024.",
-            f"SHA-256 of the file: {f'`{row.sha256}`' if row.sha256 else unknown}.",
+            f"SHA-256 of the file: {f'`{row.sha256}`' if row.sha256 else 'not known; `umt publish` prints it'}.",
         ]
     )
 

@@ -21,7 +21,7 @@ def describe_results(row: CheckpointRow, repo_id: str) -> str:
     if row.kind in ("teacher", "stage1"):
         published = "The authors published no score of this checkpoint itself."
     elif row.kind == "detection":
-        published = f"Published by the authors ([model zoo]({zoo_url(row)})): {row.map} mAP on AVA 2.2."
+        published = f"Published by the authors ([model zoo]({zoo_url(row)})): {row.map} % mAP at IoU 0.5 on AVA 2.2."
     elif row.kind == "classification":
         published = classification_table(row, repo_id)
     else:

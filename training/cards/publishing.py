@@ -41,7 +41,7 @@ def build_repository(
             row's.
 
     Raises:
-        ValueError: if the folder exists, this package has no model for the row, or the file does not fit the row.
+        ValueError: if the folder exists, or the file does not fit the row.
         OSError: if a file can't be found or downloaded.
     """
     if folder.exists():

@@ -21,7 +21,7 @@ import modeling_umt
 from ..model_sources import architecture_of, describe_model, read_model_config
 from .card_template import code_block, environment, render_card, table
 from .publishing import nonfinite_tensors
-from .snippets import ANSWER, CLASSIFY, CLASSIFY_WITH_ADAPTER, COMPARE, EMBED, TEACH
+from .snippets import ANSWER, CLASSIFY, CLASSIFY_WITH_ADAPTER, COMPARE, DETECT, EMBED, TEACH
 from .trainer_card import NO_LICENCE
 
 CARD, BASE = "README.md", "base"
@@ -30,6 +30,7 @@ USES = {
     "UMTModel": EMBED,
     "UMTForPreTraining": EMBED,
     "UMTForVideoClassification": CLASSIFY,
+    "UMTForActionDetection": DETECT,
     "UMTTeacherModel": TEACH,
     "UMTForVideoTextPreTraining": COMPARE,
     "UMTVideoTextModel": COMPARE,

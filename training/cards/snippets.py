@@ -18,6 +18,17 @@ logits = model(**processor("clip.mp4", return_tensors="pt")).logits
 print(base.config.id2label[logits.argmax().item()])
 """
 
+DETECT = """from transformers import AutoModelForObjectDetection, AutoVideoProcessor
+
+processor = AutoVideoProcessor.from_pretrained("{model}", trust_remote_code=True)
+model = AutoModelForObjectDetection.from_pretrained("{model}", trust_remote_code=True).eval()
+boxes = [[[12, 8, 40, 44]]]  # for each video, x1, y1, x2, y2 of each person in the key frame, in pixels
+inputs = processor("clip.mp4", key_times=[0.5], boxes=boxes, return_tensors="pt")
+actions = processor.post_process_action_detection(model(**inputs), boxes, threshold=0)[0]
+for score, label in zip(actions["scores"][:5], actions["labels"][:5]):
+    print(f"{{score:.2f}} {{model.config.id2label[label.item()]}}")
+"""
+
 EMBED = """import torch
 from transformers import AutoModel, AutoVideoProcessor
 

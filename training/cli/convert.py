@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", help="folder or Hub id with a config.json, for sizes other than B/16 and L/16")
     parser.add_argument(
         "--labels",
-        help="label list of the head: k400, k600, k700, k710, ssv2 (official order), k400_alphabetical and its "
-        "siblings (sorted by name), or mitv1 (order not verified); by default the official list of its size",
+        help="label list of the head: k400, k600, k700, k710, ssv2 (official order), ava (by id), k400_alphabetical "
+        "and its siblings (sorted by name), or mitv1 (order not verified); by default the official list of its size",
     )
     parser.add_argument(
         "--part", choices=("all", "teacher", "video"), default="all", help="part of a multi-modality file to convert"
@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         if config.model_type == "umt_video_text":
             sizes = {"num_frames": vision.num_frames, "image_size": vision.image_size}
             processor = UMTProcessor.from_bert(args.vocabulary, **sizes)
+        elif type(model).__name__ == "UMTForActionDetection":
+            processor = UMTVideoProcessor.for_action_detection(config)
         else:
             processor = UMTVideoProcessor.for_config(config)
             if config.num_labels == NUM_SSV2_LABELS:

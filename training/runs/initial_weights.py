@@ -33,6 +33,7 @@ def load_initial_weights(
             f"{name or 'The checkpoint'} does not fit the model of this run: {key} has the shape {tuple(saved)} and "
             f"would have {tuple(expected)}. Leave out the fields of the model that change its size."
         )
+    model.config.architectures = [model_class.__name__]  # not the class that the checkpoint was saved from
     missing = sorted(report["missing_keys"])
     for problem, keys in {
         "lacks": [key for key in missing if not key.startswith(new)],

@@ -25,17 +25,18 @@ from tiny_registry import (
 from video_files import write_video
 
 from modeling_umt import convert_umt_checkpoint
+from modeling_umt.labels_umt import load_labels
 from umt_training.cards.card_template import CARDS_FOLDER
 from umt_training.cards.checkpoint_registry import VIDEO_TEXT_KINDS, checkpoint_row, read_registry, row_config
 from umt_training.cards.publishing import build_repository
 
-DETECTION = "b16_ptk710_ftk710_ftava_f8_res224"
 OFFICIAL = f"{USER}/official"
 # Auto classes of each kind, that of the row's class first. AutoModel needs projections, which answering has not.
 AUTO_CLASSES = {
     "teacher": ["AutoModel"],
     "stage1": ["AutoModelForPreTraining", "AutoModel"],
     "classification": ["AutoModelForVideoClassification", "AutoModel"],
+    "detection": ["AutoModelForObjectDetection", "AutoModel"],
     "stage2": ["AutoModelForPreTraining", "AutoModel"],
     "retrieval": ["AutoModel"],
     "question_answering": ["AutoModelForVisualQuestionAnswering"],
@@ -57,6 +58,8 @@ def outputs(model):
     clip = torch.randn(2, 4, 3, 32, 32, generator=generator)
     tokens = torch.tensor([[101, 104, 105, 0], [101, 106, 107, 108]])
     options = {"input_ids": tokens, "attention_mask": (tokens > 0).long()} if "text_config" in model.config else {}
+    if type(model).__name__ == "UMTForActionDetection":
+        options = {"boxes": torch.tensor([[[2.0, 3.0, 20.0, 30.0], [9.0, 1.0, 31.0, 18.0]]] * 2)}
     if type(model).__name__ == "UMTForVideoQuestionAnswering":
         answers = torch.tensor([[101, 104, 102], [101, 105, 102]])
         return model.rank_answers(**options, pixel_values_videos=clip, candidate_ids=answers)[1]
@@ -202,6 +205,8 @@ def snippet(card: str) -> str:
 def test_code_on_the_cards_runs_without_the_package(loaded):
     for text in ("torch.Size([1, 6, 16, 8])", "torch.Size([1, 16])", "'label'", "tensor([["):
         assert text in loaded["printed"]
+    actions = re.findall(r"^[01]\.\d\d (.+)$", loaded["printed"], re.MULTILINE)
+    assert len(actions) == 5 and set(actions) <= set(load_labels("ava"))
     assert re.search(r"^(dog|cat|guitar) 0\.\d", loaded["printed"], re.MULTILINE)
 
 
@@ -211,9 +216,8 @@ def test_every_card_has_the_code_that_was_run(world):
         for kind, name in STAND_INS.items()
     }
     for name, row in ((name, checkpoint_row(name)) for name in read_registry()["checkpoints"]):
-        if row.has_model:
-            card = (CARDS_FOLDER / name / "README.md").read_text()
-            assert snippet(card).replace(f"your-name/{name}", "ID") == run[row.kind]
+        card = (CARDS_FOLDER / name / "README.md").read_text()
+        assert snippet(card).replace(f"your-name/{name}", "ID") == run[row.kind]
 
 
 # --- the upload -----------------------------------------------------------------------------------------------------
@@ -246,7 +250,7 @@ def test_an_interrupted_upload_resumes(world, tmp_path):
 
 @pytest.fixture(scope="module")
 def uploads_nothing(world, tmp_path_factory) -> SimpleNamespace:
-    """A dry run, a truncated file, an unknown row, and a row without a model: none of them may write to the Hub."""
+    """A dry run, a truncated file and an unknown row: none of them may write to the Hub."""
     cwd = tmp_path_factory.mktemp("uploads-nothing")
     damaged = cwd / "official.pth"
     damaged.write_bytes(world.hub.files(OFFICIAL)[checkpoint_row(STAND_INS["stage1"]).official_file])
@@ -255,7 +259,6 @@ def uploads_nothing(world, tmp_path_factory) -> SimpleNamespace:
         [STAND_INS["classification"], "--dry-run"],
         [STAND_INS["stage1"], "--checkpoint", str(damaged)],
         ["b16_99m"],
-        [DETECTION],
     ]
     before = len(world.hub.requests)
     result = publish(world.hub, world.folder, cwd, [[*command, "--repo-id", f"{USER}/never"] for command in commands])
@@ -274,8 +277,8 @@ def test_a_dry_run_creates_the_folder(world, uploads_nothing):
 
 
 def test_nothing_is_uploaded(uploads_nothing):
-    assert exit_codes(uploads_nothing.result)[1:] == [1, 1, 1]
-    for message in ("truncated", "has no checkpoint 'b16_99m'", "no model for it yet"):
+    assert exit_codes(uploads_nothing.result)[1:] == [1, 1]
+    for message in ("truncated", "has no checkpoint 'b16_99m'"):
         assert message in uploads_nothing.result.stderr
     assert {request.method for request in uploads_nothing.requests} <= {"GET", "HEAD"}
     assert not any("never" in request.path for request in uploads_nothing.requests)
@@ -355,7 +358,7 @@ def test_an_intact_file_of_another_row_is_rejected(tiny, tmp_path):
     rejected(classifier, "does not fit the row .*: id2label is ", classes=700, labels=None)
     rejected(classifier, "does not fit its configuration.*Misshaped", config={"hidden_size": 32})
     rejected(classifier, "SHA-256 is [0-9a-f]{64}, the registry's 0000", sha256="0" * 64)
-    rejected(DETECTION, "a detection checkpoint, and this package has no model for it yet")
+    rejected(STAND_INS["detection"], "another kind than .*ftava.*: it contains a UMTForVideoClassification")
     torch.save(tiny.official[STAND_INS["retrieval"]], path)
     rejected(STAND_INS["stage2"], "another kind than b16_25m: it contains a UMTVideoTextModel")
     with pytest.raises(FileNotFoundError, match=r"give the path of single_modality/b16_ptk710_f8_res224\.pth"):

@@ -4,7 +4,8 @@ import pytest
 from finetuning_tools import SIZES, save_stage1
 from safetensors.torch import load_file, save_file
 
-from modeling_umt import UMTForPreTraining, UMTForVideoClassification
+from modeling_umt import UMTConfig, UMTForActionDetection, UMTForPreTraining, UMTForVideoClassification
+from processing_umt import UMTVideoProcessor
 from umt_training.quiet_loading import without_weight_bars
 from umt_training.runs.initial_weights import load_initial_weights
 
@@ -17,6 +18,14 @@ def test_new_weights_are_named(tmp_path, capfd):
     printed = capfd.readouterr()
     assert printed.out == "new weights: classifier, umt.fc_norm\n" and "REPORT" not in printed.err
     assert "Loading weights" not in printed.err
+
+
+def test_the_processor_of_a_run_is_that_of_its_model_and_not_of_its_start(tmp_path):
+    UMTForActionDetection(UMTConfig(**SIZES)).save_pretrained(tmp_path)
+    student = load_initial_weights(UMTForPreTraining, str(tmp_path), ("decoders.",))
+    assert UMTVideoProcessor.for_config(student.config).sampling == "sparse"
+    again = load_initial_weights(UMTForActionDetection, str(tmp_path))
+    assert UMTVideoProcessor.for_config(again.config).sampling == "key_frame"
 
 
 @pytest.mark.parametrize(
