@@ -1,6 +1,7 @@
 """JSON from elsewhere, with one exception for everything that is wrong with it."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_bytes().decode("utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
+
+
+def is_number(value: Any) -> bool:
+    """Whether a parsed value is a finite number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -88,6 +88,10 @@ class ClipReader:
             for view in range(self.num_views_per_video)
         ]
 
+    def describe_broken(self, record: dict[str, Any], error: VideoDecodeError, index: int) -> tuple[str, str]:
+        """(name, reason) of the broken video of a record."""
+        return describe_broken(record["video"], error, f"record {index}")
+
     def _read_frames(self, video: Any, generator: np.random.Generator) -> np.ndarray | torch.Tensor:
         """A clip, uint8 `(T, height, width, 3)`; of an image T copies, a tensor `(T, 3, height, width)`; an animation
         is sampled as a video."""
@@ -103,8 +107,54 @@ class ClipReader:
             return reader.read(indices)
 
 
-class VideoClipDataset(SharedEpoch, Dataset):
-    """Clips of a table of videos: `dataset[epoch, index]`, or `dataset[index]` in the current epoch.
+class ReadClipDataset(SharedEpoch, Dataset):
+    """Samples that a reader makes of records: `dataset[epoch, index]`, or `dataset[index]` in the current epoch. A
+    record whose video can't be read is replaced by another one.
+
+    Args:
+        records: records of videos.
+        reader: an object with the methods `read` and `describe_broken` and the attribute `num_views_per_video` of
+            [`ClipReader`].
+        seed: seed of all randomness.
+
+    Raises:
+        ValueError: there are no records; on access, `MAX_TRIES` videos in a row, or all videos, can't be read.
+    """
+
+    def __init__(self, records: Sequence[Any], reader: Any, seed: int = 0):
+        super().__init__()
+        if len(records) == 0:
+            raise ValueError("No videos were given: the table of records is empty.")
+        self.records, self.reader, self.seed = records, reader, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any] | list[dict[str, Any]]:
+        epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
+        generator = sample_generator(self.seed, epoch, index)
+        broken, tried = [], set()
+        candidate = index
+        while True:
+            record = self.records[candidate]
+            try:
+                views = self.reader.read(record, generator, (self.seed, epoch, index))
+                break
+            except VideoDecodeError as error:
+                tried.add(candidate)
+                broken.append(self.reader.describe_broken(record, error, candidate))
+            if len(tried) == min(MAX_TRIES, len(self)):
+                raise ValueError(unreadable_message(broken))
+            while candidate in tried:
+                candidate = int(generator.integers(len(self)))
+        for view in views:
+            view.update(video_index=candidate, broken=[])
+        views[0]["broken"] = broken
+        return views if self.reader.num_views_per_video > 1 else views[0]
+
+
+class VideoClipDataset(ReadClipDataset):
+    """Clips of a table of videos; see [`ReadClipDataset`].
 
     A sample contains
 
@@ -138,37 +188,8 @@ class VideoClipDataset(SharedEpoch, Dataset):
         images: bool = False,
         trim_seconds: float | None = None,
     ):
-        super().__init__()
-        if len(records) == 0:
-            raise ValueError("No videos were given: the table of records is empty.")
-        self.records = records
-        self.reader = ClipReader(num_frames, sample_frames, transform, num_views_per_video, images, trim_seconds)
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any] | list[dict[str, Any]]:
-        epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
-        generator = sample_generator(self.seed, epoch, index)
-        broken, tried = [], set()
-        candidate = index
-        while True:
-            try:
-                record = self.records[candidate]
-                views = self.reader.read(record, generator, (self.seed, epoch, index))
-                break
-            except VideoDecodeError as error:
-                tried.add(candidate)
-                broken.append(describe_broken(record["video"], error, f"record {candidate}"))
-            if len(tried) == min(MAX_TRIES, len(self)):
-                raise ValueError(unreadable_message(broken))
-            while candidate in tried:
-                candidate = int(generator.integers(len(self)))
-        for view in views:
-            view.update(video_index=candidate, broken=[])
-        views[0]["broken"] = broken
-        return views if self.reader.num_views_per_video > 1 else views[0]
+        reader = ClipReader(num_frames, sample_frames, transform, num_views_per_video, images, trim_seconds)
+        super().__init__(records, reader, seed)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -184,7 +205,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         ValueError: the data set is smaller than a batch.
     """
 
-    def __init__(self, dataset: VideoClipDataset, batch_size: int = 1):
+    def __init__(self, dataset: ReadClipDataset, batch_size: int = 1):
         self.dataset = dataset
         self.num_samples = len(dataset) // batch_size * batch_size
         if self.num_samples == 0:

@@ -79,7 +79,7 @@ def _read_metadata(files: list[Path], folder: Path, columns: Mapping[str, str]) 
         records = read_table(file, columns)
         if not is_text(records.features["video"]):
             raise ValueError(f"The videos in {file} are not given by their paths.")
-        paths = [_join(file, video) for video in records["video"]]
+        paths = [join_metadata_path(file.parent, video, str(file)) for video in records["video"]]
         records = with_paths(records, paths)
         tables.append(records.select([row for row, path in enumerate(paths) if Path(path).is_relative_to(folder)]))
     try:
@@ -92,9 +92,13 @@ def _read_metadata(files: list[Path], folder: Path, columns: Mapping[str, str]) 
     return records
 
 
-def _join(file: Path, video: str) -> str:
-    """A path in a metadata file, joined to the folder of the file, which may come from elsewhere."""
+def join_metadata_path(folder: Path, video: str, where: str) -> str:
+    """A path in a metadata file, joined to the folder of the file, which may come from elsewhere.
+
+    Raises:
+        ValueError: the path leads out of the folder; the message begins with `where`.
+    """
     path = os.path.normpath(video)
     if "://" in video or os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
-        raise ValueError(f"{file} lists {video}, which is not in its folder; write paths relative to it.")
-    return os.path.join(file.parent, path)
+        raise ValueError(f"{where} lists {video}, which is not in its folder; write paths relative to it.")
+    return os.path.join(folder, path)

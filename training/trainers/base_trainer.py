@@ -45,7 +45,7 @@ from ..cards.video_card import video_sections
 from ..data.alternating_clips import AlternatingClips, AlternatingSampler, AlternatingStreams
 from ..data.batching import is_dead_worker
 from ..data.broken_videos import BrokenVideoLog
-from ..data.video_dataset import EpochSampler, VideoClipDataset, collate_clips
+from ..data.video_dataset import EpochSampler, ReadClipDataset, collate_clips
 from ..data.video_stream import StreamedClipDataset
 from ..pictures.run_pictures import CURVES, CurvePicture
 from .checkpoint_files import checkpoint_problem
@@ -204,14 +204,14 @@ class UMTTrainer(Trainer):
         """Clips are sampled in an order that is a function of (seed, epoch), other datasets as in `Trainer`."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         strategy = self.args.train_sampling_strategy
-        if isinstance(dataset, (AlternatingClips, VideoClipDataset)) and strategy != "random":
+        if isinstance(dataset, (AlternatingClips, ReadClipDataset)) and strategy != "random":
             raise ValueError(
                 f"`train_sampling_strategy` {strategy!r} was given, but clips are sampled in random order."
             )
         batch_size = self.args.train_batch_size * self.args.world_size
         if isinstance(dataset, AlternatingClips):
             return AlternatingSampler(dataset, batch_size)
-        if isinstance(dataset, VideoClipDataset):
+        if isinstance(dataset, ReadClipDataset):
             return EpochSampler(dataset, batch_size)
         return super()._get_train_sampler(dataset)
 
