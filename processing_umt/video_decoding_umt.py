@@ -106,19 +106,7 @@ class VideoReader:
             VideoDecodeError: "truncated" or "decode", if a requested frame is not readable.
         """
         indices = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if indices.size and (indices.min() < 0 or indices.max() >= self.num_frames):
-            raise ValueError(
-                f"{self._source.name}: frames {indices.min()} to {indices.max()} were requested, but the video has "
-                f"frames 0 to {self.num_frames - 1}."
-            )
-        requested = np.unique(indices)
-        lost = requested[requested >= self._num_readable]
-        if lost.size:
-            raise VideoDecodeError(
-                self._source.name,
-                "truncated",
-                f"frame {lost[0]} was requested, the first {self._num_readable} frames are readable",
-            )
+        requested = self._requested(indices)
         slots = {int(index): np.flatnonzero(indices == index) for index in requested}
         frames = None
         try:
@@ -133,6 +121,54 @@ class VideoReader:
             return np.empty((0, *self._displayed_size, 3), dtype=np.uint8)
         self._displayed_size = frames.shape[1:3]
         return frames
+
+    def iterate(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The frames at `indices` one after the other, in ascending order and each once, decoded in a single pass.
+
+        Only the frame that is yielded is in memory. Nothing else may be read from this reader during the iteration.
+
+        Args:
+            indices: frame indices in `[0, num_frames)`, in any order.
+
+        Yields:
+            Index and frame, uint8 `(height, width, 3)`, as `read` returns it.
+
+        Raises:
+            ValueError: for an index outside the video.
+            VideoDecodeError: as `read`; damage may be reported only after frames that it concerns.
+        """
+        remaining = self._requested(np.asarray(indices, dtype=np.int64).reshape(-1))
+        try:
+            if self._order is not None and self._codec.name != "h264":
+                self._breaks_its_format()  # decides how to decode, which must not change after the first frames
+            while remaining.size:
+                for index, frame in self._decode(remaining):
+                    if index != remaining[0]:
+                        break  # one that only decoding from the beginning yields
+                    yield index, self._to_rgb(frame).copy()
+                    remaining = remaining[1:]
+                if remaining.size:
+                    yield int(remaining[0]), self.read(remaining[:1])[0]
+                    remaining = remaining[1:]
+        except (av.error.FFmpegError, OSError) as error:
+            raise VideoDecodeError(self._source.name, "decode", str(error)) from error
+
+    def _requested(self, indices: np.ndarray) -> np.ndarray:
+        """The indices ascending and each once, which must be readable."""
+        if indices.size and (indices.min() < 0 or indices.max() >= self.num_frames):
+            raise ValueError(
+                f"{self._source.name}: frames {indices.min()} to {indices.max()} were requested, but the video has "
+                f"frames 0 to {self.num_frames - 1}."
+            )
+        requested = np.unique(indices)
+        lost = requested[requested >= self._num_readable]
+        if lost.size:
+            raise VideoDecodeError(
+                self._source.name,
+                "truncated",
+                f"frame {lost[0]} was requested, the first {self._num_readable} frames are readable",
+            )
+        return requested
 
     @property
     def height(self) -> int:

@@ -216,6 +216,34 @@ def test_frames_equal_a_sequential_decode(name, clip, storage):
         any_order_with_repeats()
 
 
+@pytest.mark.parametrize("name", CLIPS)
+def test_iteration_yields_the_frames_of_a_sequential_decode_in_order(name, clip, storage):
+    path, reference = clip(name)
+    with VideoReader(path) as reader:
+        for indices in (range(reader.num_frames), [20, 3, 7, 3, 29], []):
+            frames = list(reader.iterate(indices))
+            assert [index for index, _ in frames] == sorted(set(indices))
+            assert all(np.array_equal(frame, reference[index]) for index, frame in frames)
+        with pytest.raises(ValueError, match=f"frames 0 to {reader.num_frames - 1}"):
+            next(reader.iterate([reader.num_frames]))
+
+
+def test_iteration_stays_in_order_where_a_frame_comes_late(clip):
+    """As after a false keyframe, where a second attempt decodes from the beginning."""
+    path, reference = clip("h264.mp4")
+    with VideoReader(path) as reader:
+        decode = reader._decode
+
+        def decode_late(indices):
+            pairs = list(decode(indices))
+            return iter(pairs[:5] + pairs[6:] + pairs[5:6])
+
+        reader._decode = decode_late
+        frames = list(reader.iterate(range(12)))
+    assert [index for index, _ in frames] == list(range(12))
+    assert all(np.array_equal(frame, reference[index]) for index, frame in frames)
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_real_clips_equal_a_sequential_decode(name, shared_video, storage):
     path = shared_video(name)
@@ -726,6 +754,9 @@ def test_an_error_on_the_way_to_a_frame_is_an_error_of_that_frame(name, place, t
         assert 0 < len(refused) < 20 if is_counted else refused == broken
         with pytest.raises(VideoDecodeError, match=f"the data of frame {refused[0]} are damaged"):
             reader.read(range(reader.num_frames))
+        with pytest.raises(VideoDecodeError, match=f"the data of frame {refused[0]} are damaged"):
+            for index, frame in reader.iterate(range(reader.num_frames)):
+                assert index in refused or np.array_equal(frame, reference[index])
 
 
 def without_first_packets(path: str, shorter: str, count: int) -> str:
@@ -798,6 +829,8 @@ def test_a_stream_that_breaks_its_format_everywhere_is_decoded_as_by_default(tmp
     with VideoReader(bytes(data)) as reader:
         assert np.array_equal(reader.read([7, 3]), [reference[7], reference[3]])
         assert not reader._is_strict
+    with VideoReader(bytes(data)) as reader:
+        assert np.array_equal([frame for _, frame in reader.iterate(range(10))], reference)
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "h264.ts", "mpeg4.avi", "vp9.webm", "hevc-open.mov"])
