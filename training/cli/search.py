@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..clock import clock
 from ..terminal import printable
 from .arguments import (
     add_loading_arguments,
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     from datasets import disable_progress_bars
 
-    from ..search.search import clock, search, write_search_page
+    from ..search.search import search, write_search_page
     from ..search.search_index import FOLDER, SearchIndex
 
     disable_progress_bars()  # those of saving parts; the indexing shows its own

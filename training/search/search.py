@@ -21,6 +21,7 @@ from processing_umt import UMTProcessor, VideoDecodeError
 from processing_umt.video_decoding_umt import VideoReader
 
 from ..atomic_files import atomic_write
+from ..clock import clock
 from ..data.batching import batches
 from ..pictures.run_page import Link, Picture, Section, Table, Text, write_page
 from ..terminal import printable
@@ -120,14 +121,6 @@ def read_moment(
         options = {} if num_frames is None else {"num_frames": num_frames}
         sampled = video_processor.sample_frames(VideoMetadata(total_num_frames=len(frames)), num_clips=1, **options)
         return reader.read(frames[sampled])
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03.5`, or `2:03.5` within the first hour."""
-    tenths = round(10 * seconds)
-    hours, minutes, tenths = tenths // 36000, tenths // 600 % 60, tenths % 600
-    rest = f"{minutes:02}:{tenths / 10:04.1f}" if hours else f"{minutes}:{tenths / 10:04.1f}"
-    return f"{hours}:{rest}" if hours else rest
 
 
 def write_search_page(

@@ -21,7 +21,7 @@ from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
 from processing_umt import UMTProcessor
 from umt_training.search import indexing, search_index
 from umt_training.search.indexing import fingerprint, update
-from umt_training.search.search import clock, search
+from umt_training.search.search import search
 from umt_training.search.search_index import IndexModel, SearchIndex
 from umt_training.search.windows import read_windows
 
@@ -334,10 +334,6 @@ def test_faiss_finds_what_the_matrix_finds(videos, model, processor, monkeypatch
     noise(videos / "new.mp4", 8)
     update(index, model, processor)
     assert not (index.folder / "part-000001.faiss").exists()
-
-
-def test_clock():
-    assert [clock(seconds) for seconds in (0, 9.96, 75.25, 3723.5)] == ["0:00.0", "0:10.0", "1:15.2", "1:02:03.5"]
 
 
 KILLED = """
