@@ -12,6 +12,7 @@ _HOMES = {
     "UMTRetrievalTrainer": "trainers.retrieval",
     "UMTVideoTextArguments": "trainers.video_text",
     "UMTVideoTextTrainer": "trainers.video_text",
+    "UMTActionDetectionPipeline": "detection.pipeline",
     "RunFacts": "cards.run_facts",
     "finetune": "runs.tasks",
     "pretrain": "runs.tasks",

@@ -18,6 +18,7 @@ KINDS = {
     "UMTModel": ("a video encoder without a head", "umt embed, umt finetune"),
     "UMTForPreTraining": ("a stage-1 model, a video encoder without a classification head", "umt embed, umt finetune"),
     "UMTForVideoClassification": ("a classifier", "umt classify, umt embed, umt evaluate"),
+    "UMTForActionDetection": ("an action detection model", "umt detect"),
     "UMTTeacherModel": ("a teacher", "umt pretrain, umt show-mask"),
     "UMTForVideoTextPreTraining": ("a stage-2 model of videos and texts", "umt search, umt embed, umt finetune"),
     "UMTVideoTextModel": ("a model of videos and texts", "umt search, umt embed, umt evaluate --task retrieval"),

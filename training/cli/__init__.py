@@ -17,8 +17,8 @@ from ..suggestions import did_you_mean
 from ..terminal import printable
 
 COMMANDS = (
-    "classify", "embed", "search", "ask", "convert", "check-videos", "show-mask", "pretrain", "finetune", "evaluate",
-    "card", "publish", "demo",
+    "classify", "embed", "search", "ask", "detect", "convert", "check-videos", "show-mask", "pretrain", "finetune",
+    "evaluate", "card", "publish", "demo",
 )  # fmt: skip
 VERSIONS = ("torch", "transformers", "av")
 
@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = Parser(
         prog="umt",
-        description="Unmasked Teacher (UMT) video models: classify, search, ask, convert, train, evaluate, publish.",
+        description="Unmasked Teacher (UMT) video models: classify, search, ask, detect, convert, train, evaluate, "
+        "publish.",
     )
     parser.add_argument(
         "--version", action="store_true", help="print the versions of this package and of its main ones"

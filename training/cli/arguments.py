@@ -12,6 +12,7 @@ from ..quiet_loading import quiet_loading
 CLASSIFIER = ("UMTForVideoClassification",)
 VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 ANSWERER = ("UMTForVideoQuestionAnswering",)
+ACTION_DETECTOR = ("UMTForActionDetection",)
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 ENCODERS = ("UMTModel", "UMTForPreTraining", *CLASSIFIER, *VIDEO_TEXT)  # whose clips have a vector
 

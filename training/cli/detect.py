@@ -1,0 +1,240 @@
+"""`umt detect`: who does what in a video (action detection as in AVA, arXiv 1705.08421).
+
+Persons are found on one key frame per second by an object detector, or read from a file, and linked into tracks by the
+overlap of their boxes. An action detection model (UMT, arXiv 2303.16058, section 4) predicts what each of them does.
+Broken videos are reported on stderr, with exit code 1.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..atomic_files import require_writable
+from ..data.video_files import list_video_files
+from ..detection.defaults import DEFAULT_DETECTOR, DETECTOR_THRESHOLD, EVERY, THRESHOLD
+from ..terminal import printable
+from .arguments import (
+    ACTION_DETECTOR,
+    add_loading_arguments,
+    load_model,
+    load_processor,
+    require_positive_seconds,
+    select_device,
+)
+
+HELP = "find persons and what each of them is doing"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "videos", metavar="VIDEO", nargs="+", help="video file, http(s) URL, or folder that is searched for videos"
+    )
+    parser.add_argument("--model", help="action detection model: folder, or id on the Hub")
+    persons = parser.add_mutually_exclusive_group()
+    persons.add_argument(
+        "--detector",
+        metavar="MODEL",
+        help="object detector of Transformers with the class 'person': folder, or id on the Hub (default: "
+        f"{DEFAULT_DETECTOR})",
+    )
+    persons.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="detected persons in place of a detector, PySlowFast's .csv or metadata.jsonl; its times are the key "
+        "frames",
+    )
+    parser.add_argument(
+        "--every",
+        type=float,
+        metavar="SECONDS",
+        help=f"time between two key frames (default: {EVERY:g}; with --boxes all times of the file)",
+    )
+    parser.add_argument(
+        "--detector-threshold",
+        type=float,
+        default=DETECTOR_THRESHOLD,
+        metavar="SCORE",
+        help="least score of a person",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="SCORE",
+        help=f"least score of an action; 0 lists all classes (default: {THRESHOLD:g})",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--boxes-only",
+        action="store_true",
+        help="write only metadata.jsonl, with the persons and empty categories, to be filled in for training; without "
+        "--model",
+    )
+    add_loading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the files of each video and a page, or with `--boxes-only` the metadata. Returns 1 if a video is broken.
+
+    Raises:
+        ValueError: an option is invalid, a result would replace an input, or no person is found in any video.
+        OSError: a model does not exist, or the folder can't be written.
+    """
+    check_options(args)
+    files = list_inputs(args)
+    names = check_outputs(args, files)
+
+    from processing_umt import VideoDecodeError
+
+    persons = load_persons(args)
+    recognizer = None if args.boxes_only else load_recognizer(args)
+    results = make_results(args, recognizer)
+    num_unknown, num_broken = 0, 0
+    for file, name in zip(files, names, strict=True):
+        try:
+            line = detect(file, name, persons, recognizer, results)
+        except VideoDecodeError as error:
+            num_broken += 1
+            print(f"umt detect: {printable(str(error))}", file=sys.stderr)
+            continue
+        if line is None:
+            num_unknown += 1
+            print(f"umt detect: {printable(f'{file}: {args.boxes} has no boxes of it')}", file=sys.stderr)
+        else:
+            print(printable(line))
+    if num_unknown == len(files):
+        raise ValueError(f"{args.boxes} has no boxes of any of the {len(files)} videos; check the names in it.")
+    num_read = len(files) - num_unknown - num_broken
+    if num_read:
+        line = results.finish()
+        if not results.num_boxes:
+            raise ValueError(
+                f"No person was found in any of {num_read} videos; lower --detector-threshold "
+                f"({args.detector_threshold:g}), or use another detector."
+            )
+        print(printable(line))
+    return 1 if num_broken else 0
+
+
+def detect(file: str, name: str, persons: Any, recognizer: Any, results: Any) -> str | None:
+    """Detects in one video and adds it to the results; a line about them, or None without key frames.
+
+    Raises:
+        VideoDecodeError: the video can't be read.
+    """
+    from processing_umt.video_decoding_umt import VideoReader
+
+    from ..detection.contact_sheet import ContactSheet
+    from ..detection.key_times import frame_times
+    from ..detection.results import progress_bar
+    from ..detection.video_detection import detect_in_video
+
+    with VideoReader(file) as reader:
+        times = frame_times(file, reader)
+        key_frames, persons_on = persons.open(file, reader, times)
+        if not key_frames:
+            return None
+        sheet = ContactSheet(len(key_frames))
+        with progress_bar(name, len(key_frames), "key frame") as progress:
+
+            def on_key_frame(number: int, image: Any) -> None:
+                sheet.add(number, image)
+                progress.update()
+
+            video = detect_in_video(file, reader, times, key_frames, persons_on, recognizer, on_key_frame)
+        return results.add(name, video, sheet, reader, times)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises a ValueError for options out of range, or without effect."""
+    require_positive_seconds(args, "every")
+    for name in ("threshold", "detector_threshold"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a score from 0 to 1.")
+    if not args.boxes_only:
+        if args.model is None:
+            raise ValueError("--model is missing; give an action detection model, or --boxes-only for persons alone.")
+        return
+    for name in ("model", "threshold", "dtype"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--boxes-only predicts no actions, so that --{name} has no effect; leave it out.")
+
+
+def list_inputs(args: argparse.Namespace) -> list[str]:
+    """The videos, without the results of an earlier command in a folder that is searched."""
+    output = os.path.realpath(args.output)
+    files = []
+    for path in args.videos:
+        found = list_video_files([path])
+        if os.path.isdir(path) and output != os.path.realpath(path):
+            found = [file for file in found if not Path(os.path.realpath(file)).is_relative_to(output)]
+        files += found
+    return files
+
+
+def check_outputs(args: argparse.Namespace, files: list[str]) -> list[str]:
+    """The name of the results of each video, without extension.
+
+    Raises:
+        ValueError: a result would replace an input, or annotations that exist.
+        OSError: the folder can't be written.
+    """
+    from ..detection.output_names import output_names
+    from ..detection.results import METADATA, PAGE, SUFFIXES
+
+    names = output_names(files)
+    if args.boxes_only:
+        metadata = args.output / METADATA
+        require_writable(metadata)
+        if metadata.exists():
+            raise ValueError(f"{metadata} exists and may contain annotations; move it, or give another --output.")
+        return names
+    require_writable(args.output / PAGE)
+    inputs = {os.path.realpath(file) for file in files}
+    for name in names:
+        for suffix in SUFFIXES:
+            if os.path.realpath(result := args.output / f"{name}{suffix}") in inputs:
+                raise ValueError(f"{result} is one of the videos and would be replaced; give another --output.")
+    return names
+
+
+def load_persons(args: argparse.Namespace) -> Any:
+    """The detector, or the file of boxes."""
+    if args.boxes is not None:
+        from ..detection.person_files import PersonFile
+
+        return PersonFile(args.boxes, args.detector_threshold, args.every)
+    from ..detection.persons import PersonDetector, load_detector
+
+    name = args.detector or DEFAULT_DETECTOR
+    detector = load_detector(name, select_device(args.device), args.trust_remote_code)
+    return PersonDetector(detector, args.detector_threshold, args.every or EVERY, name)
+
+
+def load_recognizer(args: argparse.Namespace) -> Any:
+    """The action detection model with its processor."""
+    from transformers import AutoModelForObjectDetection
+
+    import modeling_umt  # noqa: F401 (registers the models)
+
+    from ..detection.actions import ActionRecognizer
+
+    model = load_model(AutoModelForObjectDetection, args, ACTION_DETECTOR, "detect actions")
+    if model.config.model_type != "umt":
+        raise ValueError(
+            f"{args.model} cannot detect actions: it is a {type(model).__name__}; an action detection model "
+            f"({ACTION_DETECTOR[0]}) is needed. Detectors of persons are given as --detector."
+        )
+    threshold = THRESHOLD if args.threshold is None else args.threshold
+    return ActionRecognizer(model, load_processor(model.config, args), threshold, args.model)
+
+
+def make_results(args: argparse.Namespace, recognizer: Any) -> Any:
+    from ..detection.results import MetadataResults, VideoResults
+
+    if recognizer is None:
+        return MetadataResults(args.output)
+    persons = args.boxes or args.detector or DEFAULT_DETECTOR
+    return VideoResults(args.output, args.model, persons, recognizer.model.config.label2id)

@@ -1,0 +1,122 @@
+"""What is written for videos: files and a page, or the metadata of a folder of videos to be annotated."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from processing_umt.video_decoding_umt import VideoReader
+
+from ..pictures.drawing import save_picture
+from .annotated_video import write_annotated_video
+from .contact_sheet import ContactSheet
+from .detections import DetectedVideo, describe
+from .output_names import extension
+from .page import VideoFiles, write_detection_page
+from .tracks import TrackedBoxes
+from .writers import metadata_rows, write_ava_csv, write_json, write_metadata
+
+SUFFIXES = (".mp4", ".json", ".csv", ".png")
+PAGE, METADATA = "index.html", "metadata.jsonl"
+
+
+class VideoResults:
+    """Annotated video, JSON, csv and contact sheet of each video, and a page of all.
+
+    Args:
+        folder: it is created if it does not exist.
+        model: name of the action detection model.
+        detector: name of the detector, or of the file of boxes.
+        label2id: index of each class of the model.
+    """
+
+    def __init__(self, folder: Path, model: str, detector: str, label2id: Mapping[str, int]):
+        self.folder, self.model, self.detector, self.label2id = folder, model, detector, label2id
+        self.videos: list[VideoFiles] = []
+        self.num_boxes = 0
+
+    def add(self, name: str, video: DetectedVideo, sheet: ContactSheet, reader: VideoReader, times: np.ndarray) -> str:
+        """Writes the files of a video, each atomically, the annotated video first, as only that can fail by damage.
+
+        Args:
+            name: name of the files without extension.
+            video: the detections.
+            sheet: the pictures of its key frames.
+            reader: the open video.
+            times: its `frame_times`.
+
+        Returns:
+            A line about the results.
+
+        Raises:
+            VideoDecodeError: a frame of the video can't be read; no file is written then.
+        """
+        annotated, json_file, csv_file, picture = (self.folder / f"{name}{suffix}" for suffix in SUFFIXES)
+        with progress_bar(name, reader.num_frames, "frame") as progress:
+            persons_at = TrackedBoxes(video.key_frames, times).at
+            write_annotated_video(annotated, reader, times, persons_at, progress.update)
+        write_json(json_file, video, self.model, self.detector)
+        write_ava_csv(csv_file, name, video, self.label2id)
+        save_picture(sheet.draw(video, name), picture)
+        self.videos.append(VideoFiles(video, picture, annotated, (json_file, csv_file)))
+        self.num_boxes += video.num_boxes
+        return f"{annotated}: {describe(video)}"
+
+    def finish(self) -> str:
+        """Writes the page, and returns a line about it."""
+        page = write_detection_page(self.folder / PAGE, self.model, self.detector, self.videos)
+        return f"{page}: {len(self.videos)} video{'s' * (len(self.videos) > 1)}"
+
+
+class MetadataResults:
+    """`metadata.jsonl` with the persons of all videos and empty categories, in the form of own data for training.
+
+    Args:
+        folder: it is created if it does not exist. A video in it is named by its path; others, which are to be copied
+            there, by the name that they will need.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self.elsewhere: list[tuple[str, str]] = []
+        self.num_boxes = 0
+
+    def add(self, name: str, video: DetectedVideo, sheet: ContactSheet, reader: VideoReader, times: np.ndarray) -> str:
+        """Adds the key frames of a video, and returns a line about them. Arguments: see `VideoResults.add`."""
+        file_name = self._file_name(name, video.video)
+        self.rows += metadata_rows(video, file_name)
+        self.num_boxes += video.num_boxes
+        return f"{video.video}: {describe(video)}"
+
+    def finish(self) -> str:
+        """Writes the file, unless no person was found, and returns a line about it."""
+        path = self.folder / METADATA
+        if self.rows:
+            write_metadata(path, self.rows)
+        line = f"{path}: {len(self.rows)} key frames with persons; fill in their categories"
+        if self.elsewhere:
+            video, file_name = self.elsewhere[0]
+            line += (
+                f", and copy or link {len(self.elsewhere)} of the videos to this folder under the names in it, such "
+                f"as {video} to {self.folder / file_name}"
+            )
+        return line
+
+    def _file_name(self, name: str, video: str) -> str:
+        """The path of a video relative to the folder."""
+        file, folder = Path(os.path.abspath(video)), Path(os.path.abspath(self.folder))
+        if os.path.exists(video) and file.is_relative_to(folder):
+            return file.relative_to(folder).as_posix()
+        file_name = f"{name}{extension(video)}"
+        self.elsewhere.append((video, file_name))
+        return file_name
+
+
+def progress_bar(name: str, total: int, unit: str) -> tqdm:
+    """A bar on stderr, which appears after a second and disappears at the end."""
+    return tqdm(total=total, desc=name, unit=unit, delay=1, file=sys.stderr, leave=False)
