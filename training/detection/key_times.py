@@ -34,7 +34,7 @@ def regular_key_frames(times: np.ndarray, duration: float, every: float) -> list
     """
     end = max(duration, float(times[-1]))
     middles = (np.unique(np.floor((times + _ROUNDING) / every)) + 0.5) * every
-    middles = middles[middles <= end + _ROUNDING]
+    middles = middles[middles < end - _ROUNDING]
     if not len(middles):
         middles = np.array([end / 2])
     frames, first = np.unique(nearest_frames(middles, times), return_index=True)
