@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic_files import require_writable
-from ..data.video_files import list_video_files
+from ..data.video_files import check_unicode, list_video_files
 from ..detection.defaults import DEFAULT_DETECTOR, DETECTOR_THRESHOLD, EVERY, THRESHOLD
 from ..terminal import printable
 from .arguments import (
@@ -163,7 +163,11 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def list_inputs(args: argparse.Namespace) -> list[str]:
-    """The videos, without the results of an earlier command in a folder that is searched."""
+    """The videos, without the results of an earlier command in a folder that is searched.
+
+    Raises:
+        ValueError: a folder contains no videos, or a name is not UTF-8.
+    """
     output = os.path.realpath(args.output)
     files = []
     for path in args.videos:
@@ -171,6 +175,7 @@ def list_inputs(args: argparse.Namespace) -> list[str]:
         if os.path.isdir(path) and output != os.path.realpath(path):
             found = [file for file in found if not Path(os.path.realpath(file)).is_relative_to(output)]
         files += found
+    check_unicode(files)  # the results contain the names
     return files
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -237,3 +238,9 @@ def test_detector_and_boxes_exclude_each_other(detect, capsys):
         detect("videos --model model --detector detector --boxes boxes.csv --output out")
     assert error.value.code == 2
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_unicode_is_refused(detect):
+    os.rename("videos/odd.mp4", b"videos/\xff.mp4")
+    code, _, errors = detect(f"videos {MODELS} --output out")
+    assert code == 1 and len(errors) == 1 and "is not UTF-8; rename the file or folder" in errors[0]
