@@ -224,14 +224,10 @@ def load_recognizer(args: argparse.Namespace) -> Any:
 
     import modeling_umt  # noqa: F401 (registers the models)
 
-    from ..detection.actions import ActionRecognizer
+    from ..detection.actions import ActionRecognizer, require_action_model
 
     model = load_model(AutoModelForObjectDetection, args, ACTION_DETECTOR, "detect actions")
-    if model.config.model_type != "umt":
-        raise ValueError(
-            f"{args.model} cannot detect actions: it is a {type(model).__name__}; an action detection model "
-            f"({ACTION_DETECTOR[0]}) is needed. Detectors of persons are given as --detector."
-        )
+    require_action_model(model, args.model)
     threshold = THRESHOLD if args.threshold is None else args.threshold
     return ActionRecognizer(model, load_processor(model.config, args), threshold, args.model)
 
