@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic_files import require_writable
-from ..data.video_files import list_video_files
+from ..data.video_files import check_unicode, list_video_files
 from ..detection.defaults import DEFAULT_DETECTOR, DETECTOR_THRESHOLD, EVERY, THRESHOLD
 from ..terminal import printable
 from .arguments import (
@@ -163,7 +163,11 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def list_inputs(args: argparse.Namespace) -> list[str]:
-    """The videos, without the results of an earlier command in a folder that is searched."""
+    """The videos, without the results of an earlier command in a folder that is searched.
+
+    Raises:
+        ValueError: a folder contains no videos, or a name is not UTF-8.
+    """
     output = os.path.realpath(args.output)
     files = []
     for path in args.videos:
@@ -171,6 +175,7 @@ def list_inputs(args: argparse.Namespace) -> list[str]:
         if os.path.isdir(path) and output != os.path.realpath(path):
             found = [file for file in found if not Path(os.path.realpath(file)).is_relative_to(output)]
         files += found
+    check_unicode(files)  # the results contain the names
     return files
 
 
@@ -219,14 +224,10 @@ def load_recognizer(args: argparse.Namespace) -> Any:
 
     import modeling_umt  # noqa: F401 (registers the models)
 
-    from ..detection.actions import ActionRecognizer
+    from ..detection.actions import ActionRecognizer, require_action_model
 
     model = load_model(AutoModelForObjectDetection, args, ACTION_DETECTOR, "detect actions")
-    if model.config.model_type != "umt":
-        raise ValueError(
-            f"{args.model} cannot detect actions: it is a {type(model).__name__}; an action detection model "
-            f"({ACTION_DETECTOR[0]}) is needed. Detectors of persons are given as --detector."
-        )
+    require_action_model(model, args.model)
     threshold = THRESHOLD if args.threshold is None else args.threshold
     return ActionRecognizer(model, load_processor(model.config, args), threshold, args.model)
 

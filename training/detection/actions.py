@@ -86,6 +86,15 @@ class ActionRecognizer:
             persons[number].actions.append(Action(labels[label], score))
 
 
+def require_action_model(model: PreTrainedModel, name: str) -> None:
+    """Raises a ValueError if a model is not a `UMTForActionDetection`, also one of a repository's own code."""
+    if type(model).__name__ != "UMTForActionDetection":
+        raise ValueError(
+            f"{name} cannot detect actions: it is a {type(model).__name__}, and an action detection model "
+            "(UMTForActionDetection) is needed. A detector of persons is given as such."
+        )
+
+
 def _inclusive(box: tuple[float, float, float, float]) -> list[float]:
     """A box whose width is x2 - x1 with the corners of its first and last pixel, as the model takes it."""
     x1, y1, x2, y2 = box

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
 from processing_umt.video_decoding_umt import VideoReader
@@ -50,6 +51,9 @@ def write_annotated_video(
             is_even = reader.height % 2 == 0 and reader.width % 2 == 0
             stream.pix_fmt = "yuv420p" if is_even else "yuv444p"
             stream.codec_context.time_base = _TIME_BASE
+            # the matrix of FFmpeg's conversion from RGB, unlike the one that players assume for high definition
+            stream.codec_context.colorspace = Colorspace.ITU601
+            stream.codec_context.color_range = ColorRange.MPEG
             for pts, picture in _annotated_frames(reader, times, persons_at):
                 frame = av.VideoFrame.from_image(picture)
                 frame.pts, frame.time_base = pts, _TIME_BASE

@@ -10,7 +10,7 @@ from .detections import Person
 
 LABELS_SHOWN = 3  # of a person
 _LABEL_CHARACTERS = 32
-_COLOURS = (
+COLOURS = (
     (230, 75, 60), (60, 130, 220), (50, 165, 85), (240, 160, 30), (150, 90, 200), (20, 165, 175), (225, 90, 160),
     (140, 110, 60), (95, 110, 125), (150, 185, 40),
 )  # fmt: skip
@@ -56,7 +56,7 @@ def _shortened(label: str) -> str:
 
 
 def _colour(person: Person) -> tuple[int, int, int]:
-    return _COLOURS[person.track % len(_COLOURS)]
+    return COLOURS[person.track % len(COLOURS)]
 
 
 def _pixels(person: Person, scale: float, size: tuple[int, int]) -> _Box:
@@ -76,14 +76,15 @@ def _draw_label(
     font: ImageFont.FreeTypeFont,
     others: Sequence[_Box],
 ) -> _Box:
-    """Draws lines of text within the picture: above a box, inside it or below it, the first of these that is free of
-    other labels. Returns where."""
+    """Draws lines of text within the picture: above a box, inside it, below it or below another label, the first of
+    these that is free of other labels. Returns where."""
     text = "\n".join(lines)
     margin = max(1, round(font.size / 6))
     left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, spacing=margin)
     width, height = math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
     x = max(0, min(box[0], size[0] - width))
-    rows = [y for y in (box[1] - height, box[1], box[3]) if 0 <= y <= size[1] - height] or [0]
+    rows = [box[1] - height, box[1], box[3] + 1, *(other[3] + 1 for other in others)]
+    rows = [y for y in rows if 0 <= y <= size[1] - height] or [0]
     places = [(x, y, x + width - 1, y + height - 1) for y in rows]
     place = next((place for place in places if not any(_intersect(place, other) for other in others)), places[0])
     draw.rectangle(place, fill=colour)

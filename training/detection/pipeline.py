@@ -12,7 +12,7 @@ from processing_umt import UMTVideoProcessor
 from processing_umt.video_decoding_umt import VideoReader
 
 from ..model_sources import has_file, read_model_config, require_architecture
-from .actions import ActionRecognizer
+from .actions import ActionRecognizer, require_action_model
 from .defaults import DEFAULT_DETECTOR, DETECTOR_THRESHOLD, EVERY, THRESHOLD
 from .key_times import frame_times
 from .persons import PersonDetector, load_detector
@@ -62,10 +62,12 @@ class UMTActionDetectionPipeline:
     ):
         if isinstance(model, (str, os.PathLike)):
             require_architecture(str(model), read_model_config(str(model)), SUITABLE, "detect actions")
-        self.detector = load_detector(detector, device) if isinstance(detector, str) else detector
+        is_name = isinstance(detector, (str, os.PathLike))
+        self.detector = load_detector(str(detector), device) if is_name else detector
         PersonDetector(self.detector)
         if isinstance(model, (str, os.PathLike)):
             model = AutoModelForObjectDetection.from_pretrained(model).to(device or self.detector.device)
+        require_action_model(model, model.name_or_path)
         self.model = model.eval()
         self.video_processor = video_processor or _video_processor(model)
 

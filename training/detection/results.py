@@ -12,6 +12,7 @@ from tqdm import tqdm
 from processing_umt.video_decoding_umt import VideoReader
 
 from ..pictures.drawing import save_picture
+from ..terminal import printable
 from .annotated_video import write_annotated_video
 from .contact_sheet import ContactSheet
 from .detections import DetectedVideo, describe
@@ -119,4 +120,4 @@ class MetadataResults:
 
 def progress_bar(name: str, total: int, unit: str) -> tqdm:
     """A bar on stderr, which appears after a second and disappears at the end."""
-    return tqdm(total=total, desc=name, unit=unit, delay=1, file=sys.stderr, leave=False)
+    return tqdm(total=total, desc=printable(name), unit=unit, delay=1, file=sys.stderr, leave=False)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from processing_umt.video_decoding_umt import VideoReader
+from processing_umt.video_source_umt import USER_AND_PASSWORD
 
 from .actions import ActionRecognizer
 from .detections import DetectedKeyFrame, DetectedVideo, PersonsOn
@@ -24,7 +25,7 @@ def detect_in_video(
     """The persons on each key frame of a video, linked into tracks, and their actions.
 
     Args:
-        video: name of the video in the result.
+        video: name of the video in the result; user name and password of a URL are left out.
         reader: the open video.
         times: its `frame_times`.
         key_frames: (time, index of the frame) of each key frame, ascending.
@@ -47,4 +48,4 @@ def detect_in_video(
         if on_key_frame is not None:
             on_key_frame(number, image)
     link_tracks(found)
-    return DetectedVideo(video, reader.fps, reader.width, reader.height, found)
+    return DetectedVideo(USER_AND_PASSWORD.sub("", video), reader.fps, reader.width, reader.height, found)

@@ -40,7 +40,7 @@ def write_ava_csv(path: str | os.PathLike, name: str, video: DetectedVideo, labe
 
     Args:
         path: file to write.
-        name: name of the video; commas, which separate the columns, are written as underscores.
+        name: name of the video.
         video: its key frames.
         label2id: index of each class; the action id is the index + 1.
     """
@@ -52,7 +52,7 @@ def write_ava_csv(path: str | os.PathLike, name: str, video: DetectedVideo, labe
     ]
     size = np.array([video.width, video.height] * 2)
     table = ActionTable(
-        videos=[name.replace(",", "_")],
+        videos=[name],
         video=np.zeros(len(rows), dtype=np.int32),
         times=np.array([time for time, *_ in rows]),
         boxes=np.array([box for _, box, _, _ in rows]).reshape(-1, 4) / size,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -237,3 +238,18 @@ def test_detector_and_boxes_exclude_each_other(detect, capsys):
         detect("videos --model model --detector detector --boxes boxes.csv --output out")
     assert error.value.code == 2
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_unicode_is_refused(detect):
+    os.rename("videos/odd.mp4", b"videos/\xff.mp4")
+    code, _, errors = detect(f"videos {MODELS} --output out")
+    assert code == 1 and len(errors) == 1 and "is not UTF-8; rename the file or folder" in errors[0]
+
+
+def test_a_name_with_commas_and_spaces_is_kept(detect, tmp_path):
+    os.rename("videos/odd.mp4", 'videos/odd, "b"  ü.mp4')
+    assert detect(f"videos {MODELS} --output out")[0] == 0
+    names = [read_detections(path).videos for path in sorted((tmp_path / "out").glob("*.csv"))]
+    assert names == [["clip"], ["clip_2"], ['odd, "b"  ü']]
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert 'href="odd%2C%20%22b%22%20%20%C3%BC.mp4' in page

@@ -12,7 +12,7 @@ from processing_umt import VideoDecodeError
 from processing_umt.video_decoding_umt import VideoReader
 from umt_training.detection.annotated_video import write_annotated_video
 from umt_training.detection.detections import Action, Person
-from umt_training.detection.drawing import draw_persons, label_lines
+from umt_training.detection.drawing import COLOURS, draw_persons, label_lines
 from umt_training.detection.key_times import frame_times
 
 
@@ -92,8 +92,10 @@ def test_boxes_and_labels_of_any_place_stay_within_the_picture(size):
     assert picture.size == size
 
 
-def test_labels_of_persons_in_one_place_do_not_cover_each_other():
+@pytest.mark.parametrize("box", [(100, 80, 200, 200), (0, 0, 400, 300), (380, 0, 400, 20)])
+def test_labels_of_persons_in_one_place_do_not_cover_each_other(box):
     picture = Image.new("RGB", (400, 300))
-    draw_persons(picture, [Person(track, (100, 80, 200, 200), 1.0, [Action("stand", 0.5)]) for track in (0, 1, 2)])
-    colours = {colour for _, colour in picture.getcolors(picture.size[0] * picture.size[1])}
-    assert {(230, 75, 60), (60, 130, 220), (50, 165, 85)} <= colours
+    draw_persons(picture, [Person(track, box, 1.0, [Action("stand", 0.5)]) for track in range(5)])
+    areas = {colour: count for count, colour in picture.getcolors(400 * 300)}
+    labels = sorted(count for colour, count in areas.items() if colour in COLOURS[:5])
+    assert len(labels) == 5 and labels[0] > 0.5 * labels[-2]

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from tiny_classifier import save_tiny_classifier
 from tiny_detection import save_tiny_action_detector, save_tiny_person_detector
-from transformers import pipeline
+from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessor, RTDetrResNetConfig, pipeline
 
 from umt_training.detection.persons import PersonDetector, load_detector
 
@@ -37,6 +38,28 @@ def test_any_object_detection_pipeline_finds_persons(detector):
     for person in first:
         assert 0.8 < person.score <= 1
         assert 0 <= person.box[0] < person.box[2] <= 60 and 0 <= person.box[1] < person.box[3] <= 40
+
+
+def test_detectors_of_the_family_of_the_default_one_find_persons(tmp_path):
+    torch.manual_seed(0)
+    backbone = RTDetrResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], layer_type="basic", out_indices=[2, 3, 4]
+    )
+    sizes = dict.fromkeys(("d_model", "encoder_hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 32)
+    heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "decoder_layers"), 2)
+    channels = {"encoder_in_channels": [16] * 3, "decoder_in_channels": [32] * 3}
+    config = RTDetrConfig(backbone_config=backbone, num_queries=5, num_denoising=0, **sizes, **heads, **channels)
+    config.id2label, config.label2id = {0: "person", 1: "car"}, {"person": 0, "car": 1}
+    model = RTDetrForObjectDetection(config)
+    for head in model.model.decoder.class_embed:
+        torch.nn.init.zeros_(head.weight)
+        head.bias.data = torch.tensor([5.0, -5.0])
+    model.save_pretrained(tmp_path)
+    RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    detector = load_detector(str(tmp_path))
+    persons = PersonDetector(detector).find(PICTURE.repeat(8, axis=0).repeat(8, axis=1))
+    assert 0 < len(persons) <= 5
+    assert all(person.score == pytest.approx(1 / (1 + np.exp(-5.0)), abs=1e-4) for person in persons)
 
 
 def test_boxes_are_clipped_and_other_classes_and_tiny_boxes_left_out(detector):

@@ -101,8 +101,9 @@ def test_options_out_of_range_are_refused(options, message, folder, detect):
 
 
 def test_a_model_of_another_kind_is_refused(folder):
-    with pytest.raises(ValueError, match="cannot detect actions: it is a classifier"):
-        UMTActionDetectionPipeline(str(folder / "classifier"), str(folder / "detector"))
+    for name, kind in (("classifier", "classifier"), ("detector", "Yolos")):
+        with pytest.raises(ValueError, match=f"cannot detect actions: it is a {kind}"):
+            UMTActionDetectionPipeline(folder / name, folder / "detector")
 
 
 def test_a_processor_of_classification_is_refused(folder):
