@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from same_process import SameProcess
 
 from benchmarks import finetuning_presets
 from benchmarks.finetuning_presets import CHANGES
@@ -23,21 +24,6 @@ def results(tmp_path_factory):
         patch.setattr(finetuning_presets, "ProcessPoolExecutor", SameProcess)
         finetuning_presets.main([*options, "--output", str(folder)])
     return folder
-
-
-class SameProcess:
-    """Stands in for a pool of processes."""
-
-    def __init__(self, processes, context, initializer):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return None
-
-    map = staticmethod(map)
 
 
 def test_every_preset_has_a_row_of_every_seed(results):

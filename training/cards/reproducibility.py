@@ -61,9 +61,14 @@ released script where the two differ. Recipes are in `training/recipes/`; each l
 DETECTION = """\
 ## Action detection
 
-mAP at IoU 0.5 on AVA 2.2 in percent. Logits, loss, boxes and frames equal the recorded ones; there is no command yet \
-that measures the mAP.
+mAP at IoU 0.5 on AVA 2.2 in percent. Logits, loss, boxes, frames and the metric equal the recorded ones. The boxes \
+of persons are those that the authors publish.
 """
+
+AVA_FILES = (
+    "--data ava_val_v2.2.csv --root clips --boxes ava_val_det_person_bbox.json --image-ids ava_val_v2.2_min.json "
+    "--label-map ava_action_list_v2.2_for_activitynet_2019.pbtxt --excluded ava_val_excluded_timestamps_v2.2.csv"
+)
 
 ZERO_SHOT = """\
 ## Zero-shot retrieval
@@ -124,8 +129,12 @@ def classification(rows: list[CheckpointRow]) -> str:
 
 
 def detection(rows: list[CheckpointRow]) -> str:
-    lines = [(row.size, row.frames, row.map, " ".join(row.notes)) for row in rows if row.kind == "detection"]
-    return table(("model", "frames", "published", "departures"), lines)
+    lines = [
+        (row.size, row.frames, row.map, code(f"umt evaluate --task detection --model {row.name} {AVA_FILES}"),
+         code(row.recipe), " ".join(row.notes))
+        for row in rows if row.kind == "detection"
+    ]  # fmt: skip
+    return table(("model", "frames", "published", "measure", "recipe", "departures"), lines)
 
 
 def retrieval(rows: list[CheckpointRow], tables: dict[str, Any], protocol: str) -> str:

@@ -119,7 +119,8 @@ def finetune_detection(recipe: Mapping[str, Any], overrides: Sequence[str]) -> U
         eval_dataset=clips.evaluation,
         run_facts=run_facts(run, is_evaluated=clips.evaluation is not None),
     )
-    return run_to_end(trainer, folder, f"umt detect VIDEO --model {args.output_dir}", class_names=clips.class_names)
+    next_command = f"umt detect VIDEO --model {args.output_dir} --output found"
+    return run_to_end(trainer, folder, next_command, class_names=clips.class_names)
 
 
 def run_facts(run: DetectionRun, is_evaluated: bool) -> RunFacts:

@@ -244,7 +244,7 @@ def test_a_run_chooses_the_best_checkpoint_and_is_complete(videos, stage1, tmp_p
         "with the annotated boxes of the persons", "a held-out fraction of 0.3",
     ):  # fmt: skip
         assert text in card, text
-    assert f"next: umt detect VIDEO --model {output}" in capsys.readouterr().out
+    assert f"next: umt detect VIDEO --model {output} --output found" in capsys.readouterr().out
     # again: nothing is trained
     again = finetune(recipe, [*options, "--sampling_fps", "10", "--frame_stride", "3"])
     assert "is complete; nothing is trained" in capsys.readouterr().out
