@@ -39,7 +39,6 @@ def load_initial_weights(
             f"{name} does not fit the model of this run: {key} has the shape {tuple(saved)} and would have "
             f"{tuple(expected)}. Leave out the fields of the model that change its size."
         )
-    model.config.architectures = [model_class.__name__]  # not the class that the checkpoint was saved from
     missing = sorted(report["missing_keys"])
     for problem, keys in {
         "lacks": absent_parts(model, [key for key in missing if not key.startswith(new)]),
@@ -52,6 +51,7 @@ def load_initial_weights(
                 f"{name}{kind} is not complete for a {model_class.__name__}: it {problem} "
                 f"{', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}. {advice}".rstrip()
             )
+    model.config.architectures = [model_class.__name__]  # not the class that the checkpoint was saved from
     if missing and PartialState().is_main_process:
         print(f"new weights: {', '.join(dict.fromkeys(key.rpartition('.')[0] for key in missing))}", flush=True)
     return model

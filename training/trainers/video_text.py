@@ -104,7 +104,8 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
             `uta_weight` of its configuration are the weights of the objectives, 0 for none.
         teacher: [`UMTTeacherModel`], or a module with the same interface; None without alignment and masks.
         args ([`UMTVideoTextArguments`]): The training arguments.
-        processing_class ([`UMTProcessor`]): Cleans and tokenises the captions.
+        processing_class ([`UMTProcessor`]): Cleans and tokenises the captions; None with a `data_collator` whose
+            batches contain tokens.
         token_selection (*optional*): Replaces the token selection of `mask_type`.
         kwargs: Further arguments of [`UMTTrainer`]. The records of the data sets are `CaptionedRecords`; the training
             data may alternate between images and videos (`AlternatingClips`).
@@ -119,7 +120,7 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
         model: PreTrainedModel,
         teacher: nn.Module | None,
         args: UMTVideoTextArguments,
-        processing_class: UMTProcessor,
+        processing_class: UMTProcessor | None,
         token_selection: Callable | None = None,
         data_collator: Callable | None = None,
         compute_metrics: Callable | None = None,
@@ -133,7 +134,8 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
             )
         if teacher is not None:
             check_teacher_fits(model.config.vision_config, teacher.config)
-        record_vocabulary(model.config, processing_class.tokenizer)
+        if processing_class is not None:
+            record_vocabulary(model.config, processing_class.tokenizer)
         if min(model.config.vtc_weight, model.config.vtm_weight) == 0:
             args.ddp_find_unused_parameters = True  # projections, or fusion layers and their head, get no gradient
         if args.checkpoint_text:

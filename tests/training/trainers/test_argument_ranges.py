@@ -76,7 +76,7 @@ def test_arguments_of_an_objective_outside_of_their_range_are_errors(kind, argum
         (RetrievalRun, {"trim_seconds": 0.0}, "`trim_seconds` must be a finite number above 0"),
         (RetrievalRun, {"num_reranked": -1}, "`num_reranked` must be at least 0"),
         (QuestionAnsweringRun, {"scored": 0}, "`scored` must be at least 1"),
-        (QuestionAnsweringRun, {"max_text_length": 0}, "`max_text_length` must be at least 1"),
+        (QuestionAnsweringRun, {"max_text_length": 0}, "`max_text_length` must be at least 2"),
     ],
 )
 def test_keys_of_a_run_outside_of_their_range_are_errors(run, fields, message):
