@@ -4,8 +4,9 @@ Unusual: a conversion is all or nothing. Every key of the file must be known, ev
 every shape must match, and a stored position table must equal the computed one; otherwise an error lists what was
 wrong.
 
-`checkpoint_files_umt.py` reads a file safely, `official_configuration_umt.py` detects its kind and infers the sizes,
-`official_layout_umt.py` maps official keys to ours; the table `KINDS` connects the three.
+`checkpoint_files_umt.py` reads a file safely, `official_kinds_umt.py` detects its kind,
+`official_configuration_umt.py` infers the sizes, `official_layout_umt.py` maps official keys to ours; the table
+`KINDS` connects them.
 """
 
 import os
@@ -25,7 +26,6 @@ from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_video_text import UMTVideoTextModel
 from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining
 from .official_configuration_umt import (
-    checkpoint_kind,
     classification_config,
     detection_config,
     question_answering_config,
@@ -35,6 +35,7 @@ from .official_configuration_umt import (
     teacher_config,
     video_config,
 )
+from .official_kinds_umt import checkpoint_kind
 from .official_layout_umt import (
     classification_key_map,
     classification_state,

@@ -1,4 +1,4 @@
-"""The kind of an official file, detected by its keys, and the configuration of its model, inferred from its shapes."""
+"""The configuration of the model of an official file, inferred from the shapes of its tensors."""
 
 import math
 import re
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from .checkpoint_files_umt import UnsupportedCheckpointError
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
 from .labels_umt import id2label_for, load_labels
+from .official_kinds_umt import spans_frames
 from .official_layout_umt import VIDEO_PREFIX
 from .position_embeddings_umt import position_table
 
@@ -16,34 +16,6 @@ from .position_embeddings_umt import position_table
 PUBLISHED_HEADS = {768: 12, 1024: 16}
 # One float32 computation of a table against another; half precision tables are compared at their own rounding.
 TABLE_TOLERANCE = 1e-5
-
-
-def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
-    """The kind of an official file, detected by keys that only this kind has.
-
-    Returns:
-        `"stage1"`, `"classification"`, `"detection"`, `"teacher"`, `"stage2"`, `"retrieval"` or
-        `"question_answering"`.
-
-    Raises:
-        UnsupportedCheckpointError: (a ValueError) if the keys are of another kind of file.
-    """
-    if "encoder.patch_embed.proj.weight" in state:
-        return "stage1"
-    if "patch_embed.proj.weight" in state and "fc_norm.weight" in state:
-        return "classification"
-    if "patch_embed.proj.weight" in state and "norm.weight" in state:
-        return "detection"
-    if "class_embedding" in state and "conv1.weight" in state:
-        return "teacher"
-    if f"{VIDEO_PREFIX}patch_embed.proj.weight" in state:
-        if "text_encoder.bert.embeddings.word_embeddings.weight" in state:
-            return "stage2"
-        if "text_encoder.embeddings.word_embeddings.weight" in state:
-            has_decoder = any(key.startswith("text_decoder.") for key in state)
-            return "question_answering" if has_decoder else "retrieval"
-    examples = ", ".join(list(state)[:3]) or "none"
-    raise UnsupportedCheckpointError(f"The keys are not those of a UMT checkpoint (the first ones: {examples}).")
 
 
 def encoder_config(state: Mapping[str, torch.Tensor], prefix: str, **fields) -> UMTConfig:
@@ -92,6 +64,25 @@ def stage1_config(state: Mapping[str, torch.Tensor], given: UMTConfig | None) ->
     return UMTConfig.from_dict(fields, final_norm="tokens", decoder_layer_norm_eps=1e-6)
 
 
+def lacks_position_table(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the position table of a classifier or an action detection model does not follow from its file.
+
+    UMT's tokens cover one frame. Where they cover several, the model may be one of MVD, VideoMAE or EVEREST, whose
+    files have the same keys and shapes, contain no table, and need different ones.
+    """
+    return "pos_embed" not in state and spans_frames(state)
+
+
+def require_position_table(state: Mapping[str, torch.Tensor], given: UMTConfig | None) -> None:
+    """Raise a ValueError if neither the file nor a configuration determines the position table of a model."""
+    if given is None and lacks_position_table(state):
+        raise ValueError(
+            f"The tokens of this model cover {state['patch_embed.proj.weight'].shape[2]} frames, as in MVD, VideoMAE "
+            "and EVEREST, and the file does not contain the position table, which differs between them. Give a "
+            "`config` with its `position_grid`."
+        )
+
+
 def classification_config(
     state: Mapping[str, torch.Tensor], given: UMTConfig | None, name: str, labels: str | None
 ) -> UMTConfig:
@@ -101,12 +92,13 @@ def classification_config(
     """
     if "head.weight" not in state:
         raise ValueError("Missing key: head.weight. The checkpoint contains no classification head.")
+    require_position_table(state, given)
     id2label = id2label_for(state["head.weight"].shape[0], labels)
     if given is not None and labels is None and given.num_labels == len(id2label):
         id2label = given.id2label
     config = UMTConfig.from_dict(
         (encoder_config(state, "") if given is None else given).to_dict(),
-        position_grid=[8, 14, 14],
+        position_grid=given.position_grid if lacks_position_table(state) else [8, 14, 14],
         final_norm="pooled",
         id2label=id2label,
         label2id={label: index for index, label in id2label.items()},
@@ -138,6 +130,7 @@ def detection_config(
     """
     if "head.weight" not in state:
         raise ValueError("Missing key: head.weight. The checkpoint contains no head for actions.")
+    require_position_table(state, given)
     num_labels = state["head.weight"].shape[0]
     if given is None:
         frames, size = (clip_sizes_from_name(name) or [(8, 224)])[0]
@@ -150,7 +143,7 @@ def detection_config(
         id2label = id2label_for(num_labels, labels or "ava")
     return UMTConfig.from_dict(
         given.to_dict(),
-        position_grid=list(given.token_grid),
+        position_grid=given.position_grid if lacks_position_table(state) else list(given.token_grid),
         final_norm="tokens",
         id2label=id2label,
         label2id={label: index for index, label in id2label.items()},
