@@ -27,6 +27,7 @@ from .modeling_umt_video_text import UMTVideoTextModel
 from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining
 from .official_configuration_umt import (
     classification_config,
+    config_with_position_type,
     detection_config,
     question_answering_config,
     retrieval_config,
@@ -124,6 +125,7 @@ def convert_umt_checkpoint(
     config: UMTConfig | UMTTeacherConfig | UMTVideoTextConfig | None = None,
     part: str = "all",
     labels: str | None = None,
+    position_type: str | None = None,
 ) -> PreTrainedModel:
     """Convert an official checkpoint to a model with its weights loaded, in float32.
 
@@ -133,13 +135,19 @@ def convert_umt_checkpoint(
         config (*optional*): Overrides the inferred sizes; required where they are not those of UMT-B/16 or L/16,
             because shapes do not contain the number of heads. `position_grid`, `final_norm` and
             `decoder_layer_norm_eps` always follow from the kind of file; only the `[frames, rows, columns]` of a
-            multi-modality model whose table was computed for another number of frames is kept.
+            multi-modality model whose table was computed for another number of frames, and the `position_type` and
+            `position_grid` of models whose file does not determine their table, are kept.
         part (`str`, defaults to `"all"`): The part of the file to return: of a stage-2 file also `"teacher"`, of any
             multi-modality file also `"video"`, the encoder alone. `config` is then that part's.
         labels (`str`, *optional*): Label list for the head of a classifier or an action detection model, one of
             `label_sets()`: `"k400"`, `"k600"`, `"k700"` and `"k710"` are the order of the official heads. By default
             it follows from the number of classes (of a classifier 400, 600, 700, 710 or 174, of an action detection
-            model 80); other heads, such as that of Moments in Time, get no class names without it.
+            model 80); other heads, such as that of Moments in Time, and those of MVD, VideoMAE and EVEREST, get no
+            class names without it.
+        position_type (`"flat"` or `"space_time"`, *optional*): The position table of a classifier or an action
+            detection model whose tokens cover several frames and whose file has none: `"space_time"` for MVD, `"flat"`
+            for VideoMAE and EVEREST, computed for the input's own grid. For published sizes; for others, give
+            `config`.
 
     Returns:
         A model in eval mode, whose class follows from the keys: [`UMTForPreTraining`] (stage 1),
@@ -154,7 +162,8 @@ def convert_umt_checkpoint(
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the file's kind is unknown or has no model here.
         ValueError: if keys are missing, unexpected or misshaped, a stored position table is not the computed one, the
-            two copies of a tensor differ, the part does not exist, or the file can't be read safely.
+            table does not follow from the file and neither `position_type` nor `config` is given, the two copies of a
+            tensor differ, the part does not exist, or the file can't be read safely.
         FileNotFoundError: if the file does not exist.
     """
     state = read_official_state_dict(checkpoint)
@@ -172,6 +181,10 @@ def convert_umt_checkpoint(
         select_part, kind = kind.parts[part]
         state = select_part(state)
 
+    if position_type is not None:
+        if config is not None:
+            raise ValueError("Give `position_type` or a `config`, which has one, not both.")
+        config = config_with_position_type(state, position_type, name)
     file_facts = {"name": name, "labels": labels} if kind.has_classes else {}
     config = kind.infer_config(state, config, **file_facts)
     state, key_map = kind.prepare(state, config), kind.key_map(config)

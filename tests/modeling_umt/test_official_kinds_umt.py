@@ -76,13 +76,43 @@ def test_tokens_of_several_frames_without_a_position_table_require_a_configurati
     shapes = {key: shape for key, shape in FILES["mvd/classifier_b_k400"][0].items() if "fc_norm" not in key}
     shapes |= {f"{head}.weight": [768], f"{head}.bias": [768], "head.weight": [7, 768], "head.bias": [7]}
     shapes["patch_embed.proj.weight"] = [768, 3, tubelet, 16, 16]
-    with pytest.raises(ValueError, match=rf"tokens of this model cover {tubelet} frames.*Give a `config`"):
+    with pytest.raises(
+        ValueError, match=rf"tokens of this model cover {tubelet} frames.*--position-type.*or a `config`"
+    ):
         convert_umt_checkpoint(meta_state(shapes))
 
 
-def test_a_configuration_given_for_tokens_of_several_frames_keeps_its_position_grid(without_weights):
-    for grid in (None, [4, 7, 7]):
-        config = UMTConfig(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
-                           num_frames=16, tubelet_size=2, position_grid=grid)  # fmt: skip
-        _, converted, _ = convert_umt_checkpoint(meta_state(FILES["mvd/classifier_b_k400"][0]), config)
-        assert converted.position_grid == grid and converted.final_norm == "pooled"
+@pytest.mark.parametrize("name", [name for name in FILES if re.match("(mvd|everest)/classifier_", name)])
+@pytest.mark.parametrize("position_type", ["flat", "space_time"])
+def test_a_position_type_completes_each_published_classifier(name, position_type, without_weights):
+    shapes, record = FILES[name]
+    model_class, config, ours = convert_umt_checkpoint(meta_state(shapes), position_type=position_type)
+    assert model_class.__name__ == "UMTForVideoClassification"
+    assert sum(tensor.numel() for tensor in ours.values()) == record["parameters"]
+    assert (config.position_type, config.position_grid, config.final_norm) == (position_type, None, "pooled")
+    assert (config.num_frames, config.image_size, config.num_labels) == (16, 224, shapes["head.bias"][0])
+    assert config.id2label[0] == "LABEL_0"  # their order of classes is not UMT's
+    heads = {384: 6, 768: 12, 1024: 16, 1280: 16}
+    assert config.num_attention_heads == heads[config.hidden_size]
+
+
+@pytest.mark.parametrize("name", ["umt/classifier_b16", "umt/stage1_b16", "umt/teacher_clip_b16_224"])
+def test_a_position_type_is_refused_where_the_table_is_known(name):
+    with pytest.raises(ValueError, match=r"`position_type` 'flat' is only for .*; leave it out"):
+        convert_umt_checkpoint(meta_state(FILES[name][0]), position_type="flat")
+
+
+def test_a_position_type_beside_a_configuration_is_refused():
+    with pytest.raises(ValueError, match="`position_type` or a `config`, which has one, not both"):
+        convert_umt_checkpoint(meta_state(FILES["mvd/classifier_b_k400"][0]), UMTConfig(), position_type="flat")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"position_grid": None}, {"position_grid": [4, 7, 7]}, {"position_type": "space_time"}]
+)
+def test_a_configuration_given_for_tokens_of_several_frames_keeps_its_table(fields, without_weights):
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    config = UMTConfig(**sizes, num_frames=16, tubelet_size=2, **fields)
+    _, converted, _ = convert_umt_checkpoint(meta_state(FILES["mvd/classifier_b_k400"][0]), config)
+    assert (converted.position_type, converted.position_grid) == (config.position_type, config.position_grid)
+    assert converted.final_norm == "pooled"
