@@ -15,6 +15,7 @@ from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
 from .modeling_umt_action_detection import UMTActionDetectionOutput, UMTForActionDetection
 from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
+from .modeling_umt_masked_modeling import UMTForMaskedModeling, UMTMaskedModelingOutput
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering, UMTForVideoQuestionAnsweringOutput
 from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_text import UMTTextModel
@@ -34,6 +35,7 @@ for auto_class, model_class in (
     (AutoModel, UMTTeacherModel),
     (AutoModelForVideoClassification, UMTForVideoClassification),
     (AutoModelForPreTraining, UMTForPreTraining),
+    (AutoModelForPreTraining, UMTForMaskedModeling),
     (AutoModelForObjectDetection, UMTForActionDetection),
     (AutoModel, UMTTextModel),
     (AutoModel, UMTVideoTextModel),
@@ -42,6 +44,8 @@ for auto_class, model_class in (
 ):
     auto_class.register(model_class.config_class, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
+# two classes for one configuration, whose `architectures` names one of them
+AutoModelForPreTraining.register(UMTConfig, (UMTForPreTraining, UMTForMaskedModeling), exist_ok=True)
 
 if is_av_available():
     # registers the processors, without which `pipeline` finds none for these configurations
@@ -52,6 +56,7 @@ __all__ = [
     "UMTConfig",
     "UMTDinov2Teacher",
     "UMTForActionDetection",
+    "UMTForMaskedModeling",
     "UMTForPreTraining",
     "UMTForPreTrainingOutput",
     "UMTForVideoClassification",
@@ -59,6 +64,7 @@ __all__ = [
     "UMTForVideoQuestionAnsweringOutput",
     "UMTForVideoTextPreTraining",
     "UMTForVideoTextPreTrainingOutput",
+    "UMTMaskedModelingOutput",
     "UMTModel",
     "UMTTeacherConfig",
     "UMTTeacherModel",

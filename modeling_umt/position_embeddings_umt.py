@@ -1,9 +1,10 @@
-"""Position tables: the student's sine-cosine table, which is computed, and the resizing of a teacher's learned one.
+"""Position tables: the student's sine-cosine tables, which are computed, and the resizing of a teacher's learned one.
 
-Unusual: the sine-cosine angle depends on the flattened token index `t * rows * columns + h * columns + w` alone, as in
-UMT's official code, so neighbours in a row differ by 1, in a column by `columns`, in time by `rows * columns`. To
-resize, the table is computed for the grid the weights were trained on and interpolated: bicubic in space, then linear
-in time.
+Unusual: the angle of the `"flat"` table depends on the flattened token index `t * rows * columns + h * columns + w`
+alone, as in UMT's official code, so neighbours in a row differ by 1, in a column by `columns`, in time by
+`rows * columns`. To resize, the table is computed for the grid the weights were trained on and interpolated: bicubic
+in space, then linear in time. The `"space_time"` table of MVD (arXiv 2212.04500) codes frame, column and row
+separately and is not resized.
 """
 
 import math
@@ -47,16 +48,51 @@ def resize_position_table(
     return table.permute(3, 0, 1, 2).reshape(-1, dim)  # frame-major, then rows, then columns
 
 
+def space_time_position_table(
+    grid: tuple[int, int, int], dim: int, device: torch.device | None = None
+) -> torch.Tensor:
+    """The table `(frames * rows * columns, dim)` of `position_type="space_time"`, float32, computed in float64.
+
+    The first quarter of the channels codes the frame, the first half of the others the column, the second half the
+    row: each the sines of its coordinate and then the cosines, which are not interleaved.
+
+    Args:
+        grid: Tokens along frames, rows and columns.
+        dim: Channels, a multiple of 16.
+        device: Device of the result.
+    """
+    compute_device = "cpu" if device is not None and device.type == "mps" else device
+
+    def code(length: int, channels: int) -> torch.Tensor:
+        frequencies = 10000.0 ** (
+            -torch.arange(channels // 2, dtype=torch.float64, device=compute_device) / (channels // 2)
+        )
+        angles = torch.arange(length, dtype=torch.float64, device=compute_device)[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)  # (length, channels)
+
+    frames, rows, columns = grid
+    side = 3 * dim // 8
+    codes = [
+        code(frames, dim // 4)[:, None, None].expand(-1, rows, columns, -1),
+        code(columns, side)[None, None].expand(frames, rows, -1, -1),
+        code(rows, side)[None, :, None].expand(frames, -1, columns, -1),
+    ]
+    return torch.cat(codes, dim=-1).flatten(0, 2).to(device=device, dtype=torch.float32)
+
+
 def position_table(
     grid: tuple[int, int, int],
     dim: int,
     position_grid: list[int] | tuple[int, int, int] | None,
     device: torch.device | None = None,
+    position_type: str = "flat",
 ) -> torch.Tensor:
     """The table `(prod(grid), dim)` of a model trained on `position_grid`, for a clip of token grid `grid`.
 
-    With `position_grid=None` the table is computed for `grid` itself.
+    With `position_grid=None`, and always with `position_type="space_time"`, the table is computed for `grid` itself.
     """
+    if position_type == "space_time":
+        return space_time_position_table(grid, dim, device)
     source_grid = grid if position_grid is None else tuple(position_grid)
     table = sincos_position_table(source_grid[0] * source_grid[1] * source_grid[2], dim, device)
     return resize_position_table(table, source_grid, grid)

@@ -30,7 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and its siblings (sorted by name), or mitv1 (order not verified); by default the official list of its size",
     )
     parser.add_argument(
-        "--part", choices=("all", "teacher", "video"), default="all", help="part of a multi-modality file to convert"
+        "--position-type",
+        choices=("flat", "space_time"),
+        help="position table of a classifier whose file has none and whose tokens cover several frames: space_time "
+        "for MVD, flat for VideoMAE and EVEREST",
+    )
+    parser.add_argument(
+        "--part",
+        choices=("all", "teacher", "video"),
+        default="all",
+        help="part of a multi-modality file to convert; video: its encoder, also of a VideoMAE file",
     )
     parser.add_argument(
         "--vocabulary",
@@ -51,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from modeling_umt.vocabulary_umt import record_vocabulary
     from processing_umt import UMTProcessor, UMTVideoProcessor
 
+    from ..cards.checkpoint_registry import read_registry
+
     check_direction(args)
     dtype = getattr(torch, args.dtype)
     if args.to_official:
@@ -58,8 +69,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise ValueError(f"{args.output} exists already; give a folder that does not exist or is empty.")
 
+    if args.config and args.position_type:
+        raise ValueError("--position-type has no effect with --config, whose `position_type` is used; leave one out.")
     config = AutoConfig.from_pretrained(args.config) if args.config else None
-    model = convert_umt_checkpoint(args.checkpoint, config=config, part=args.part, labels=args.labels)
+    model = convert_umt_checkpoint(
+        args.checkpoint, config=config, part=args.part, labels=args.labels, position_type=args.position_type
+    )
     config = model.config
     vision = getattr(config, "vision_config", config)
     if config.model_type == "umt_teacher":  # its inputs are its student's clips, so its folder needs no processor
@@ -85,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
             processor.save_pretrained(building)
         os.replace(building, args.output)
     print(f"{args.output}: {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype}, {clip}")
+    if getattr(vision, "position_type", None) == "space_time":
+        print(f"the licence of MVD's official files is {read_registry()['sources']['mvd']['license_name']}")
     return 0
 
 
@@ -107,6 +124,7 @@ def check_direction(args: argparse.Namespace) -> None:
     if not is_file or args.output.is_dir():
         raise ValueError(f"--to-official writes a file; {args.output} must be the name of a .pth file.")
     options = {"--config": args.config, "--labels": args.labels, "--part": args.part != "all"}
+    options["--position-type"] = args.position_type
     if given := [name for name, value in options.items() if value]:
         raise ValueError(f"{given[0]} has no effect with --to-official, which writes the entire model; leave it out.")
     read_model_config(args.checkpoint)
