@@ -5,7 +5,8 @@ every shape must match, and a stored position table must equal the computed one;
 wrong.
 
 `checkpoint_files_umt.py` reads a file safely, `official_configuration_umt.py` detects its kind and infers the sizes,
-`official_layout_umt.py` maps official keys to ours; the table `KINDS` connects the three.
+`official_layout_umt.py` maps official keys to ours; the table `KINDS` connects the three. `official_mae_umt.py` does
+all of this for the image teacher.
 """
 
 import os
@@ -18,8 +19,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .checkpoint_files_umt import UnsupportedCheckpointError, read_official_state_dict
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTVideoTextConfig
+from .configuration_umt_image_teacher import UMTImageTeacherConfig
 from .modeling_umt import UMTForPreTraining, UMTForVideoClassification, UMTModel
 from .modeling_umt_action_detection import UMTForActionDetection
+from .modeling_umt_image_teacher import UMTImageTeacherModel
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering
 from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_video_text import UMTVideoTextModel
@@ -53,6 +56,12 @@ from .official_layout_umt import (
     video_key_map,
     video_part,
     weights_without_key,
+)
+from .official_mae_umt import (
+    image_teacher_config,
+    image_teacher_key_map,
+    image_teacher_state,
+    is_image_teacher_state,
 )
 
 StateDict = Mapping[str, torch.Tensor]
@@ -94,6 +103,9 @@ KINDS = {
     ),
     "detection": CheckpointKind(UMTForActionDetection, detection_key_map, detection_config, has_classes=True),
     "teacher": TEACHER,
+    "image_teacher": CheckpointKind(
+        UMTImageTeacherModel, image_teacher_key_map, image_teacher_config, image_teacher_state
+    ),
     "stage2": CheckpointKind(
         UMTForVideoTextPreTraining,
         stage2_key_map,
@@ -120,7 +132,7 @@ KINDS = {
 
 def convert_umt_checkpoint(
     checkpoint: str | os.PathLike | Mapping[str, torch.Tensor],
-    config: UMTConfig | UMTTeacherConfig | UMTVideoTextConfig | None = None,
+    config: UMTConfig | UMTTeacherConfig | UMTImageTeacherConfig | UMTVideoTextConfig | None = None,
     part: str = "all",
     labels: str | None = None,
 ) -> PreTrainedModel:
@@ -143,12 +155,14 @@ def convert_umt_checkpoint(
     Returns:
         A model in eval mode, whose class follows from the keys: [`UMTForPreTraining`] (stage 1),
         [`UMTForVideoClassification`], [`UMTForActionDetection`], [`UMTTeacherModel`] (the extracted CLIP tower),
+        [`UMTImageTeacherModel`] (MAE's encoder, with or without the decoder in the file),
         [`UMTForVideoTextPreTraining`] (stage 2, without its teacher), [`UMTVideoTextModel`] (retrieval),
         [`UMTForVideoQuestionAnswering`]; for `part="video"` [`UMTModel`]. A teacher's position table is resized to the
         configuration's `image_size`, by default 14 patches a side (24 for ViT-L/14@336). Frames and resolution of a
         classifier come from its position table if the file has one, else from an official file name
         (`..._f16_res224.pth`), else they are 8 frames of 224 pixels; an action detection file has no table. A stage-2
-        model and its video encoder get 4 frames, those fine-tuned from it 12.
+        model and its video encoder get 4 frames, those fine-tuned from it 12. The frames of an image teacher have 14
+        patches a side.
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the file's kind is unknown or has no model here.
@@ -158,7 +172,7 @@ def convert_umt_checkpoint(
     """
     state = read_official_state_dict(checkpoint)
     name = "" if isinstance(checkpoint, Mapping) else os.path.basename(os.fspath(checkpoint))
-    kind_name = checkpoint_kind(state)
+    kind_name = "image_teacher" if is_image_teacher_state(state) else checkpoint_kind(state)
     kind = KINDS[kind_name]
     if labels is not None and not kind.has_classes:
         raise ValueError(f"`labels` {labels!r} are names of classes, but this is a {kind_name} file.")

@@ -1,9 +1,9 @@
-"""Position tables: the student's sine-cosine table, which is computed, and the resizing of a teacher's learned one.
+"""Position tables: sine-cosine tables, which are computed, and the resizing of a teacher's learned one.
 
-Unusual: the sine-cosine angle depends on the flattened token index `t * rows * columns + h * columns + w` alone, as in
-UMT's official code, so neighbours in a row differ by 1, in a column by `columns`, in time by `rows * columns`. To
-resize, the table is computed for the grid the weights were trained on and interpolated: bicubic in space, then linear
-in time.
+Unusual: the angle of the student's table depends on the flattened token index `t * rows * columns + h * columns + w`
+alone, as in UMT's official code, so neighbours in a row differ by 1, in a column by `columns`, in time by
+`rows * columns`. To resize, the table is computed for the grid the weights were trained on and interpolated: bicubic
+in space, then linear in time.
 """
 
 import math
@@ -60,6 +60,26 @@ def position_table(
     source_grid = grid if position_grid is None else tuple(position_grid)
     table = sincos_position_table(source_grid[0] * source_grid[1] * source_grid[2], dim, device)
     return resize_position_table(table, source_grid, grid)
+
+
+def plane_position_table(grid: tuple[int, int], dim: int, device: torch.device | None = None) -> torch.Tensor:
+    """MAE's table `(rows * columns, dim)`, float32, of a `grid` = (rows, columns); `dim` must be a multiple of 4.
+
+    The first half of the channels depends on the column, the second on the row. Nothing is scaled by the size of the
+    grid.
+    """
+    compute_device = "cpu" if device is not None and device.type == "mps" else device  # as in `sincos_position_table`
+    rows, columns = (torch.arange(length, dtype=torch.float64, device=compute_device) for length in grid)
+    by_row = coordinate_code(rows, dim // 2)[:, None].expand(-1, grid[1], -1)
+    by_column = coordinate_code(columns, dim // 2)[None].expand(grid[0], -1, -1)
+    return torch.cat([by_column, by_row], dim=-1).flatten(0, 1).to(device=device, dtype=torch.float32)
+
+
+def coordinate_code(coordinates: torch.Tensor, dim: int) -> torch.Tensor:
+    """The code `(n, dim)` of `coordinates` `(n,)`: the sines of all `dim // 2` frequencies, then their cosines."""
+    frequencies = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64, device=coordinates.device) / (dim // 2))
+    angles = coordinates[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def resize_square_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

@@ -20,6 +20,8 @@ from modeling_umt import (
     UMTForActionDetection,
     UMTForPreTraining,
     UMTForVideoClassification,
+    UMTImageTeacherConfig,
+    UMTImageTeacherModel,
     UMTModel,
     UMTTeacherConfig,
     UMTTeacherModel,
@@ -41,6 +43,9 @@ TEACHER_SIZES = {
     "patch_size": 16,
     "projection_dim": 8,
 }
+IMAGE_TEACHER_SIZES = {
+    name: TEACHER_SIZES[name] for name in TEACHER_SIZES if name not in ("num_aligned_layers", "projection_dim")
+}
 # The kinds of repository, and the Auto classes that must load each completely.
 KINDS = {
     "base": ["AutoModel"],
@@ -48,6 +53,7 @@ KINDS = {
     "detection": ["AutoModel", "AutoModelForObjectDetection"],
     "pretraining": ["AutoModel", "AutoModelForPreTraining"],
     "teacher": ["AutoModel"],
+    "image_teacher": ["AutoModel"],
 }
 PAIRS = [(kind, auto) for kind, autos in KINDS.items() for auto in autos]
 AUTO_MAP = {
@@ -60,6 +66,10 @@ DETECTION_AUTO_MAP = AUTO_MAP | {"AutoModelForObjectDetection": "modeling_umt_ac
 TEACHER_AUTO_MAP = {
     "AutoConfig": "configuration_umt.UMTTeacherConfig",
     "AutoModel": "modeling_umt_teacher.UMTTeacherModel",
+}
+IMAGE_TEACHER_AUTO_MAP = {
+    "AutoConfig": "configuration_umt_image_teacher.UMTImageTeacherConfig",
+    "AutoModel": "modeling_umt_image_teacher.UMTImageTeacherModel",
 }
 CODE = {
     "alignment_umt.py",
@@ -80,6 +90,26 @@ TEACHER_CODE = {
     "teacher_forward_umt.py",
     "token_selection_umt.py",
     "transformer_block_umt.py",
+    "video_embeddings_umt.py",
+}
+IMAGE_TEACHER_CODE = {
+    "configuration_umt.py",
+    "configuration_umt_image_teacher.py",
+    "modeling_umt_image_teacher.py",
+    "position_embeddings_umt.py",
+    "remote_code_umt.py",
+    "transformer_block_umt.py",
+    "video_embeddings_umt.py",
+}
+CODE_OF = {
+    "detection": CODE | {"modeling_umt_action_detection.py"},
+    "teacher": TEACHER_CODE,
+    "image_teacher": IMAGE_TEACHER_CODE,
+}
+AUTO_MAP_OF = {
+    "detection": DETECTION_AUTO_MAP,
+    "teacher": TEACHER_AUTO_MAP,
+    "image_teacher": IMAGE_TEACHER_AUTO_MAP,
 }
 SHARED_CODE = f"""
 import json, torch, transformers
@@ -98,7 +128,8 @@ def output(model):
 def load(source, auto, **kwargs):
     config = transformers.AutoConfig.from_pretrained(source, **kwargs)
     model, info = getattr(transformers, auto).from_pretrained(source, output_loading_info=True, **kwargs)
-    assert type(config).__name__ == type(model.config).__name__ in ("UMTConfig", "UMTTeacherConfig")
+    assert type(config).__name__ == type(model.config).__name__ in (
+        "UMTConfig", "UMTTeacherConfig", "UMTImageTeacherConfig")
     problems = {{key: sorted(map(str, value)) for key, value in info.items() if value}}
     kind = {{"module": type(model).__module__, "class": type(model).__name__, "labels": config.id2label}}
     return model, {{"output": output(model), "problems": problems, **kind}}
@@ -127,6 +158,7 @@ def world(tmp_path_factory) -> SimpleNamespace:
     # a converted stage-1 file has a position table over its own grid
     models["pretraining"] = UMTForPreTraining(UMTConfig(**SIZES, position_grid=[4, 2, 2]))
     models["teacher"] = UMTTeacherModel(UMTTeacherConfig(**TEACHER_SIZES))
+    models["image_teacher"] = UMTImageTeacherModel(UMTImageTeacherConfig(**IMAGE_TEACHER_SIZES))
     with torch.no_grad():
         for kind in ("classifier", "detection"):
             models[kind].classifier.weight.normal_()
@@ -175,7 +207,7 @@ def expected_output(world: SimpleNamespace, kind: str, auto: str) -> torch.Tenso
 
 
 def auto_map(kind: str) -> dict[str, str]:
-    return {"detection": DETECTION_AUTO_MAP, "teacher": TEACHER_AUTO_MAP}.get(kind, AUTO_MAP)
+    return AUTO_MAP_OF.get(kind, AUTO_MAP)
 
 
 def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> None:
@@ -188,13 +220,14 @@ def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> 
 
 def check_repository(files: dict[str, bytes], kind: str) -> None:
     """Weights, code and `auto_map` are complete; `architectures` names the head."""
-    code = {"detection": CODE | {"modeling_umt_action_detection.py"}, "teacher": TEACHER_CODE}.get(kind, CODE)
-    assert files.keys() >= code | {"config.json", "model.safetensors"}
+    assert files.keys() >= CODE_OF.get(kind, CODE) | {"config.json", "model.safetensors"}
     config = json.loads(files["config.json"])
     assert config["auto_map"] == auto_map(kind)
-    assert config["model_type"] == ("umt_teacher" if kind == "teacher" else "umt")
+    model_types = {"teacher": "umt_teacher", "image_teacher": "umt_image_teacher"}
+    assert config["model_type"] == model_types.get(kind, "umt")
     heads = {"base": "UMTModel", "classifier": "UMTForVideoClassification", "detection": "UMTForActionDetection"}
     heads |= {"pretraining": "UMTForPreTraining", "teacher": "UMTTeacherModel"}
+    heads |= {"image_teacher": "UMTImageTeacherModel"}
     assert config["architectures"] == [heads[kind]]
 
 

@@ -19,6 +19,7 @@ KINDS = {
     "UMTForPreTraining": ("a stage-1 model, a video encoder without a classification head", "umt embed, umt finetune"),
     "UMTForVideoClassification": ("a classifier", "umt classify, umt embed, umt evaluate"),
     "UMTTeacherModel": ("a teacher", "umt pretrain, umt show-mask"),
+    "UMTImageTeacherModel": ("an image teacher of masked modelling", "umt pretrain"),
     "UMTForVideoTextPreTraining": ("a stage-2 model of videos and texts", "umt search, umt embed, umt finetune"),
     "UMTVideoTextModel": ("a model of videos and texts", "umt search, umt embed, umt evaluate --task retrieval"),
     "UMTForVideoQuestionAnswering": (

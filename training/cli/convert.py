@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     model = convert_umt_checkpoint(args.checkpoint, config=config, part=args.part, labels=args.labels)
     config = model.config
     vision = getattr(config, "vision_config", config)
-    if config.model_type == "umt_teacher":  # its inputs are its student's clips, so its folder needs no processor
+    if config.model_type in ("umt_teacher", "umt_image_teacher"):
+        # their inputs are their student's clips, so their folders need no processor
         processor, clip = None, f"frames of {config.image_size} pixels"
     else:
         clip = f"{vision.num_frames} frames of {' x '.join(map(str, vision.image_height_width))} pixels"

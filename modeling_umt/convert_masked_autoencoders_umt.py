@@ -1,0 +1,107 @@
+"""Transformers' `ViTMAE…` and `VideoMAE…` as the teachers of masked feature distillation (MVD, arXiv 2212.04500).
+
+This file is not copied to the Hub: a converted teacher is saved as a model of this package.
+"""
+
+import os
+from collections.abc import Collection
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from .configuration_umt_image_teacher import UMTImageTeacherConfig
+from .modeling_umt_image_teacher import UMTImageTeacherModel
+from .official_mae_umt import require_mae_table
+
+# the classes that a repository may have been saved from, that of the encoder first
+VIT_MAE = ("ViTMAEModel", "ViTMAEForPreTraining")
+
+# Transformers' names of the tensors of an encoder -> ours, in this order; ViTMAE has had both kinds of names
+ENCODER_NAMES = (
+    ("embeddings.patch_embeddings.projection.", "embeddings.patch_embeddings."),
+    ("encoder.layer.", "layers."),
+    ("layernorm_before.", "norm1."),
+    ("layernorm_after.", "norm2."),
+    ("attention.attention.query.", "attention.q_proj."),
+    ("attention.attention.key.", "attention.k_proj."),
+    ("attention.attention.value.", "attention.v_proj."),
+    ("attention.output.dense.", "attention.o_proj."),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+)
+
+
+def image_teacher_from_vit_mae(
+    pretrained_model_name_or_path: str | os.PathLike, image_size: int | None = None
+) -> UMTImageTeacherModel:
+    """An image teacher with the weights of MAE in Transformers' layout, in float32 and eval mode.
+
+    Args:
+        pretrained_model_name_or_path: Hub id or folder, e.g. `"facebook/vit-mae-large"`. The decoder is not used.
+        image_size (`int`, *optional*): Side of the frames in pixels. Defaults to 14 patches (224 for ViT-B/16 and
+            L/16, 196 for ViT-H/14), the grid of a student with patches of 16 at 224 pixels.
+
+    Raises:
+        ValueError: if the checkpoint is of another model, lacks weights, or has another position table than MAE's.
+    """
+    encoder = load_encoder(pretrained_model_name_or_path, "vit_mae", VIT_MAE, "facebook/vit-mae-large")
+    theirs, state = encoder.config, encoder_state(encoder)
+    require_mae_table(state.pop("embeddings.position_embeddings"))
+    config = UMTImageTeacherConfig(
+        image_size=14 * theirs.patch_size if image_size is None else image_size,
+        patch_size=theirs.patch_size,
+        num_channels=theirs.num_channels,
+        hidden_size=theirs.hidden_size,
+        num_hidden_layers=theirs.num_hidden_layers,
+        num_attention_heads=theirs.num_attention_heads,
+        intermediate_size=theirs.intermediate_size,
+        hidden_act=theirs.hidden_act,
+        layer_norm_eps=theirs.layer_norm_eps,
+    )
+    return filled(UMTImageTeacherModel(config), state, biases=("q", "k", "v"))
+
+
+def load_encoder(
+    name: str | os.PathLike, model_type: str, class_names: Collection[str], example: str
+) -> PreTrainedModel:
+    """The encoder of a repository of Transformers, in float32.
+
+    It is loaded as the class that it was saved from, so that each weight is used or missing.
+    """
+    source = AutoConfig.from_pretrained(name)
+    if source.model_type != model_type:
+        raise ValueError(
+            f"{str(name)!r} contains a {source.model_type!r} model; a {model_type!r} one in Transformers' layout was "
+            f'expected, e.g. "{example}".'
+        )
+    class_name = (source.architectures or class_names)[0]
+    if class_name not in class_names:
+        raise ValueError(f"{str(name)!r} is a {class_name}; one of {', '.join(class_names)} was expected.")
+    model_class = getattr(transformers, class_name)
+    model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{str(name)!r} lacks {len(missing)} weights of a {class_name}, among them {missing[0]!r}.")
+    return model.base_model
+
+
+def encoder_state(encoder: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The tensors of an encoder under our names, without its last norm."""
+    state = {}
+    for key, tensor in encoder.state_dict().items():
+        if key.startswith("layernorm."):
+            continue
+        for theirs, ours in ENCODER_NAMES:
+            key = key.replace(theirs, ours)
+        state[key] = tensor
+    kernel = "embeddings.patch_embeddings.weight"
+    return state | {kernel: state[kernel].flatten(1)}  # convolution -> matrix that multiplies a flattened patch
+
+
+def filled(model: PreTrainedModel, state: dict[str, torch.Tensor], biases: Collection[str]) -> PreTrainedModel:
+    """`model` with the weights of `state`, in eval mode; projections of `biases` without a bias get one of zeros."""
+    for i in range(model.config.num_hidden_layers):
+        for name in biases:
+            state.setdefault(f"layers.{i}.attention.{name}_proj.bias", torch.zeros(model.config.hidden_size))
+    model.load_state_dict(state)
+    return model.eval()
