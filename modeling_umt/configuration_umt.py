@@ -6,6 +6,7 @@ Unusual: the position table is not learned. It is the sine-cosine code of the *f
 """
 
 from dataclasses import field
+from math import inf
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -14,6 +15,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+DEFAULT_POSITION_GRID = [8, 14, 14]
 ENCODER_SIZES = (
     "patch_size",
     "num_channels",
@@ -26,8 +28,8 @@ ENCODER_SIZES = (
 
 @strict
 class UMTConfig(PreTrainedConfig):
-    r"""Configuration of [`UMTModel`], [`UMTForVideoClassification`], [`UMTForActionDetection`] and
-    [`UMTForPreTraining`].
+    r"""Configuration of [`UMTModel`], [`UMTForVideoClassification`], [`UMTForActionDetection`], [`UMTForPreTraining`]
+    and [`UMTForMaskedModeling`].
 
     The defaults are UMT-L/16 at 8 frames of 224 x 224 pixels. UMT-B/16 has `hidden_size=768`, `num_hidden_layers=12`,
     `num_attention_heads=12`, `intermediate_size=3072` and `target_dim=512`.
@@ -48,11 +50,17 @@ class UMTConfig(PreTrainedConfig):
         drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last block; it grows linearly from 0.
         initializer_range (`float`, defaults to 0.02): Standard deviation of a classifier's initial weights. Encoders
             for pre-training are initialised Xavier-uniform, as in the official code.
+        position_type (`"flat"` or `"space_time"`, defaults to `"flat"`): The sine-cosine table of the positions.
+            - `"flat"`: of the flattened token index, as in UMT, VideoMAE and EVEREST.
+            - `"space_time"`: of frame, column and row separately, in a quarter and twice three eighths of the
+              channels, as in MVD (arXiv 2212.04500). `hidden_size` must be a multiple of 16.
         position_grid (`[frames, rows, columns]` or `None`, defaults to `[8, 14, 14]`): Token grid over which the
             position table is computed before it is resized to the input (space bicubic, time linear). `None`: computed
-            for the input's own grid, as in stage 2.
-        final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Whether the last LayerNorm is applied to the
-            tokens (pre-training, action detection, stage 2) or to their mean (classifiers). Each head sets its own.
+            for the input's own grid, as in stage 2. A `"space_time"` table is never resized: the default becomes
+            `None`, and another grid is refused.
+        final_norm (`"tokens"`, `"pooled"` or `"none"`, defaults to `"tokens"`): Whether the last LayerNorm is applied
+            to the tokens (pre-training, action detection, stage 2), to their mean (classifiers), or does not exist (a
+            VideoMAE encoder as teacher). Each head sets its own.
         pooling (`"mean"`, `"attention"` or `"frames"`, defaults to `"mean"`): How a classifier pools the tokens.
             - `"mean"`: their mean, as in the paper.
             - `"attention"`: one cross-attention block with a learned query, the attentive probe of V-JEPA (arXiv
@@ -61,6 +69,7 @@ class UMTConfig(PreTrainedConfig):
               the paper. For clips of few frames whose classes differ by the direction of motion, with a small encoder
               or few labels. The model then takes clips of exactly `num_frames` frames, and the hidden layer has
               `(num_frames / tubelet_size * hidden_size)^2` weights.
+        classifier_dropout (`float`, defaults to 0.0): Dropout before the last layer of a classifier, in training.
         num_aligned_layers (`int`, defaults to 6): Pre-training: number of blocks aligned with the teacher, counted
             from the last.
         aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between aligned blocks.
@@ -68,6 +77,21 @@ class UMTConfig(PreTrainedConfig):
         target_norm (`"l2"` or `"none"`, defaults to `"l2"`): Pre-training: whether student features are unit vectors.
         decoder_layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the decoders' LayerNorm (1e-5 in stage 2).
         alignment_loss (`"l2"`, `"mse"` or `"smooth_l1"`, defaults to `"l2"`): Distance to the teacher's features.
+        masked_targets (`dict[str, int]`, *optional*): Masked modelling: name and dimension of what is predicted at
+            the masked tokens, one decoder each. `{"image": 768, "video": 768}` are the features of two teachers (MVD);
+            the name `"pixels"` is the clip's own pixels, `{"pixels": 1536}` (VideoMAE, EVEREST). Names are Python
+            identifiers.
+        masked_target_weights (`dict[str, float]`, *optional*): Weight of each target in the loss; None: 1 each.
+        masked_loss (`"smooth_l1"`, `"l1"` or `"mse"`, defaults to `"smooth_l1"`): Distance to the targets, the mean
+            over all elements.
+        normalize_targets (`bool`, defaults to False): Whether features are normalised over their dimension (a
+            LayerNorm without weights), and pixels over each tubelet and colour channel.
+        decoder_hidden_size (`int`, *optional*): Dimension of the decoders' tokens; None: `hidden_size`. The hidden
+            layer of their MLP is four times that.
+        decoder_num_hidden_layers (`int`, defaults to 2): Blocks of each decoder.
+        decoder_num_attention_heads (`int`, *optional*): Attention heads of the decoders; None: those of the encoder.
+        decoder_projection_bias (`bool`, defaults to True): Whether the projection from encoder to decoder has a bias
+            (not in the models of pixels).
         id2label (`dict[int, str]`, *optional*): Names of the classes of a classifier or an action detection model.
             `label2id` is always its inverse: it follows when `id2label` is changed, and is corrected, with a warning,
             in a file where the two disagree.
@@ -102,17 +126,32 @@ class UMTConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     drop_path_rate: float | int = 0.0
     initializer_range: float = 0.02
-    position_grid: list[int] | tuple[int, ...] | None = field(default_factory=lambda: [8, 14, 14])
+    position_type: str = "flat"
+    position_grid: list[int] | tuple[int, ...] | None = field(default_factory=lambda: list(DEFAULT_POSITION_GRID))
     final_norm: str = "tokens"
     pooling: str = "mean"
+    classifier_dropout: float | int = 0.0
     num_aligned_layers: int = 6
     aligned_layer_interval: float | int = 1
     target_dim: int = 768
     target_norm: str = "l2"
     decoder_layer_norm_eps: float = 1e-6
     alignment_loss: str = "l2"
+    masked_targets: dict[str, int] | None = None
+    masked_target_weights: dict[str, float | int] | None = None
+    masked_loss: str = "smooth_l1"
+    normalize_targets: bool = False
+    decoder_hidden_size: int | None = None
+    decoder_num_hidden_layers: int = 2
+    decoder_num_attention_heads: int | None = None
+    decoder_projection_bias: bool = True
 
     def __post_init__(self, **kwargs):
+        if self.position_type == "space_time" and list(self.position_grid or ()) == DEFAULT_POSITION_GRID:
+            self.position_grid = None
+        if self.masked_targets is not None:
+            # a saved configuration has sorted keys, and the order is that of the initial random weights
+            self.masked_targets = dict(sorted(self.masked_targets.items()))
         given = self.label2id
         indices = given and integers(given)
         if (
@@ -144,15 +183,36 @@ class UMTConfig(PreTrainedConfig):
         require_positive(self, "num_frames", "tubelet_size", "target_dim", *ENCODER_SIZES)
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "num_frames", "tubelet_size")
-        require_choice(self, "final_norm", ("tokens", "pooled"))
+        require_choice(self, "position_type", ("flat", "space_time"))
+        require_choice(self, "final_norm", ("tokens", "pooled", "none"))
         require_choice(self, "pooling", ("mean", "attention", "frames"))
         require_choice(self, "target_norm", ("l2", "none"))
         require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))
         require_whole_patches(self)
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must be in [0, 1), but is {self.drop_path_rate}.")
+        for name in ("drop_path_rate", "classifier_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), but is {getattr(self, name)}.")
         if self.position_grid is not None and (len(self.position_grid) != 3 or min(self.position_grid) < 1):
             raise ValueError(f"`position_grid` must be [frames, rows, columns] or None, but is {self.position_grid}.")
+        if self.position_type == "space_time" and self.position_grid is not None:
+            raise ValueError(
+                f"`position_grid` is {self.position_grid}, but a table of `position_type` 'space_time' is computed "
+                "for the input's own grid and never resized; give `position_grid=None`."
+            )
+        if self.position_type == "space_time" and self.hidden_size % 16:
+            raise ValueError(
+                f"`hidden_size` {self.hidden_size} must be a multiple of 16 with `position_type` 'space_time'."
+            )
+        validate_masked_modeling(self)
+
+    @property
+    def decoder_sizes(self) -> tuple[int, int]:
+        """Dimension and attention heads of the decoders of masked modelling."""
+        hidden_size, num_heads = self.decoder_hidden_size, self.decoder_num_attention_heads
+        return (
+            self.hidden_size if hidden_size is None else hidden_size,
+            self.num_attention_heads if num_heads is None else num_heads,
+        )
 
     @property
     def image_height_width(self) -> tuple[int, int]:
@@ -426,6 +486,36 @@ def aligned_layers(config: PreTrainedConfig) -> list[int]:
             f"blocks of a model with `num_hidden_layers` {depth}."
         )
     return layers
+
+
+def validate_masked_modeling(config: "UMTConfig") -> None:
+    """Raise a ValueError if the fields of masked modelling do not fit together; without targets they have no use."""
+    require_choice(config, "masked_loss", ("smooth_l1", "l1", "mse"))
+    require_positive(config, "decoder_num_hidden_layers")
+    targets, weights = config.masked_targets, config.masked_target_weights
+    if targets is None:
+        if weights is not None:
+            raise ValueError(f"`masked_target_weights` is {weights}, but there are no `masked_targets`.")
+        return
+    if not targets or not all(name.isidentifier() and dim >= 1 for name, dim in targets.items()):
+        raise ValueError(
+            f"`masked_targets` must be the name, a Python identifier, and the dimension of each target, e.g. "
+            f'{{"image": 768, "video": 768}}, but is {targets}.'
+        )
+    given = [1.0] if weights is None else weights.values()
+    if (weights or targets).keys() != targets.keys() or not all(0 <= w < inf for w in given) or not any(given):
+        raise ValueError(
+            f"`masked_target_weights` must be a weight of 0 or more for each of {', '.join(targets)}, not all of them "
+            f"0, but is {weights}."
+        )
+    hidden_size, num_heads = config.decoder_sizes
+    multiple = 16 if config.position_type == "space_time" else 1
+    if hidden_size < 1 or num_heads < 1 or hidden_size % num_heads or hidden_size % multiple:
+        raise ValueError(
+            f"The decoders' dimension {hidden_size} (`decoder_hidden_size`, by default the encoder's) must be a "
+            f"multiple of their {num_heads} heads (`decoder_num_attention_heads`, by default the encoder's)"
+            f"{' and of 16' if multiple == 16 else ''}."
+        )
 
 
 def require_positive(config: PreTrainedConfig, *names: str) -> None:

@@ -4,9 +4,9 @@ Unusual: a conversion is all or nothing. Every key of the file must be known, ev
 every shape must match, and a stored position table must equal the computed one; otherwise an error lists what was
 wrong.
 
-`checkpoint_files_umt.py` reads a file safely, `official_configuration_umt.py` detects its kind and infers the sizes,
-`official_layout_umt.py` maps official keys to ours; the table `KINDS` connects the three. `official_mae_umt.py` does
-all of this for the image teacher.
+`checkpoint_files_umt.py` reads a file safely, `official_kinds_umt.py` detects its kind,
+`official_configuration_umt.py` infers the sizes, `official_layout_umt.py` maps official keys to ours; the table
+`KINDS` connects them. `official_mae_umt.py` does all of this for the image teacher.
 """
 
 import os
@@ -28,8 +28,8 @@ from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_video_text import UMTVideoTextModel
 from .modeling_umt_video_text_pretraining import UMTForVideoTextPreTraining
 from .official_configuration_umt import (
-    checkpoint_kind,
     classification_config,
+    config_with_position_type,
     detection_config,
     question_answering_config,
     retrieval_config,
@@ -38,6 +38,7 @@ from .official_configuration_umt import (
     teacher_config,
     video_config,
 )
+from .official_kinds_umt import checkpoint_kind
 from .official_layout_umt import (
     classification_key_map,
     classification_state,
@@ -57,12 +58,7 @@ from .official_layout_umt import (
     video_part,
     weights_without_key,
 )
-from .official_mae_umt import (
-    image_teacher_config,
-    image_teacher_key_map,
-    image_teacher_state,
-    is_image_teacher_state,
-)
+from .official_mae_umt import image_teacher_config, image_teacher_key_map, image_teacher_state
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -135,6 +131,7 @@ def convert_umt_checkpoint(
     config: UMTConfig | UMTTeacherConfig | UMTImageTeacherConfig | UMTVideoTextConfig | None = None,
     part: str = "all",
     labels: str | None = None,
+    position_type: str | None = None,
 ) -> PreTrainedModel:
     """Convert an official checkpoint to a model with its weights loaded, in float32.
 
@@ -144,13 +141,19 @@ def convert_umt_checkpoint(
         config (*optional*): Overrides the inferred sizes; required where they are not those of UMT-B/16 or L/16,
             because shapes do not contain the number of heads. `position_grid`, `final_norm` and
             `decoder_layer_norm_eps` always follow from the kind of file; only the `[frames, rows, columns]` of a
-            multi-modality model whose table was computed for another number of frames is kept.
+            multi-modality model whose table was computed for another number of frames, and the `position_type` and
+            `position_grid` of models whose file does not determine their table, are kept.
         part (`str`, defaults to `"all"`): The part of the file to return: of a stage-2 file also `"teacher"`, of any
             multi-modality file also `"video"`, the encoder alone. `config` is then that part's.
         labels (`str`, *optional*): Label list for the head of a classifier or an action detection model, one of
             `label_sets()`: `"k400"`, `"k600"`, `"k700"` and `"k710"` are the order of the official heads. By default
             it follows from the number of classes (of a classifier 400, 600, 700, 710 or 174, of an action detection
-            model 80); other heads, such as that of Moments in Time, get no class names without it.
+            model 80); other heads, such as that of Moments in Time, and those of MVD, VideoMAE and EVEREST, get no
+            class names without it.
+        position_type (`"flat"` or `"space_time"`, *optional*): The position table of a classifier or an action
+            detection model whose tokens cover several frames and whose file has none: `"space_time"` for MVD, `"flat"`
+            for VideoMAE and EVEREST, computed for the input's own grid. For published sizes; for others, give
+            `config`.
 
     Returns:
         A model in eval mode, whose class follows from the keys: [`UMTForPreTraining`] (stage 1),
@@ -167,12 +170,13 @@ def convert_umt_checkpoint(
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the file's kind is unknown or has no model here.
         ValueError: if keys are missing, unexpected or misshaped, a stored position table is not the computed one, the
-            two copies of a tensor differ, the part does not exist, or the file can't be read safely.
+            table does not follow from the file and neither `position_type` nor `config` is given, the two copies of a
+            tensor differ, the part does not exist, or the file can't be read safely.
         FileNotFoundError: if the file does not exist.
     """
     state = read_official_state_dict(checkpoint)
     name = "" if isinstance(checkpoint, Mapping) else os.path.basename(os.fspath(checkpoint))
-    kind_name = "image_teacher" if is_image_teacher_state(state) else checkpoint_kind(state)
+    kind_name = checkpoint_kind(state)
     kind = KINDS[kind_name]
     if labels is not None and not kind.has_classes:
         raise ValueError(f"`labels` {labels!r} are names of classes, but this is a {kind_name} file.")
@@ -185,6 +189,10 @@ def convert_umt_checkpoint(
         select_part, kind = kind.parts[part]
         state = select_part(state)
 
+    if position_type is not None:
+        if config is not None:
+            raise ValueError("Give `position_type` or a `config`, which has one, not both.")
+        config = config_with_position_type(state, position_type, name)
     file_facts = {"name": name, "labels": labels} if kind.has_classes else {}
     config = kind.infer_config(state, config, **file_facts)
     state, key_map = kind.prepare(state, config), kind.key_map(config)

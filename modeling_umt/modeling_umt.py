@@ -6,7 +6,8 @@ A clip is cut into tubelets, each a token; a class token does not exist. Unusual
   product, so the encoder works on `(batch, visible, dim)` from its first layer.
 - The position table is computed, not learned, and resized to any clip (`position_embeddings_umt.py`).
 - The last LayerNorm is applied to the tokens in pre-training (`norm`) and to their mean in classifiers (`fc_norm`).
-  These are different weights with different names, so neither is ever loaded as the other.
+  These are different weights with different names, so neither is ever loaded as the other. A VideoMAE encoder that
+  teaches a student has none.
 - `UMTForPreTraining` adds the position table a second time before its decoders.
 
 Shape legend: B batch, T frames, C channels, N tokens of the clip, V visible tokens (V = N without a mask),
@@ -36,7 +37,7 @@ from .pooling_heads_umt import UMTAttentionPooling, UMTFramePooling
 from .remote_code_umt import UMTRemoteCodeMixin
 from .token_selection_umt import resolve_visible_indices
 from .transformer_block_umt import UMTAttention, UMTLayer, UMTQKVLinear
-from .video_embeddings_umt import UMTEmbeddings
+from .video_embeddings_umt import UMTEmbeddings, UMTPositionTable
 from .view_averaging_umt import average_views
 
 
@@ -70,11 +71,12 @@ class UMTPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
 
         Transformers calls this for modules with parameters or buffers of their own, children first.
         """
+        if isinstance(module, UMTPositionTable):
+            init.copy_(module.position_embeddings, module.make_position_table(module.stored_grid))
         if isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, UMTEmbeddings):
-            init.copy_(module.position_embeddings, module.make_position_table(module.stored_grid))
             # PyTorch's default for convolutions, which the official code keeps
             bound = module.patch_embeddings.in_features**-0.5
             init.uniform_(module.patch_embeddings.weight, -bound, bound)
@@ -82,7 +84,7 @@ class UMTPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
         elif isinstance(module, UMTAttentionPooling):
             init.trunc_normal_(module.query, std=self.config.initializer_range)
         elif isinstance(module, nn.Linear):
-            if self.config.final_norm == "tokens":
+            if self.config.final_norm != "pooled":
                 # officially one fused (3D, D) matrix, whose Xavier bound is sqrt(6 / 4D) and not sqrt(6 / 2D)
                 gain = 0.5**0.5 if isinstance(module, UMTQKVLinear) else 1.0
                 init.xavier_uniform_(module.weight, gain=gain)
@@ -126,7 +128,7 @@ class UMTModel(UMTPreTrainedModel):
         )
         if config.final_norm == "tokens":
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        else:
+        elif config.final_norm == "pooled":
             self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
@@ -156,7 +158,7 @@ class UMTModel(UMTPreTrainedModel):
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` (batch, visible tokens, hidden_size), after the norm with
             `final_norm="tokens"`, before it with `"pooled"`; `pooler_output` (batch, hidden_size), the mean of the
-            normed tokens, or the norm of the tokens' mean.
+            normed tokens, or the norm of the tokens' mean. With `"none"` neither is normed.
 
         Raises:
             ValueError: if the clip's shape or dtype does not fit the model, or the mask does not fit the clip.
@@ -165,9 +167,9 @@ class UMTModel(UMTPreTrainedModel):
         hidden_states = encoded.last_hidden_state
         if self.config.final_norm == "tokens":
             hidden_states = self.norm(hidden_states)
-            pooled = hidden_states.mean(dim=1)
-        else:
-            pooled = self.fc_norm(hidden_states.mean(dim=1))
+        pooled = hidden_states.mean(dim=1)
+        if self.config.final_norm == "pooled":
+            pooled = self.fc_norm(pooled)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=pooled,
@@ -234,6 +236,7 @@ class UMTForVideoClassification(UMTPreTrainedModel):
         elif config.pooling == "frames":
             self.frame_pooling = UMTFramePooling(self.config)
         pooled_dim = self.frame_pooling.hidden_size if config.pooling == "frames" else config.hidden_size
+        self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(pooled_dim, config.num_labels)
         self.post_init()
 
@@ -285,7 +288,7 @@ class UMTForVideoClassification(UMTPreTrainedModel):
             num_frames = pixel_values_videos.shape[1] // self.config.tubelet_size
             frame_states = outputs.last_hidden_state.unflatten(1, (num_frames, -1)).mean(dim=2)  # (B, T, D)
             pooled = self.frame_pooling(self.umt.fc_norm(frame_states))
-        logits = self.classifier(pooled)
+        logits = self.classifier(self.dropout(pooled))
         if num_views is not None:
             logits = average_views(logits, num_views, self.config.problem_type)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)

@@ -1,4 +1,4 @@
-"""The kind of an official file, detected by its keys, and the configuration of its model, inferred from its shapes."""
+"""The configuration of the model of an official file, inferred from the shapes of its tensors."""
 
 import math
 import re
@@ -6,44 +6,18 @@ from collections.abc import Mapping
 
 import torch
 
-from .checkpoint_files_umt import UnsupportedCheckpointError
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
 from .labels_umt import id2label_for, load_labels
+from .official_kinds_umt import spans_frames
 from .official_layout_umt import VIDEO_PREFIX
 from .position_embeddings_umt import position_table
 
 # Shapes do not contain the number of heads; every published encoder, of video and of text, has heads of 64 channels.
 PUBLISHED_HEADS = {768: 12, 1024: 16}
+# of the encoders of MVD, VideoMAE and EVEREST, whose tokens cover two frames, and of MAE
+MASKED_MODELING_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
 # One float32 computation of a table against another; half precision tables are compared at their own rounding.
 TABLE_TOLERANCE = 1e-5
-
-
-def checkpoint_kind(state: Mapping[str, torch.Tensor]) -> str:
-    """The kind of an official file, detected by keys that only this kind has.
-
-    Returns:
-        `"stage1"`, `"classification"`, `"detection"`, `"teacher"`, `"stage2"`, `"retrieval"` or
-        `"question_answering"`.
-
-    Raises:
-        UnsupportedCheckpointError: (a ValueError) if the keys are of another kind of file.
-    """
-    if "encoder.patch_embed.proj.weight" in state:
-        return "stage1"
-    if "patch_embed.proj.weight" in state and "fc_norm.weight" in state:
-        return "classification"
-    if "patch_embed.proj.weight" in state and "norm.weight" in state:
-        return "detection"
-    if "class_embedding" in state and "conv1.weight" in state:
-        return "teacher"
-    if f"{VIDEO_PREFIX}patch_embed.proj.weight" in state:
-        if "text_encoder.bert.embeddings.word_embeddings.weight" in state:
-            return "stage2"
-        if "text_encoder.embeddings.word_embeddings.weight" in state:
-            has_decoder = any(key.startswith("text_decoder.") for key in state)
-            return "question_answering" if has_decoder else "retrieval"
-    examples = ", ".join(list(state)[:3]) or "none"
-    raise UnsupportedCheckpointError(f"The keys are not those of a UMT checkpoint (the first ones: {examples}).")
 
 
 def encoder_config(state: Mapping[str, torch.Tensor], prefix: str, **fields) -> UMTConfig:
@@ -54,7 +28,8 @@ def encoder_config(state: Mapping[str, torch.Tensor], prefix: str, **fields) -> 
             f"The patch kernel must be (hidden size, channels, tubelet, patch, patch), but is {tuple(kernel.shape)}."
         )
     hidden_size = kernel.shape[0]
-    if hidden_size not in PUBLISHED_HEADS:
+    published_heads = MASKED_MODELING_HEADS if spans_frames(state, prefix) else PUBLISHED_HEADS
+    if hidden_size not in published_heads:
         raise ValueError(
             f"An encoder of hidden size {hidden_size} was never published, and shapes do not contain the number of "
             f"heads. Give `config`, e.g. UMTConfig(hidden_size={hidden_size}, num_attention_heads=..., ...)."
@@ -71,7 +46,7 @@ def encoder_config(state: Mapping[str, torch.Tensor], prefix: str, **fields) -> 
     return UMTConfig(
         hidden_size=hidden_size,
         num_hidden_layers=depth,
-        num_attention_heads=PUBLISHED_HEADS[hidden_size],
+        num_attention_heads=published_heads[hidden_size],
         intermediate_size=first_mlp.shape[0],
         num_channels=kernel.shape[1],
         tubelet_size=kernel.shape[2],
@@ -92,6 +67,55 @@ def stage1_config(state: Mapping[str, torch.Tensor], given: UMTConfig | None) ->
     return UMTConfig.from_dict(fields, final_norm="tokens", decoder_layer_norm_eps=1e-6)
 
 
+def unnamed_labels(num_labels: int) -> dict[int, str]:
+    """Names of classes whose meaning is not known."""
+    return {index: f"LABEL_{index}" for index in range(num_labels)}
+
+
+def lacks_position_table(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the position table of a classifier or an action detection model does not follow from its file.
+
+    UMT's tokens cover one frame. Where they cover several, the model may be one of MVD, VideoMAE or EVEREST, whose
+    files have the same keys and shapes, contain no table, and need different ones.
+    """
+    return "pos_embed" not in state and spans_frames(state)
+
+
+def keeps_position_grid(state: Mapping[str, torch.Tensor], given: UMTConfig | None) -> bool:
+    """Whether a given configuration determines the grid of the position table, and not the kind of file."""
+    return given is not None and (given.position_type == "space_time" or lacks_position_table(state))
+
+
+def require_position_table(state: Mapping[str, torch.Tensor], given: UMTConfig | None) -> None:
+    """Raise a ValueError if neither the file nor a configuration determines the position table of a model."""
+    if given is None and lacks_position_table(state):
+        raise ValueError(
+            f"The tokens of this model cover {state['patch_embed.proj.weight'].shape[2]} frames, as in MVD, VideoMAE "
+            "and EVEREST, and the file does not contain the position table, which differs between them. Give "
+            "`position_type` (on the command line --position-type), 'space_time' for MVD and 'flat' for VideoMAE and "
+            "EVEREST, or a `config`."
+        )
+
+
+def config_with_position_type(state: Mapping[str, torch.Tensor], position_type: str, name: str) -> UMTConfig:
+    """The configuration of a classifier or an action detection model whose file does not determine its table.
+
+    The table is that of the input's own grid. Frames and size are those of `name`, the file's name, by default 8 time
+    steps of 224 pixels.
+
+    Raises:
+        ValueError: if the file determines its table, or the size was never published.
+    """
+    if "patch_embed.proj.weight" not in state or not lacks_position_table(state):
+        raise ValueError(
+            f"`position_type` {position_type!r} is only for classifiers and action detection models whose tokens "
+            "cover several frames and whose file has no position table. The table of this file is known; leave it out."
+        )
+    config = encoder_config(state, "", position_type=position_type, position_grid=None)
+    sizes = clip_sizes_from_name(name) or clip_sizes_from_table(config, None)
+    return UMTConfig.from_dict(config.to_dict(), num_frames=sizes[0][0], image_size=sizes[0][1])
+
+
 def classification_config(
     state: Mapping[str, torch.Tensor], given: UMTConfig | None, name: str, labels: str | None
 ) -> UMTConfig:
@@ -101,12 +125,17 @@ def classification_config(
     """
     if "head.weight" not in state:
         raise ValueError("Missing key: head.weight. The checkpoint contains no classification head.")
-    id2label = id2label_for(state["head.weight"].shape[0], labels)
+    require_position_table(state, given)
+    num_labels = state["head.weight"].shape[0]
+    if labels is None and lacks_position_table(state):
+        id2label = unnamed_labels(num_labels)  # the lists by size are those of UMT's heads
+    else:
+        id2label = id2label_for(num_labels, labels)
     if given is not None and labels is None and given.num_labels == len(id2label):
         id2label = given.id2label
     config = UMTConfig.from_dict(
         (encoder_config(state, "") if given is None else given).to_dict(),
-        position_grid=[8, 14, 14],
+        position_grid=given.position_grid if keeps_position_grid(state, given) else [8, 14, 14],
         final_norm="pooled",
         id2label=id2label,
         label2id={label: index for index, label in id2label.items()},
@@ -138,6 +167,7 @@ def detection_config(
     """
     if "head.weight" not in state:
         raise ValueError("Missing key: head.weight. The checkpoint contains no head for actions.")
+    require_position_table(state, given)
     num_labels = state["head.weight"].shape[0]
     if given is None:
         frames, size = (clip_sizes_from_name(name) or [(8, 224)])[0]
@@ -145,12 +175,12 @@ def detection_config(
     if labels is None and given.num_labels == num_labels:
         id2label = given.id2label
     elif labels is None and num_labels != len(load_labels("ava")):
-        id2label = {index: f"LABEL_{index}" for index in range(num_labels)}  # a list by size would be a classifier's
+        id2label = unnamed_labels(num_labels)  # a list by size would be a classifier's
     else:
         id2label = id2label_for(num_labels, labels or "ava")
     return UMTConfig.from_dict(
         given.to_dict(),
-        position_grid=list(given.token_grid),
+        position_grid=given.position_grid if keeps_position_grid(state, given) else list(given.token_grid),
         final_norm="tokens",
         id2label=id2label,
         label2id={label: index for index, label in id2label.items()},
@@ -299,7 +329,8 @@ def clip_sizes_from_table(config: UMTConfig, table: torch.Tensor | None) -> list
 
 def table_error(config: UMTConfig, table: torch.Tensor) -> float:
     """Largest difference between a stored table (1, N, D) and the computed one; infinite for another shape."""
-    computed = position_table(config.token_grid, config.hidden_size, config.position_grid)
+    grid, dim = config.token_grid, config.hidden_size
+    computed = position_table(grid, dim, config.position_grid, position_type=config.position_type)
     if table.shape != (1, *computed.shape):
         return math.inf
     return (table[0].float() - computed).abs().max().item()

@@ -1,8 +1,8 @@
 """The layout of official UMT files: a table from each official key to our keys, which is read in both directions.
 
-Only this file, `official_configuration_umt.py` and `official_mae_umt.py` contain official key names. Query, key and
-value matrices are fused in official files and separate here, patch embeddings are convolutions there and matrices
-here, and official files contain some tensors twice.
+Only the modules `official_*_umt.py` contain official key names. Query, key and value matrices are fused in official
+files and separate here, patch embeddings are convolutions there and matrices here, and official files contain some
+tensors twice.
 """
 
 import math

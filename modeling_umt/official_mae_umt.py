@@ -11,22 +11,12 @@ from collections.abc import Mapping
 import torch
 
 from .configuration_umt_image_teacher import UMTImageTeacherConfig
-from .official_configuration_umt import table_tolerance
+from .official_configuration_umt import MASKED_MODELING_HEADS, table_tolerance
 from .position_embeddings_umt import plane_position_table
 
 PREFIX = "backbone."  # in files of some training code
-# Shapes do not contain the number of heads; those of ViT-B, L and H.
-MAE_HEADS = {768: 12, 1024: 16, 1280: 16}
 # the encoder's last norm and a classifier, which the teacher does not have, and the decoder
 UNUSED = re.compile(r"norm\.|head\.|mask_token$|decoder_")
-
-
-def is_image_teacher_state(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a state dict has a class token and patches of single frames."""
-    return any(
-        f"{prefix}cls_token" in state and getattr(state.get(f"{prefix}patch_embed.proj.weight"), "ndim", 0) == 4
-        for prefix in ("", PREFIX)
-    )
 
 
 def image_teacher_config(
@@ -48,7 +38,7 @@ def image_teacher_config(
     if first_mlp is None:
         raise ValueError("Missing key: blocks.0.mlp.fc1.weight. The checkpoint contains no transformer block.")
     hidden_size, patch_size = kernel.shape[0], kernel.shape[-1]
-    if hidden_size not in MAE_HEADS:
+    if hidden_size not in MASKED_MODELING_HEADS:
         raise ValueError(
             f"An MAE of hidden size {hidden_size} was never published, and shapes do not contain the number of heads. "
             f"Give `config`, e.g. UMTImageTeacherConfig(hidden_size={hidden_size}, num_attention_heads=..., ...)."
@@ -59,7 +49,7 @@ def image_teacher_config(
         num_channels=kernel.shape[1],
         hidden_size=hidden_size,
         num_hidden_layers=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        num_attention_heads=MAE_HEADS[hidden_size],
+        num_attention_heads=MASKED_MODELING_HEADS[hidden_size],
         intermediate_size=first_mlp.shape[0],
     )
 

@@ -1,9 +1,10 @@
 """Position tables: sine-cosine tables, which are computed, and the resizing of a teacher's learned one.
 
-Unusual: the angle of the student's table depends on the flattened token index `t * rows * columns + h * columns + w`
+Unusual: the angle of the `"flat"` table depends on the flattened token index `t * rows * columns + h * columns + w`
 alone, as in UMT's official code, so neighbours in a row differ by 1, in a column by `columns`, in time by
 `rows * columns`. To resize, the table is computed for the grid the weights were trained on and interpolated: bicubic
-in space, then linear in time.
+in space, then linear in time. The `"space_time"` table of MVD (arXiv 2212.04500) codes frame, column and row
+separately and is not resized; nor is MAE's, of column and row.
 """
 
 import math
@@ -47,39 +48,63 @@ def resize_position_table(
     return table.permute(3, 0, 1, 2).reshape(-1, dim)  # frame-major, then rows, then columns
 
 
-def position_table(
-    grid: tuple[int, int, int],
-    dim: int,
-    position_grid: list[int] | tuple[int, int, int] | None,
-    device: torch.device | None = None,
-) -> torch.Tensor:
-    """The table `(prod(grid), dim)` of a model trained on `position_grid`, for a clip of token grid `grid`.
+def coordinate_code(length: int, dim: int, device: torch.device | None = None) -> torch.Tensor:
+    """The code `(length, dim)`, float32, of the coordinates 0, 1, ...: the sines of all frequencies, then the cosines.
 
-    With `position_grid=None` the table is computed for `grid` itself.
+    Computed in float64, as in `sincos_position_table`.
     """
-    source_grid = grid if position_grid is None else tuple(position_grid)
-    table = sincos_position_table(source_grid[0] * source_grid[1] * source_grid[2], dim, device)
-    return resize_position_table(table, source_grid, grid)
+    compute_device = "cpu" if device is not None and device.type == "mps" else device
+    exponents = torch.arange(dim // 2, dtype=torch.float64, device=compute_device) / (dim // 2)
+    angles = torch.arange(length, dtype=torch.float64, device=compute_device)[:, None] * 10000.0**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(device=device, dtype=torch.float32)
 
 
 def plane_position_table(grid: tuple[int, int], dim: int, device: torch.device | None = None) -> torch.Tensor:
     """MAE's table `(rows * columns, dim)`, float32, of a `grid` = (rows, columns); `dim` must be a multiple of 4.
 
-    The first half of the channels depends on the column, the second on the row. Nothing is scaled by the size of the
-    grid.
+    The first half of the channels codes the column, the second the row.
     """
-    compute_device = "cpu" if device is not None and device.type == "mps" else device  # as in `sincos_position_table`
-    rows, columns = (torch.arange(length, dtype=torch.float64, device=compute_device) for length in grid)
-    by_row = coordinate_code(rows, dim // 2)[:, None].expand(-1, grid[1], -1)
-    by_column = coordinate_code(columns, dim // 2)[None].expand(grid[0], -1, -1)
-    return torch.cat([by_column, by_row], dim=-1).flatten(0, 1).to(device=device, dtype=torch.float32)
+    rows, columns = grid
+    by_column = coordinate_code(columns, dim // 2, device)[None].expand(rows, -1, -1)
+    by_row = coordinate_code(rows, dim // 2, device)[:, None].expand(-1, columns, -1)
+    return torch.cat([by_column, by_row], dim=-1).flatten(0, 1)
 
 
-def coordinate_code(coordinates: torch.Tensor, dim: int) -> torch.Tensor:
-    """The code `(n, dim)` of `coordinates` `(n,)`: the sines of all `dim // 2` frequencies, then their cosines."""
-    frequencies = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64, device=coordinates.device) / (dim // 2))
-    angles = coordinates[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+def space_time_position_table(
+    grid: tuple[int, int, int], dim: int, device: torch.device | None = None
+) -> torch.Tensor:
+    """The table `(frames * rows * columns, dim)` of `position_type="space_time"`, float32, computed in float64.
+
+    The first quarter of the channels codes the frame, the first half of the others the column, the second half the
+    row: each the sines of its coordinate and then the cosines, which are not interleaved.
+
+    Args:
+        grid: Tokens along frames, rows and columns.
+        dim: Channels, a multiple of 16.
+        device: Device of the result.
+    """
+    frames, rows, columns = grid
+    time = coordinate_code(frames, dim // 4, device)[:, None].expand(-1, rows * columns, -1)
+    plane = plane_position_table((rows, columns), dim - dim // 4, device)[None].expand(frames, -1, -1)
+    return torch.cat([time, plane], dim=-1).flatten(0, 1)
+
+
+def position_table(
+    grid: tuple[int, int, int],
+    dim: int,
+    position_grid: list[int] | tuple[int, int, int] | None,
+    device: torch.device | None = None,
+    position_type: str = "flat",
+) -> torch.Tensor:
+    """The table `(prod(grid), dim)` of a model trained on `position_grid`, for a clip of token grid `grid`.
+
+    With `position_grid=None`, and always with `position_type="space_time"`, the table is computed for `grid` itself.
+    """
+    if position_type == "space_time":
+        return space_time_position_table(grid, dim, device)
+    source_grid = grid if position_grid is None else tuple(position_grid)
+    table = sincos_position_table(source_grid[0] * source_grid[1] * source_grid[2], dim, device)
+    return resize_position_table(table, source_grid, grid)
 
 
 def resize_square_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

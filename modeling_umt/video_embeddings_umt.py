@@ -17,24 +17,34 @@ from .configuration_umt import UMTConfig
 from .position_embeddings_umt import position_table
 
 
-class UMTEmbeddings(nn.Module):
-    """Projected patches of a clip plus their position embeddings; with `visible_indices` of those tokens only."""
+class UMTPositionTable(nn.Module):
+    """A module that adds positions to its tokens, with the table of the model's own clips as a buffer.
 
-    def __init__(self, config: UMTConfig):
-        super().__init__()
-        self.config = config
-        patch_values = config.num_channels * config.tubelet_size * config.patch_size**2
-        # The official Conv3d kernel (D, C, tubelet, patch, patch), flattened: stride equals kernel size.
-        self.patch_embeddings = nn.Linear(patch_values, config.hidden_size)
+    A subclass creates its weights, then calls `store_position_table`.
+    """
+
+    config: UMTConfig
+    position_dim: int  # channels of the table
+
+    def store_position_table(self, config: UMTConfig, dim: int) -> None:
+        """Create the buffer `position_embeddings`, (N, `dim`)."""
+        self.config, self.position_dim = config, dim
         self.stored_grid = config.token_grid  # of the buffer; the configuration may be changed later
         self.register_buffer("position_embeddings", self.make_position_table(self.stored_grid), persistent=False)
         self.register_load_state_dict_post_hook(write_position_table)
 
     def make_position_table(self, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
-        """Position table (N, D), float32, for a clip of token grid `grid` = (frames, rows, columns)."""
-        return position_table(grid, self.config.hidden_size, self.config.position_grid, device)
+        """Position table (N, dim), float32, for a clip of token grid `grid` = (frames, rows, columns)."""
+        config = self.config
+        return position_table(grid, self.position_dim, config.position_grid, device, config.position_type)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "UMTEmbeddings":
+    def positions_of(self, grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+        """The table for a clip of token grid `grid`: the buffer, or computed for other clips than the model's."""
+        if grid == self.stored_grid and not self.position_embeddings.is_meta:
+            return self.position_embeddings
+        return self.make_position_table(grid, device)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "UMTPositionTable":
         """As PyTorch does for `to`, `half`, `to_empty` and the like, except that the table stays float32 and right.
 
         `to_empty` leaves it uninitialised, and a dtype of 16 bits would round it for good.
@@ -50,6 +60,24 @@ class UMTEmbeddings(nn.Module):
         """The table of `stored_grid`, computed on the CPU, so that it has the same bits on every device."""
         return self.make_position_table(self.stored_grid, torch.device("cpu")).to(device)
 
+
+def write_position_table(module: UMTPositionTable, _incompatible_keys: object = None) -> None:
+    """Compute the table of a module whose weights have left the meta device without it."""
+    device = next(module.parameters()).device
+    if module.position_embeddings.is_meta and device.type != "meta":
+        module.position_embeddings = module.stored_position_table(device)
+
+
+class UMTEmbeddings(UMTPositionTable):
+    """Projected patches of a clip plus their position embeddings; with `visible_indices` of those tokens only."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        patch_values = config.num_channels * config.tubelet_size * config.patch_size**2
+        # The official Conv3d kernel (D, C, tubelet, patch, patch), flattened: stride equals kernel size.
+        self.patch_embeddings = nn.Linear(patch_values, config.hidden_size)
+        self.store_position_table(config, config.hidden_size)
+
     def token_grid(self, pixel_values_videos: torch.Tensor) -> tuple[int, int, int]:
         """Tokens of a clip along frames, rows and columns; a ValueError if the clip does not fit the model."""
         return clip_token_grid(pixel_values_videos, self.config, self.config.tubelet_size)
@@ -61,10 +89,7 @@ class UMTEmbeddings(nn.Module):
         patch, tubelet = self.config.patch_size, self.config.tubelet_size
         grid = self.token_grid(pixel_values_videos)
         frames, rows, columns = grid
-        if grid == self.stored_grid and not self.position_embeddings.is_meta:
-            positions = self.position_embeddings
-        else:
-            positions = self.make_position_table(grid, pixel_values_videos.device)
+        positions = self.positions_of(grid, pixel_values_videos.device)
 
         # a view, not yet a copy: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
         patches = pixel_values_videos.unflatten(1, (frames, tubelet))
@@ -123,11 +148,4 @@ def frame_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
     return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-def write_position_table(embeddings: UMTEmbeddings, _incompatible_keys: object = None) -> None:
-    """Compute the table of embeddings whose weights have left the meta device without it."""
-    device = embeddings.patch_embeddings.weight.device
-    if embeddings.position_embeddings.is_meta and device.type != "meta":
-        embeddings.position_embeddings = embeddings.stored_position_table(device)
-
-
-__all__ = ["UMTEmbeddings"]
+__all__ = ["UMTEmbeddings", "UMTPositionTable", "clip_token_grid", "frame_patches"]

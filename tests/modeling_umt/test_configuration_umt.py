@@ -41,7 +41,37 @@ def test_defaults_are_the_large_architecture():
         ({"patch_size": 0}, "`patch_size` must be at least 1, but is 0"),
         ({"num_attention_heads": 0}, "`num_attention_heads` must be at least 1, but is 0"),
         ({"tubelet_size": -1}, "`tubelet_size` must be at least 1, but is -1"),
-        ({"final_norm": "none"}, "`final_norm` must be one of tokens, pooled, but is 'none'"),
+        ({"final_norm": "layer"}, "`final_norm` must be one of tokens, pooled, none, but is 'layer'"),
+        ({"position_type": "learned"}, "`position_type` must be one of flat, space_time, but is 'learned'"),
+        (
+            {"position_type": "space_time", "position_grid": [4, 7, 7]},
+            r"`position_grid` is \[4, 7, 7\].*never resized",
+        ),
+        ({"position_type": "space_time", "hidden_size": 40, "num_attention_heads": 4}, "`hidden_size` 40 .* of 16"),
+        ({"classifier_dropout": 1}, r"`classifier_dropout` must be in \[0, 1\), but is 1"),
+        ({"masked_loss": "l2"}, "`masked_loss` must be one of smooth_l1, l1, mse, but is 'l2'"),
+        ({"masked_targets": {}}, r"`masked_targets` must be .*but is \{\}"),
+        ({"masked_targets": {"a.b": 8}}, r"`masked_targets` must be .*'a\.b'"),
+        ({"masked_targets": {"image": 0}}, "`masked_targets` must be .*'image': 0"),
+        ({"masked_target_weights": {"image": 1.0}}, "there are no `masked_targets`"),
+        (
+            {"masked_targets": {"a": 8, "b": 8}, "masked_target_weights": {"a": 1.0}},
+            "for each of a, b.* is .*'a': 1.0",
+        ),
+        ({"masked_targets": {"a": 8}, "masked_target_weights": {"a": -1.0}}, "0 or more .* is .*'a': -1.0"),
+        ({"masked_targets": {"a": 8}, "masked_target_weights": {"a": float("nan")}}, "0 or more .* is .*'a': nan"),
+        ({"masked_targets": {"a": 8}, "masked_target_weights": {"a": 0}}, "not all of them 0.* is .*'a': 0"),
+        ({"masked_targets": {"a": 8}, "decoder_hidden_size": 100}, "dimension 100 .* must be a multiple of their 16"),
+        (
+            {"masked_targets": {"a": 8}, "decoder_num_attention_heads": 3},
+            "dimension 1024 .* multiple of their 3 heads",
+        ),
+        (
+            {"masked_targets": {"a": 8}, "decoder_hidden_size": 8, "decoder_num_attention_heads": 2}
+            | {"position_type": "space_time"},
+            "dimension 8 .* and of 16",
+        ),
+        ({"decoder_num_hidden_layers": 0}, "`decoder_num_hidden_layers` must be at least 1, but is 0"),
         ({"target_norm": "l1"}, "`target_norm` must be one of l2, none, but is 'l1'"),
         ({"alignment_loss": "cosine"}, "`alignment_loss` must be one of l2, mse, smooth_l1, but is 'cosine'"),
         ({"drop_path_rate": 1.0}, r"`drop_path_rate` must be in \[0, 1\), but is 1.0"),
@@ -55,6 +85,20 @@ def test_fields_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(StrictDataclassError, match=message) as error:
         UMTConfig(**fields)
     assert isinstance(error.value.__cause__, TypeError if fields == {"hidden_size": 7.5} else ValueError)
+
+
+def test_a_space_time_table_has_no_grid_of_its_own(tmp_path):
+    assert UMTConfig(position_type="space_time").position_grid is None
+    UMTConfig(position_type="space_time").save_pretrained(tmp_path)
+    assert UMTConfig.from_pretrained(tmp_path).position_grid is None
+
+
+def test_targets_have_one_order_whatever_file_they_come_from(tmp_path):
+    """It is the order in which decoders get their initial weights; JSON files have sorted keys."""
+    config = UMTConfig(masked_targets={"video": 8, "image": 4})
+    config.save_pretrained(tmp_path)
+    for either in (config, UMTConfig.from_pretrained(tmp_path)):
+        assert list(either.masked_targets.items()) == [("image", 4), ("video", 8)]
 
 
 @pytest.mark.parametrize("count, interval", [(7, 1), (3, 0.2), (0, 1), (3, 3)])
@@ -99,8 +143,8 @@ def test_overrides_are_checked_when_the_model_is_created(tmp_path):
     UMTModel(UMTConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="`num_frames` 3 must be a multiple of `tubelet_size` 2"):
         UMTModel.from_pretrained(tmp_path, num_frames=3, tubelet_size=2)
-    with pytest.raises(ValueError, match="`final_norm` must be one of tokens, pooled, but is 'none'"):
-        UMTModel.from_pretrained(tmp_path, final_norm="none")
+    with pytest.raises(ValueError, match="`final_norm` must be one of tokens, pooled, none, but is 'layer'"):
+        UMTModel.from_pretrained(tmp_path, final_norm="layer")
 
 
 def test_a_field_is_declared_once():

@@ -12,8 +12,12 @@ from recorded_models import sub_state
 from transformers import AutoModel, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel, ViTModel
 from transformers import logging as transformers_logging
 
-from modeling_umt import UMTImageTeacherConfig, UMTImageTeacherModel, convert_umt_checkpoint
-from modeling_umt.convert_masked_autoencoders_umt import image_teacher_from_vit_mae
+from modeling_umt import (
+    UMTImageTeacherConfig,
+    UMTImageTeacherModel,
+    convert_umt_checkpoint,
+    image_teacher_from_vit_mae,
+)
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from modeling_umt.position_embeddings_umt import plane_position_table
 

@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and its siblings (sorted by name), or mitv1 (order not verified); by default the official list of its size",
     )
     parser.add_argument(
+        "--position-type",
+        choices=("flat", "space_time"),
+        help="position table of a classifier whose file has none and whose tokens cover several frames: space_time "
+        "for MVD, flat for VideoMAE and EVEREST",
+    )
+    parser.add_argument(
         "--part", choices=("all", "teacher", "video"), default="all", help="part of a multi-modality file to convert"
     )
     parser.add_argument(
@@ -58,8 +64,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise ValueError(f"{args.output} exists already; give a folder that does not exist or is empty.")
 
+    if args.config and args.position_type:
+        raise ValueError("--position-type has no effect with --config, whose `position_type` is used; leave one out.")
     config = AutoConfig.from_pretrained(args.config) if args.config else None
-    model = convert_umt_checkpoint(args.checkpoint, config=config, part=args.part, labels=args.labels)
+    model = convert_umt_checkpoint(
+        args.checkpoint, config=config, part=args.part, labels=args.labels, position_type=args.position_type
+    )
     config = model.config
     vision = getattr(config, "vision_config", config)
     if config.model_type in ("umt_teacher", "umt_image_teacher"):
@@ -108,6 +118,7 @@ def check_direction(args: argparse.Namespace) -> None:
     if not is_file or args.output.is_dir():
         raise ValueError(f"--to-official writes a file; {args.output} must be the name of a .pth file.")
     options = {"--config": args.config, "--labels": args.labels, "--part": args.part != "all"}
+    options["--position-type"] = args.position_type
     if given := [name for name, value in options.items() if value]:
         raise ValueError(f"{given[0]} has no effect with --to-official, which writes the entire model; leave it out.")
     read_model_config(args.checkpoint)
