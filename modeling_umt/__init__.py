@@ -17,8 +17,10 @@ from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
 from .modeling_umt_action_detection import UMTActionDetectionOutput, UMTForActionDetection
 from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
+from .modeling_umt_dinov3_teacher import UMTDinov3Teacher
 from .modeling_umt_image_teacher import UMTImageTeacherModel
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering, UMTForVideoQuestionAnsweringOutput
+from .modeling_umt_siglip_teacher import UMTSiglipTeacher
 from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_text import UMTTextModel
 from .modeling_umt_video_text import UMTVideoTextModel, UMTVideoTextOutput
@@ -55,6 +57,7 @@ __all__ = [
     "UMTActionDetectionOutput",
     "UMTConfig",
     "UMTDinov2Teacher",
+    "UMTDinov3Teacher",
     "UMTForActionDetection",
     "UMTForPreTraining",
     "UMTForPreTrainingOutput",
@@ -66,6 +69,7 @@ __all__ = [
     "UMTImageTeacherConfig",
     "UMTImageTeacherModel",
     "UMTModel",
+    "UMTSiglipTeacher",
     "UMTTeacherConfig",
     "UMTTeacherModel",
     "UMTTeacherOutput",

@@ -17,7 +17,7 @@ from .official_mae_umt import require_mae_table
 # the classes that a repository may have been saved from, that of the encoder first
 VIT_MAE = ("ViTMAEModel", "ViTMAEForPreTraining")
 
-# Transformers' names of the tensors of an encoder -> ours, in this order; ViTMAE has had both kinds of names
+# Transformers' names of the tensors of an encoder -> ours, in this order; ViTMAE's blocks have half of them already
 ENCODER_NAMES = (
     ("embeddings.patch_embeddings.projection.", "embeddings.patch_embeddings."),
     ("encoder.layer.", "layers."),

@@ -17,7 +17,7 @@ layers, F projection size.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -211,10 +211,10 @@ class UMTTeacherModel(UMTTeacherForwardMixin, UMTTeacherPreTrainedModel):
             pixel_values_videos, bool_masked_pos, visible_indices, token_selector, interpolate_pos_encoding, **kwargs
         )
 
-    def embed_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        return self.pre_norm(self.embeddings(frames))  # (B*T, 1 + S, D)
+    def embed_frames(self, frames: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        return self.pre_norm(self.embeddings(frames)), {}  # (B*T, 1 + S, D)
 
-    def cls_attention(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def cls_attention(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         last = self.layers[-1]
         hidden_states = last.norm1(hidden_states)
         key_states = last.attention.keys(hidden_states)
