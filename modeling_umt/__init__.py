@@ -19,6 +19,7 @@ from .modeling_umt_action_detection import UMTActionDetectionOutput, UMTForActio
 from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
 from .modeling_umt_dinov3_teacher import UMTDinov3Teacher
 from .modeling_umt_image_teacher import UMTImageTeacherModel
+from .modeling_umt_masked_modeling import UMTForMaskedModeling, UMTMaskedModelingOutput
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering, UMTForVideoQuestionAnsweringOutput
 from .modeling_umt_siglip_teacher import UMTSiglipTeacher
 from .modeling_umt_teacher import UMTTeacherModel
@@ -40,6 +41,7 @@ for auto_class, model_class in (
     (AutoModel, UMTImageTeacherModel),
     (AutoModelForVideoClassification, UMTForVideoClassification),
     (AutoModelForPreTraining, UMTForPreTraining),
+    (AutoModelForPreTraining, UMTForMaskedModeling),
     (AutoModelForObjectDetection, UMTForActionDetection),
     (AutoModel, UMTTextModel),
     (AutoModel, UMTVideoTextModel),
@@ -48,6 +50,8 @@ for auto_class, model_class in (
 ):
     auto_class.register(model_class.config_class, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
+# two classes for one configuration, whose `architectures` names one of them
+AutoModelForPreTraining.register(UMTConfig, (UMTForPreTraining, UMTForMaskedModeling), exist_ok=True)
 
 if is_av_available():
     # registers the processors, without which `pipeline` finds none for these configurations
@@ -59,6 +63,7 @@ __all__ = [
     "UMTDinov2Teacher",
     "UMTDinov3Teacher",
     "UMTForActionDetection",
+    "UMTForMaskedModeling",
     "UMTForPreTraining",
     "UMTForPreTrainingOutput",
     "UMTForVideoClassification",
@@ -68,6 +73,7 @@ __all__ = [
     "UMTForVideoTextPreTrainingOutput",
     "UMTImageTeacherConfig",
     "UMTImageTeacherModel",
+    "UMTMaskedModelingOutput",
     "UMTModel",
     "UMTSiglipTeacher",
     "UMTTeacherConfig",

@@ -15,6 +15,8 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+# the entry of `masked_targets` that is computed from the clip
+PIXELS = "pixels"
 DEFAULT_POSITION_GRID = [8, 14, 14]
 ENCODER_SIZES = (
     "patch_size",
@@ -48,8 +50,8 @@ class UMTConfig(PreTrainedConfig):
         hidden_act (`str`, defaults to `"gelu"`): Activation of the MLP, by its Transformers name.
         layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every LayerNorm except the decoders'.
         drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last block; it grows linearly from 0.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of a classifier's initial weights. Encoders
-            for pre-training are initialised Xavier-uniform, as in the official code.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of a classifier's initial weights and of mask
+            tokens. Encoders for pre-training are initialised Xavier-uniform, as in the official code.
         position_type (`"flat"` or `"space_time"`, defaults to `"flat"`): The sine-cosine table of the positions.
             - `"flat"`: of the flattened token index, as in UMT, VideoMAE and EVEREST.
             - `"space_time"`: of frame, column and row separately, in a quarter and twice three eighths of the
@@ -152,6 +154,9 @@ class UMTConfig(PreTrainedConfig):
         if self.masked_targets is not None:
             # a saved configuration has sorted keys, and the order is that of the initial random weights
             self.masked_targets = dict(sorted(self.masked_targets.items()))
+        if self.architectures is None:
+            # AutoModelForPreTraining has two classes for this configuration, and chooses by name
+            self.architectures = [] if self.masked_targets is None else ["UMTForMaskedModeling"]
         given = self.label2id
         indices = given and integers(given)
         if (
@@ -501,6 +506,12 @@ def validate_masked_modeling(config: "UMTConfig") -> None:
         raise ValueError(
             f"`masked_targets` must be the name, a Python identifier, and the dimension of each target, e.g. "
             f'{{"image": 768, "video": 768}}, but is {targets}.'
+        )
+    num_pixels = config.num_channels * config.tubelet_size * config.patch_size**2
+    if targets.get(PIXELS, num_pixels) != num_pixels:
+        raise ValueError(
+            f"The target {PIXELS!r} in `masked_targets` has the {num_pixels} values of a token, but is "
+            f"{targets[PIXELS]}."
         )
     given = [1.0] if weights is None else weights.values()
     if (weights or targets).keys() != targets.keys() or not all(0 <= w < inf for w in given) or not any(given):

@@ -19,7 +19,8 @@ OUTPUT_OPTIONS = ("output_hidden_states", "output_attentions", "return_dict")
 # inputs and options of some model or attention function; ignoring them would give another result than asked for
 MEANINGFUL = {
     *TransformersKwargs.__annotations__,
-    *("bool_masked_pos", "visible_indices", "token_selector", "interpolate_pos_encoding", "encoder_hidden_states"),
+    *("bool_masked_pos", "visible_indices", "token_selector", "target_indices", "target_features"),
+    *("interpolate_pos_encoding", "encoder_hidden_states"),
     *("input_ids", "inputs_embeds", "attention_mask", "head_mask", "pixel_values", "pixel_values_videos"),
     *("dropout", "scaling", "sliding_window", "softcap", "position_bias", "past_key_values", "cache"),
 }

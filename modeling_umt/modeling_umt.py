@@ -322,7 +322,12 @@ class UMTForPreTraining(UMTPreTrainedModel):
     The teacher is not part of the model: pass its features, or none to get the student's alone.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^umt\.fc_norm\.", r"^classifier\.", r"^(attention|frame)_pooling\."]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^umt\.fc_norm\.",
+        r"^classifier\.",
+        r"^(attention|frame)_pooling\.",
+        r"^decoders\.\D",  # of masked modelling
+    ]
 
     def __init__(self, config: UMTConfig):
         super().__init__(with_final_norm(config, "tokens"))

@@ -8,6 +8,8 @@ vice versa; VTM, video-text matching: the fusion encoder classifies pairs as mat
 modelling: masked tokens are predicted from the others and the video. The last two are cross-entropies, as is the loss
 of an answer to a question.
 
+Masked modelling predicts the features of teachers, or pixels, at masked tokens.
+
 All losses are computed in float32 whatever the dtype of the features, also under autocast, and every aligned layer has
 the same weight.
 """
@@ -16,6 +18,10 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
+
+from .configuration_umt import UMTConfig
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def unmasked_token_alignment_loss(
@@ -46,6 +52,53 @@ def unmasked_token_alignment_loss(
     if kind == "smooth_l1":
         return F.smooth_l1_loss(student, target)
     raise ValueError(f"Unknown alignment loss {kind!r}; choose 'l2', 'mse' or 'smooth_l1'.")
+
+
+def masked_prediction_loss(prediction: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
+    """Mean distance between predictions at masked tokens and their targets, over all elements.
+
+    Args:
+        prediction, target (`torch.Tensor` of the same shape).
+        kind: `"smooth_l1"` (Huber with beta 1, as in MVD), `"l1"`, or `"mse"` (VideoMAE, EVEREST).
+
+    Returns:
+        `torch.Tensor`, float32 scalar.
+    """
+    distances = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}
+    return distances[kind](prediction.float(), target.float())
+
+
+def pixel_targets(pixel_values_videos: torch.Tensor, config: UMTConfig) -> torch.Tensor:
+    """The pixels of every token, the targets of VideoMAE (arXiv 2203.12602, section 3.2) and EVEREST.
+
+    Args:
+        pixel_values_videos (`torch.Tensor` of shape `(batch, frames, 3, height, width)`): ImageNet-normalised clips.
+        config: Patch and tubelet size. With `normalize_targets` each colour channel of a tubelet has mean 0 and
+            unbiased variance 1, else values are in [0, 1].
+
+    Returns:
+        float32 `torch.Tensor` of shape `(batch, tokens, tubelet_size * patch_size ** 2 * 3)`, values ordered by frame,
+        row, column and colour.
+
+    Raises:
+        ValueError: if the clips have other than three colour channels.
+    """
+    if pixel_values_videos.shape[2] != len(IMAGENET_MEAN):
+        raise ValueError(
+            f"Pixels as targets require clips of {len(IMAGENET_MEAN)} colour channels, whose normalisation is known, "
+            f"but these have {pixel_values_videos.shape[2]}."
+        )
+    clips = pixel_values_videos.detach().float()
+    mean, std = (clips.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    tubelets = (clips * std + mean).unflatten(1, (-1, config.tubelet_size))
+    tubelets = tubelets.unflatten(-2, (-1, config.patch_size)).unflatten(-1, (-1, config.patch_size))
+    # (batch, frames, rows, columns, tubelet, patch, patch, channels)
+    tubelets = tubelets.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4, 6).flatten(1, 3)  # (batch, tokens, pixels, 3)
+    if config.normalize_targets:
+        # the epsilon is outside of the root, as in the official code
+        deviation = tubelets.var(dim=2, keepdim=True).sqrt() + 1e-6
+        tubelets = (tubelets - tubelets.mean(dim=2, keepdim=True)) / deviation
+    return tubelets.flatten(2)
 
 
 def check_same_features(student_shape: Sequence[int], target_shape: Sequence[int]) -> None:

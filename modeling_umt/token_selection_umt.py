@@ -226,6 +226,24 @@ def resolve_visible_indices(
     return visible_indices
 
 
+def hidden_indices(visible_indices: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Ascending indices of the tokens that are not visible, int64 `(batch, num_tokens - visible)`, of static shape.
+
+    Args:
+        visible_indices (int64 `(batch, visible)`): Indices of the visible tokens, each once.
+        num_tokens: Tokens of a clip.
+
+    Raises:
+        ValueError: if all tokens are visible.
+    """
+    batch_size, num_visible = visible_indices.shape
+    if num_visible == num_tokens:
+        raise ValueError(f"All {num_tokens} tokens are visible; the mask must hide at least one.")
+    hidden = torch.ones(batch_size, num_tokens, dtype=torch.uint8, device=visible_indices.device)
+    hidden = hidden.scatter(1, visible_indices, 0)
+    return hidden.argsort(dim=1, descending=True, stable=True)[:, : num_tokens - num_visible]
+
+
 def visible_indices_from_mask(
     bool_masked_pos: torch.Tensor, expected_shape: tuple[int, int] | None = None
 ) -> torch.Tensor:

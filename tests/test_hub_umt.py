@@ -18,6 +18,7 @@ from subprocess_tools import complaints, run_clean
 from modeling_umt import (
     UMTConfig,
     UMTForActionDetection,
+    UMTForMaskedModeling,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTImageTeacherConfig,
@@ -52,6 +53,7 @@ KINDS = {
     "classifier": ["AutoModel", "AutoModelForVideoClassification"],
     "detection": ["AutoModel", "AutoModelForObjectDetection"],
     "pretraining": ["AutoModel", "AutoModelForPreTraining"],
+    "masked": ["AutoModel", "AutoModelForPreTraining"],
     "teacher": ["AutoModel"],
     "image_teacher": ["AutoModel"],
 }
@@ -63,6 +65,7 @@ AUTO_MAP = {
     "AutoModelForPreTraining": "modeling_umt.UMTForPreTraining",
 }
 DETECTION_AUTO_MAP = AUTO_MAP | {"AutoModelForObjectDetection": "modeling_umt_action_detection.UMTForActionDetection"}
+MASKED_AUTO_MAP = AUTO_MAP | {"AutoModelForPreTraining": "modeling_umt_masked_modeling.UMTForMaskedModeling"}
 TEACHER_AUTO_MAP = {
     "AutoConfig": "configuration_umt.UMTTeacherConfig",
     "AutoModel": "modeling_umt_teacher.UMTTeacherModel",
@@ -101,13 +104,10 @@ IMAGE_TEACHER_CODE = {
     "transformer_block_umt.py",
     "video_embeddings_umt.py",
 }
-CODE_OF = {
-    "detection": CODE | {"modeling_umt_action_detection.py"},
-    "teacher": TEACHER_CODE,
-    "image_teacher": IMAGE_TEACHER_CODE,
-}
+CODE_OF = {"teacher": TEACHER_CODE, "image_teacher": IMAGE_TEACHER_CODE}
 AUTO_MAP_OF = {
     "detection": DETECTION_AUTO_MAP,
+    "masked": MASKED_AUTO_MAP,
     "teacher": TEACHER_AUTO_MAP,
     "image_teacher": IMAGE_TEACHER_AUTO_MAP,
 }
@@ -120,8 +120,12 @@ def output(model):
     inputs = {{"pixel_values_videos": clip}}
     if type(model).__name__ == "UMTForActionDetection":
         inputs["boxes"] = torch.tensor([[[2.0, 3.0, 20.0, 30.0]]] * 2)
+    if type(model).__name__ == "UMTForMaskedModeling":
+        inputs["visible_indices"] = torch.tensor([[0, 2, 5]] * 2)
     with torch.no_grad():
         result = model.eval()(**inputs)
+    if "predictions" in result:
+        return result["predictions"]["image"].tolist()
     outputs = ("logits", "student_features", "last_hidden_state", "features")
     return next(result[key] for key in outputs if key in result).tolist()
 
@@ -157,6 +161,8 @@ def world(tmp_path_factory) -> SimpleNamespace:
     models["detection"] = UMTForActionDetection(config)
     # a converted stage-1 file has a position table over its own grid
     models["pretraining"] = UMTForPreTraining(UMTConfig(**SIZES, position_grid=[4, 2, 2]))
+    targets = {"position_type": "space_time", "masked_targets": {"image": 8, "video": 4}}
+    models["masked"] = UMTForMaskedModeling(UMTConfig(**SIZES, **targets))
     models["teacher"] = UMTTeacherModel(UMTTeacherConfig(**TEACHER_SIZES))
     models["image_teacher"] = UMTImageTeacherModel(UMTImageTeacherConfig(**IMAGE_TEACHER_SIZES))
     with torch.no_grad():
@@ -220,13 +226,14 @@ def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> 
 
 def check_repository(files: dict[str, bytes], kind: str) -> None:
     """Weights, code and `auto_map` are complete; `architectures` names the head."""
-    assert files.keys() >= CODE_OF.get(kind, CODE) | {"config.json", "model.safetensors"}
+    code = {target.split(".")[0] + ".py" for target in auto_map(kind).values()} | CODE_OF.get(kind, CODE)
+    assert files.keys() >= code | {"config.json", "model.safetensors"}
     config = json.loads(files["config.json"])
     assert config["auto_map"] == auto_map(kind)
     model_types = {"teacher": "umt_teacher", "image_teacher": "umt_image_teacher"}
     assert config["model_type"] == model_types.get(kind, "umt")
     heads = {"base": "UMTModel", "classifier": "UMTForVideoClassification", "detection": "UMTForActionDetection"}
-    heads |= {"pretraining": "UMTForPreTraining", "teacher": "UMTTeacherModel"}
+    heads |= {"pretraining": "UMTForPreTraining", "masked": "UMTForMaskedModeling", "teacher": "UMTTeacherModel"}
     heads |= {"image_teacher": "UMTImageTeacherModel"}
     assert config["architectures"] == [heads[kind]]
 

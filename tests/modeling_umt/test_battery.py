@@ -5,7 +5,10 @@ classes. All weights are random (also where initial ones are zero), so that a mi
 """
 
 import copy
+import functools
 import json
+import math
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,13 +19,14 @@ import pytest
 import torch
 from accelerate import init_empty_weights, load_checkpoint_and_dispatch
 from accelerate.utils import set_module_tensor_to_device
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import is_torchao_available, logging
 
 from modeling_umt import (
     UMTConfig,
     UMTForActionDetection,
+    UMTForMaskedModeling,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTForVideoQuestionAnswering,
@@ -90,6 +94,32 @@ def detection_shapes(config, batch, grid, visible):
 def actions(config, batch, grid, visible):
     generator = torch.Generator().manual_seed(9)
     return {"labels": (torch.rand(batch, 3, config.num_labels, generator=generator) < 0.4).float()}
+
+
+def masked_config(**fields) -> UMTConfig:
+    """The features of a teacher and the pixels as targets, a space-time table, decoders smaller than the encoder."""
+    targets = {"image": 24, "pixels": 768 * fields.get("tubelet_size", 1)}
+    positions = {"position_type": "space_time", "position_grid": None}
+    decoders = {"decoder_hidden_size": 16, "decoder_num_attention_heads": 2}
+    return umt_config(**{"masked_targets": targets, **positions, **decoders, **fields})
+
+
+def clips_with_masks(config: PreTrainedConfig, batch: int = 2, **sizes) -> dict:
+    """Clips of which five tokens are visible and six of the others predicted."""
+    inputs = clips(config, batch, **sizes)
+    num_tokens = math.prod(umt_grid(config, *(inputs["pixel_values_videos"].shape[i] for i in (1, 3, 4))))
+    order = torch.rand(batch, num_tokens, generator=torch.Generator().manual_seed(10)).argsort(dim=1)
+    indices = {"visible_indices": order[:, :5], "target_indices": order[:, 5:11]}
+    return inputs | {name: tensor.sort().values for name, tensor in indices.items()}
+
+
+def prediction_shapes(config, batch, grid, visible):
+    return {f"predictions.{name}": (batch, 6, dim) for name, dim in config.masked_targets.items()}
+
+
+def masked_features(config, batch, grid, visible):
+    generator = torch.Generator().manual_seed(11)
+    return {"target_features": {"image": torch.randn(batch, 6, config.masked_targets["image"], generator=generator)}}
 
 
 def several_labels(config, batch, grid, visible):
@@ -177,12 +207,16 @@ def video_text_student_shapes(config, batch, grid, visible):
 
 
 def every_output(outputs) -> dict[str, torch.Tensor]:
-    """All tensors of an output, those of its tuples included."""
+    """All tensors of an output, those of its tuples and dictionaries included."""
     tensors = {}
     for name, value in outputs.items():
-        parts = value if isinstance(value, tuple) else (value,)
-        tensors |= {f"{name}.{index}": tensor for index, tensor in enumerate(parts)}
+        parts = value if isinstance(value, dict) else dict(enumerate(value if isinstance(value, tuple) else (value,)))
+        tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
     return tensors
+
+
+def without_mask(inputs: dict) -> dict:
+    return {name: tensor for name, tensor in inputs.items() if name != "visible_indices"}
 
 
 def vision(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -199,6 +233,7 @@ class Case:
     `sequence` gives (sequences, their length) of hidden states, by default the clips and their visible tokens.
     `masks`: "hide" if the model does not compute hidden tokens, "select" if they are only left out of the outputs.
     `resizes`: clips of any size are resized to `image_size` before they are cut into patches.
+    `requires_mask`: `inputs` include a mask.
     `fixed_frames`: clips must have exactly `num_frames` frames.
     `unused`: pattern of the parameters that `forward` does not use.
     """
@@ -208,6 +243,7 @@ class Case:
     shapes: Callable[..., dict[str, tuple[int, ...]]]
     targets: Callable[..., dict[str, torch.Tensor]] | None = None
     masks: str | None = None
+    requires_mask: bool = False
     resizes: bool = False
     fixed_frames: bool = False
     config: Callable[..., PreTrainedConfig] = umt_config
@@ -243,7 +279,10 @@ class Case:
         return inputs
 
     def select_outputs(self, outputs) -> dict[str, torch.Tensor]:
-        return {name: outputs[name] for name in self.shapes(self.config(), 1, (1, 1, 1), 1)}
+        """The compared outputs; "predictions.image" is an entry of the dictionary `predictions`."""
+        config = self.config(**self.config_fields)
+        paths = {name: name.split(".") for name in self.shapes(config, 1, (1, 1, 1), 1)}
+        return {name: functools.reduce(operator.getitem, path, outputs) for name, path in paths.items()}
 
     def scalar(self, outputs) -> torch.Tensor:
         """The loss, or a weighted sum of all outputs for models without one."""
@@ -267,6 +306,13 @@ class Case:
 CASES = [
     Case("encoder", UMTModel, encoder_shapes, masks="hide"),
     Case("pooled-encoder", UMTModel, encoder_shapes, masks="hide", config_fields={"final_norm": "pooled"}),
+    Case(
+        "raw-encoder",
+        UMTModel,
+        encoder_shapes,
+        masks="hide",
+        config_fields={"final_norm": "none", "position_type": "space_time", "position_grid": None},
+    ),
     Case("classifier", UMTForVideoClassification, classifier_shapes, targets=class_labels),
     Case(
         "attentive-classifier",
@@ -289,6 +335,16 @@ CASES = [
         detection_shapes,
         targets=actions,
         inputs=clips_with_boxes,
+    ),
+    Case(
+        "masked-student",
+        UMTForMaskedModeling,
+        prediction_shapes,
+        targets=masked_features,
+        masks="hide",
+        requires_mask=True,
+        inputs=clips_with_masks,
+        config=masked_config,
     ),
     Case("student", UMTForPreTraining, student_shapes, targets=teacher_features, masks="hide"),
     Case(
@@ -555,7 +611,7 @@ class _Clips(Dataset):
         return 6
 
     def __getitem__(self, index):
-        return {name: tensor[index] for name, tensor in self.rows.items()}
+        return torch.utils._pytree.tree_map(lambda tensor: tensor[index], self.rows)
 
 
 @has_loss
@@ -574,14 +630,14 @@ def test_plain_trainer_trains_and_saves_weights_with_code(case, tmp_path):
         use_cpu=True,
         disable_tqdm=True,
     )
-    trainer = Trainer(model, arguments, train_dataset=samples)
+    trainer = Trainer(model, arguments, train_dataset=samples, data_collator=default_collate)
     assert trainer.train().training_loss > 0
     assert any(not torch.equal(tensor, start[name]) for name, tensor in model.state_dict().items())
 
     predicted = trainer.predict(samples)  # two batches, concatenated along their first axis
     assert predicted.metrics["test_loss"] > 0
     shapes = case.shapes(model.config, 6, (4, 4, 4), 16).values()
-    predictions = predicted.predictions if isinstance(predicted.predictions, tuple) else (predicted.predictions,)
+    predictions = torch.utils._pytree.tree_leaves(predicted.predictions)[-len(shapes) :]  # after parts of the loss
     assert [prediction.shape for prediction in predictions] == list(shapes)
 
     saved = tmp_path / "checkpoint-2"
@@ -619,7 +675,8 @@ def test_plain_trainer_accumulates_means(case, tmp_path):
             disable_tqdm=True,
         )
         # one sample, so that all batches are the same
-        Trainer(model, arguments, train_dataset=[_Clips(case, model)[0]] * 6).train()
+        samples = [_Clips(case, model)[0]] * 6
+        Trainer(model, arguments, train_dataset=samples, data_collator=default_collate).train()
         return dict(model.named_parameters())
 
     assert_same(trained(2), trained(1), tolerance=case.gradient_tolerance)
@@ -759,7 +816,8 @@ def test_tuples_instead_of_model_outputs(case):
         configured = model(**inputs)
     for values in (plain, configured):
         assert isinstance(values, tuple)
-        for actual, expected in zip(values, named.to_tuple(), strict=True):
+        leaves = torch.utils._pytree.tree_leaves
+        for actual, expected in zip(leaves(values), leaves(named.to_tuple()), strict=True):
             assert torch.equal(actual, expected)
 
 
@@ -807,7 +865,7 @@ def test_exports_for_any_batch(case):
 @takes_masks
 def test_a_mask_of_booleans_is_not_exported(case):
     model = case.build()
-    inputs = case.batch(model) | {"bool_masked_pos": _hidden(40, 40)}
+    inputs = without_mask(case.batch(model)) | {"bool_masked_pos": _hidden(40, 40)}
     with pytest.raises(ValueError, match=r"can't be exported.*Export with `visible_indices`"):
         torch.export.export(model, (), inputs, strict=False)
 
@@ -880,14 +938,13 @@ def test_both_forms_of_a_mask_are_equivalent(case):
     model = case.build()
     inputs = case.batch(model, visible=24)
     hidden = torch.ones(2, 64, dtype=torch.bool).scatter(1, inputs["visible_indices"], False)
-    as_mask = {name: tensor for name, tensor in inputs.items() if name != "visible_indices"}
-    actual = case.run(model, as_mask | {"bool_masked_pos": hidden})
+    actual = case.run(model, without_mask(inputs) | {"bool_masked_pos": hidden})
     assert_same(actual, case.run(model, inputs))
     for name, shape in case.shapes(model.config, 2, (4, 4, 4), 24).items():
         assert actual[name].shape == shape
 
 
-@takes_masks
+@cases(lambda case: case.masks and not case.requires_mask)
 def test_a_mask_without_hidden_tokens_equals_no_mask(case):
     model = case.build()
     inputs = case.batch(model)
@@ -1041,6 +1098,6 @@ def test_wrong_masks_are_refused(case, wrong):
     model = case.build()
     mask, words = WRONG_MASKS[wrong]
     with pytest.raises(ValueError) as error:
-        model(**case.batch(model), **mask)
+        model(**without_mask(case.batch(model)), **mask)
     for word in words:
         assert word in str(error.value)

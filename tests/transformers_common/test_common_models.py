@@ -10,6 +10,7 @@ from transformers_mixins import common
 from modeling_umt import (
     UMTConfig,
     UMTForActionDetection,
+    UMTForMaskedModeling,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTForVideoQuestionAnswering,
@@ -159,6 +160,18 @@ class UMTActionDetectionTest(PatchEmbeddings, CommonTests, unittest.TestCase):
         if return_labels:
             inputs["labels"] = torch.ones(BATCH, 2, 2)
         return inputs
+
+
+class UMTMaskedModelingTest(PatchEmbeddings, CommonTests, unittest.TestCase):
+    """With pixels as target, so that the first output is a tensor, the loss, and not the dictionary of predictions."""
+
+    all_model_classes = with_loss = (UMTForMaskedModeling,)
+    config_class, fields = UMTConfig, VISION | {"masked_targets": {"pixels": 192}}
+    seq_length = 4  # visible tokens
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        hidden = torch.arange(VIDEO_TOKENS) < VIDEO_TOKENS - self.seq_length
+        return clips() | {"bool_masked_pos": hidden.expand(BATCH, -1)}
 
 
 class UMTTeacherTest(PatchEmbeddings, CommonTests, unittest.TestCase):
