@@ -12,7 +12,7 @@ from transformers.utils import is_av_available
 
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
 from .configuration_umt_image_teacher import UMTImageTeacherConfig
-from .convert_masked_autoencoders_umt import image_teacher_from_vit_mae
+from .convert_masked_autoencoders_umt import image_teacher_from_vit_mae, video_teacher_from_videomae
 from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
 from .modeling_umt_action_detection import UMTActionDetectionOutput, UMTForActionDetection
@@ -87,5 +87,6 @@ __all__ = [
     "UMTZeroShotVideoClassificationPipeline",
     "convert_umt_checkpoint",
     "image_teacher_from_vit_mae",
+    "video_teacher_from_videomae",
     "vocabulary_hash",
 ]

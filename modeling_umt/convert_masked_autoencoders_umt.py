@@ -8,14 +8,17 @@ from collections.abc import Collection
 
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from .configuration_umt import ENCODER_SIZES, UMTConfig
 from .configuration_umt_image_teacher import UMTImageTeacherConfig
+from .modeling_umt import UMTModel
 from .modeling_umt_image_teacher import UMTImageTeacherModel
 from .official_mae_umt import require_mae_table
 
 # the classes that a repository may have been saved from, that of the encoder first
 VIT_MAE = ("ViTMAEModel", "ViTMAEForPreTraining")
+VIDEO_MAE = ("VideoMAEModel", "VideoMAEForPreTraining", "VideoMAEForVideoClassification")
 
 # Transformers' names of the tensors of an encoder -> ours, in this order; ViTMAE's blocks have half of them already
 ENCODER_NAMES = (
@@ -50,16 +53,40 @@ def image_teacher_from_vit_mae(
     require_mae_table(state.pop("embeddings.position_embeddings"))
     config = UMTImageTeacherConfig(
         image_size=14 * theirs.patch_size if image_size is None else image_size,
-        patch_size=theirs.patch_size,
-        num_channels=theirs.num_channels,
-        hidden_size=theirs.hidden_size,
-        num_hidden_layers=theirs.num_hidden_layers,
-        num_attention_heads=theirs.num_attention_heads,
-        intermediate_size=theirs.intermediate_size,
-        hidden_act=theirs.hidden_act,
-        layer_norm_eps=theirs.layer_norm_eps,
+        **encoder_fields(theirs),
     )
     return filled(UMTImageTeacherModel(config), state, biases=("q", "k", "v"))
+
+
+def video_teacher_from_videomae(pretrained_model_name_or_path: str | os.PathLike) -> UMTModel:
+    """A video teacher with the weights of VideoMAE in Transformers' layout, in float32 and eval mode.
+
+    Its `last_hidden_state` is the raw output of the last block (`final_norm="none"`). The position table is computed
+    for the input's own grid; frames and their size are those of the checkpoint.
+
+    Args:
+        pretrained_model_name_or_path: Hub id or folder, e.g. `"MCG-NJU/videomae-large"`. A decoder, a classification
+            head and the last norm are not used.
+
+    Raises:
+        ValueError: if the checkpoint is of another model, or lacks weights.
+    """
+    encoder = load_encoder(pretrained_model_name_or_path, "videomae", VIDEO_MAE, "MCG-NJU/videomae-large")
+    theirs = encoder.config
+    config = UMTConfig(
+        image_size=theirs.image_size,
+        num_frames=theirs.num_frames,
+        tubelet_size=theirs.tubelet_size,
+        position_grid=None,
+        final_norm="none",
+        **encoder_fields(theirs),
+    )
+    return filled(UMTModel(config), encoder_state(encoder), biases=("q", "v"))
+
+
+def encoder_fields(theirs: PreTrainedConfig) -> dict[str, object]:
+    """The fields of a configuration of Transformers that have the same names here."""
+    return {name: getattr(theirs, name) for name in (*ENCODER_SIZES, "hidden_act", "layer_norm_eps")}
 
 
 def load_encoder(
