@@ -27,6 +27,8 @@ KINDS = {
         "umt ask, umt evaluate --task question_answering",
     ),
 }
+# model types whose inputs are the clips of another model, so that their folders need no processor
+WITHOUT_PROCESSOR = ("umt_teacher", "umt_image_teacher")
 _ADAPTER, _CONFIG = "adapter_config.json", "config.json"
 
 

@@ -20,6 +20,7 @@ from modeling_umt import (
 )
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from modeling_umt.position_embeddings_umt import plane_position_table
+from umt_training.cli import main
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 UNUSED = ("pos_embed", "norm.weight", "norm.bias")
@@ -129,6 +130,19 @@ def test_published_keys_convert_with_nothing_left_over(monkeypatch, size, image_
 def test_an_unpublished_size_needs_a_configuration():
     with pytest.raises(ValueError, match=r"hidden size 32 was never published.*UMTImageTeacherConfig\(hidden_size=32"):
         convert_umt_checkpoint(official_state()[1])
+
+
+def test_the_command_converts_both_ways(tmp_path, capsys):
+    config, state = official_state()
+    torch.save({"model": state | {"decoder_pred.bias": torch.ones(3)}}, tmp_path / "mae.pth")
+    config.save_pretrained(tmp_path / "config")
+    folder = str(tmp_path / "teacher")
+    assert main(["convert", str(tmp_path / "mae.pth"), folder, "--config", str(tmp_path / "config")]) == 0
+    assert "UMTImageTeacherModel" in capsys.readouterr().out
+    assert type(AutoModel.from_pretrained(folder)) is UMTImageTeacherModel
+    assert main(["convert", folder, str(tmp_path / "back.pth"), "--to-official"]) == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert back.keys() == state.keys() and all(torch.equal(back[key], tensor) for key, tensor in state.items())
 
 
 # --- Transformers' MAE ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..atomic_files import atomic_write
-from ..model_sources import read_model_config
+from ..model_sources import WITHOUT_PROCESSOR, read_model_config
 from ..quiet_loading import quiet_loading
 
 HELP = "convert an official UMT checkpoint to a folder that Transformers loads, or back"
@@ -72,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
     )
     config = model.config
     vision = getattr(config, "vision_config", config)
-    if config.model_type in ("umt_teacher", "umt_image_teacher"):
-        # their inputs are their student's clips, so their folders need no processor
+    if config.model_type in WITHOUT_PROCESSOR:
         processor, clip = None, f"frames of {config.image_size} pixels"
     else:
         clip = f"{vision.num_frames} frames of {' x '.join(map(str, vision.image_height_width))} pixels"
