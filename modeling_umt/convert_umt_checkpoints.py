@@ -11,7 +11,7 @@ wrong.
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -23,6 +23,7 @@ from .configuration_umt_image_teacher import UMTImageTeacherConfig
 from .modeling_umt import UMTForPreTraining, UMTForVideoClassification, UMTModel
 from .modeling_umt_action_detection import UMTForActionDetection
 from .modeling_umt_image_teacher import UMTImageTeacherModel
+from .modeling_umt_masked_modeling import UMTForMaskedModeling
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering
 from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_video_text import UMTVideoTextModel
@@ -59,8 +60,22 @@ from .official_layout_umt import (
     weights_without_key,
 )
 from .official_mae_umt import image_teacher_config, image_teacher_key_map, image_teacher_state
+from .official_masked_modeling_umt import (
+    mvd_config,
+    mvd_key_map,
+    mvd_state,
+    videomae_config,
+    videomae_encoder_config,
+    videomae_encoder_key_map,
+    videomae_encoder_state,
+    videomae_key_map,
+)
 
 StateDict = Mapping[str, torch.Tensor]
+
+
+def has_flat_positions(config: PreTrainedConfig) -> bool:
+    return getattr(getattr(config, "vision_config", config), "position_type", "flat") == "flat"
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,7 @@ class CheckpointKind:
             `has_classes` also of the file's `name` and of `labels`.
         prepare: The tensors to convert: a function of the state dict and the configuration. Defaults to all.
         has_classes: Whether the model has named classes, which `labels` are for.
+        describes: Whether the layout means a model of the given configuration: files do not contain what is computed.
         parts: Of each part, a function that selects its tensors, and its kind.
     """
 
@@ -82,12 +98,20 @@ class CheckpointKind:
     infer_config: Callable[..., PreTrainedConfig]
     prepare: Callable[[StateDict, PreTrainedConfig], StateDict] = lambda state, config: state
     has_classes: bool = False
+    describes: Callable[[PreTrainedConfig], bool] = has_flat_positions
     parts: Mapping[str, tuple[Callable[[StateDict], StateDict], "CheckpointKind"]] = field(default_factory=dict)
 
 
 TEACHER = CheckpointKind(UMTTeacherModel, teacher_key_map, teacher_config, teacher_state)
 STAGE2_ENCODER = CheckpointKind(UMTModel, video_key_map, video_config)
 FINETUNED_ENCODER = CheckpointKind(UMTModel, video_key_map, partial(video_config, num_frames=12))
+VIDEOMAE_ENCODER = CheckpointKind(
+    UMTModel,
+    videomae_encoder_key_map,
+    videomae_encoder_config,
+    videomae_encoder_state,
+    describes=lambda config: has_flat_positions(config) and config.final_norm == "none",
+)
 KINDS = {
     "stage1": CheckpointKind(UMTForPreTraining, stage1_key_map, stage1_config),
     "classification": CheckpointKind(
@@ -96,8 +120,22 @@ KINDS = {
         classification_config,
         classification_state,
         has_classes=True,
+        describes=lambda config: True,
     ),
-    "detection": CheckpointKind(UMTForActionDetection, detection_key_map, detection_config, has_classes=True),
+    "detection": CheckpointKind(
+        UMTForActionDetection, detection_key_map, detection_config, has_classes=True, describes=lambda config: True
+    ),
+    "mvd": CheckpointKind(
+        UMTForMaskedModeling,
+        mvd_key_map,
+        mvd_config,
+        mvd_state,
+        describes=lambda config: config.position_type == "space_time",
+    ),
+    "videomae": CheckpointKind(
+        UMTForMaskedModeling, videomae_key_map, videomae_config, parts={"video": (dict, VIDEOMAE_ENCODER)}
+    ),
+    "videomae_encoder": replace(VIDEOMAE_ENCODER, parts={"video": (dict, VIDEOMAE_ENCODER)}),
     "teacher": TEACHER,
     "image_teacher": CheckpointKind(
         UMTImageTeacherModel, image_teacher_key_map, image_teacher_config, image_teacher_state
@@ -139,12 +177,12 @@ def convert_umt_checkpoint(
         checkpoint: A path to a `.pth` file, `repo_id:filename` of one on the Hub, or a loaded state dict in the
             official layout, flat or wrapped under `model` or `module`. The mapping is not changed.
         config (*optional*): Overrides the inferred sizes; required where they are not those of UMT-B/16 or L/16,
-            because shapes do not contain the number of heads. `position_grid`, `final_norm` and
-            `decoder_layer_norm_eps` always follow from the kind of file; only the `[frames, rows, columns]` of a
-            multi-modality model whose table was computed for another number of frames, and the `position_type` and
-            `position_grid` of models whose file does not determine their table, are kept.
+            because shapes do not contain the number of heads. `position_type`, `position_grid`, `final_norm`,
+            `decoder_layer_norm_eps` and `decoder_projection_bias` always follow from the kind of file; only the
+            `[frames, rows, columns]` of a multi-modality model whose table was computed for another number of frames,
+            and the `position_type` and `position_grid` of models whose file does not determine their table, are kept.
         part (`str`, defaults to `"all"`): The part of the file to return: of a stage-2 file also `"teacher"`, of any
-            multi-modality file also `"video"`, the encoder alone. `config` is then that part's.
+            multi-modality file and of a VideoMAE file also `"video"`, the encoder alone. `config` is then that part's.
         labels (`str`, *optional*): Label list for the head of a classifier or an action detection model, one of
             `label_sets()`: `"k400"`, `"k600"`, `"k700"` and `"k710"` are the order of the official heads. By default
             it follows from the number of classes (of a classifier 400, 600, 700, 710 or 174, of an action detection
@@ -160,12 +198,14 @@ def convert_umt_checkpoint(
         [`UMTForVideoClassification`], [`UMTForActionDetection`], [`UMTTeacherModel`] (the extracted CLIP tower),
         [`UMTImageTeacherModel`] (MAE's encoder, with or without the decoder in the file),
         [`UMTForVideoTextPreTraining`] (stage 2, without its teacher), [`UMTVideoTextModel`] (retrieval),
-        [`UMTForVideoQuestionAnswering`]; for `part="video"` [`UMTModel`]. A teacher's position table is resized to the
-        configuration's `image_size`, by default 14 patches a side (24 for ViT-L/14@336). Frames and resolution of a
-        classifier come from its position table if the file has one, else from an official file name
-        (`..._f16_res224.pth`), else they are 8 frames of 224 pixels; an action detection file has no table. A stage-2
-        model and its video encoder get 4 frames, those fine-tuned from it 12. The frames of an image teacher have 14
-        patches a side.
+        [`UMTForVideoQuestionAnswering`], [`UMTForMaskedModeling`] (MVD students; VideoMAE and EVEREST pre-training);
+        for `part="video"` [`UMTModel`]. A VideoMAE encoder, also of a complete file with `part="video"` or a `config`
+        without `masked_targets`, is a [`UMTModel`] with `final_norm="none"`, as which it teaches MVD students.
+        The position table of a CLIP teacher is resized to the configuration's `image_size`, by default 14 patches a
+        side (24 for ViT-L/14@336). Frames and resolution of a classifier come from its position table if the file has
+        one, else from an official file name (`..._f16_res224.pth`), else they are 8 time steps of 224 pixels; an
+        action detection file has no table. A stage-2 model and its video encoder get 4 frames, those fine-tuned from
+        it 12. The frames of an image teacher have 14 patches a side.
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the file's kind is unknown or has no model here.
@@ -177,6 +217,8 @@ def convert_umt_checkpoint(
     state = read_official_state_dict(checkpoint)
     name = "" if isinstance(checkpoint, Mapping) else os.path.basename(os.fspath(checkpoint))
     kind_name = checkpoint_kind(state)
+    if kind_name == "videomae" and config is not None and config.masked_targets is None:
+        kind_name = "videomae_encoder"
     kind = KINDS[kind_name]
     if labels is not None and not kind.has_classes:
         raise ValueError(f"`labels` {labels!r} are names of classes, but this is a {kind_name} file.")
@@ -184,7 +226,7 @@ def convert_umt_checkpoint(
         if part not in kind.parts:
             raise ValueError(
                 f"A {kind_name} file has no part {part!r}; 'teacher' is a part of stage2 files, 'video' of all "
-                "multi-modality files, and 'all' returns the complete file."
+                "multi-modality and VideoMAE files, and 'all' returns the complete file."
             )
         select_part, kind = kind.parts[part]
         state = select_part(state)
@@ -213,11 +255,13 @@ def official_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         UnsupportedCheckpointError: if the model has no official layout, or weights that do not exist in it.
     """
     # by name, because a class loaded as remote code is another object
-    kinds = {kind.model_class.__name__: kind for kind in KINDS.values()}
-    class_name = type(model).__name__
-    if class_name not in kinds:
-        raise UnsupportedCheckpointError(f"{class_name} has no official layout.")
-    key_map = kinds[class_name].key_map(model.config)
+    class_name, config = type(model).__name__, model.config
+    kinds = [k for k in KINDS.values() if k.model_class.__name__ == class_name and k.describes(config)]
+    if not kinds:
+        has_table = not has_flat_positions(config)
+        suffix = " with `position_type` 'space_time'" if has_table else ""
+        raise UnsupportedCheckpointError(f"{class_name} has no official layout{suffix}.")
+    key_map = kinds[0].key_map(config)
     if left_over := weights_without_key(model, key_map):
         raise UnsupportedCheckpointError(f"The official layout has no key for {', '.join(left_over)}.")
     return official_tensors(model, key_map)

@@ -327,10 +327,13 @@ def clip_sizes_from_table(config: UMTConfig, table: torch.Tensor | None) -> list
     return sizes
 
 
-def table_error(config: UMTConfig, table: torch.Tensor) -> float:
-    """Largest difference between a stored table (1, N, D) and the computed one; infinite for another shape."""
-    grid, dim = config.token_grid, config.hidden_size
-    computed = position_table(grid, dim, config.position_grid, position_type=config.position_type)
+def table_error(config: UMTConfig, table: torch.Tensor, dim: int | None = None) -> float:
+    """Largest difference between a stored table (1, N, `dim`) and the computed one; infinite for another shape.
+
+    `dim` defaults to the encoder's `hidden_size`.
+    """
+    dim = config.hidden_size if dim is None else dim
+    computed = position_table(config.token_grid, dim, config.position_grid, position_type=config.position_type)
     if table.shape != (1, *computed.shape):
         return math.inf
     return (table[0].float() - computed).abs().max().item()

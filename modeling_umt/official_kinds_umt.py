@@ -13,13 +13,16 @@ from .official_layout_umt import VIDEO_PREFIX
 
 StateDict = Mapping[str, torch.Tensor]
 
+MVD_DECODERS = ("decoder_img.", "decoder_vid.")
+
 
 def checkpoint_kind(state: StateDict) -> str:
     """The kind of an official file, detected by keys that only this kind has.
 
     Returns:
-        `"stage1"`, `"classification"`, `"detection"`, `"teacher"`, `"image_teacher"`, `"stage2"`, `"retrieval"` or
-        `"question_answering"`.
+        `"stage1"`, `"classification"`, `"detection"`, `"teacher"`, `"stage2"`, `"retrieval"`, `"question_answering"`,
+        `"mvd"` (a pre-trained student), `"videomae"` (VideoMAE or EVEREST pre-training), `"videomae_encoder"` or
+        `"image_teacher"` (MAE).
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the keys are of another kind of file, which is named if it is
@@ -30,7 +33,9 @@ def checkpoint_kind(state: StateDict) -> str:
     if method := foreign_method(state):
         raise UnsupportedCheckpointError(f"This is a file of {method}, which can't be converted.")
     if "encoder.patch_embed.proj.weight" in state:
-        return "stage1"
+        return encoder_kind(state)
+    if "patch_embed.proj.weight" in state and any(key.startswith(MVD_DECODERS) for key in state):
+        return "mvd"
     if "patch_embed.proj.weight" in state and "fc_norm.weight" in state:
         return "classification"
     if "patch_embed.proj.weight" in state and "norm.weight" in state:
@@ -53,16 +58,10 @@ def foreign_method(state: StateDict) -> str | None:
         return "InternVideo2"
     if any(key.startswith(("text_encoder.transformer.", "text_encoder.projection_layer")) for key in state):
         return "MobileCLIP (the text encoder of InternVideo2-CLIP)"
-    if any(key.startswith(("decoder_img.", "decoder_vid.")) for key in state):
-        return "MVD (a pre-trained student)"
     prefixes = ("", "encoder.", "backbone.")
     kernels = [kernel for prefix in prefixes if (kernel := state.get(f"{prefix}patch_embed.proj.weight")) is not None]
     if any(kernel.ndim == 4 for kernel in kernels):
         return "a ViT of single images without a class token"
-    if "encoder.patch_embed.proj.weight" in state and not any(key.startswith("clip_decoder.") for key in state):
-        has_decoder = any(key.startswith(("mask_token", "encoder_to_decoder.", "decoder.")) for key in state)
-        if has_decoder or spans_frames(state, "encoder."):
-            return "VideoMAE or EVEREST (pre-training)"
     return None
 
 
@@ -72,6 +71,15 @@ def has_class_token_of_images(state: StateDict) -> bool:
         f"{prefix}cls_token" in state and getattr(state.get(f"{prefix}patch_embed.proj.weight"), "ndim", 0) == 4
         for prefix in ("", "backbone.")
     )
+
+
+def encoder_kind(state: StateDict) -> str:
+    """The kind of a file whose encoder's keys have the prefix `encoder.`."""
+    if any(key.startswith("clip_decoder.") for key in state):
+        return "stage1"
+    if any(key.startswith(("mask_token", "encoder_to_decoder.", "decoder.")) for key in state):
+        return "videomae"
+    return "videomae_encoder" if spans_frames(state, "encoder.") else "stage1"
 
 
 def spans_frames(state: StateDict, prefix: str = "") -> bool:

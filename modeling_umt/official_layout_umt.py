@@ -49,7 +49,13 @@ def encoder_key_map(config: UMTConfig, official: str = "", ours: str = "umt.") -
         f"{official}patch_embed.proj.{kind}": [f"{ours}embeddings.patch_embeddings.{kind}"]
         for kind in ("weight", "bias")
     }
-    for i in range(config.num_hidden_layers):
+    return keys | block_key_map(config.num_hidden_layers, official, ours)
+
+
+def block_key_map(depth: int, official: str, ours: str) -> dict[str, list[str]]:
+    """Official keys of `depth` blocks to ours, below the two prefixes."""
+    keys = {}
+    for i in range(depth):
         block, layer = f"{official}blocks.{i}", f"{ours}layers.{i}"
         keys[f"{block}.attn.qkv.weight"] = [f"{layer}.attention.{name}_proj.weight" for name in "qkv"]
         keys[f"{block}.attn.q_bias"] = [f"{layer}.attention.q_proj.bias"]

@@ -51,6 +51,47 @@ def teacher_config(recorded: dict, **fields) -> UMTTeacherConfig:
     )
 
 
+def masked_student_config(recorded: dict, **fields) -> UMTConfig:
+    """The configuration of a recorded student of MVD."""
+    return UMTConfig(
+        image_size=recorded["img_size"],
+        patch_size=recorded["patch_size"],
+        num_frames=recorded["num_frames"],
+        tubelet_size=recorded["tubelet_size"],
+        hidden_size=recorded["encoder_embed_dim"],
+        num_hidden_layers=recorded["encoder_depth"],
+        num_attention_heads=recorded["encoder_num_heads"],
+        intermediate_size=4 * recorded["encoder_embed_dim"],
+        position_type="space_time",
+        masked_targets={"image": recorded["target_feature_dim"], "video": recorded["target_video_feature_dim"]},
+        decoder_hidden_size=recorded["feat_decoder_embed_dim"],
+        decoder_num_hidden_layers=recorded["decoder_depth"],
+        decoder_num_attention_heads=recorded["feat_decoder_num_heads"],
+        **fields,
+    )
+
+
+def pixel_model_config(recorded: dict, **fields) -> UMTConfig:
+    """The configuration of a recorded VideoMAE or EVEREST model."""
+    return UMTConfig(
+        image_size=recorded["img_size"],
+        patch_size=recorded["patch_size"],
+        num_frames=16,
+        tubelet_size=2,
+        hidden_size=recorded["encoder_embed_dim"],
+        num_hidden_layers=recorded["encoder_depth"],
+        num_attention_heads=recorded["encoder_num_heads"],
+        intermediate_size=4 * recorded["encoder_embed_dim"],
+        masked_targets={"pixels": recorded["decoder_num_classes"]},
+        masked_loss="mse",
+        normalize_targets=True,
+        decoder_hidden_size=recorded["decoder_embed_dim"],
+        decoder_num_hidden_layers=recorded["decoder_depth"],
+        decoder_num_attention_heads=recorded["decoder_num_heads"],
+        **fields,
+    )
+
+
 def fold_layer_scale(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict of the same function with LayerScale, which no published recipe uses, multiplied into the
     matrices before it."""

@@ -19,6 +19,7 @@ from transformers import (
 from modeling_umt import (
     UMTConfig,
     UMTForActionDetection,
+    UMTForMaskedModeling,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTModel,
@@ -74,6 +75,20 @@ def stage1_state(
     return random_state(shapes, dtype or torch.float32)
 
 
+def mvd_state(dim: int = 32, depth: int = 2, mlp: int = 48, dtype: torch.dtype = torch.float32) -> dict:
+    """A student of MVD without position tables, its decoders of one block."""
+    shapes = block_shapes("", dim, depth, mlp) | {"norm.weight": (dim,), "norm.bias": (dim,)}
+    for target, target_dim in (("img", 12), ("vid", 8)):
+        decoder = f"decoder_{target}."
+        blocks = block_shapes(decoder, dim, 1, 4 * dim)
+        shapes |= {key: shape for key, shape in blocks.items() if "patch_embed" not in key}
+        shapes |= {f"mask_token_{target}": (1, 1, dim)}
+        shapes |= {f"down_{target}.weight": (dim, dim), f"down_{target}.bias": (dim,)}
+        shapes |= {f"{decoder}norm.weight": (dim,), f"{decoder}norm.bias": (dim,)}
+        shapes |= {f"{decoder}head.weight": (target_dim, dim), f"{decoder}head.bias": (target_dim,)}
+    return random_state(shapes, dtype)
+
+
 def teacher_state(dim: int = 32, depth: int = 2, mlp: int = 48, dtype: torch.dtype = torch.float32) -> dict:
     """An extracted CLIP tower of 4 x 4 patches."""
     shapes = {"class_embedding": (dim,), "positional_embedding": (17, dim), "proj": (dim, 12)}
@@ -101,6 +116,7 @@ def teacher_config(**fields) -> UMTTeacherConfig:
 KINDS = {
     "classification": (classifier_state, UMTConfig(**SMALL)),
     "detection": (detection_state, UMTConfig(**SMALL)),
+    "mvd": (mvd_state, UMTConfig(**SMALL, decoder_num_hidden_layers=1)),
     "stage1": (stage1_state, stage1_config()),
     "teacher": (teacher_state, teacher_config()),
 }
@@ -254,6 +270,25 @@ def test_the_bare_encoder_has_no_official_layout():
 def test_weights_without_an_official_key_are_an_error(pooling, weight):
     model = UMTForVideoClassification(UMTConfig(**SMALL, pooling=pooling))
     with pytest.raises(UnsupportedCheckpointError, match=f"no key for .*{weight}"):
+        official_state_dict(model)
+
+
+MASKED = {"masked_targets": {"image": 8}, "decoder_num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    "model_class, fields, message",
+    [
+        (UMTForPreTraining, {"num_aligned_layers": 2}, "no official layout with `position_type` 'space_time'"),
+        (UMTModel, {"final_norm": "none"}, "no official layout with `position_type` 'space_time'"),
+        (UMTForMaskedModeling, MASKED | {"position_type": "flat"}, r"no key for decoders\.image\."),
+        (UMTForMaskedModeling, MASKED | {"masked_targets": {"pixels": 768}}, r"no key for decoders\.pixels\."),
+    ],
+)
+def test_models_that_a_layout_would_turn_into_others_are_refused(model_class, fields, message):
+    """An official file does not contain its position table, so what reads it would compute another one."""
+    model = model_class(UMTConfig(**SMALL, **{"position_type": "space_time", **fields}))
+    with pytest.raises(UnsupportedCheckpointError, match=message):
         official_state_dict(model)
 
 
@@ -627,7 +662,7 @@ def test_command_writes_a_folder_that_transformers_loads_and_converts_back(offic
     output = capsys.readouterr().out
     class_name = output.split(": ")[1].split(",")[0]
     auto = {"UMTForPreTraining": AutoModelForPreTraining, "UMTForVideoClassification": AutoModelForVideoClassification}
-    auto |= {"UMTForActionDetection": AutoModelForObjectDetection}
+    auto |= {"UMTForActionDetection": AutoModelForObjectDetection, "UMTForMaskedModeling": AutoModelForPreTraining}
     model, info = auto.get(class_name, AutoModel).from_pretrained(folder, output_loading_info=True)
     assert type(model).__name__ == class_name
     assert not any(info.values()) and f"{model.num_parameters():,} parameters" in output

@@ -8,6 +8,7 @@ from full_size_keys import full_size_files
 
 from modeling_umt import UMTConfig, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import KINDS, UnsupportedCheckpointError
+from modeling_umt.position_embeddings_umt import position_table
 
 FILES = full_size_files()
 
@@ -20,8 +21,8 @@ OUTCOMES = {
     r"umt/multimodal_pretrain_": "UMTForVideoTextPreTraining",
     r"umt/multimodal_retrieval_": "UMTVideoTextModel",
     r"umt/multimodal_vqa_": "UMTForVideoQuestionAnswering",
-    r"mvd/student_": ("MVD (a pre-trained student)",),
-    r"mvd/video_teacher_|everest/pretrain_": ("VideoMAE or EVEREST (pre-training)",),
+    r"mvd/student_|everest/pretrain_": "UMTForMaskedModeling",
+    r"mvd/video_teacher_": "UMTModel",
     r"mvd/image_teacher_": "UMTImageTeacherModel",
     r"(mvd|everest)/classifier_": ("cover 2 frames, as in MVD, VideoMAE and EVEREST",),
     r"internvideo2/mobileclip": ("MobileCLIP",),
@@ -36,6 +37,8 @@ def outcome(name: str) -> str | tuple[str]:
 def meta_state(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
     """Tensors without values, except for those that a conversion compares."""
     state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    for key in [key for key in state if key.startswith("pos_embed") and "pos_embed_img" in state]:  # MVD's tables
+        state[key] = position_table((8, 14, 14), state[key].shape[-1], None, position_type="space_time")[None]
     tied = [key for key in state if "word_embeddings" in key or "cls.predictions" in key]
     state |= {key: torch.zeros(()).expand(state[key].shape) for key in tied}
     return state | {key: torch.arange(t.numel())[None] for key, t in state.items() if key.endswith("position_ids")}
@@ -54,7 +57,7 @@ def without_weights(monkeypatch):
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_published_file_is_converted_as_what_it_is_or_refused_by_name(name, without_weights):
-    shapes, _ = FILES[name]
+    shapes, record = FILES[name]
     state, expected = meta_state(shapes), outcome(name)
     if isinstance(expected, tuple):
         error = ValueError if "classifier" in name and "internvideo2" not in name else UnsupportedCheckpointError
@@ -63,6 +66,12 @@ def test_each_published_file_is_converted_as_what_it_is_or_refused_by_name(name,
         return
     model_class, config, ours = convert_umt_checkpoint(state)
     assert model_class.__name__ == expected
+    if not name.startswith("umt/"):  # the last norm of a teacher is left out
+        unused = 2 * config.hidden_size if expected == "UMTModel" else 0
+        expected_count = record.get("trainable_parameters", record["parameters"]) - unused
+        assert sum(tensor.numel() for tensor in ours.values()) == expected_count
+        frames, grid = (config.num_frames, config.tubelet_size), config.position_grid
+        assert (frames, config.image_size, grid) == ((16, 2), 224, None)
     with torch.device("meta"):
         assert {key: t.shape for key, t in model_class(config).state_dict().items()} == {
             key: t.shape for key, t in ours.items()

@@ -36,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for MVD, flat for VideoMAE and EVEREST",
     )
     parser.add_argument(
-        "--part", choices=("all", "teacher", "video"), default="all", help="part of a multi-modality file to convert"
+        "--part",
+        choices=("all", "teacher", "video"),
+        default="all",
+        help="part of a multi-modality file to convert; video: its encoder, also of a VideoMAE file",
     )
     parser.add_argument(
         "--vocabulary",
