@@ -50,7 +50,8 @@ def image_teacher_from_vit_mae(
     """
     encoder = load_encoder(pretrained_model_name_or_path, "vit_mae", VIT_MAE, "facebook/vit-mae-large")
     theirs, state = encoder.config, encoder_state(encoder)
-    require_mae_table(state.pop("embeddings.position_embeddings"))
+    require_mae_table(encoder.embeddings.position_embeddings.detach())
+    del state["embeddings.position_embeddings"]
     config = UMTImageTeacherConfig(
         image_size=14 * theirs.patch_size if image_size is None else image_size,
         **encoder_fields(theirs),
@@ -92,7 +93,7 @@ def encoder_fields(theirs: PreTrainedConfig) -> dict[str, object]:
 def load_encoder(
     name: str | os.PathLike, model_type: str, class_names: Collection[str], example: str
 ) -> PreTrainedModel:
-    """The encoder of a repository of Transformers, in float32.
+    """The encoder of a repository of Transformers, in its own precision.
 
     It is loaded as the class that it was saved from, so that each weight is used or missing.
     """
@@ -106,21 +107,21 @@ def load_encoder(
     if class_name not in class_names:
         raise ValueError(f"{str(name)!r} is a {class_name}; one of {', '.join(class_names)} was expected.")
     model_class = getattr(transformers, class_name)
-    model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    model, report = model_class.from_pretrained(name, dtype="auto", output_loading_info=True)
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{str(name)!r} lacks {len(missing)} weights of a {class_name}, among them {missing[0]!r}.")
     return model.base_model
 
 
 def encoder_state(encoder: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The tensors of an encoder under our names, without its last norm."""
+    """The tensors of an encoder under our names, in float32, without its last norm."""
     state = {}
     for key, tensor in encoder.state_dict().items():
         if key.startswith("layernorm."):
             continue
         for theirs, ours in ENCODER_NAMES:
             key = key.replace(theirs, ours)
-        state[key] = tensor
+        state[key] = tensor.float()
     kernel = "embeddings.patch_embeddings.weight"
     return state | {kernel: state[kernel].flatten(1)}  # convolution -> matrix that multiplies a flattened patch
 

@@ -193,6 +193,16 @@ def test_frames_have_14_patches_a_side(tmp_path):
     assert (config.image_size, config.patch_size, config.layer_norm_eps) == (196, 14, 1e-12)
 
 
+def test_a_repository_in_half_precision_is_converted_to_float32(tmp_path):
+    """Its position table is compared at its own rounding."""
+    source = vit_mae().half()
+    source.save_pretrained(tmp_path)
+    model = image_teacher_from_vit_mae(tmp_path)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    weight = source.embeddings.patch_embeddings.projection.weight
+    assert torch.equal(model.embeddings.patch_embeddings.weight, weight.flatten(1).float())
+
+
 def test_other_repositories_are_refused(tmp_path):
     model = vit_mae()
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 8}
