@@ -11,12 +11,17 @@ from transformers import (
 from transformers.utils import is_av_available
 
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
+from .configuration_umt_image_teacher import UMTImageTeacherConfig
+from .convert_masked_autoencoders_umt import image_teacher_from_vit_mae, video_teacher_from_videomae
 from .convert_umt_checkpoints import convert_umt_checkpoint
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
 from .modeling_umt_action_detection import UMTActionDetectionOutput, UMTForActionDetection
 from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
+from .modeling_umt_dinov3_teacher import UMTDinov3Teacher
+from .modeling_umt_image_teacher import UMTImageTeacherModel
 from .modeling_umt_masked_modeling import UMTForMaskedModeling, UMTMaskedModelingOutput
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering, UMTForVideoQuestionAnsweringOutput
+from .modeling_umt_siglip_teacher import UMTSiglipTeacher
 from .modeling_umt_teacher import UMTTeacherModel
 from .modeling_umt_text import UMTTextModel
 from .modeling_umt_video_text import UMTVideoTextModel, UMTVideoTextOutput
@@ -27,12 +32,13 @@ from .zero_shot_pipeline_umt import UMTZeroShotVideoClassificationPipeline
 
 # With `register_for_auto_class` every save writes the code beside the weights, so a repository loads without this
 # package.
-for config_class in (UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig):
+for config_class in (UMTConfig, UMTTeacherConfig, UMTImageTeacherConfig, UMTTextConfig, UMTVideoTextConfig):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     config_class.register_for_auto_class()
 for auto_class, model_class in (
     (AutoModel, UMTModel),
     (AutoModel, UMTTeacherModel),
+    (AutoModel, UMTImageTeacherModel),
     (AutoModelForVideoClassification, UMTForVideoClassification),
     (AutoModelForPreTraining, UMTForPreTraining),
     (AutoModelForPreTraining, UMTForMaskedModeling),
@@ -55,6 +61,7 @@ __all__ = [
     "UMTActionDetectionOutput",
     "UMTConfig",
     "UMTDinov2Teacher",
+    "UMTDinov3Teacher",
     "UMTForActionDetection",
     "UMTForMaskedModeling",
     "UMTForPreTraining",
@@ -64,8 +71,11 @@ __all__ = [
     "UMTForVideoQuestionAnsweringOutput",
     "UMTForVideoTextPreTraining",
     "UMTForVideoTextPreTrainingOutput",
+    "UMTImageTeacherConfig",
+    "UMTImageTeacherModel",
     "UMTMaskedModelingOutput",
     "UMTModel",
+    "UMTSiglipTeacher",
     "UMTTeacherConfig",
     "UMTTeacherModel",
     "UMTTeacherOutput",
@@ -76,5 +86,7 @@ __all__ = [
     "UMTVideoTextOutput",
     "UMTZeroShotVideoClassificationPipeline",
     "convert_umt_checkpoint",
+    "image_teacher_from_vit_mae",
+    "video_teacher_from_videomae",
     "vocabulary_hash",
 ]

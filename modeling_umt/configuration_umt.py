@@ -193,12 +193,7 @@ class UMTConfig(PreTrainedConfig):
         require_choice(self, "pooling", ("mean", "attention", "frames"))
         require_choice(self, "target_norm", ("l2", "none"))
         require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))
-        sides = self.image_height_width
-        if len(sides) != 2 or min(sides) < 1 or any(side % self.patch_size for side in sides):
-            raise ValueError(
-                "`image_size` must be one side or [height, width], each a multiple of `patch_size` "
-                f"{self.patch_size}, but is {self.image_size}."
-            )
+        require_whole_patches(self)
         for name in ("drop_path_rate", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), but is {getattr(self, name)}.")
@@ -227,9 +222,7 @@ class UMTConfig(PreTrainedConfig):
     @property
     def image_height_width(self) -> tuple[int, int]:
         """Height and width of the model's clips in pixels."""
-        if isinstance(self.image_size, int):
-            return self.image_size, self.image_size
-        return tuple(self.image_size)
+        return height_width(self.image_size)
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
@@ -460,6 +453,11 @@ class UMTVideoTextConfig(PreTrainedConfig):
         return self.vision_config.num_frames
 
 
+def height_width(image_size: int | list[int] | tuple[int, int]) -> tuple[int, ...]:
+    """`image_size` as (height, width)."""
+    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+
+
 def inverse(id2label: dict[int | str, str]) -> dict[str, int]:
     """The `label2id` of an `id2label`, whose keys are strings in a JSON file."""
     return {name: int(index) for index, name in id2label.items()}
@@ -543,6 +541,16 @@ def require_divisible(config: PreTrainedConfig, name: str, divisor: str) -> None
     if getattr(config, name) % getattr(config, divisor):
         raise ValueError(
             f"`{name}` {getattr(config, name)} must be a multiple of `{divisor}` {getattr(config, divisor)}."
+        )
+
+
+def require_whole_patches(config: PreTrainedConfig) -> None:
+    """Raise a ValueError unless `config.image_size` is one side or two, which `config.patch_size` divides."""
+    sides = height_width(config.image_size)
+    if len(sides) != 2 or min(sides) < 1 or any(side % config.patch_size for side in sides):
+        raise ValueError(
+            "`image_size` must be one side or [height, width], each a multiple of `patch_size` "
+            f"{config.patch_size}, but is {config.image_size}."
         )
 
 

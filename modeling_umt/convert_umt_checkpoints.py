@@ -6,7 +6,7 @@ wrong.
 
 `checkpoint_files_umt.py` reads a file safely, `official_kinds_umt.py` detects its kind,
 `official_configuration_umt.py` infers the sizes, `official_layout_umt.py` maps official keys to ours; the table
-`KINDS` connects them.
+`KINDS` connects them. `official_mae_umt.py` does all of this for the image teacher.
 """
 
 import os
@@ -19,8 +19,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .checkpoint_files_umt import UnsupportedCheckpointError, read_official_state_dict
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTVideoTextConfig
+from .configuration_umt_image_teacher import UMTImageTeacherConfig
 from .modeling_umt import UMTForPreTraining, UMTForVideoClassification, UMTModel
 from .modeling_umt_action_detection import UMTForActionDetection
+from .modeling_umt_image_teacher import UMTImageTeacherModel
 from .modeling_umt_masked_modeling import UMTForMaskedModeling
 from .modeling_umt_question_answering import UMTForVideoQuestionAnswering
 from .modeling_umt_teacher import UMTTeacherModel
@@ -57,6 +59,7 @@ from .official_layout_umt import (
     video_part,
     weights_without_key,
 )
+from .official_mae_umt import image_teacher_config, image_teacher_key_map, image_teacher_state
 from .official_masked_modeling_umt import (
     mvd_config,
     mvd_key_map,
@@ -134,6 +137,9 @@ KINDS = {
     ),
     "videomae_encoder": replace(VIDEOMAE_ENCODER, parts={"video": (dict, VIDEOMAE_ENCODER)}),
     "teacher": TEACHER,
+    "image_teacher": CheckpointKind(
+        UMTImageTeacherModel, image_teacher_key_map, image_teacher_config, image_teacher_state
+    ),
     "stage2": CheckpointKind(
         UMTForVideoTextPreTraining,
         stage2_key_map,
@@ -160,7 +166,7 @@ KINDS = {
 
 def convert_umt_checkpoint(
     checkpoint: str | os.PathLike | Mapping[str, torch.Tensor],
-    config: UMTConfig | UMTTeacherConfig | UMTVideoTextConfig | None = None,
+    config: UMTConfig | UMTTeacherConfig | UMTImageTeacherConfig | UMTVideoTextConfig | None = None,
     part: str = "all",
     labels: str | None = None,
     position_type: str | None = None,
@@ -190,6 +196,7 @@ def convert_umt_checkpoint(
     Returns:
         A model in eval mode, whose class follows from the keys: [`UMTForPreTraining`] (stage 1),
         [`UMTForVideoClassification`], [`UMTForActionDetection`], [`UMTTeacherModel`] (the extracted CLIP tower),
+        [`UMTImageTeacherModel`] (MAE's encoder, with or without the decoder in the file),
         [`UMTForVideoTextPreTraining`] (stage 2, without its teacher), [`UMTVideoTextModel`] (retrieval),
         [`UMTForVideoQuestionAnswering`], [`UMTForMaskedModeling`] (MVD students; VideoMAE and EVEREST pre-training);
         for `part="video"` [`UMTModel`]. A VideoMAE encoder, also of a complete file with `part="video"` or a `config`
@@ -198,7 +205,7 @@ def convert_umt_checkpoint(
         side (24 for ViT-L/14@336). Frames and resolution of a classifier come from its position table if the file has
         one, else from an official file name (`..._f16_res224.pth`), else they are 8 time steps of 224 pixels; an
         action detection file has no table. A stage-2 model and its video encoder get 4 frames, those fine-tuned from
-        it 12.
+        it 12. The frames of an image teacher have 14 patches a side.
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the file's kind is unknown or has no model here.

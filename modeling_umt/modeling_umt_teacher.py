@@ -17,7 +17,7 @@ layers, F projection size.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ from .position_embeddings_umt import resize_square_table
 from .remote_code_umt import UMTRemoteCodeMixin
 from .teacher_forward_umt import UMTTeacherForwardMixin, UMTTeacherOutput
 from .transformer_block_umt import UMTMLP, UMTAttention, attention_forward
+from .video_embeddings_umt import frame_patches
 
 
 class UMTTeacherEmbeddings(nn.Module):
@@ -50,13 +51,11 @@ class UMTTeacherEmbeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.empty(self.side**2 + 1, config.hidden_size))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        patch = self.patch_size
-        rows, columns = frames.shape[-2] // patch, frames.shape[-1] // patch
-        patches = frames.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))  # (B*T, C, rows, p, columns, p)
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B*T, S, C * p * p)
+        grid = (frames.shape[-2] // self.patch_size, frames.shape[-1] // self.patch_size)
+        patches = frame_patches(frames, self.patch_size)  # (B*T, S, C * p * p)
         tokens = self.patch_embeddings(patches.to(self.patch_embeddings.weight.dtype))
         cls_token = self.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
-        positions = resize_square_table(self.position_embeddings, (rows, columns))
+        positions = resize_square_table(self.position_embeddings, grid)
         return torch.cat([cls_token, tokens], dim=1) + positions.to(tokens.dtype)  # (B*T, 1 + S, D)
 
 
@@ -212,10 +211,10 @@ class UMTTeacherModel(UMTTeacherForwardMixin, UMTTeacherPreTrainedModel):
             pixel_values_videos, bool_masked_pos, visible_indices, token_selector, interpolate_pos_encoding, **kwargs
         )
 
-    def embed_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        return self.pre_norm(self.embeddings(frames))  # (B*T, 1 + S, D)
+    def embed_frames(self, frames: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        return self.pre_norm(self.embeddings(frames)), {}  # (B*T, 1 + S, D)
 
-    def cls_attention(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def cls_attention(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         last = self.layers[-1]
         hidden_states = last.norm1(hidden_states)
         key_states = last.attention.keys(hidden_states)

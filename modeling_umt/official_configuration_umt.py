@@ -14,7 +14,7 @@ from .position_embeddings_umt import position_table
 
 # Shapes do not contain the number of heads; every published encoder, of video and of text, has heads of 64 channels.
 PUBLISHED_HEADS = {768: 12, 1024: 16}
-# of the encoders of MVD, VideoMAE and EVEREST, whose tokens cover two frames
+# of the encoders of MVD, VideoMAE and EVEREST, whose tokens cover two frames, and of MAE
 MASKED_MODELING_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
 # One float32 computation of a table against another; half precision tables are compared at their own rounding.
 TABLE_TOLERANCE = 1e-5

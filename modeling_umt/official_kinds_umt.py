@@ -21,12 +21,15 @@ def checkpoint_kind(state: StateDict) -> str:
 
     Returns:
         `"stage1"`, `"classification"`, `"detection"`, `"teacher"`, `"stage2"`, `"retrieval"`, `"question_answering"`,
-        `"mvd"` (a pre-trained student), `"videomae"` (VideoMAE or EVEREST pre-training) or `"videomae_encoder"`.
+        `"mvd"` (a pre-trained student), `"videomae"` (VideoMAE or EVEREST pre-training), `"videomae_encoder"` or
+        `"image_teacher"` (MAE).
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the keys are of another kind of file, which is named if it is
             known.
     """
+    if has_class_token_of_images(state):
+        return "image_teacher"
     if method := foreign_method(state):
         raise UnsupportedCheckpointError(f"This is a file of {method}, which can't be converted.")
     if "encoder.patch_embed.proj.weight" in state:
@@ -58,8 +61,16 @@ def foreign_method(state: StateDict) -> str | None:
     prefixes = ("", "encoder.", "backbone.")
     kernels = [kernel for prefix in prefixes if (kernel := state.get(f"{prefix}patch_embed.proj.weight")) is not None]
     if any(kernel.ndim == 4 for kernel in kernels):
-        return "MAE or another ViT of single images"
+        return "a ViT of single images without a class token"
     return None
+
+
+def has_class_token_of_images(state: StateDict) -> bool:
+    """Whether a state dict has a class token and patches of single frames, as MAE's."""
+    return any(
+        f"{prefix}cls_token" in state and getattr(state.get(f"{prefix}patch_embed.proj.weight"), "ndim", 0) == 4
+        for prefix in ("", "backbone.")
+    )
 
 
 def encoder_kind(state: StateDict) -> str:

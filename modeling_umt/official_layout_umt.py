@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
 from .position_embeddings_umt import resize_square_table
@@ -29,7 +29,9 @@ def official_tensors(model: PreTrainedModel, key_map: dict[str, list[str]]) -> d
     for official_key, our_keys in key_map.items():
         tensor = torch.cat([ours[key] for key in our_keys]) if len(our_keys) > 1 else ours[our_keys[0]]
         if official_key.endswith("patch_embed.proj.weight"):
-            tensor = tensor.unflatten(1, (config.num_channels, config.tubelet_size, *[config.patch_size] * 2))
+            # the kernel of an image model does not extend in time
+            frames = [config.tubelet_size] if hasattr(config, "tubelet_size") else []
+            tensor = tensor.unflatten(1, (config.num_channels, *frames, *[config.patch_size] * 2))
         elif official_key == "conv1.weight":
             tensor = tensor.unflatten(1, (config.num_channels, *[config.patch_size] * 2))
         elif official_key == "proj":
@@ -265,7 +267,7 @@ def to_our_layout(state: Mapping[str, torch.Tensor], key_map: dict[str, list[str
 def require_exact_fit(
     state: Mapping[str, torch.Tensor],
     model_class: type[PreTrainedModel],
-    config: UMTConfig | UMTTeacherConfig | UMTVideoTextConfig,
+    config: PreTrainedConfig,
     key_map: dict[str, list[str]],
 ) -> None:
     """Raise a ValueError that lists all official keys that are missing, unexpected or misshaped for the model."""

@@ -1,10 +1,10 @@
-"""Position tables: the student's sine-cosine tables, which are computed, and the resizing of a teacher's learned one.
+"""Position tables: sine-cosine tables, which are computed, and the resizing of a teacher's learned one.
 
 Unusual: the angle of the `"flat"` table depends on the flattened token index `t * rows * columns + h * columns + w`
 alone, as in UMT's official code, so neighbours in a row differ by 1, in a column by `columns`, in time by
 `rows * columns`. To resize, the table is computed for the grid the weights were trained on and interpolated: bicubic
 in space, then linear in time. The `"space_time"` table of MVD (arXiv 2212.04500) codes frame, column and row
-separately and is not resized.
+separately and is not resized; nor is MAE's, of column and row.
 """
 
 import math
@@ -48,6 +48,28 @@ def resize_position_table(
     return table.permute(3, 0, 1, 2).reshape(-1, dim)  # frame-major, then rows, then columns
 
 
+def coordinate_code(length: int, dim: int, device: torch.device | None = None) -> torch.Tensor:
+    """The code `(length, dim)`, float32, of the coordinates 0, 1, ...: the sines of all frequencies, then the cosines.
+
+    Computed in float64, as in `sincos_position_table`.
+    """
+    compute_device = "cpu" if device is not None and device.type == "mps" else device
+    exponents = torch.arange(dim // 2, dtype=torch.float64, device=compute_device) / (dim // 2)
+    angles = torch.arange(length, dtype=torch.float64, device=compute_device)[:, None] * 10000.0**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(device=device, dtype=torch.float32)
+
+
+def plane_position_table(grid: tuple[int, int], dim: int, device: torch.device | None = None) -> torch.Tensor:
+    """MAE's table `(rows * columns, dim)`, float32, of a `grid` = (rows, columns); `dim` must be a multiple of 4.
+
+    The first half of the channels codes the column, the second the row.
+    """
+    rows, columns = grid
+    by_column = coordinate_code(columns, dim // 2, device)[None].expand(rows, -1, -1)
+    by_row = coordinate_code(rows, dim // 2, device)[:, None].expand(-1, columns, -1)
+    return torch.cat([by_column, by_row], dim=-1).flatten(0, 1)
+
+
 def space_time_position_table(
     grid: tuple[int, int, int], dim: int, device: torch.device | None = None
 ) -> torch.Tensor:
@@ -61,23 +83,10 @@ def space_time_position_table(
         dim: Channels, a multiple of 16.
         device: Device of the result.
     """
-    compute_device = "cpu" if device is not None and device.type == "mps" else device
-
-    def code(length: int, channels: int) -> torch.Tensor:
-        frequencies = 10000.0 ** (
-            -torch.arange(channels // 2, dtype=torch.float64, device=compute_device) / (channels // 2)
-        )
-        angles = torch.arange(length, dtype=torch.float64, device=compute_device)[:, None] * frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=1)  # (length, channels)
-
     frames, rows, columns = grid
-    side = 3 * dim // 8
-    codes = [
-        code(frames, dim // 4)[:, None, None].expand(-1, rows, columns, -1),
-        code(columns, side)[None, None].expand(frames, rows, -1, -1),
-        code(rows, side)[None, :, None].expand(frames, -1, columns, -1),
-    ]
-    return torch.cat(codes, dim=-1).flatten(0, 2).to(device=device, dtype=torch.float32)
+    time = coordinate_code(frames, dim // 4, device)[:, None].expand(-1, rows * columns, -1)
+    plane = plane_position_table((rows, columns), dim - dim // 4, device)[None].expand(frames, -1, -1)
+    return torch.cat([time, plane], dim=-1).flatten(0, 1)
 
 
 def position_table(

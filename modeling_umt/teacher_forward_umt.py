@@ -1,8 +1,8 @@
 """The forward pass that all teachers share (arXiv 2303.16058, section 3): single frames in, features of K layers at
-the visible tokens and the class token's attention in the last layer out.
+the visible tokens and one row of attention to the patches out, in CLIP the class token's in the last layer.
 
-Shape legend: B batch, T frames, C channels, S patch tokens per frame (N = T * S), V visible tokens, D hidden size,
-K aligned layers, F projection size.
+Shape legend: B batch, T frames, C channels, P tokens before the patches of a frame, S patch tokens per frame
+(N = T * S), V visible tokens, D hidden size, K aligned layers, F projection size.
 """
 
 import math
@@ -28,10 +28,12 @@ class UMTTeacherOutput(ModelOutput):
         features (`(batch, num_aligned_layers, visible, projection_dim)`): Features of the visible tokens, or of all
             tokens without a mask, shallowest layer first, tokens frame-major. Unit vectors with `target_norm="l2"`.
         cls_attention (`(batch, frames, tokens per frame)`): Attention of the class token to the patches in the last
-            block, mean over heads. The class token's weight for itself is cut off and the rest not renormalised.
+            block, or of a pooling head's query to them, mean over heads. The weights of tokens that are not patches
+            are cut off and the rest not renormalised.
         visible_indices (int64 `(batch, visible)`): The mask that was given or selected; None without one.
-        hidden_states: With `output_hidden_states=True`: (batch * frames, 1 + tokens per frame, hidden_size) each.
-        attentions: With `output_attentions=True` and eager attention: one map per block.
+        hidden_states: With `output_hidden_states=True`, of [`UMTTeacherModel`]: (batch * frames, 1 + tokens per frame,
+            hidden_size) each.
+        attentions: With `output_attentions=True` and eager attention, of [`UMTTeacherModel`]: one map per block.
     """
 
     features: torch.FloatTensor | None = None
@@ -47,27 +49,27 @@ class UMTTeacherForwardMixin:
     config: UMTTeacherConfig
     aligned_layers: list[int]
     layers: Sequence[nn.Module]
+    num_prefix_tokens: int = 1  # P: the class token, and registers
 
-    def embed_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames (B*T, C, H, W) to the first layer's input (B*T, 1 + S, D)."""
+    def embed_frames(self, frames: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Frames (B*T, C, H, W) to the first layer's input (B*T, P + S, D), and further arguments of every layer."""
         raise NotImplementedError
 
-    def cls_attention(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The class token's attention to the patches in the last layer, mean over heads.
+    def cls_attention(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The attention to the patches by which tokens are selected, mean over heads.
 
-        Input of the last layer (B*T, 1 + S, D) to the weights (B*T, S), float32, and the key states if `last_layer`
-        reuses them.
+        Input of the last layer (B*T, P + S, D) to the weights (B*T, S), float32, and what `last_layer` reuses.
         """
         raise NotImplementedError
 
     def last_layer(
         self,
         hidden_states: torch.Tensor,
-        key_states: torch.Tensor | None,
+        reused: torch.Tensor | None,
         select_tokens: Callable[[torch.Tensor], torch.Tensor],
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Input of the last layer (B*T, 1 + S, D) to its output at the selected patch tokens (B, V, D)."""
+        """Input of the last layer (B*T, P + S, D) to its output at the selected patch tokens (B, V, D)."""
         raise NotImplementedError
 
     def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -89,14 +91,15 @@ class UMTTeacherForwardMixin:
         frames = prepare_frames(pixel_values_videos, self.config, interpolate_pos_encoding)  # (B*T, C, H, W)
         batch, num_frames = pixel_values_videos.shape[:2]
 
-        hidden_states = self.embed_frames(frames)  # (B*T, 1 + S, D)
+        hidden_states, layer_arguments = self.embed_frames(frames)  # (B*T, P + S, D)
+        kwargs |= layer_arguments
         aligned = []
         for depth, layer in enumerate(self.layers[:-1]):
             hidden_states = layer(hidden_states, **kwargs)
             if depth in self.aligned_layers:
                 aligned.append(hidden_states)
 
-        attention_row, key_states = self.cls_attention(hidden_states)
+        attention_row, reused = self.cls_attention(hidden_states, **kwargs)
         cls_attention = attention_row.unflatten(0, (batch, num_frames))  # (B, T, S)
         if token_selector is not None:
             visible_indices = token_selector(cls_attention)
@@ -107,9 +110,14 @@ class UMTTeacherForwardMixin:
             visible_indices,
             allow_repeats=token_selector is not None,
         )
-        select_tokens = partial(patch_tokens, num_frames=num_frames, visible_indices=visible_indices)
+        select_tokens = partial(
+            patch_tokens,
+            num_frames=num_frames,
+            visible_indices=visible_indices,
+            num_prefix_tokens=self.num_prefix_tokens,
+        )
         aligned = [select_tokens(state) for state in aligned]  # (B, V, D) each
-        aligned.append(self.last_layer(hidden_states, key_states, select_tokens, **kwargs))
+        aligned.append(self.last_layer(hidden_states, reused, select_tokens, **kwargs))
         features = torch.stack([self.project(state) for state in aligned], dim=1)  # (B, K, V, F)
         if self.config.target_norm == "l2":
             features = F.normalize(features, dim=-1)
@@ -143,13 +151,16 @@ def prepare_frames(
     return frames
 
 
-def patch_tokens(hidden_states: torch.Tensor, num_frames: int, visible_indices: torch.Tensor | None) -> torch.Tensor:
-    """The patch tokens of single frames (B*T, 1 + S, D) at `visible_indices` (B, V): (B, V, D); all without a mask."""
-    clips = hidden_states.unflatten(0, (-1, num_frames))  # (B, T, 1 + S, D)
+def patch_tokens(
+    hidden_states: torch.Tensor, num_frames: int, visible_indices: torch.Tensor | None, num_prefix_tokens: int = 1
+) -> torch.Tensor:
+    """The patch tokens of single frames (B*T, P + S, D) at `visible_indices` (B, V): (B, V, D); all without a mask."""
+    clips = hidden_states.unflatten(0, (-1, num_frames))  # (B, T, P + S, D)
     if visible_indices is None:
-        return clips[:, :, 1:].flatten(1, 2)
-    # skip the class token before every frame's patches
-    positions = visible_indices + visible_indices // (clips.shape[2] - 1) + 1
+        return clips[:, :, num_prefix_tokens:].flatten(1, 2)
+    # skip the tokens before every frame's patches
+    frame = visible_indices // (clips.shape[2] - num_prefix_tokens)
+    positions = visible_indices + (frame + 1) * num_prefix_tokens
     return clips.flatten(1, 2).gather(1, positions[..., None].expand(-1, -1, clips.shape[-1]))
 
 

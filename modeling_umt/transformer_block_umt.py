@@ -1,5 +1,5 @@
-"""The transformer block of the UMT video encoder (arXiv 2303.16058, section 3), and the attention that the CLIP
-teacher and the text encoder share with it.
+"""The transformer block of the UMT video encoder (arXiv 2303.16058, section 3), which the image teacher has too, and
+the attention that the CLIP teacher and the text encoder share with it.
 
 A plain pre-norm block of a ViT. Unusual: in the video encoder queries and values have a bias and keys have none, and
 in bfloat16 on a CPU attention is computed unfused instead of by PyTorch's fused kernel.
@@ -18,8 +18,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-
-from .configuration_umt import UMTConfig
 
 
 def eager_attention_forward(
@@ -138,12 +136,15 @@ class UMTMLP(nn.Module):
 
 
 class UMTLayer(GradientCheckpointingLayer):
-    """Pre-norm block; the attention and the MLP branch are dropped independently for each sample."""
+    """Pre-norm block; the attention and the MLP branch are dropped independently for each sample.
 
-    def __init__(self, config: UMTConfig, drop_path_rate: float = 0.0):
+    `key_bias`: see [`UMTAttention`].
+    """
+
+    def __init__(self, config: PreTrainedConfig, drop_path_rate: float = 0.0, key_bias: bool = False):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = UMTAttention(config)
+        self.attention = UMTAttention(config, key_bias)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = UMTMLP(config)
         self.drop_path_rate = drop_path_rate

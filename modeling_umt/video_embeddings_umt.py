@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from .configuration_umt import UMTConfig
 from .position_embeddings_umt import position_table
@@ -79,26 +80,7 @@ class UMTEmbeddings(UMTPositionTable):
 
     def token_grid(self, pixel_values_videos: torch.Tensor) -> tuple[int, int, int]:
         """Tokens of a clip along frames, rows and columns; a ValueError if the clip does not fit the model."""
-        config = self.config
-        shape = tuple(pixel_values_videos.shape)
-        if len(shape) != 5 or shape[2] != config.num_channels or not pixel_values_videos.is_floating_point():
-            raise ValueError(
-                f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} "
-                f"channels, height, width), but is {pixel_values_videos.dtype} {shape}. UMTVideoProcessor makes such "
-                "tensors; an image is a clip of one frame."
-            )
-        _, frames, _, height, width = shape
-        if frames < 1 or frames % config.tubelet_size:
-            raise ValueError(
-                f"The clip has {frames} frames; this model requires a multiple of `tubelet_size` "
-                f"{config.tubelet_size}."
-            )
-        if min(height, width) < 1 or height % config.patch_size or width % config.patch_size:
-            raise ValueError(
-                f"The clip has frames of {height} x {width} pixels; height and width must be multiples of the "
-                f"`patch_size` {config.patch_size}."
-            )
-        return frames // config.tubelet_size, height // config.patch_size, width // config.patch_size
+        return clip_token_grid(pixel_values_videos, self.config, self.config.tubelet_size)
 
     def forward(
         self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
@@ -126,4 +108,44 @@ class UMTEmbeddings(UMTPositionTable):
         return embeddings + positions.to(embeddings.dtype), positions
 
 
-__all__ = ["UMTEmbeddings", "UMTPositionTable"]
+def clip_token_grid(
+    pixel_values_videos: torch.Tensor, config: PreTrainedConfig, tubelet_size: int = 1
+) -> tuple[int, int, int]:
+    """Tokens of a clip along frames, rows and columns.
+
+    Args:
+        pixel_values_videos: The clip (B, T, C, H, W).
+        config: The model's configuration, with `num_channels` and `patch_size`.
+        tubelet_size: Frames covered by one token.
+
+    Raises:
+        ValueError: if the clip is not a float tensor of that shape, or its frames or pixels do not divide.
+    """
+    shape = tuple(pixel_values_videos.shape)
+    if len(shape) != 5 or shape[2] != config.num_channels or not pixel_values_videos.is_floating_point():
+        raise ValueError(
+            f"`pixel_values_videos` must be a floating point tensor (batch, frames, {config.num_channels} "
+            f"channels, height, width), but is {pixel_values_videos.dtype} {shape}. UMTVideoProcessor makes such "
+            "tensors; an image is a clip of one frame."
+        )
+    _, frames, _, height, width = shape
+    if frames < 1 or frames % tubelet_size:
+        raise ValueError(
+            f"The clip has {frames} frames; this model requires a multiple of `tubelet_size` {tubelet_size}."
+        )
+    if min(height, width) < 1 or height % config.patch_size or width % config.patch_size:
+        raise ValueError(
+            f"The clip has frames of {height} x {width} pixels; height and width must be multiples of the "
+            f"`patch_size` {config.patch_size}."
+        )
+    return frames // tubelet_size, height // config.patch_size, width // config.patch_size
+
+
+def frame_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Frames (B*T, C, H, W) as flattened patches (B*T, S, C * patch * patch), in the order of a kernel's weights."""
+    rows, columns = frames.shape[-2] // patch_size, frames.shape[-1] // patch_size
+    patches = frames.unflatten(-2, (rows, patch_size)).unflatten(-1, (columns, patch_size))
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+__all__ = ["UMTEmbeddings", "UMTPositionTable", "clip_token_grid", "frame_patches"]

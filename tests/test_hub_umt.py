@@ -21,6 +21,8 @@ from modeling_umt import (
     UMTForMaskedModeling,
     UMTForPreTraining,
     UMTForVideoClassification,
+    UMTImageTeacherConfig,
+    UMTImageTeacherModel,
     UMTModel,
     UMTTeacherConfig,
     UMTTeacherModel,
@@ -42,6 +44,9 @@ TEACHER_SIZES = {
     "patch_size": 16,
     "projection_dim": 8,
 }
+IMAGE_TEACHER_SIZES = {
+    name: TEACHER_SIZES[name] for name in TEACHER_SIZES if name not in ("num_aligned_layers", "projection_dim")
+}
 # The kinds of repository, and the Auto classes that must load each completely.
 KINDS = {
     "base": ["AutoModel"],
@@ -50,6 +55,7 @@ KINDS = {
     "pretraining": ["AutoModel", "AutoModelForPreTraining"],
     "masked": ["AutoModel", "AutoModelForPreTraining"],
     "teacher": ["AutoModel"],
+    "image_teacher": ["AutoModel"],
 }
 PAIRS = [(kind, auto) for kind, autos in KINDS.items() for auto in autos]
 AUTO_MAP = {
@@ -63,6 +69,10 @@ MASKED_AUTO_MAP = AUTO_MAP | {"AutoModelForPreTraining": "modeling_umt_masked_mo
 TEACHER_AUTO_MAP = {
     "AutoConfig": "configuration_umt.UMTTeacherConfig",
     "AutoModel": "modeling_umt_teacher.UMTTeacherModel",
+}
+IMAGE_TEACHER_AUTO_MAP = {
+    "AutoConfig": "configuration_umt_image_teacher.UMTImageTeacherConfig",
+    "AutoModel": "modeling_umt_image_teacher.UMTImageTeacherModel",
 }
 CODE = {
     "alignment_umt.py",
@@ -83,6 +93,23 @@ TEACHER_CODE = {
     "teacher_forward_umt.py",
     "token_selection_umt.py",
     "transformer_block_umt.py",
+    "video_embeddings_umt.py",
+}
+IMAGE_TEACHER_CODE = {
+    "configuration_umt.py",
+    "configuration_umt_image_teacher.py",
+    "modeling_umt_image_teacher.py",
+    "position_embeddings_umt.py",
+    "remote_code_umt.py",
+    "transformer_block_umt.py",
+    "video_embeddings_umt.py",
+}
+CODE_OF = {"teacher": TEACHER_CODE, "image_teacher": IMAGE_TEACHER_CODE}
+AUTO_MAP_OF = {
+    "detection": DETECTION_AUTO_MAP,
+    "masked": MASKED_AUTO_MAP,
+    "teacher": TEACHER_AUTO_MAP,
+    "image_teacher": IMAGE_TEACHER_AUTO_MAP,
 }
 SHARED_CODE = f"""
 import json, torch, transformers
@@ -105,7 +132,8 @@ def output(model):
 def load(source, auto, **kwargs):
     config = transformers.AutoConfig.from_pretrained(source, **kwargs)
     model, info = getattr(transformers, auto).from_pretrained(source, output_loading_info=True, **kwargs)
-    assert type(config).__name__ == type(model.config).__name__ in ("UMTConfig", "UMTTeacherConfig")
+    assert type(config).__name__ == type(model.config).__name__ in (
+        "UMTConfig", "UMTTeacherConfig", "UMTImageTeacherConfig")
     problems = {{key: sorted(map(str, value)) for key, value in info.items() if value}}
     kind = {{"module": type(model).__module__, "class": type(model).__name__, "labels": config.id2label}}
     return model, {{"output": output(model), "problems": problems, **kind}}
@@ -136,6 +164,7 @@ def world(tmp_path_factory) -> SimpleNamespace:
     targets = {"position_type": "space_time", "masked_targets": {"image": 8, "video": 4}}
     models["masked"] = UMTForMaskedModeling(UMTConfig(**SIZES, **targets))
     models["teacher"] = UMTTeacherModel(UMTTeacherConfig(**TEACHER_SIZES))
+    models["image_teacher"] = UMTImageTeacherModel(UMTImageTeacherConfig(**IMAGE_TEACHER_SIZES))
     with torch.no_grad():
         for kind in ("classifier", "detection"):
             models[kind].classifier.weight.normal_()
@@ -184,8 +213,7 @@ def expected_output(world: SimpleNamespace, kind: str, auto: str) -> torch.Tenso
 
 
 def auto_map(kind: str) -> dict[str, str]:
-    of_kind = {"detection": DETECTION_AUTO_MAP, "masked": MASKED_AUTO_MAP, "teacher": TEACHER_AUTO_MAP}
-    return of_kind.get(kind, AUTO_MAP)
+    return AUTO_MAP_OF.get(kind, AUTO_MAP)
 
 
 def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> None:
@@ -198,14 +226,15 @@ def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> 
 
 def check_repository(files: dict[str, bytes], kind: str) -> None:
     """Weights, code and `auto_map` are complete; `architectures` names the head."""
-    code = {target.split(".")[0] + ".py" for target in auto_map(kind).values()}
-    code |= TEACHER_CODE if kind == "teacher" else CODE
+    code = {target.split(".")[0] + ".py" for target in auto_map(kind).values()} | CODE_OF.get(kind, CODE)
     assert files.keys() >= code | {"config.json", "model.safetensors"}
     config = json.loads(files["config.json"])
     assert config["auto_map"] == auto_map(kind)
-    assert config["model_type"] == ("umt_teacher" if kind == "teacher" else "umt")
+    model_types = {"teacher": "umt_teacher", "image_teacher": "umt_image_teacher"}
+    assert config["model_type"] == model_types.get(kind, "umt")
     heads = {"base": "UMTModel", "classifier": "UMTForVideoClassification", "detection": "UMTForActionDetection"}
     heads |= {"pretraining": "UMTForPreTraining", "masked": "UMTForMaskedModeling", "teacher": "UMTTeacherModel"}
+    heads |= {"image_teacher": "UMTImageTeacherModel"}
     assert config["architectures"] == [heads[kind]]
 
 

@@ -20,6 +20,7 @@ KINDS = {
     "UMTForVideoClassification": ("a classifier", "umt classify, umt embed, umt evaluate"),
     "UMTForActionDetection": ("an action detection model", "umt detect, umt evaluate --task detection"),
     "UMTTeacherModel": ("a teacher", "umt pretrain, umt show-mask"),
+    "UMTImageTeacherModel": ("an image teacher of masked modelling", "umt pretrain"),
     "UMTForVideoTextPreTraining": ("a stage-2 model of videos and texts", "umt search, umt embed, umt finetune"),
     "UMTVideoTextModel": ("a model of videos and texts", "umt search, umt embed, umt evaluate --task retrieval"),
     "UMTForVideoQuestionAnswering": (
@@ -27,6 +28,8 @@ KINDS = {
         "umt ask, umt evaluate --task question_answering",
     ),
 }
+# model types whose inputs are the clips of another model, so that their folders need no processor
+WITHOUT_PROCESSOR = ("umt_teacher", "umt_image_teacher")
 _ADAPTER, _CONFIG = "adapter_config.json", "config.json"
 
 

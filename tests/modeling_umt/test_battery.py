@@ -31,6 +31,8 @@ from modeling_umt import (
     UMTForVideoClassification,
     UMTForVideoQuestionAnswering,
     UMTForVideoTextPreTraining,
+    UMTImageTeacherConfig,
+    UMTImageTeacherModel,
     UMTModel,
     UMTTeacherConfig,
     UMTTeacherModel,
@@ -140,6 +142,13 @@ def teacher_config(**fields) -> UMTTeacherConfig:
 def teacher_shapes(config, batch, grid, visible):
     features = (batch, config.num_aligned_layers, visible, config.projection_dim)
     return {"features": features, "cls_attention": (batch, grid[0], grid[1] * grid[2])}
+
+
+def image_teacher_config(**fields) -> UMTImageTeacherConfig:
+    """Frames of 64 x 64 pixels: 4 x 4 tokens and a class token each."""
+    defaults = {"image_size": 64, "patch_size": 16, "intermediate_size": 64}
+    defaults |= {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return UMTImageTeacherConfig(**defaults | fields)
 
 
 def video_text_config(**fields) -> UMTVideoTextConfig:
@@ -346,6 +355,14 @@ CASES = [
         resizes=True,
         config=teacher_config,
         grid=lambda config, frames, height, width: (frames, 4, 4),
+        sequence=lambda config, batch, grid, visible: (batch * grid[0], 1 + grid[1] * grid[2]),
+    ),
+    Case(
+        "image-teacher",
+        UMTImageTeacherModel,
+        lambda config, batch, grid, visible: {"last_hidden_state": (batch, visible, config.hidden_size)},
+        config=image_teacher_config,
+        grid=lambda config, frames, height, width: (frames, height // 16, width // 16),
         sequence=lambda config, batch, grid, visible: (batch * grid[0], 1 + grid[1] * grid[2]),
     ),
     Case(

@@ -1,7 +1,7 @@
 """The teachers: recorded values, CLIP's own values, masks, the attention row, and sources of weights.
 
-Tests of all teachers run for CLIP and for DINOv2; DINOv2's own values are tested in a separate file. The battery has a
-row for `UMTTeacherModel`.
+Tests of all teachers run for CLIP and for the other families, whose own values are tested in separate files. The
+battery has a row for `UMTTeacherModel`.
 """
 
 import functools
@@ -26,9 +26,12 @@ from transformers import (
     CLIPVisionModelWithProjection,
     Dinov2Config,
     Dinov2Model,
+    DINOv3ViTModel,
+    Siglip2VisionModel,
+    SiglipVisionModel,
 )
 
-from modeling_umt import UMTDinov2Teacher, UMTTeacherModel, convert_umt_checkpoint
+from modeling_umt import UMTDinov2Teacher, UMTDinov3Teacher, UMTSiglipTeacher, UMTTeacherModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from modeling_umt.teacher_forward_umt import patch_tokens, prepare_frames
 from modeling_umt.token_selection_umt import attention_token_selection, visible_indices_from_mask
@@ -65,6 +68,21 @@ def dinov2_model(**fields) -> Dinov2Model:
     return randomized(Dinov2Model(Dinov2Config(**{**sizes, "image_size": 64, "patch_size": 16, **fields})))
 
 
+def other_model(model_class, **fields):
+    """A tiny DINOv3 or SigLIP with patches of 16 pixels."""
+    sizes = {"hidden_size": DIM, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "intermediate_size": 48}
+    torch.manual_seed(0)
+    return randomized(model_class(model_class.config_class(**sizes, patch_size=16, **fields)))
+
+
+BACKBONES = {
+    "dinov2": lambda: UMTDinov2Teacher(dinov2_model(), image_size=64, **FIELDS),
+    "dinov3": lambda: UMTDinov3Teacher(other_model(DINOv3ViTModel, num_register_tokens=2), image_size=64, **FIELDS),
+    "siglip": lambda: UMTSiglipTeacher(other_model(SiglipVisionModel, image_size=48), image_size=64, **FIELDS),
+    "siglip2": lambda: UMTSiglipTeacher(other_model(Siglip2VisionModel, num_patches=9), image_size=64, **FIELDS),
+}
+
+
 def clip_folder(folder, **fields) -> str:
     clip_model(**fields).save_pretrained(folder)
     return str(folder)
@@ -75,12 +93,12 @@ def folder(tmp_path_factory) -> str:
     return clip_folder(tmp_path_factory.mktemp("clip"))
 
 
-@pytest.fixture(params=["clip", "dinov2"])
+@pytest.fixture(params=["clip", *BACKBONES])
 def teacher(request, folder):
     """A teacher of each family for frames of 64 x 64 pixels: 4 x 4 tokens, layers 1 and 2."""
     if request.param == "clip":
         return UMTTeacherModel.from_clip(folder, image_size=64, **FIELDS)
-    return UMTDinov2Teacher(dinov2_model(), image_size=64, **FIELDS).eval()
+    return BACKBONES[request.param]().eval()
 
 
 def clips(batch: int = 2, frames: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
@@ -259,12 +277,23 @@ def test_from_clip_converts_half_precision_to_float32(folder, tmp_path):
     assert torch.equal(model.embeddings.position_embeddings, table)  # resized in float32, not rounded again
 
 
-@pytest.mark.parametrize("from_pretrained", [UMTTeacherModel.from_clip, UMTDinov2Teacher.from_pretrained])
+@pytest.mark.parametrize(
+    "from_pretrained",
+    [
+        UMTTeacherModel.from_clip,
+        UMTDinov2Teacher.from_pretrained,
+        UMTDinov3Teacher.from_pretrained,
+        UMTSiglipTeacher.from_pretrained,
+    ],
+)
 def test_other_models_are_refused(from_pretrained, tmp_path):
     BertModel(
         BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
     ).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"contains a 'bert' model; a (CLIP|DINOv2) checkpoint.*expected, e.g."):
+    with pytest.raises(
+        ValueError,
+        match=r"contains a 'bert' model; a (CLIP|DINOv2|DINOv3 ViT|SigLIP or SigLIP 2) checkpoint.*expected, e.g.",
+    ):
         from_pretrained(tmp_path)
 
 

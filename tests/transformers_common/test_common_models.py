@@ -15,6 +15,8 @@ from modeling_umt import (
     UMTForVideoClassification,
     UMTForVideoQuestionAnswering,
     UMTForVideoTextPreTraining,
+    UMTImageTeacherConfig,
+    UMTImageTeacherModel,
     UMTModel,
     UMTTeacherConfig,
     UMTTeacherModel,
@@ -33,6 +35,9 @@ VISION |= {"num_attention_heads": 2, "intermediate_size": 32, "position_grid": [
 VISION |= {"num_aligned_layers": 1, "target_dim": 8}
 TEACHER = {name: VISION[name] for name in ("image_size", "patch_size", "hidden_size", "num_hidden_layers")}
 TEACHER |= {"num_attention_heads": 2, "intermediate_size": 32, "num_aligned_layers": 1, "projection_dim": 8}
+IMAGE_TEACHER = {
+    name: value for name, value in TEACHER.items() if name not in ("num_aligned_layers", "projection_dim")
+}
 TEXT = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "fusion_layer": 1}
 TEXT |= {"intermediate_size": 32, "max_position_embeddings": 16, "encoder_width": 16}
 TEXT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -172,6 +177,12 @@ class UMTMaskedModelingTest(PatchEmbeddings, CommonTests, unittest.TestCase):
 class UMTTeacherTest(PatchEmbeddings, CommonTests, unittest.TestCase):
     all_model_classes = (UMTTeacherModel,)
     config_class, fields = UMTTeacherConfig, TEACHER
+    seq_length = 5  # of a frame, with its class token
+
+
+class UMTImageTeacherTest(PatchEmbeddings, CommonTests, unittest.TestCase):
+    all_model_classes = (UMTImageTeacherModel,)
+    config_class, fields = UMTImageTeacherConfig, IMAGE_TEACHER
     seq_length = 5  # of a frame, with its class token
 
 

@@ -20,10 +20,10 @@ import modeling_umt
 from modeling_umt.vocabulary_umt import record_vocabulary
 from processing_umt import UMTProcessor
 
-from ..model_sources import architecture_of, describe_model, read_model_config
+from ..model_sources import WITHOUT_PROCESSOR, architecture_of, describe_model, read_model_config
 from .card_template import code_block, environment, render_card, table
 from .publishing import nonfinite_tensors
-from .snippets import ANSWER, CLASSIFY, CLASSIFY_WITH_ADAPTER, COMPARE, DETECT, EMBED, TEACH
+from .snippets import ANSWER, CLASSIFY, CLASSIFY_WITH_ADAPTER, COMPARE, DETECT, EMBED, TEACH, TEACH_IMAGES
 from .trainer_card import NO_LICENCE
 
 CARD, BASE = "README.md", "base"
@@ -34,6 +34,7 @@ USES = {
     "UMTForVideoClassification": CLASSIFY,
     "UMTForActionDetection": DETECT,
     "UMTTeacherModel": TEACH,
+    "UMTImageTeacherModel": TEACH_IMAGES,
     "UMTForVideoTextPreTraining": COMPARE,
     "UMTVideoTextModel": COMPARE,
     "UMTForVideoQuestionAnswering": ANSWER,
@@ -176,7 +177,7 @@ def require_complete(folder: Path) -> None:
         lacking += [name for name in ADAPTER if not (folder / name).is_file()]
     if not list(model_folder.glob("*.safetensors")):
         lacking.append("model.safetensors")
-    if config["model_type"] != "umt_teacher" and not any((folder / name).is_file() for name in PROCESSORS):
+    if config["model_type"] not in WITHOUT_PROCESSOR and not any((folder / name).is_file() for name in PROCESSORS):
         lacking.append("a processor (processor.save_pretrained)")
     if config["model_type"] == "umt_video_text" and not any((folder / name).is_file() for name in TOKENIZERS):
         lacking.append("a tokenizer (processor.save_pretrained)")

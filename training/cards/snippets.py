@@ -50,6 +50,16 @@ print(outputs.features.shape)  # (1, aligned layers, tokens, dim)
 print(outputs.cls_attention.shape)  # (1, frames, tokens per frame)
 """
 
+TEACH_IMAGES = """import torch
+from transformers import AutoModel
+
+teacher = AutoModel.from_pretrained("{model}", trust_remote_code=True).eval()
+frames = torch.randn(1, 8, 3, 224, 224)  # every second frame of the student's clip
+with torch.inference_mode():
+    targets = teacher(frames).last_hidden_state
+print(targets.shape)  # (1, frames * patches per frame, hidden_size)
+"""
+
 SEARCH = """import torch
 from transformers import AutoModel, AutoProcessor
 

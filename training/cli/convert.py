@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..atomic_files import atomic_write
-from ..model_sources import read_model_config
+from ..model_sources import WITHOUT_PROCESSOR, read_model_config
 from ..quiet_loading import quiet_loading
 
 HELP = "convert an official UMT checkpoint to a folder that Transformers loads, or back"
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     )
     config = model.config
     vision = getattr(config, "vision_config", config)
-    if config.model_type == "umt_teacher":  # its inputs are its student's clips, so its folder needs no processor
+    if config.model_type in WITHOUT_PROCESSOR:
         processor, clip = None, f"frames of {config.image_size} pixels"
     else:
         clip = f"{vision.num_frames} frames of {' x '.join(map(str, vision.image_height_width))} pixels"

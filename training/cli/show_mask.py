@@ -17,7 +17,9 @@ HELP = "draw the visible tokens of a video and the teacher's attention"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", metavar="VIDEO", help="video file or http(s) URL")
     parser.add_argument(
-        "--teacher", required=True, help="Hub id or folder of a CLIP, DINOv2 or UMT teacher, or an official .pth file"
+        "--teacher",
+        required=True,
+        help="Hub id or folder of a CLIP, SigLIP, DINOv2, DINOv3 or UMT teacher, or an official .pth file",
     )
     parser.add_argument(
         "--teacher-image-size",

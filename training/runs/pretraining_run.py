@@ -41,8 +41,8 @@ class PreTrainingRun:
         streaming: Read a Hub data set as a stream instead of downloading it first.
         samples_per_epoch: Clips in an epoch of a stream or of tar shards, whose length is unknown, and of an estimate
             without `data`.
-        teacher: Hub id or folder of a CLIP or DINOv2 checkpoint or of a saved `UMTTeacherModel`, or an official
-            extracted `.pth`.
+        teacher: Hub id or folder of a CLIP, SigLIP, SigLIP 2, DINOv2 or DINOv3 (ViT) checkpoint or of a saved
+            `UMTTeacherModel`, or an official extracted `.pth`.
         teacher_image_size: Side of the teacher's frames in pixels; by default a saved `UMTTeacherModel`'s own, and for
             other checkpoints 14 patches.
         model: Fields of `UMTConfig` that differ from UMT-L/16, as a mapping.

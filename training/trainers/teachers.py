@@ -4,11 +4,25 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from modeling_umt import UMTConfig, UMTDinov2Teacher, UMTTeacherConfig, UMTTeacherModel, convert_umt_checkpoint
+from modeling_umt import (
+    UMTConfig,
+    UMTDinov2Teacher,
+    UMTDinov3Teacher,
+    UMTSiglipTeacher,
+    UMTTeacherConfig,
+    UMTTeacherModel,
+    convert_umt_checkpoint,
+)
 from modeling_umt.convert_umt_checkpoints import read_official_state_dict, teacher_config
 
 from ..model_sources import read_model_config
 
+# model type of a configuration -> teacher
+BACKBONE_TEACHERS = {
+    model_type: teacher
+    for teacher in (UMTDinov2Teacher, UMTDinov3Teacher, UMTSiglipTeacher)
+    for model_type in teacher.model_types
+}
 _CLIP_B16 = {"patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 # configurations of the published recipes' teachers, so that an estimate needs no download
 PUBLISHED_TEACHERS = {
@@ -23,14 +37,14 @@ def load_teacher(name: str, student: UMTConfig, image_size: int | None = None) -
     """Load a teacher that returns the layers a student aligns.
 
     Args:
-        name: Hub id or folder of a CLIP or DINOv2 checkpoint or of a saved [`UMTTeacherModel`], or an official
-            extracted `.pth`.
+        name: Hub id or folder of a CLIP, SigLIP, SigLIP 2, DINOv2 or DINOv3 (ViT) checkpoint or of a saved
+            [`UMTTeacherModel`], or an official extracted `.pth`.
         student: Configuration of the student, which determines the returned layers and their normalisation.
         image_size (`int`, *optional*): Height and width of the teacher's frames in pixels. Defaults to that of a
             saved [`UMTTeacherModel`], and to 14 patches for other checkpoints.
 
     Raises:
-        ValueError: if the checkpoint is of an unsupported model family.
+        ValueError: if the checkpoint is of an unsupported model family, or lacks weights.
         OSError: if the checkpoint does not exist.
     """
     fields = teacher_fields(student)
@@ -43,9 +57,12 @@ def load_teacher(name: str, student: UMTConfig, image_size: int | None = None) -
         return UMTTeacherModel.from_pretrained(name, **fields)
     if family in ("clip", "clip_vision_model"):
         return UMTTeacherModel.from_clip(name, image_size=image_size, **fields)
-    if family == "dinov2":
-        return UMTDinov2Teacher.from_pretrained(name, image_size=image_size, **fields)
-    raise ValueError(f"{name!r} is a {family!r} model; a teacher is a CLIP, DINOv2 or UMTTeacherModel checkpoint.")
+    if family in BACKBONE_TEACHERS:
+        return BACKBONE_TEACHERS[family].from_pretrained(name, image_size=image_size, **fields)
+    raise ValueError(
+        f"{name!r} is a {family!r} model; a teacher is a CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3 (ViT) or "
+        "UMTTeacherModel checkpoint."
+    )
 
 
 def size_teacher(name: str, student: UMTConfig, image_size: int | None = None) -> nn.Module:
@@ -88,7 +105,7 @@ def check_teacher_fits(student: UMTConfig, teacher: PreTrainedConfig) -> None:
     if student.target_dim != teacher.projection_dim:
         raise ValueError(
             f"The teacher's features have {teacher.projection_dim} channels, but the student's `target_dim` is "
-            f"{student.target_dim}."
+            f"{student.target_dim}; set it to {teacher.projection_dim}."
         )
     if student.target_norm != teacher.target_norm:
         raise ValueError(

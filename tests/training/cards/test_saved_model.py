@@ -18,7 +18,7 @@ from tiny_question_answering import save_tiny, tiny_answerer
 from tiny_video_text_retrieval import save_tiny_retrieval_model
 from video_files import write_video
 
-from modeling_umt import UMTConfig, UMTForActionDetection
+from modeling_umt import UMTConfig, UMTForActionDetection, UMTImageTeacherConfig, UMTImageTeacherModel
 from processing_umt import UMTVideoProcessor
 from umt_training.cli import main
 from umt_training.runs.tasks import finetune
@@ -37,6 +37,8 @@ def models(tmp_path_factory) -> Path:
     save_tiny_retrieval_model(root / "retrieval")
     save_tiny(tiny_answerer(), root / "answerer")
     make_teacher().save_pretrained(root / "teacher")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    UMTImageTeacherModel(UMTImageTeacherConfig(**sizes, image_size=64)).save_pretrained(root / "image_teacher")
     detector = UMTForActionDetection(UMTConfig(**SIZES, num_labels=5))
     detector.save_pretrained(root / "detector")
     UMTVideoProcessor.for_action_detection(detector.config).save_pretrained(root / "detector")
@@ -79,6 +81,7 @@ def test_the_card_of_a_run_is_kept_but_for_id_and_licence(models, tmp_path, caps
         ("answerer", ["a question-answering model", "rank_answers", "visual-question-answering"]),
         ("detector", ["UMTForActionDetection", "post_process_action_detection"]),
         ("teacher", ["a teacher", "cls_attention", "single frames of"]),
+        ("image_teacher", ["an image teacher of masked modelling", "every second frame", "single frames of 64 x 64"]),
         ("stage1", ["a stage-1 model", "pooler_output"]),
     ],
 )

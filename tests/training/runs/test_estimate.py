@@ -8,7 +8,18 @@ import torch
 from recorded import load_recorded
 from tiny_pretraining import STUDENT, TEACHER, make_student, make_teacher
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTTeacherConfig, UMTTeacherModel
 from modeling_umt.token_selection_umt import attention_token_selection
@@ -133,14 +144,21 @@ def test_other_teachers_are_loaded(recipe, tmp_path):
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 14}
     clip = CLIPVisionConfig(intermediate_size=64, projection_dim=16, image_size=56, **sizes)
     CLIPVisionModelWithProjection(clip).save_pretrained(tmp_path / "clip")
-    Dinov2Model(Dinov2Config(image_size=56, mlp_ratio=2, **sizes)).save_pretrained(tmp_path / "dinov2")
+    others = {
+        "dinov2": Dinov2Model(Dinov2Config(image_size=56, mlp_ratio=2, **sizes)),
+        "dinov3": DINOv3ViTModel(DINOv3ViTConfig(intermediate_size=64, **sizes)),
+        "siglip": SiglipVisionModel(SiglipVisionConfig(image_size=56, intermediate_size=64, **sizes)),
+        "siglip2": Siglip2VisionModel(Siglip2VisionConfig(num_patches=16, intermediate_size=64, **sizes)),
+    }
+    for name, model in others.items():
+        model.save_pretrained(tmp_path / name)
     counts = {}
-    for name, fields in (("clip", "{}"), ("dinov2", '{"target_dim": 32}')):
+    for name, fields in (("clip", "{}"), *((name, '{"target_dim": 32}') for name in others)):
         text = estimate(recipe, ["--teacher", str(tmp_path / name), "--model", fields])
         counts[name] = int(text.splitlines()[0].rpartition(" ")[2].replace(",", ""))
     assert counts["clip"] == make_teacher().num_parameters()
-    assert counts["dinov2"] == Dinov2Model.from_pretrained(tmp_path / "dinov2").num_parameters()
-    with pytest.raises(ValueError, match="16 channels, but the student's `target_dim` is 24"):
+    assert {name: counts[name] for name in others} == {name: m.num_parameters() for name, m in others.items()}
+    with pytest.raises(ValueError, match="16 channels, but the student's `target_dim` is 24; set it to 16"):
         estimate(recipe, ["--teacher", str(tmp_path / "clip"), "--model", '{"target_dim": 24}'])
 
 

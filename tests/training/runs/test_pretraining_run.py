@@ -5,15 +5,24 @@ import logging
 import pytest
 import torch
 from tiny_pretraining import STUDENT, make_student, make_teacher, some_clips
-from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    Dinov2Model,
+    DINOv3ViTModel,
+    Siglip2VisionModel,
+    SiglipVisionModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from modeling_umt import (
     UMTConfig,
     UMTDinov2Teacher,
+    UMTDinov3Teacher,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTModel,
+    UMTSiglipTeacher,
     UMTTeacherConfig,
     UMTTeacherModel,
     convert_umt_checkpoint,
@@ -168,11 +177,20 @@ def test_clip_with_both_towers(tmp_path, warnings_of_transformers):
     assert not warnings_of_transformers()
 
 
-def test_dinov2(tmp_path, warnings_of_transformers):
+OTHER_FAMILIES = [
+    (Dinov2Model, UMTDinov2Teacher, {"image_size": 28, "mlp_ratio": 2}),
+    (DINOv3ViTModel, UMTDinov3Teacher, {"num_register_tokens": 4}),
+    (SiglipVisionModel, UMTSiglipTeacher, {"image_size": 28}),
+    (Siglip2VisionModel, UMTSiglipTeacher, {"num_patches": 4}),
+]
+
+
+@pytest.mark.parametrize("model_class, teacher_class, fields", OTHER_FAMILIES)
+def test_other_families(tmp_path, warnings_of_transformers, model_class, teacher_class, fields):
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 14}
-    Dinov2Model(Dinov2Config(image_size=28, mlp_ratio=2, **sizes)).save_pretrained(tmp_path)
+    model_class(model_class.config_class(**sizes, **fields)).save_pretrained(tmp_path)
     teacher = teacher_of(tmp_path, UMTConfig(**STUDENT | {"target_dim": 32}))
-    assert type(teacher) is UMTDinov2Teacher and not warnings_of_transformers()
+    assert type(teacher) is teacher_class and not warnings_of_transformers()
     with torch.no_grad():
         assert teacher(torch.randn(1, 2, 3, 56, 56)).features.shape == (1, 2, 32, 32)
 
@@ -196,5 +214,5 @@ def test_an_official_teacher_follows_the_student_too(tmp_path):
 
 def test_families_without_an_adapter(tmp_path):
     make_student().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"is a 'umt' model; a teacher is a CLIP, DINOv2 or UMTTeacherModel"):
+    with pytest.raises(ValueError, match=r"is a 'umt' model; a teacher is a CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3"):
         teacher_of(tmp_path)
