@@ -17,7 +17,8 @@ from .reproducibility import reproducibility_page
 LIST_HEAD = """\
 # Published checkpoints
 
-All checkpoints of the official model zoos, and the CLIP teachers. `umt card build` generates the table and the \
+All checkpoints of the official model zoos of UMT, its CLIP teachers, and the students of MVD, whose licence is CC \
+BY-NC 4.0. `umt card build` generates the table and the \
 folders from `registry.yaml` and `results.yaml`; `umt card check` lists the files that are out of date.
 
 A folder contains the files specific to a checkpoint: card, `config.json`, processor settings, and the published \

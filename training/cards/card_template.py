@@ -19,17 +19,28 @@ TEMPLATE = CARDS_FOLDER / "card_template.md"
 PACKAGES = ("unmasked-teacher", "torch", "torchvision", "transformers", "accelerate", "peft", "datasets", "av")
 
 
-def render_card(metadata: ModelCardData, /, *, title: str, summary: str, **sections: str | None) -> ModelCard:
+UMT_CITATION = (
+    "Unmasked Teacher: Towards Training-Efficient Video Foundation Models, ICCV 2023, "
+    "[arXiv 2303.16058](https://arxiv.org/abs/2303.16058)."
+)
+
+
+def render_card(
+    metadata: ModelCardData, /, *, title: str, summary: str, citation: str = UMT_CITATION, **sections: str | None
+) -> ModelCard:
     """Render a card.
 
     Args:
         metadata: The metadata for the Hub.
         title, summary: The heading and the text below it.
+        citation: The paper of the method, at the end.
         sections: The Markdown text of `use`, `purpose`, `input`, `data`, `training`, `results`, `notes`, `origin`,
             `environment` and `licence`.
     """
     template = TEMPLATE.read_text(encoding="utf-8")
-    card = ModelCard.from_template(metadata, template_str=template, title=title, summary=summary, **sections)
+    card = ModelCard.from_template(
+        metadata, template_str=template, title=title, summary=summary, citation=citation, **sections
+    )
     return ModelCard(str(card) + "\n")
 
 

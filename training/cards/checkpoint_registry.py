@@ -43,6 +43,7 @@ class CheckpointRow:
     file: str | None = None
     clip: str | None = None
     teacher: str | None = None
+    teachers: str | None = None
     start: str | None = None
     license: str | None = None
     sha256: str | None = None
@@ -57,6 +58,7 @@ class CheckpointRow:
     views: list[int] | None = None
     script_views: list[int] | None = None
     recipe: str | None = None
+    finetuned: dict[str, list[float]] = field(default_factory=dict)
     measured: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -67,7 +69,7 @@ class CheckpointRow:
             for name, value, known in (
                 ("kind", self.kind, registry["kinds"]),
                 ("size", self.size, registry["sizes"]),
-                *(("data set", data, registry["datasets"]) for data in self.data),
+                *(("data set", data, registry["datasets"]) for data in (*self.data, *self.finetuned)),
                 *(("start", start, registry["checkpoints"]) for start in (self.start, self.teacher) if start),
             )
             if value not in known
@@ -79,6 +81,12 @@ class CheckpointRow:
     def shared(self) -> dict[str, Any]:
         """The registry's entry for this kind of checkpoint."""
         return read_registry()["kinds"][self.kind]
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The registry's entry for the origin of this kind of checkpoint."""
+        registry, name = read_registry(), self.shared.get("source")
+        return registry["sources"][name] if name else registry["source"]
 
     @property
     def official_file(self) -> str:
@@ -142,9 +150,10 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
         config.is_encoder_decoder = row.kind == "question_answering"
     else:
         fields = {"num_frames": row.frames, "image_size": row.resolution} | size["vision"]
+        fields |= row.shared.get("config", {})
         if row.kind == "stage1":
             fields["target_dim"] = size["target_dim"]
-        else:
+        elif row.kind != "mvd":
             names = load_labels(row.labels) if row.labels else [f"LABEL_{index}" for index in range(row.classes)]
             fields["id2label"] = dict(enumerate(names))
             fields["label2id"] = {name: index for index, name in enumerate(names)}
@@ -188,6 +197,8 @@ def row_processor(
             crop_size={"height": row.resolution, "width": row.resolution},
         )
     processor = UMTVideoProcessor.for_config(row_config(row))
+    if row.kind == "mvd":  # the window of pre-training
+        processor.sampling, processor.frame_stride = "dense", 4
     if row.sampling is not None:
         processor.sampling = row.sampling
     return processor

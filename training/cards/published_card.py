@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from processing_umt import UMTVideoProcessor
 
-from .card_template import bullets, code_block, render_card, table
+from .card_template import UMT_CITATION, bullets, code_block, render_card, table
 from .checkpoint_registry import (
     VIDEO_TEXT_KINDS,
     CheckpointRow,
@@ -31,6 +31,7 @@ UNSTABLE_FIELDS = ("transformers_version",)
 SNIPPETS = {
     "teacher": TEACH,
     "stage1": EMBED,
+    "mvd": EMBED,
     "classification": CLASSIFY,
     "detection": DETECT,
     "stage2": SEARCH,
@@ -75,22 +76,22 @@ def settings_text(settings: dict[str, Any]) -> str:
 def published_card(row: CheckpointRow, repo_id: str | None = None, origin: str | None = None) -> ModelCard:
     """The card of a published checkpoint."""
     repo_id = repo_id or f"{PLACEHOLDER_OWNER}/{row.name}"
-    source = read_registry()["source"]
+    source = row.source
+    method = "masked-video-distillation" if row.kind == "mvd" else "unmasked-teacher"
     data = ModelCardData(
         model_name=row.name,
         language="en" if row.kind in VIDEO_TEXT_KINDS else None,
         license=row.license or source["license"],
         library_name="transformers",
         pipeline_tag=row.shared["task"],
-        tags=["video", "unmasked-teacher", "umt", row.kind],
+        tags=["video", method, "umt", row.kind],
         base_model=row.clip,
         datasets=[hub for name in row.data if (hub := read_registry()["datasets"][name].get("hub"))] or None,
         eval_results=eval_results(row) or None,
     )
-    kind = row.shared["name"]
     return render_card(
         data,
-        title=f"UMT {kind}: {row.name}" if row.kind == "teacher" else f"UMT-{row.size}, {kind}: {row.name}",
+        title=card_title(row),
         summary=row.shared["summary"],
         use=code_block(SNIPPETS[row.kind].format(model=repo_id)),
         purpose=describe_purpose(row),
@@ -101,7 +102,15 @@ def published_card(row: CheckpointRow, repo_id: str | None = None, origin: str |
         notes=bullets(row.notes),
         origin=describe_origin(row) + (f"\n\n{origin}" if origin else ""),
         licence=describe_licence(row),
+        citation=source.get("citation", UMT_CITATION),
     )
+
+
+def card_title(row: CheckpointRow) -> str:
+    kind = row.shared["name"]
+    if row.kind == "teacher":
+        return f"UMT {kind}: {row.name}"
+    return f"{row.source.get('name', 'UMT')}-{row.size}, {kind}: {row.name}"
 
 
 def describe_purpose(row: CheckpointRow) -> str:
@@ -127,8 +136,11 @@ def describe_input(row: CheckpointRow) -> str:
 
 def describe_clips(row: CheckpointRow, video: UMTVideoProcessor) -> list[tuple[str, str]]:
     """Rows on the clips of models that encode entire videos."""
+    frames = f"one from each of {row.frames} equal segments of the video"
+    if video.sampling == "dense":
+        frames = f"a window at a stride of {video.frame_stride} frames"
     return [
-        ("frames", f"{row.frames}, one from each of {row.frames} equal segments of the video (`{video.sampling}`)"),
+        ("frames", f"{row.frames}, {frames} (`{video.sampling}`)"),
         ("size", f"{row.resolution} x {row.resolution} pixels"),
         ("resize", describe_resize(row, video)),
         ("normalisation", "ImageNet's mean and standard deviation"),
@@ -200,6 +212,8 @@ def describe_training(row: CheckpointRow) -> str:
         lines.append(f"Started from `{row.start}`.")
     if row.teacher:
         lines.append(f"The teacher is `{row.teacher}`.")
+    if row.teachers:
+        lines.append(f"The teachers are {row.teachers}.")
     if row.kind == "teacher":
         lines.append("Trained by OpenAI, and frozen in UMT.")
     if row.recipe:
@@ -211,7 +225,13 @@ def describe_training(row: CheckpointRow) -> str:
 
 
 def describe_origin(row: CheckpointRow) -> str:
-    source = read_registry()["source"]
+    source = row.source
+    if row.kind == "mvd":
+        return (
+            f"The official file is on a file-sharing drive, which the [model zoo]({source['page']}) links; it is not "
+            "on the Hub. `umt publish` takes the downloaded file as `--checkpoint`.\n"
+            f"SHA-256 of the file: {f'`{row.sha256}`' if row.sha256 else 'not known; `umt publish` prints it'}."
+        )
     if row.clip:
         return f"The weights are those of `{row.clip}` on the Hub; the official code calls them `{row.file}`."
     return "\n".join(
@@ -224,7 +244,13 @@ def describe_origin(row: CheckpointRow) -> str:
 
 
 def describe_licence(row: CheckpointRow) -> str:
-    source = read_registry()["source"]
+    source = row.source
+    if row.kind == "mvd":
+        return (
+            f"{source['license_name']}, the licence of the [official repository]({source['code']}), which links the "
+            "file. The weights are the authors'. The training videos have licences of their own; some allow research "
+            "only."
+        )
     if row.kind == "teacher":
         return "MIT, the licence of OpenAI's CLIP repository. CLIP's own card states its limitations."
     return (

@@ -18,7 +18,9 @@ DIRECTIONS = {"t2v": ("text_to_video", "text to video"), "v2t": ("video_to_text"
 
 def describe_results(row: CheckpointRow, repo_id: str) -> str:
     """The section of results: published ones and those measured with this package."""
-    if row.kind in ("teacher", "stage1"):
+    if row.kind == "mvd":
+        published = finetuned_table(row)
+    elif row.kind in ("teacher", "stage1"):
         published = "The authors published no score of this checkpoint itself."
     elif row.kind == "detection":
         published = f"Published by the authors ([model zoo]({zoo_url(row)})): {row.map} % mAP at IoU 0.5 on AVA 2.2."
@@ -35,6 +37,19 @@ def describe_results(row: CheckpointRow, repo_id: str) -> str:
     ]  # fmt: skip
     header = ("data", "measure", "value", "command", "commit", "date")
     return f"{published}\n\nMeasured with this package:\n\n{table(header, ours)}"
+
+
+def finetuned_table(row: CheckpointRow) -> str:
+    """What the authors reached from a pre-trained checkpoint."""
+    datasets, source = read_registry()["datasets"], f"[README]({row.source['results']})"
+    rows = [
+        (datasets[name]["name"], "top-1 / top-5, %", f"{top1:.1f} / {top5:.1f}", source)
+        for name, (top1, top5) in row.finetuned.items()
+    ]
+    return (
+        "The authors published no score of this checkpoint itself. After fine-tuning, with weights that were not "
+        f"published, they report:\n\n{table(('data', 'measure', 'value', 'source'), rows)}"
+    )
 
 
 def classification_table(row: CheckpointRow, repo_id: str) -> str:

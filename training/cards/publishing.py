@@ -81,6 +81,11 @@ def official_model(
             model,
             f"Converted from `{row.clip}` by `umt publish`:\n\n{table(('package', 'version'), environment())}",
         )
+    if checkpoint is None and "hub" not in row.source:
+        raise ValueError(
+            f"The file of {row.name} is not on the Hub; download it from the page {row.source['page']} and give it as "
+            "--checkpoint."
+        )
     if checkpoint is None:
         checkpoint = hf_hub_download(read_registry()["source"]["hub"], row.official_file)
     if not os.path.isfile(checkpoint):

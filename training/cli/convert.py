@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from modeling_umt.vocabulary_umt import record_vocabulary
     from processing_umt import UMTProcessor, UMTVideoProcessor
 
+    from ..cards.checkpoint_registry import read_registry
+
     check_direction(args)
     dtype = getattr(torch, args.dtype)
     if args.to_official:
@@ -98,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
             processor.save_pretrained(building)
         os.replace(building, args.output)
     print(f"{args.output}: {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype}, {clip}")
+    if getattr(vision, "position_type", None) == "space_time":
+        print(f"the licence of MVD's official files is {read_registry()['sources']['mvd']['license_name']}")
     return 0
 
 

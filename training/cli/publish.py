@@ -100,6 +100,8 @@ def publish_row(args: argparse.Namespace, row) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = folder or Path(temporary, row.name)
         build_repository(row, folder, args.repo_id, args.checkpoint, args.vocabulary)
+        if licence := row.source.get("license_name"):
+            print(f"{row.name}: licence {licence}")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
         print_files(sizes)

@@ -32,12 +32,16 @@ STAGE1 = {"B/16": 88_005_888, "L/16": 307_806_720}
 STAGE2 = {"B/16": 291_595_069, "L/16": 969_466_685}
 RETRIEVAL = {"B/16": 202_411_267, "L/16": 659_747_331}
 QUESTION_ANSWERING = {"B/16": 254_435_898, "L/16": 775_017_274}
+MVD = {
+    "mvd_s16_from_b16": 29_865_600, "mvd_s16_from_l16": 30_062_720, "mvd_b16_from_b16": 116_942_592,
+    "mvd_b16_from_l16": 117_336_320, "mvd_l16_from_l16": 331_179_008,
+}  # fmt: skip
 TEACHERS = {"clip_vit_b16": 86_192_640, "clip_vit_l14": 303_904_768, "clip_vit_l14_336": 304_293_888}
 
 
 def official_parameters(row) -> int:
-    if row.kind == "teacher":
-        return TEACHERS[row.name]
+    if row.kind in ("teacher", "mvd"):
+        return (TEACHERS | MVD)[row.name]
     if row.kind in ("classification", "detection"):
         backbone, dim = BACKBONE[row.size]
         return backbone + 2 * dim + row.classes * (dim + 1)
@@ -55,9 +59,10 @@ def test_every_checkpoint_of_the_zoos_has_a_row():
     counts = {kind: kinds.count(kind) for kind in kinds}
     assert counts == {
         "teacher": 3, "stage1": 2, "classification": 17, "detection": 2, "stage2": 6, "retrieval": 14,
-        "question_answering": 6,
+        "question_answering": 6, "mvd": 5,
     }  # fmt: skip
-    names = set(row_names()) - set(TEACHERS)
+    assert {name for name in row_names() if checkpoint_row(name).kind == "mvd"} == set(MVD)
+    names = set(row_names()) - set(TEACHERS) - set(MVD)
     sizes = ("b16", "l16")
     assert {f"{size}_{corpus}" for size in sizes for corpus in ("5m", "17m", "25m")} <= names
     sets = ("msrvtt", "didemo", "anet", "lsmdc", "msvd", "ssv2_label", "ssv2_tpl")
@@ -70,7 +75,8 @@ def test_every_checkpoint_of_the_zoos_has_a_row():
 def test_a_row_agrees_with_its_name(name):
     row = checkpoint_row(name)
     if row.kind != "teacher":
-        assert row.size == {"b": "B/16", "l": "L/16"}[re.search(r"(?:^|_)([bl])16", name)[1]]
+        assert row.size == {"s": "S/16", "b": "B/16", "l": "L/16"}[re.search(r"(?:^|_)([sbl])16", name)[1]]
+    if row.kind not in ("teacher", "mvd"):
         assert row.official_file == f"{row.shared['folder']}/{name}.pth"
     if named := re.search(r"_f(\d+)_res(\d+)$", name):
         assert (row.frames, row.resolution) == (int(named[1]), int(named[2]))
@@ -153,12 +159,14 @@ def test_a_card_shows_its_row(name):
     row = checkpoint_row(name)
     card = ModelCard.load(CARDS / name / "README.md")
     data = card.data
-    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", row.shared["task"])
+    licence = "cc-by-nc-4.0" if row.kind == "mvd" else "mit"
+    assert (data.license, data.library_name, data.pipeline_tag) == (licence, "transformers", row.shared["task"])
     hash_text = row.sha256 or ("not known" if row.clip is None else row.clip)
-    for text in (*row.notes, *row.shared["for"], *row.shared["not_for"], row.official_file, hash_text):
+    origin = [row.source["page"], row.source["license_name"]] if row.kind == "mvd" else [row.official_file]
+    for text in (*row.notes, *row.shared["for"], *row.shared["not_for"], *origin, hash_text):
         assert text in card.text
     assert "Measured with this package: nothing yet." in card.text
-    assert (data.eval_results is None) == (row.kind in ("teacher", "stage1"))
+    assert (data.eval_results is None) == (row.kind in ("teacher", "stage1", "mvd"))
     for result in data.eval_results or []:
         assert result.source_name in ("UMT model zoo", "UMT paper, table 6") and result.source_url.startswith("https")
         assert f"{result.metric_value:.1f}" in card.text

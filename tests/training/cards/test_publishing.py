@@ -22,13 +22,16 @@ from tiny_registry import (
     use_registry,
     write_tiny_registry,
 )
+from transformers import AutoModel, AutoModelForPreTraining, AutoVideoProcessor
 from video_files import write_video
 
 from modeling_umt import convert_umt_checkpoint
+from modeling_umt.convert_umt_checkpoints import official_state_dict
 from modeling_umt.labels_umt import load_labels
 from umt_training.cards.card_template import CARDS_FOLDER
 from umt_training.cards.checkpoint_registry import VIDEO_TEXT_KINDS, checkpoint_row, read_registry, row_config
 from umt_training.cards.publishing import build_repository
+from umt_training.cli import main
 
 OFFICIAL = f"{USER}/official"
 # Auto classes of each kind, that of the row's class first. AutoModel needs projections, which answering has not.
@@ -215,6 +218,7 @@ def test_every_card_has_the_code_that_was_run(world):
         kind: snippet(world.hub.files(f"{USER}/{name}")["README.md"].decode()).replace(f"{USER}/{name}", "ID")
         for kind, name in STAND_INS.items()
     }
+    run["mvd"] = run["stage1"]
     for name, row in ((name, checkpoint_row(name)) for name in read_registry()["checkpoints"]):
         card = (CARDS_FOLDER / name / "README.md").read_text()
         assert snippet(card).replace(f"your-name/{name}", "ID") == run[row.kind]
@@ -366,3 +370,39 @@ def test_an_intact_file_of_another_row_is_rejected(tiny, tmp_path):
     folder.mkdir()
     with pytest.raises(ValueError, match="exists already"):
         build_repository(checkpoint_row(stage1), folder, f"{USER}/x", path)
+
+
+# --- checkpoints that are not on the Hub ----------------------------------------------------------------------------
+
+
+def test_a_student_of_mvd_is_published_from_a_local_file_with_its_licence(tmp_path, monkeypatch, capsys):
+    name = "mvd_s16_from_b16"
+    use_registry(monkeypatch, write_tiny_registry(tmp_path / "registry", USER))
+    try:
+        dry_run = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
+        assert main(dry_run) == 1
+        error = capsys.readouterr().err
+        assert "is not on the Hub; download it from the page https://github.com/ruiwang2021/mvd" in error
+        assert not (tmp_path / "built").exists()
+
+        state = official_state(name)
+        torch.save({"model": state, "epoch": 399}, tmp_path / "checkpoint-399.pth")
+        assert main([*dry_run, "--checkpoint", str(tmp_path / "checkpoint-399.pth")]) == 0
+        assert f"{name}: licence CC BY-NC 4.0 (no commercial use)" in capsys.readouterr().out
+        card = (tmp_path / "built" / "README.md").read_text()
+        assert "license: cc-by-nc-4.0" in card and "CC BY-NC 4.0" in card and "arXiv 2212.04500" in card
+        model, info = AutoModelForPreTraining.from_pretrained(tmp_path / "built", output_loading_info=True)
+        assert type(model).__name__ == "UMTForMaskedModeling" and not any(info.values())
+        assert all(torch.equal(tensor, state[key]) for key, tensor in official_state_dict(model).items())
+        processor = AutoVideoProcessor.from_pretrained(tmp_path / "built")
+        inputs = processor(torch.zeros(100, 3, 40, 48, dtype=torch.uint8), return_tensors="pt")
+        encoder = AutoModel.from_pretrained(tmp_path / "built")  # as in the code of the card
+        assert encoder(**inputs).pooler_output.shape == (1, 16)
+
+        config = row_config(checkpoint_row(name))
+        config.save_pretrained(tmp_path / "config")
+        file, folder = tmp_path / "checkpoint-399.pth", tmp_path / "converted"
+        assert main(["convert", str(file), str(folder), "--config", str(tmp_path / "config")]) == 0
+        assert "the licence of MVD's official files is CC BY-NC 4.0" in capsys.readouterr().out
+    finally:
+        read_registry.cache_clear()
