@@ -53,6 +53,10 @@ def test_defaults_are_the_large_architecture():
         ({"masked_targets": {}}, r"`masked_targets` must be .*but is \{\}"),
         ({"masked_targets": {"a.b": 8}}, r"`masked_targets` must be .*'a\.b'"),
         ({"masked_targets": {"image": 0}}, "`masked_targets` must be .*'image': 0"),
+        (
+            {"masked_targets": {"pixels": 767}},
+            "'pixels' in `masked_targets` has the 768 values of a token, but is 767",
+        ),
         ({"masked_target_weights": {"image": 1.0}}, "there are no `masked_targets`"),
         (
             {"masked_targets": {"a": 8, "b": 8}, "masked_target_weights": {"a": 1.0}},
