@@ -15,6 +15,7 @@ from transformers.trainer_utils import HubStrategy
 
 from modeling_umt import (
     UMTConfig,
+    UMTForMaskedModeling,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTModel,
@@ -254,7 +255,8 @@ def load_source(name: str) -> UMTPreTrainedModel:
         raise ValueError(f"{name} contains a {type(source).__name__}, not a UMT video encoder.")
     config = read_model_config(name)
     architecture, model_type = architecture_of(config) or "UMTModel", config.get("model_type")
-    classes = {kind.__name__: kind for kind in (UMTModel, UMTForPreTraining, UMTForVideoClassification)}
+    kinds = (UMTModel, UMTForPreTraining, UMTForMaskedModeling, UMTForVideoClassification)
+    classes = {kind.__name__: kind for kind in kinds}
     if model_type != "umt" or architecture not in classes:
         raise ValueError(
             f"{name} is a {architecture} of type {model_type!r}; fine-tuning starts from a saved UMT video "
