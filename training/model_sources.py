@@ -17,6 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntr
 KINDS = {
     "UMTModel": ("a video encoder without a head", "umt embed, umt finetune"),
     "UMTForPreTraining": ("a stage-1 model, a video encoder without a classification head", "umt embed, umt finetune"),
+    "UMTForMaskedModeling": ("a model of masked tokens without a classification head", "umt embed, umt finetune"),
     "UMTForVideoClassification": ("a classifier", "umt classify, umt embed, umt evaluate"),
     "UMTForActionDetection": ("an action detection model", "umt detect, umt evaluate --task detection"),
     "UMTTeacherModel": ("a teacher", "umt pretrain, umt show-mask"),

@@ -31,6 +31,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 USES = {
     "UMTModel": EMBED,
     "UMTForPreTraining": EMBED,
+    "UMTForMaskedModeling": EMBED,
     "UMTForVideoClassification": CLASSIFY,
     "UMTForActionDetection": DETECT,
     "UMTTeacherModel": TEACH,

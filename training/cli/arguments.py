@@ -16,7 +16,8 @@ ANSWERER = ("UMTForVideoQuestionAnswering",)
 ACTION_DETECTOR = ("UMTForActionDetection",)
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
-ENCODERS = ("UMTModel", "UMTForPreTraining", *CLASSIFIER, *VIDEO_TEXT)  # whose clips have a vector
+# whose clips have a vector
+ENCODERS = ("UMTModel", "UMTForPreTraining", "UMTForMaskedModeling", *CLASSIFIER, *VIDEO_TEXT)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from transformers.trainer_utils import HubStrategy
 
 from modeling_umt import (
     UMTConfig,
+    UMTForMaskedModeling,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTModel,
@@ -41,7 +42,8 @@ from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
 from .run_folder import RunFolder
 
-ENCODERS = (UMTModel, UMTForPreTraining, UMTForVideoClassification)  # from which classification is fine-tuned
+# from which classification is fine-tuned
+ENCODERS = (UMTModel, UMTForPreTraining, UMTForMaskedModeling, UMTForVideoClassification)
 
 
 @dataclass

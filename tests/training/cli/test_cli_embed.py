@@ -10,7 +10,7 @@ import pytest
 import torch
 from video_files import write_noise
 
-from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel
+from modeling_umt import UMTConfig, UMTForMaskedModeling, UMTForPreTraining, UMTForVideoClassification, UMTModel
 from processing_umt import UMTVideoProcessor
 from umt_training.cli import embed as cli_embed
 from umt_training.search import vector_files
@@ -25,11 +25,14 @@ def tiny_config() -> UMTConfig:
     return UMTConfig(image_size=32, num_frames=4, num_aligned_layers=1, **sizes)
 
 
-@pytest.fixture(scope="module", params=[UMTForVideoClassification, UMTForPreTraining, UMTModel])
+@pytest.fixture(scope="module", params=[UMTForVideoClassification, UMTForPreTraining, UMTForMaskedModeling, UMTModel])
 def model(request, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
-    request.param(tiny_config()).save_pretrained(folder)
+    config = tiny_config()
+    if request.param is UMTForMaskedModeling:
+        config.masked_targets = {"image": 8}
+    request.param(config).save_pretrained(folder)
     UMTVideoProcessor(**PROCESSOR, num_clips=2, num_crops=3).save_pretrained(folder)
     return folder
 

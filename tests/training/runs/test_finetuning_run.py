@@ -32,6 +32,7 @@ from video_files import write_video
 
 from modeling_umt import (
     UMTConfig,
+    UMTForMaskedModeling,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTModel,
@@ -232,10 +233,11 @@ def test_stage1_checkpoint(tmp_path):
     torch.testing.assert_close(logits, tensors["expected/logits"], **TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", [UMTModel, UMTForPreTraining, UMTForVideoClassification])
+@pytest.mark.parametrize("kind", [UMTModel, UMTForPreTraining, UMTForMaskedModeling, UMTForVideoClassification])
 def test_every_saved_model_is_a_start_and_training_is_in_float32(kind, tmp_path):
     torch.manual_seed(0)
-    source = kind(UMTConfig(**SIZES, num_labels=3)).bfloat16()
+    fields = {"masked_targets": {"image": 8}, "position_grid": None} if kind is UMTForMaskedModeling else {}
+    source = kind(UMTConfig(**SIZES, num_labels=3, **fields)).bfloat16()
     source.save_pretrained(tmp_path)
     model = load_classifier(FineTuningRun(init_from=str(tmp_path), model={"drop_path_rate": 0.3}), ["a", "b"])
     encoder = source if kind is UMTModel else source.umt
@@ -244,6 +246,10 @@ def test_every_saved_model_is_a_start_and_training_is_in_float32(kind, tmp_path)
         if "norm." not in name.removeprefix("layers."):
             assert torch.equal(model.umt.state_dict()[name], tensor.float()), name
     assert model.umt.layers[-1].drop_path_rate == pytest.approx(0.3)
+    assert (model.config.position_type, model.config.position_grid) == (
+        source.config.position_type,
+        source.config.position_grid,
+    )
     assert model.config.id2label == {0: "a", 1: "b"} and model.config.label2id == {"a": 0, "b": 1}
     assert model.classifier.weight.std() < 1e-4
 
