@@ -13,7 +13,7 @@ learning rate. Test scenes are evaluated as by `umt evaluate --task detection`:
 The chance level is the mean over ten draws of random scores on the same boxes. Each figure has one of eight
 directions, so that it is close to 12.5 %.
 
-    python -m benchmarks.detection_toy [--seeds 2] [--detection-steps 400] [--output FOLDER]
+    python -m benchmarks.detection_toy [--seeds 2] [--detection-steps 1600] [--output FOLDER]
 
 Runs of action detection take one process of one thread per core.
 """
@@ -68,11 +68,11 @@ class Settings:
 
     seeds: int = 2
     clips: int = 3000
-    classifier_steps: int = 900
-    scenes: int = 150
+    classifier_steps: int = 700
+    scenes: int = 500
     figures: int = 3
     test_scenes: int = 150
-    detection_steps: int = 400
+    detection_steps: int = 1600
 
 
 def tiny_config(**fields: Any) -> UMTConfig:
