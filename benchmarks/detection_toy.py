@@ -18,17 +18,12 @@ directions, so that it is close to 12.5 %.
 Runs of action detection take one process of one thread per core.
 """
 
-import argparse
 import dataclasses
 import multiprocessing
-import os
 import statistics
-import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,8 +45,7 @@ from umt_training.evaluation.detection_metrics import frame_map
 from umt_training.evaluation.detection_set import DetectionSet, detection_set
 
 from .detection_scenes import FPS, SIDE, render_single_figures, write_scenes
-from .finetuning_presets import environment, in_worker
-from .harness import RESULTS, write
+from .experiment import in_worker, run_experiment
 
 CROP = 40  # pixels; the processor's frames are 8/7 of it, the size of the scenes
 SEEDS = {"classifier": 4000, "classifier test": 4001, "scenes": 4100, "test scenes": 4200}
@@ -232,6 +226,7 @@ def chance_levels(folder: Path) -> dict[str, float]:
 
 def measure(settings: Settings, folder: Path, processes: int) -> dict[str, Any]:
     """The complete experiment: results of the classifier, a row for each run of action detection, chance levels."""
+    started = time.perf_counter()
     results: dict[str, Any] = {"settings": asdict(settings)}
     results["classifier"] = train_classifier(settings, folder)
     print("classifier", results["classifier"], flush=True)
@@ -244,7 +239,8 @@ def measure(settings: Settings, folder: Path, processes: int) -> dict[str, Any]:
         for row in pool.map(partial(detect, settings=settings, folder=folder), runs):
             print(row, flush=True)
             rows.append(row)
-    return results | {"runs": rows, "chance": chance_levels(folder)}
+    results |= {"runs": rows, "chance": chance_levels(folder)}
+    return results | {"seconds": round(time.perf_counter() - started, 1)}
 
 
 COLUMNS = {
@@ -286,24 +282,7 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in asdict(Settings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes of action detection")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = vars(parser.parse_args(arguments))
-    processes, output = options.pop("processes"), options.pop("output")
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        results = measure(Settings(**options), Path(folder), processes)
-    given = "".join(f" {argument}" for argument in (sys.argv[1:] if arguments is None else arguments))
-    results |= {
-        "command": f"python -m benchmarks.detection_toy{given}",
-        "date": date.today().isoformat(),
-        "environment": environment(),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    write(output, "detection_toy", results, as_markdown(results))
+    run_experiment("detection_toy", __doc__.splitlines()[0], Settings, measure, as_markdown, arguments)
 
 
 if __name__ == "__main__":

@@ -19,23 +19,13 @@ changes one of them at a time (`CHANGES`), for `full` at its chosen learning rat
 Fine-tuning uses one process of one thread per core, which at this size is faster than one process of many threads.
 """
 
-import argparse
 import multiprocessing
-import os
-import platform
 import statistics
-import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date
 from functools import partial
-from importlib import metadata
 from pathlib import Path
-
-import torch
-from transformers.utils import logging
 
 from modeling_umt import UMTTeacherModel
 from umt_training.demo.motion_clips import (
@@ -50,7 +40,6 @@ from umt_training.demo.motion_clips import (
 from umt_training.demo.tiny_runs import (
     FINETUNE_BATCH,
     classifier,
-    fast_bf16,
     finetuning_trainer,
     labelled_motion_clips,
     pretraining_trainer,
@@ -60,7 +49,7 @@ from umt_training.demo.tiny_runs import (
 from umt_training.runs.recipes import read_recipe
 from umt_training.trainers.presets import FROZEN_ENCODER, PRESETS, apply_preset, preset_config
 
-from .harness import RESULTS, write
+from .experiment import in_worker, run_experiment
 
 RATES = {  # candidate peak learning rates
     "full": (5e-4, 1e-3),
@@ -166,14 +155,6 @@ def finetune(run: tuple[str, str | None, float, int], settings: Settings, folder
     }
 
 
-def in_worker() -> None:
-    """Set up a worker process: one thread, no output."""
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open for the lifetime of the process
-
-
 def measure(settings: Settings, folder: Path, processes: int) -> dict[str, object]:
     """The complete experiment: results of teacher and pre-training, and a row for each fine-tuning run."""
     results: dict[str, object] = {"settings": asdict(settings)}
@@ -266,34 +247,8 @@ def accuracy_cells(rows: list[dict]) -> list[str]:
     ]
 
 
-def environment() -> dict[str, str]:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    versions = {package: metadata.version(package) for package in ("torch", "transformers", "peft")}
-    return {
-        "cpu": names[0].split(":")[1].strip(),
-        "cores": str(os.cpu_count()),
-        "precision": "bfloat16" if fast_bf16() else "float32",
-        "python": platform.python_version(),
-    } | versions
-
-
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in asdict(Settings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes of fine-tuning")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = vars(parser.parse_args(arguments))
-    processes, output = options.pop("processes"), options.pop("output")
-    with tempfile.TemporaryDirectory() as folder:
-        results = measure(Settings(**options), Path(folder), processes)
-    given = "".join(f" {argument}" for argument in (sys.argv[1:] if arguments is None else arguments))
-    results |= {
-        "command": f"python -m benchmarks.finetuning_presets{given}",
-        "date": date.today().isoformat(),
-        "environment": environment(),
-    }
-    write(output, "finetuning_presets", results, as_markdown(results))
+    run_experiment("finetuning_presets", __doc__.splitlines()[0], Settings, measure, as_markdown, arguments)
 
 
 if __name__ == "__main__":
