@@ -48,7 +48,7 @@ def make_models(size: str) -> dict[bool, torch.nn.Module]:
 
 
 def count_flops(size: str, name: str) -> int:
-    """FLOPs of a forward pass on one clip; the pooling of boxes, which is no matrix product, counts none."""
+    """FLOPs of a forward pass on one clip; the pooling of boxes is not a matrix product and is not counted."""
     with torch.device("meta"):
         model = make_models(size)[INPUTS[name][2] is not None]
         model.set_attn_implementation("eager")

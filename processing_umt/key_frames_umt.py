@@ -52,7 +52,7 @@ def key_frames_per_video(key_frames: Any, key_times: Any, num_videos: int) -> li
     """The caller's key frames or times, one per video; None for a video without one.
 
     Raises:
-        ValueError: both were given, not one per video, or something that is no index or no time.
+        ValueError: both were given, their number is not that of the videos, or a value is not an index or a time.
     """
     if key_frames is not None and key_times is not None:
         raise ValueError("key_frames and key_times were given; a key frame has one of the two: leave the other out.")

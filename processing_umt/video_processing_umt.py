@@ -136,7 +136,8 @@ class UMTVideoProcessor(ActionDetectionPostProcessing, BaseVideoProcessor):
         check_options(vars(self), given={"frame_stride": self.frame_stride, "sampling_fps": self.sampling_fps})
 
     def to_dict(self) -> dict[str, Any]:
-        """As that of Transformers, which leaves None out, with a `sampling_fps` of None where it is no default."""
+        """Transformers' method, which leaves None out; a `sampling_fps` of None, which differs from the default of
+        `sampling="key_frame"`, is kept."""
         rate = {"sampling_fps": self.sampling_fps} if self.sampling == "key_frame" else {}
         return super().to_dict() | rate
 
@@ -213,7 +214,7 @@ class UMTVideoProcessor(ActionDetectionPostProcessing, BaseVideoProcessor):
 
             With `boxes` also `boxes`, float32 `(videos, boxes, 4)` in pixels of the returned frames, padded with
             zeros, and `box_mask`, bool `(videos, boxes)`, True for a box. If `return_tensors` is None, `boxes` is a
-            list of the boxes of each video, and there is no mask.
+            list of the boxes of each video, without `box_mask`.
 
         Raises:
             ValueError: invalid options or inputs, frames smaller than the crop, views of unequal sizes, boxes or key

@@ -17,7 +17,7 @@ def launched_processes() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is the first process of the launcher, or there is no launcher."""
+    """Whether this is the first process of the launcher, or was started without a launcher."""
     return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0) == 0
 
 

@@ -264,7 +264,7 @@ def find_persons(args: argparse.Namespace, actions: Any, root: Path, state: Any)
 
     Raises:
         OSError: the detector does not exist.
-        ValueError: it is no detector of persons, or finds none.
+        ValueError: it does not detect persons, or does not find any.
     """
     from accelerate.utils import gather_object
 

@@ -58,9 +58,9 @@ def read_action_metadata(
     Videos of the table are paths relative to the folder, and an action id is the index of its class + 1.
 
     Raises:
-        ValueError: there is no such file, a row is malformed (its boxes, times, or lists of unequal length), a box is
-            in fractions of the frame, a video is not in the folder, a category is not a class, two classes differ only
-            in case, spaces or Unicode form, or no row has categories. The message names file and line.
+        ValueError: the file does not exist, a row is malformed (its boxes, times, or lists of unequal length), a box
+            is in fractions of the frame, a video is not in the folder, a category is not a class, two classes differ
+            only in case, spaces or Unicode form, or no row has categories. The message names file and line.
     """
     folder, files = _files(source, split)
     rows = _read_files(folder, files)
@@ -151,7 +151,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is not valid JSON: {error}.") from error
         if not isinstance(row, dict) or not isinstance(row.get("objects"), dict):
-            raise ValueError(f"{path}, line {number} is no key frame; expected {_FORM}.")
+            raise ValueError(f"{path}, line {number} is not a key frame; expected {_FORM}.")
         yield number, row
 
 

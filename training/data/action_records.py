@@ -173,7 +173,7 @@ def _kind(path: Path, content: str, forms: str) -> str:
             f"{path} is pickled: reading it would run the code in it, so that it is never read. Give {forms}."
         )
     if suffix not in (".jsonl", ".csv", ".json"):
-        raise ValueError(f"{path} is no known file of {content}; expected {forms}.")
+        raise ValueError(f"{path} is not a known file of {content}; expected {forms}.")
     return suffix
 
 

@@ -79,7 +79,7 @@ class KeyFrameDataset(ReadClipDataset):
         seed: seed of all randomness.
 
     Raises:
-        ValueError: there is no key frame, or a class index is not below `num_labels`; on access, see
+        ValueError: `key_frames` is empty, or a class index is not below `num_labels`; on access, see
             [`KeyFrameReader`], or `MAX_TRIES` videos in a row, or all videos, can't be read.
     """
 
@@ -114,7 +114,7 @@ def collate_key_frames(samples: Sequence[dict[str, Any]], size_divisor: int = 16
     Returns:
         `pixel_values_videos` float32 `(batch, T, 3, height, width)`, with zeros at the bottom and right of smaller
         clips; `boxes` float32 `(batch, boxes, 4)`, `box_mask` bool `(batch, boxes)`, True for a box, and `labels`
-        float32 `(batch, boxes, num_labels)`, with zeros where there is no box; int64 `(batch,)`: `sample_seeds`,
+        float32 `(batch, boxes, num_labels)`, with zeros for padded boxes; int64 `(batch,)`: `sample_seeds`,
         `video_index`; and the list `broken`.
     """
     clips = [sample["pixel_values_videos"] for sample in samples]

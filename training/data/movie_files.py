@@ -66,7 +66,7 @@ class Movie:
         if not self.is_continuous:
             return self.parts[index : index + 1]
         wanted = [part for part in self.parts if part.end > time - before and part.start <= time + after]
-        # a second that is missing within the movie is no end of it
+        # a second that is missing within the movie does not end it
         first, last = max(time - before, self.parts[0].start), min(time + after, self.parts[-1].end)
         ends = [first, *(part.end for part in wanted)]
         for end, following in zip(ends, [*(part.start for part in wanted), last], strict=True):
@@ -111,10 +111,10 @@ def find_movies(videos: Iterable[str], root: str | os.PathLike, start: float = 0
 def present_key_frames(
     key_frames: Sequence[KeyFrame], movies: Mapping[str, Movie], root: str | os.PathLike
 ) -> tuple[list[KeyFrame], Counter[str]]:
-    """The key frames for which there is a file, and for each video the number of those for which there is none.
+    """The key frames whose file exists, and for each video the number of the others.
 
     Raises:
-        ValueError: there is no file for any of them.
+        ValueError: none of the files exists.
     """
     present, missing = [], Counter()
     for key_frame in key_frames:

@@ -94,7 +94,7 @@ def load_detector(
 
     Raises:
         OSError: the model does not exist or can't be reached.
-        ValueError: it is no detector of objects, such as an action detection model, which needs boxes itself.
+        ValueError: it is not an object detector, for example an action detection model, which needs boxes itself.
     """
     config = read_model_config(name, "detector")
     _require_object_detector(name, config)

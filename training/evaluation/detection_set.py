@@ -55,7 +55,7 @@ class DetectionSet:
         are_detected: whether detected persons were given; else only annotated boxes are classified.
         protocol: protocol of the metric, see `frame_map`.
         excluded: (video, time in seconds) of key frames that are left out.
-        missing: for each video the number of its key frames for which there is no file.
+        missing: for each video the number of its key frames whose file does not exist.
     """
 
     annotations: ActionTable
@@ -93,7 +93,7 @@ def detection_set(
         protocol, excluded: see `frame_map`.
 
     Raises:
-        ValueError: there is no file for any key frame, a key frame is outside of its video, or no person is left.
+        ValueError: none of the files exists, a key frame is outside of its video, or no person is left.
     """
     listed = {_key(key_frame): key_frame for key_frame in group_by_key_frame(actions.table)}
     found = {_key(key_frame): key_frame for key_frame in detected or ()}

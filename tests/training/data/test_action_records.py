@@ -305,7 +305,7 @@ CSV_FAULTS = [
     (read_label_map, ["sit", "stand"], "contains no class"),
     (read_label_map, ["1: sit; stand?"], "line 1: '\\?' is not part of a label map"),
     (read_action_metadata, [ROW, "{"], "line 2 is not valid JSON"),
-    (read_action_metadata, [ROW, '{"file_name": "a.mp4", "time": 1}'], "line 2 is no key frame"),
+    (read_action_metadata, [ROW, '{"file_name": "a.mp4", "time": 1}'], "line 2 is not a key frame"),
     (read_action_metadata, [ROW, own(bbox=[[0.1, 0.2, 0.3, 0.5]])], "line 2: the box .* in fractions .* expected pix"),
     (read_action_metadata, [ROW, own(bbox=[[9, 9, -3, 5]])], "line 2: the box .* negative width or height"),
     (read_action_metadata, [ROW, own(bbox=[[9, 9, 5]])], "line 2: a box is .* expected \\[x, y, width, height\\]"),
