@@ -104,9 +104,7 @@ def load_official_teacher(name: str, student: UMTConfig) -> nn.Module:
     elif kind in ("videomae", "videomae_encoder"):
         config = videomae_encoder_config(state, None)
     else:
-        raise ValueError(
-            f"{name} is a {kind} file; an official teacher of masked modelling is one of MAE or VideoMAE."
-        )
+        raise ValueError(f"{name} is a {kind} file; a teacher of masked modelling is one of MAE or VideoMAE.")
     return convert_umt_checkpoint(state, type(config).from_dict(config.to_dict() | clip_sizes(student, config)))
 
 
