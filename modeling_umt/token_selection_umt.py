@@ -1,5 +1,5 @@
 """Token selection: UMT's "semantic masking" by attention (arXiv 2303.16058, section 3), tube and random masks, and the
-two forms of a mask.
+two forms of a mask. Selection by motion is in `motion_selection_umt.py`, and importable from here.
 
 A strategy is one function of one signature,
 
@@ -25,6 +25,13 @@ from functools import partial
 import torch
 from transformers.utils.import_utils import is_torchdynamo_exporting
 
+from .motion_selection_umt import (
+    motion_importance,
+    motion_token_selection,
+    motion_token_split,
+    select_frames_by_motion,
+    tokens_with_most_motion,
+)
 from .selection_noise_umt import sampling_scores, uniform_noise
 
 
@@ -274,3 +281,23 @@ def _num_visible(num_tokens: int, mask_ratio: float) -> int:
     if not 0 <= mask_ratio < 1:
         raise ValueError(f"`mask_ratio` is the fraction of hidden tokens and must be in [0, 1); got {mask_ratio}.")
     return num_tokens - int(num_tokens * mask_ratio)
+
+
+__all__ = [
+    "attention_token_selection",
+    "draw_masks",
+    "hidden_indices",
+    "highest_scoring_tokens",
+    "highest_scoring_tokens_per_frame",
+    "mask_from_visible_indices",
+    "motion_importance",
+    "motion_token_selection",
+    "motion_token_split",
+    "random_token_selection",
+    "resolve_visible_indices",
+    "select_frames_by_motion",
+    "tokens_with_most_motion",
+    "tube_token_selection",
+    "uniform_noise",
+    "visible_indices_from_mask",
+]
