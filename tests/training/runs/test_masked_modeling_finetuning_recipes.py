@@ -1,4 +1,4 @@
-"""The classification recipes of MVD compared with the released scripts: learning rates, schedules, views."""
+"""The classification recipes of MVD and EVEREST compared with the published values."""
 
 import re
 
@@ -54,6 +54,8 @@ def head(name: str) -> str:
 def test_there_is_a_recipe_for_every_run():
     assert {name for name in recipe_names() if re.match(r"mvd_.*_(k400|ssv2)$", name)} == set(MVD)
     assert MVD_RATES.keys() == MVD.keys() and len(MVD) == 10
+    classification = {name for name in recipe_names() if read_recipe(name)["task"] == "classification"}
+    assert {name for name in classification if name.startswith("everest_")} == set(EVEREST)
 
 
 @pytest.mark.parametrize("name", MVD)
@@ -103,3 +105,60 @@ def test_a_recipe_of_mvd_begins_with_results_hardware_commands_and_departures(na
         r"half of the official ones, (\S+) and (\S+); the effective rates are equal: (\S+) and (\S+)\. ", comment
     )
     assert [float(rate) for rate in official.groups()] == pytest.approx([base, base_minimum, *MVD_RATES[name]])
+
+
+# Of a run of EVEREST: blocks, batch, learning rate for 256 videos, epochs, fraction of kept tokens, rule and stride of
+# training, clips of the test, top-1 in percent.
+# fmt: off
+EVEREST = {
+    "everest_s16_k400": (12, 384, 5e-4, 75, 0.6, ("dense", 4), 2, 75.9),
+    "everest_b16_k400": (12, 384, 1e-3, 35, 0.6, ("dense", 4), 2, 79.2),
+    "everest_l16_k400": (24, 128, 2e-3, 35, 0.6, ("dense", 4), 2, 82.1),
+    "everest_b16_ssv2": (12, 48, 5e-4, 50, 0.8, ("segments", None), 2, 64.6),
+    "everest_b16_ucf101": (12, 128, 1e-3, 100, 0.6, ("dense", 4), 5, 93.4),
+    "everest_b16_hmdb51": (12, 128, 1e-3, 50, 0.6, ("dense", 2), 10, 68.1),
+    "everest_b16_oscc": (12, 32, 1e-4, 30, 1.0, ("dense", 10), 2, 76.2),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("name", EVEREST)
+def test_the_effective_learning_rate_of_everest(name):
+    _, batch, base, *_ = EVEREST[name]
+    _, args = parse(name)
+    gpus = int(re.search(r"Command: \D+(\d+) \$\(which umt\) finetune", head(name))[1])
+    assert (args.views_per_video, args.gradient_accumulation_steps, args.world_size) == (1, 1, 1)
+    effective = gpus * args.effective_batch_size
+    assert effective == batch
+    assert scaled_learning_rate(args.base_learning_rate, effective) == pytest.approx(base * batch / 256, rel=1e-12)
+    assert scaled_learning_rate(args.base_min_learning_rate, effective) == pytest.approx(1e-6 * batch / 256, rel=1e-12)
+    assert args.base_warmup_learning_rate == 0
+
+
+@pytest.mark.parametrize("name", EVEREST)
+def test_values_of_everest(name):
+    blocks, _, _, epochs, kept, (sampling, stride), *_ = EVEREST[name]
+    run, args = parse(name)
+    assert (args.num_train_epochs, args.warmup_epochs) == (epochs, 5)
+    assert (args.layer_decay, args.weight_decay, args.checkpoint_blocks) == (0.75, 0.05, blocks)
+    assert (args.mixup_alpha, args.cutmix_alpha, args.label_smoothing_factor) == (0, 0, 0.1)
+    assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.max_grad_norm) == (0.9, 0.999, 1e-8, 0)
+    assert args.ema_decay is None and args.bf16 and not args.load_best_model_at_end
+    config = UMTConfig(**run.model)
+    assert (config.drop_path_rate, config.classifier_dropout) == (0.1, 0)
+    assert run.motion_drop_ratio == pytest.approx(1 - kept)
+    data = name.rpartition("_")[2]
+    assert (run.sampling, run.frame_stride, run.flip) == (sampling, stride, data != "ssv2")
+    assert run.eval_sampling == (None if data == "ssv2" else "strided")
+    assert run.labels == (data if data in ("k400", "ssv2") else None)
+    assert (run.preset, run.init_from, run.train_split, run.eval_split) == ("full", None, "train", "val")
+
+
+@pytest.mark.parametrize("name", EVEREST)
+def test_a_recipe_of_everest_begins_with_results_hardware_commands_and_departures(name):
+    _, batch, *_, clips, top1 = EVEREST[name]
+    comment = head(name)
+    assert re.search(rf"Expected: {top1} % top-1 \(16 frames x 3 crops x {clips} clips; .*?the paper", comment)
+    assert "Hardware: " in comment and f"effective batch size, {batch} here" in comment
+    assert f"umt) finetune --config {name} --init-from {name}_pretraining " in comment
+    assert f"--clips {clips} --crops 3 Departures: " in comment
