@@ -183,6 +183,7 @@ def test_a_trained_student_becomes_a_classifier(runs):
         (["--model", "{masked_targets: {image: 24}}"], "teachers are given for image, video"),
         (["--model", "{masked_targets: {image: 32, video: 40}}"], "image teacher has features of dimension 24"),
         (["--model", "{image_size: [64, 32]}"], "square"),
+        (["--model", "{motion_drop_ratio: 0.4}"], "`motion_drop_ratio`, which has no effect in pre-training"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(overrides, message, parts, tmp_path, capsys):
