@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
@@ -25,7 +24,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .configuration_umt import PIXELS, UMTConfig
 from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTModel, UMTPreTrainedModel, with_final_norm
-from .objectives_umt import masked_prediction_loss, pixel_targets
+from .objectives_umt import feature_targets, masked_prediction_loss, pixel_targets
 from .token_selection_umt import hidden_indices, resolve_visible_indices
 from .transformer_block_umt import UMTLayer
 from .video_embeddings_umt import UMTPositionTable
@@ -109,7 +108,6 @@ class UMTForMaskedModeling(UMTPreTrainedModel):
         r"^umt\.fc_norm\.",
         r"^classifier\.",
         r"^(attention|frame)_pooling\.",
-        r"^decoders\.\d",  # of stage 1
     ]
 
     def __init__(self, config: UMTConfig):
@@ -121,6 +119,9 @@ class UMTForMaskedModeling(UMTPreTrainedModel):
             )
         if reserved := [name for name in config.masked_targets if hasattr(nn.ModuleDict(), name)]:
             raise ValueError(f"{reserved[0]!r} in `masked_targets` is an attribute of PyTorch's modules; rename it.")
+        # of stage 1 and of other targets
+        other_decoders = rf"^decoders\.(?!({'|'.join(config.masked_targets)})\.)"
+        self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, other_decoders]
         self.umt = UMTModel(self.config)
         self.decoders = nn.ModuleDict(
             {name: UMTMaskedDecoder(self.config, dim) for name, dim in config.masked_targets.items()}
@@ -226,8 +227,7 @@ class UMTForMaskedModeling(UMTPreTrainedModel):
                         f"`target_features[{name!r}]` must be (batch, targets, dim) = {tuple(prediction.shape)}, but "
                         f"is {tuple(target.shape)}."
                     )
-                if self.config.normalize_targets:
-                    target = F.layer_norm(target.float(), target.shape[-1:], eps=1e-6)
+                target = feature_targets(target, self.config)
             losses[name] = masked_prediction_loss(prediction, target, self.config.masked_loss)
         weights = self.config.masked_target_weights or dict.fromkeys(losses, 1.0)
         return sum(weights[name] * loss for name, loss in losses.items()), losses

@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..pictures.run_pictures import MaskPicture
+from ..pictures.run_pictures import MaskPicture, draw_attention_masks
 from .teacher_student import TeacherStudentTrainer, check_mask_type
 from .teachers import check_teacher_fits
 from .training_arguments import UMTTrainingArguments
@@ -76,7 +76,7 @@ class UMTPreTrainingTrainer(TeacherStudentTrainer):
     ):
         check_teacher_fits(model.config, teacher.config)
         super().__init__(model=model, teacher=teacher, args=args, token_selection=token_selection, **kwargs)
-        self.add_callback(MaskPicture(self))
+        self.add_callback(MaskPicture(self, draw_attention_masks))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips = self.pixel_values(inputs["pixel_values_videos"])
