@@ -52,15 +52,7 @@ class TeacherStudentTrainer(UMTTrainer):
         **kwargs,
     ):
         super().__init__(model=model, args=args, **kwargs)
-        # `mixed_precision` is set by the arguments or by the launcher
-        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.mixed_precision, torch.float32)
-        self.teacher = teacher
-        if teacher is not None:
-            self.teacher = teacher.requires_grad_(False).eval().to(self.args.device, precision)
-            if args.torch_compile:
-                self.teacher = compile_regions(
-                    self.teacher, backend=args.torch_compile_backend, mode=args.torch_compile_mode
-                )
+        self.teacher = None if teacher is None else frozen_teacher(teacher, args)
         self.token_selection = token_selection or TOKEN_SELECTIONS[args.mask_type]
 
     # Not `inference_mode`, whose tensors can't take part in a backward pass.
@@ -87,6 +79,17 @@ class TeacherStudentTrainer(UMTTrainer):
         visible_indices = outputs.visible_indices.unflatten(1, (num_masks, -1)).flatten(0, 1)  # (B*M, V)
         features = outputs.features.unflatten(2, (num_masks, -1))  # (B, K, M, V, F)
         return visible_indices, features.transpose(1, 2).flatten(0, 1)
+
+
+def frozen_teacher(teacher: nn.Module, args: UMTTrainingArguments) -> nn.Module:
+    """A teacher in evaluation mode without gradients, on the device of a run and in its precision (bf16 or fp16 under
+    mixed precision); with `torch_compile` its blocks are compiled."""
+    # `mixed_precision` is set by the arguments or by the launcher
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.mixed_precision, torch.float32)
+    teacher = teacher.requires_grad_(False).eval().to(args.device, precision)
+    if args.torch_compile:
+        teacher = compile_regions(teacher, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    return teacher
 
 
 def check_mask_type(mask_type: str) -> None:

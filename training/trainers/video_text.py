@@ -30,6 +30,7 @@ from ..evaluation.retrieval_metrics import retrieval_metrics
 from .absolute_learning_rate import AbsoluteLearningRateArguments, AbsoluteLearningRateMixin
 from .activation_checkpointing import checkpoint_first_blocks
 from .contrastive_gather import CONTRASTIVE_GRADIENTS
+from .loss_parts import LossParts
 from .teacher_student import TeacherStudentTrainer, check_mask_type
 from .teachers import check_teacher_fits
 
@@ -157,7 +158,7 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
             )
         if self.args.world_size > 1:
             model.gather_embeddings = CONTRASTIVE_GRADIENTS[self.args.contrastive_gradients]
-        self.losses: dict[str, list[torch.Tensor]] = {}  # of each objective, since the last log line
+        self.loss_parts = LossParts(self.accelerator)
 
     # --- optimisation --------------------------------------------------------------------------------------------
 
@@ -180,7 +181,7 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
         )
         for name in OBJECTIVES:
             if (loss := outputs.get(f"loss_{name}")) is not None:
-                self.losses.setdefault(f"loss_{name}", []).append(loss.detach())
+                self.loss_parts.add(f"loss_{name}", loss)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def batch_generator(self) -> torch.Generator:
@@ -195,12 +196,7 @@ class UMTVideoTextTrainer(AbsoluteLearningRateMixin, TeacherStudentTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The log line of [`UMTTrainer`] with the temperature and the mean loss of each objective over processes."""
         if "loss" in logs:
-            for name, losses in self.losses.items():
-                values = torch.stack(losses).float()
-                is_finite = values.isfinite()
-                mean = values.where(is_finite, 0.0).sum() / is_finite.sum().clamp(min=1)
-                logs[name] = self.accelerator.reduce(mean, reduction="mean").item()
-            self.losses.clear()
+            logs.update(self.loss_parts.collect())
             logs["temperature"] = self.model.video_text.temperature.item()
         super().log(logs, start_time)
 
