@@ -31,7 +31,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .alignment_umt import UMTAlignmentDecoder, align_features
-from .configuration_umt import UMTConfig, aligned_layers
+from .configuration_checks_umt import aligned_layers
+from .configuration_umt import UMTConfig
 from .keyword_arguments_umt import only_documented_keywords
 from .pooling_heads_umt import UMTAttentionPooling, UMTFramePooling
 from .remote_code_umt import UMTRemoteCodeMixin

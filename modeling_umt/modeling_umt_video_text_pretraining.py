@@ -27,7 +27,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .alignment_umt import UMTAlignmentDecoder, align_features
-from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig, aligned_layers
+from .configuration_checks_umt import aligned_layers
+from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig
 from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTEncoderOutput, UMTForPreTraining
 from .modeling_umt_text import UMTTextPredictionHead, read_bert
