@@ -19,8 +19,6 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from modeling_umt.token_selection_umt import draw_masks
-
 from ..data.batching import is_dead_worker
 from ..data.video_dataset import VideoClipDataset
 from .curves import draw_curves, points
@@ -70,7 +68,8 @@ class MaskPicture(TrainerCallback):
 
 @torch.no_grad()
 def draw_masks_of_run(trainer: Any, dataset: Dataset) -> Image.Image:
-    """A picture of the first clip of a stage-1 run, its masks in epoch 0 and the teacher's attention."""
+    """A picture of the first clip of a stage-1 run, its masks in epoch 0 and what they follow from: the teacher's
+    attention, or the motion."""
     sample = dataset[(0, 0) if isinstance(dataset, VideoClipDataset) else 0]
     batch = trainer.data_collator([sample])  # one clip for each view of the video, of which the first is drawn
     clip = trainer.pixel_values(batch["pixel_values_videos"][:1].to(trainer.args.device))
@@ -78,9 +77,10 @@ def draw_masks_of_run(trainer: Any, dataset: Dataset) -> Image.Image:
     with trainer.compute_loss_context_manager():
         cls_attention = trainer.teacher(clip).cls_attention  # (1, T, S)
     args = trainer.args
-    masks = draw_masks(trainer.token_selection, cls_attention, args.mask_ratio, seeds, args.num_masks_per_clip)
+    scores, masks = trainer.draw_masks(clip, cls_attention, seeds, args.mask_ratio, args.num_masks_per_clip)
     title = f"The first training clip, {args.mask_type} masks"
-    return draw_mask_strip(clip[0], masks[0], cls_attention[0], trainer.model.config.token_grid[1:], title)
+    scored = "motion" if trainer.token_selection == "motion" else "attention"
+    return draw_mask_strip(clip[0], masks[0], scores[0], trainer.model.config.token_grid[1:], title, scored)
 
 
 @contextmanager
