@@ -36,14 +36,14 @@ ENCODER_NAMES = (
 
 
 def image_teacher_from_vit_mae(
-    pretrained_model_name_or_path: str | os.PathLike, image_size: int | None = None
+    pretrained_model_name_or_path: str | os.PathLike, image_size: int | list[int] | None = None
 ) -> UMTImageTeacherModel:
     """An image teacher with the weights of MAE in Transformers' layout, in float32 and eval mode.
 
     Args:
         pretrained_model_name_or_path: Hub id or folder, e.g. `"facebook/vit-mae-large"`. The decoder is not used.
-        image_size (`int`, *optional*): Side of the frames in pixels. Defaults to 14 patches (224 for ViT-B/16 and
-            L/16, 196 for ViT-H/14), the grid of a student with patches of 16 at 224 pixels.
+        image_size (`int` or `[height, width]`, *optional*): Size of the frames in pixels. Defaults to 14 patches (224
+            for ViT-B/16 and L/16, 196 for ViT-H/14), the grid of a student with patches of 16 at 224 pixels.
 
     Raises:
         ValueError: if the checkpoint is of another model, lacks weights, or has another position table than MAE's.
@@ -59,15 +59,22 @@ def image_teacher_from_vit_mae(
     return filled(UMTImageTeacherModel(config), state, biases=("q", "k", "v"))
 
 
-def video_teacher_from_videomae(pretrained_model_name_or_path: str | os.PathLike) -> UMTModel:
+def video_teacher_from_videomae(
+    pretrained_model_name_or_path: str | os.PathLike,
+    image_size: int | list[int] | None = None,
+    num_frames: int | None = None,
+) -> UMTModel:
     """A video teacher with the weights of VideoMAE in Transformers' layout, in float32 and eval mode.
 
     Its `last_hidden_state` is the raw output of the last block (`final_norm="none"`). The position table is computed
-    for the input's own grid; frames and their size are those of the checkpoint.
+    for the input's own grid.
 
     Args:
         pretrained_model_name_or_path: Hub id or folder, e.g. `"MCG-NJU/videomae-large"`. A decoder, a classification
             head and the last norm are not used.
+        image_size (`int` or `[height, width]`, *optional*): Size of the frames in pixels. Defaults to that of the
+            checkpoint.
+        num_frames (`int`, *optional*): Frames of a clip. Defaults to those of the checkpoint.
 
     Raises:
         ValueError: if the checkpoint is of another model, or lacks weights.
@@ -75,8 +82,8 @@ def video_teacher_from_videomae(pretrained_model_name_or_path: str | os.PathLike
     encoder = load_encoder(pretrained_model_name_or_path, "videomae", VIDEO_MAE, "MCG-NJU/videomae-large")
     theirs = encoder.config
     config = UMTConfig(
-        image_size=theirs.image_size,
-        num_frames=theirs.num_frames,
+        image_size=theirs.image_size if image_size is None else image_size,
+        num_frames=theirs.num_frames if num_frames is None else num_frames,
         tubelet_size=theirs.tubelet_size,
         position_grid=None,
         final_norm="none",

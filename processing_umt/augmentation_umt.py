@@ -1,6 +1,7 @@
 """Training-time transforms of clips, one function per training stage of UMT (arXiv 2303.16058).
 
 * `augment_for_pretraining`, stage 1: one of ten crop sizes at one of thirteen positions, resized with antialias;
+* `augment_for_masked_modeling`, MVD and VideoMAE: the same crop, resized for the student and for a teacher;
 * `augment_for_video_text`, stage 2 and retrieval: random resized crop, bicubic without antialias on uint8;
 * `augment_for_finetuning`, action recognition: RandAugment, random resized crop, normalisation, random erasing.
 
@@ -8,7 +9,7 @@ Random parameters are sampled once per clip and applied to all of its frames. Th
 which `sample_generator` creates from (seed, epoch, sample index), so that neither resuming a run nor its number of
 workers or processes changes a clip. For repeated augmentation, call a function again with the same generator.
 
-The first two return uint8, a quarter of the bytes of float32; the clips are normalised on the device. Fine-tuning
+All but the last return uint8, a quarter of the bytes of float32; the clips are normalised on the device. Fine-tuning
 returns normalised floats, because the official code interpolates and erases after normalisation.
 """
 
@@ -61,13 +62,42 @@ def augment_for_pretraining(
         ValueError: the frames are not uint8 RGB frames of one of the shapes above.
     """
     clip = as_clip(frames)
-    top, left, height, width = draw_multi_scale_box(generator, *clip.shape[-2:], size)
-    clip = tvF.resized_crop(
-        clip, top, left, height, width, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=True
-    )
+    clip = resized_crop(clip, draw_multi_scale_box(generator, *clip.shape[-2:], size), size)
     if flip:
         clip = random_flip(clip, generator)
     return clip.contiguous()
+
+
+def augment_for_masked_modeling(
+    frames: torch.Tensor | np.ndarray,
+    generator: np.random.Generator,
+    size: int = 224,
+    teacher_size: int | None = None,
+    flip: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Masked modelling: the crop of stage 1 for the student and, from the same window, for a teacher of another size.
+
+    Args:
+        frames, generator: As in `augment_for_pretraining`.
+        size: side length of the student's clip in pixels.
+        teacher_size: side length of the teacher's clip in pixels; None: the teachers take the student's clip.
+        flip: mirror both clips left to right with probability 0.5. The published runs do not.
+
+    Returns:
+        `pixel_values_videos`, uint8 `(frames, 3, size, size)`, and with `teacher_size`
+        `teacher_pixel_values_videos`, uint8 `(frames, 3, teacher_size, teacher_size)`.
+
+    Raises:
+        ValueError: as `augment_for_pretraining`.
+    """
+    clip = as_clip(frames)
+    box = draw_multi_scale_box(generator, *clip.shape[-2:], size)
+    clips = {"pixel_values_videos": resized_crop(clip, box, size)}
+    if teacher_size is not None:
+        clips["teacher_pixel_values_videos"] = resized_crop(clip, box, teacher_size)
+    if flip and generator.random() < 0.5:
+        clips = {name: tvF.horizontal_flip(clip) for name, clip in clips.items()}
+    return {name: clip.contiguous() for name, clip in clips.items()}
 
 
 def augment_for_video_text(
@@ -140,6 +170,11 @@ def as_clip(frames: torch.Tensor | np.ndarray) -> torch.Tensor:
             "Augmentation comes before normalisation; pass the frames as decoded."
         )
     return clip
+
+
+def resized_crop(clip: torch.Tensor, box: tuple[int, int, int, int], size: int) -> torch.Tensor:
+    """The box (top, left, height, width) of a clip, resized to `size` x `size` by a bilinear filter with antialias."""
+    return tvF.resized_crop(clip, *box, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
 def random_flip(clip: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:

@@ -1,21 +1,26 @@
 """Frame sampling: the frame indices of a clip, without pixels (UMT, arXiv 2303.16058, appendix "Implementation
-Details": sparse sampling as in TSN; the exact rules are those of the official code).
+Details": sparse sampling as in TSN; MVD, arXiv 2212.04500, and EVEREST, arXiv 2211.10636; the exact rules are those of
+the official code).
 
-Four rules, each with a test-time variant (`sample_clips`) and a training variant (`sample_training_clip`):
+Six rules, each with a test-time variant (`sample_clips`) and a training variant (`sample_training_clip`):
 
 | `sampling` | used for | test-time views | training |
 |---|---|---|---|
 | "sparse" | Kinetics, Moments in Time | interior points of F segments of (L-1)/F frames | any frame of a segment |
 | "segments" | stage 1; Something-Something V2 | starts and middles of F segments of L/F frames | the same |
 | "middle" | stage 2, retrieval, question answering | middle frame of F intervals | any but an interval's last frame |
-| "dense" | fixed frame stride | windows spread evenly over the video | one window anywhere |
+| "dense" | MVD: training on Kinetics | windows spread evenly over the video | one window anywhere |
+| "strided" | MVD, EVEREST: pre-training, tests on Kinetics | F consecutive of every r-th frame | one window anywhere |
+| "uniform" | MVD: Something-Something V2 | middles of F·S pieces, every S-th from c in view c | that of "sparse" |
 
-A fifth, "key_frame" (action detection; `sample_key_frame`), takes the frames around one frame of the video, the same
-in training and at test time.
+"dense" and "strided" have a frame stride r; a window spans F·r frames. One more rule, "key_frame" (action detection;
+`sample_key_frame`), takes the frames around one frame of the video, the same in training and at test time.
 
-Unusual: "sparse" rounds half to even, and its views may repeat a frame of a short video; stage 1 repeats frame 0 for a
-video shorter than the clip; the training rule of "middle" never returns the last frame of an interval, and becomes a
-sorted random subset as soon as one interval has a single frame.
+Unusual: "sparse" and "uniform" round half to even, and their views may repeat a frame of a short video; stage 1
+repeats frame 0 for a video shorter than the clip; the training rule of "middle" never returns the last frame of an
+interval, and becomes a sorted random subset as soon as one interval has a single frame. Training windows of "dense"
+have neighbours F·r/(F-1) frames apart and never contain the last frame of a video; those of "strided" have exact
+strides.
 
 Left out, because no published recipe uses it: the official dense validation window (it ends where it should start and
 wraps around to the end of short videos), the raw-frame Something-Something V2 reader, stage 1 with a single segment
@@ -26,6 +31,9 @@ and a stride, more than two views of "segments" (the official reader then return
 from collections.abc import Sequence
 
 import numpy as np
+
+SAMPLING_RULES = ("sparse", "segments", "middle", "dense", "strided", "uniform")
+RULES_WITH_STRIDE = ("dense", "strided")
 
 _SAME_TIME = 1e-6  # seconds: rounding errors of times do not decide between two frames
 
@@ -38,11 +46,12 @@ def sample_clips(
     Args:
         num_video_frames: length L of the video in frames, at least 1.
         num_frames: frames F of one clip, at least 1.
-        sampling: "sparse" (default), "segments", "middle" or "dense"; see the table of this module.
-        num_clips: number S of views. "sparse" and "dense" take any; one sparse view is the validation clip. "middle"
-            has one view. "segments" has one (the middles: the validation clip) or two (starts, then middles).
-        frame_stride: distance in frames between neighbouring frames of a dense clip; ignored by the other rules. One
-            dense view is the centred window; the official rule divides by S-1 and does not define it.
+        sampling: one of `SAMPLING_RULES`, "sparse" by default; see the table of this module.
+        num_clips: number S of views, any but for two rules: "middle" has one view, "segments" one (the middles: the
+            validation clip) or two (starts, then middles). One sparse view is the validation clip. The official tests
+            have two views of "uniform"; other numbers, which the official reader gets wrong, follow the same formula.
+        frame_stride: distance in frames between neighbouring frames of a dense or strided clip; ignored by the other
+            rules. One view of these is the centred window; the official rules divide by S-1 and do not define it.
 
     Returns:
         int64 `(num_clips, num_frames)`, each row ascending (frames repeat where the video is too short) and within
@@ -63,6 +72,10 @@ def sample_clips(
             raise ValueError(f'num_clips is {num_clips}, but sampling="middle" has one view; use "sparse" for more.')
         bounds = _interval_bounds(num_video_frames, num_frames)
         return _pad_with_last((bounds[:-1] + bounds[1:] - 1) // 2, num_frames)[None]
+    if sampling == "strided":
+        return _strided_views(num_video_frames, num_frames, num_clips, frame_stride)
+    if sampling == "uniform":
+        return _uniform_views(num_video_frames, num_frames, num_clips)
     if num_clips > 2:
         raise ValueError(f'num_clips is {num_clips}, but sampling="segments" has at most two views (starts, middles).')
     return _segment_views(num_video_frames, num_frames, num_clips)
@@ -80,10 +93,10 @@ def sample_training_clip(
     Args:
         num_video_frames: length L of the video in frames, at least 1.
         num_frames: frames F of the clip, at least 1.
-        sampling: "sparse" (classification), "segments" (stage 1 and Something-Something V2), "middle" (stage 2,
-            retrieval, question answering) or "dense" (with `frame_stride`); see the table of this module.
+        sampling: one of `SAMPLING_RULES`; see the table of this module.
         generator: random generator of the sample.
-        frame_stride: distance in frames between neighbouring frames of a dense clip; ignored by the other rules.
+        frame_stride: distance in frames between neighbouring frames of a dense or strided clip; ignored by the other
+            rules.
 
     Returns:
         int64 `(num_frames,)`, ascending and within `[0, num_video_frames)`.
@@ -92,8 +105,8 @@ def sample_training_clip(
         ValueError: for an unknown rule, or a count or stride below 1.
     """
     _check(num_video_frames, num_frames, sampling, frame_stride)
-    if sampling == "sparse":
-        edges = _sparse_edges(num_video_frames, num_frames)
+    if sampling in ("sparse", "uniform"):
+        edges = _rounded_edges(num_video_frames, num_frames)
         return generator.integers(edges[:-1], edges[1:], endpoint=True)
     if sampling == "segments":
         width = num_video_frames // num_frames
@@ -106,6 +119,8 @@ def sample_training_clip(
             return generator.integers(bounds[:-1], bounds[1:] - 1)
         subset = np.sort(generator.permutation(num_video_frames)[: len(bounds) - 1])
         return _pad_with_last(subset, num_frames)
+    if sampling == "strided":
+        return _strided_training_clip(num_video_frames, num_frames, frame_stride, generator)
     return _dense_training_clip(num_video_frames, num_frames, frame_stride, generator)
 
 
@@ -172,10 +187,10 @@ def trimmed_length(num_video_frames: int, fps: float, seconds: float = 30.0) -> 
 def _check(num_video_frames: int, num_frames: int, sampling: str, frame_stride: int) -> None:
     if sampling == "key_frame":
         raise ValueError('sampling is "key_frame", which takes the frames around a given one: use sample_key_frame.')
-    if sampling not in ("sparse", "segments", "middle", "dense"):
+    if sampling not in SAMPLING_RULES:
+        choices = ", ".join(f'"{rule}"' for rule in SAMPLING_RULES)
         raise ValueError(
-            f'sampling is {sampling!r}; choose "sparse", "segments", "middle" or "dense", or "key_frame" for the '
-            "frames around a given one."
+            f'sampling is {sampling!r}; choose one of {choices}, or "key_frame" for the frames around a given one.'
         )
     if num_video_frames < 1:
         raise ValueError(f"The video has {num_video_frames} frames; expected at least 1.")
@@ -185,17 +200,17 @@ def _check(num_video_frames: int, num_frames: int, sampling: str, frame_stride: 
         raise ValueError(f"frame_stride is {frame_stride}; expected at least 1.")
 
 
-def _sparse_edges(length: int, num_frames: int) -> np.ndarray:
-    """The F+1 rounded edges of F segments of (L-1)/F frames; the last one is L-1."""
-    segment = (length - 1) / num_frames
-    return np.round(segment * np.arange(num_frames + 1)).astype(np.int64)
+def _rounded_edges(length: int, num_segments: int) -> np.ndarray:
+    """The n+1 rounded edges of n segments of (L-1)/n frames; the last one is L-1."""
+    segment = (length - 1) / num_segments
+    return np.round(segment * np.arange(num_segments + 1)).astype(np.int64)
 
 
 def _sparse_views(length: int, num_frames: int, num_clips: int) -> np.ndarray:
     segment = (length - 1) / num_frames
     # view k of S is shifted by (k+1)/(S+1) of a segment, truncated; one view by half a segment
     shifts = (segment / (num_clips + 1) * np.arange(1, num_clips + 1)).astype(np.int64)
-    return np.minimum(_sparse_edges(length, num_frames)[:-1] + shifts[:, None], length - 1)
+    return np.minimum(_rounded_edges(length, num_frames)[:-1] + shifts[:, None], length - 1)
 
 
 def _segment_views(length: int, num_frames: int, num_clips: int) -> np.ndarray:
@@ -220,6 +235,30 @@ def _dense_views(length: int, num_frames: int, num_clips: int, stride: int) -> n
     # a video shorter than the window repeats its last frame at a multiple of the stride
     last = starts + (length - 1 - starts) // stride * stride
     return np.minimum(clips, last[:, None])
+
+
+def _strided_views(length: int, num_frames: int, num_clips: int, stride: int) -> np.ndarray:
+    frames = np.arange(0, length, stride)
+    room = max(len(frames) - num_frames, 0)
+    starts = np.array([room // 2])
+    if num_clips > 1:
+        starts = (np.arange(num_clips) * room / (num_clips - 1)).astype(np.int64)
+    # a video with fewer frames repeats the last of them
+    return frames[np.minimum(starts[:, None] + np.arange(num_frames), len(frames) - 1)]
+
+
+def _strided_training_clip(length: int, num_frames: int, stride: int, generator: np.random.Generator) -> np.ndarray:
+    clip = stride * np.arange(num_frames)
+    room = length - num_frames * stride
+    if room >= 0:
+        return clip + generator.integers(room, endpoint=True)
+    # the official reader repeats a frame as soon as the next one would be the last of the video or lie behind it
+    return np.minimum(clip, max(length - 2, 0) // stride * stride)
+
+
+def _uniform_views(length: int, num_frames: int, num_clips: int) -> np.ndarray:
+    edges = _rounded_edges(length, num_frames * num_clips)
+    return ((edges[:-1] + edges[1:]) // 2).reshape(num_frames, num_clips).T
 
 
 def _dense_training_clip(length: int, num_frames: int, stride: int, generator: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .frame_sampling_umt import sample_clips
+from .frame_sampling_umt import RULES_WITH_STRIDE, sample_clips
 from .resize_umt import RESIZE_KERNELS
 
 # of action detection: AVA's clips are 64 frames at 25 frames per second
@@ -32,7 +32,7 @@ def check_fps(fps: float | None) -> None:
     if fps is not None:
         raise ValueError(
             f"fps is {fps!r}, but a clip has num_frames frames; for a fixed distance between them use "
-            'sampling="dense" with frame_stride.'
+            'sampling="strided" with frame_stride.'
         )
 
 
@@ -52,10 +52,10 @@ def check_options(options: dict[str, Any], given: Mapping[str, Any]) -> None:
         raise ValueError(f"data_format is {str(options['data_format'])!r}; only 'channels_first' is returned.")
     if options["do_pad"]:
         raise ValueError("do_pad is True, but videos are padded by size_divisor alone; leave do_pad out.")
-    if given.get("frame_stride", 1) not in (None, 1) and options["sampling"] not in ("dense", "key_frame"):
+    if given.get("frame_stride", 1) not in (None, 1) and options["sampling"] not in (*RULES_WITH_STRIDE, "key_frame"):
         raise ValueError(
             f"frame_stride is {given['frame_stride']}, but sampling={options['sampling']!r} has no stride; use "
-            'sampling="dense", or frame_stride=1.'
+            'sampling="strided" or "dense", or frame_stride=1.'
         )
     if given.get("sampling_fps") is not None and options["sampling"] != "key_frame":
         raise ValueError(

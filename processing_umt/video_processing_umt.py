@@ -73,11 +73,12 @@ class UMTVideoProcessor(ActionDetectionPostProcessing, BaseVideoProcessor):
     Options in addition to those of Transformers; each is saved, and can be overridden in a call:
         num_frames (`int`, defaults to 8): Number of frames of a clip.
         sampling (`str`, defaults to `"sparse"`): Frame sampling rule: `"sparse"` (Kinetics, Moments in Time),
-            `"segments"` (Something-Something), `"middle"` (retrieval, question answering) or `"dense"`; see
+            `"segments"` (Something-Something), `"middle"` (retrieval, question answering), `"dense"` or `"strided"` (a
+            fixed `frame_stride`; MVD and EVEREST on Kinetics) or `"uniform"` (MVD on Something-Something); see
             `sample_clips`. `"key_frame"` (action detection) takes the frames around a key frame that each call
             states; see `sample_key_frame`.
-        frame_stride (`int`, defaults to 1, with `"key_frame"` to 8): Distance between the frames of a dense clip or of
-            one around a key frame.
+        frame_stride (`int`, defaults to 1, with `"key_frame"` to 8): Distance between the frames of a dense or strided
+            clip or of one around a key frame.
         sampling_fps (`float`, defaults to 25 with `"key_frame"`): Frames per second by which the stride of
             `"key_frame"` is counted, whatever the frame rate of the video; None: it counts frames of the video.
         num_clips (`int`, defaults to 1): Number of clips sampled from a video.

@@ -9,6 +9,8 @@ _HOMES = {
     "UMTActionDetectionTrainer": "trainers.detection",
     "UMTFineTuningArguments": "trainers.finetuning",
     "UMTFineTuningTrainer": "trainers.finetuning",
+    "UMTMaskedModelingArguments": "trainers.masked_modeling",
+    "UMTMaskedModelingTrainer": "trainers.masked_modeling",
     "UMTQuestionAnsweringArguments": "trainers.question_answering",
     "UMTQuestionAnsweringTrainer": "trainers.question_answering",
     "UMTRetrievalTrainer": "trainers.retrieval",

@@ -18,6 +18,7 @@ from processing_umt import mixup_umt as mixup
 from processing_umt import randaugment_umt as randaugment
 from processing_umt.augmentation_umt import (
     augment_for_finetuning,
+    augment_for_masked_modeling,
     augment_for_pretraining,
     augment_for_video_text,
     draw_erasing_box,
@@ -244,6 +245,47 @@ def test_pretraining_is_the_crop_resized_as_pillow_does(shape):
             assert difference.max() <= 2
             assert (difference == 2).float().mean() < 1e-3
             assert (difference > 0).float().mean() < 0.05
+
+
+# masked modelling: the same crop for student and teacher
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_student_and_teacher_see_the_same_window(flip):
+    frames = natural_frames(2, 60, 84)
+    for index in range(8):
+        clips = augment_for_masked_modeling(frames, sample_generator(0, 0, index), 32, teacher_size=28, flip=flip)
+        alone = augment_for_masked_modeling(frames, sample_generator(0, 0, index), 32, flip=flip)
+        assert list(alone) == ["pixel_values_videos"]
+        student, teacher = clips["pixel_values_videos"], clips["teacher_pixel_values_videos"]
+        assert student.shape == (2, 3, 32, 32) and teacher.shape == (2, 3, 28, 28)
+        assert student.is_contiguous() and teacher.is_contiguous()
+        # it is the crop of stage 1, whatever the teacher's size
+        expected = augment_for_pretraining(frames, sample_generator(0, 0, index), 32, flip=flip)
+        assert torch.equal(student, alone["pixel_values_videos"]) and torch.equal(student, expected)
+        resized = torch.nn.functional.interpolate(student.float(), size=(28, 28), mode="bilinear", antialias=True)
+        assert (resized - teacher).abs().mean() < 8 < (resized - teacher.flip(-1)).abs().mean()
+
+
+def test_the_recorded_crop_at_two_sizes(recorded):
+    """Up to one grey level: the official resize is Pillow's."""
+    description, tensors = recorded("mvd_two_size_crop")
+    (left, top), (width, height) = description["crop_x_y"], description["crop_width_height"]
+    frames, box = tensors["input/frames_u8"].numpy(), (top, left, height, width)
+    rows, columns = description["frame_size"]
+    drawn = (sample_generator(seed, 0, 0) for seed in range(10_000))
+    generator = next(
+        sample_generator(seed, 0, 0)
+        for seed, generator in enumerate(drawn)
+        if draw_multi_scale_box(generator, rows, columns, description["input_size"]) == box
+    )
+    clips = augment_for_masked_modeling(
+        frames, generator, description["input_size"], description["teacher_input_size"]
+    )
+    for name, expected in (("pixel_values_videos", "student_clip"), ("teacher_pixel_values_videos", "teacher_clip")):
+        ours = (clips[name] / 255 - MEAN) / STD
+        difference = (ours - tensors[f"expected/{expected}"].transpose(0, 1)).abs() * STD * 255
+        assert difference.max() < 1.001 and (difference > 0.5).float().mean() < 0.05
 
 
 # stage 2 and fine-tuning: random resized crop

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from processing_umt import crop_positions_umt as crops
-from processing_umt.frame_sampling_umt import sample_clips, sample_training_clip, trimmed_length
+from processing_umt.frame_sampling_umt import SAMPLING_RULES, sample_clips, sample_training_clip, trimmed_length
 
 # Recorded modes of the official readers that no published recipe uses and that are not implemented here.
 LEFT_OUT = {
@@ -23,7 +23,6 @@ LEFT_OUT = {
 lengths = st.integers(1, 2000)
 counts = st.integers(1, 40)
 strides = st.integers(1, 9)
-FAMILIES = ("sparse", "segments", "middle", "dense")
 
 
 def test_only_the_left_out_modes_are_not_checked(recorded):
@@ -55,6 +54,49 @@ def test_recorded_test_views(recorded):
     assert checked == 360 + 600 + 180
 
 
+# the sampler of `mvd_frame_indices` and the rules of its test views and training clips
+MVD_RULES = {"pretrain": (None, "strided"), "k400": ("strided", "dense"), "ssv2": ("uniform", "uniform")}
+
+
+def test_recorded_test_views_of_mvd(recorded):
+    samplers = recorded("mvd_frame_indices")[0]["samplers"]
+    assert samplers.keys() == MVD_RULES.keys()
+    checked = 0
+    for name, sampler in samplers.items():
+        for row in sampler["table"]:
+            if row.get("mode") != "test":
+                continue
+            rule, views = MVD_RULES[name][0], row["test_num_segment"]
+            clips = sample_clips(row["length"], row["frames"], rule, views, row.get("sampling_rate", 1))
+            assert clips.shape == (views, row["frames"])
+            assert clips[row["chunk"]].tolist() == row["index"], row
+            checked += 1
+    assert checked == 13 * 5 + 13 * 2
+
+
+def test_recorded_windows_of_everest(recorded):
+    """Pre-training clips for a given offset: the official range of offsets, and the frames from each."""
+    cases = recorded("everest_frame_indices")[0]["cases"]
+    assert len(cases) == 33
+    for case in cases:
+        generator = Offset(case["draw"], case["draw_below"])
+        clip = sample_training_clip(case["video_frames"], case["frames"], "strided", generator, case["stride"])
+        assert clip.tolist() == case["frame_ids"], case
+        assert generator.used == (case["draw"] is not None)
+
+
+class Offset:
+    """A generator that returns one given integer, for the range that it is given with only."""
+
+    def __init__(self, value, below):
+        self.value, self.below, self.used = value, below, False
+
+    def integers(self, high, endpoint=False):
+        assert high + endpoint == self.below
+        self.used = True
+        return self.value
+
+
 def test_recorded_middle_frames(recorded):
     rows = [row for row in recorded("frame_indices_multi")[0]["interval_table"] if row["sample"] == "middle"]
     rows = [row for row in rows if "fix_start" not in row]
@@ -70,6 +112,8 @@ def training_tables(recorded):
     yield "segments", [row for row in tables["ssv2_video"] if row["mode"] == "train"]
     yield "segments", [row for row in tables["stage1_pretrain"] if row["num_segments"] > 1]
     yield "middle", [row for row in recorded("frame_indices_multi")[0]["interval_table"] if row["sample"] == "rand"]
+    for name, sampler in recorded("mvd_frame_indices")[0]["samplers"].items():
+        yield MVD_RULES[name][1], [row for row in sampler["table"] if row.get("mode") != "test"]
 
 
 class Extreme:
@@ -99,7 +143,7 @@ def test_recorded_bounds_of_training_clips(recorded):
                 clip = sample_training_clip(row["length"], frames, family, generator, row.get("sampling_rate", 1))
                 assert clip.tolist() == row[bound], (family, bound, row)
             checked += 1
-    assert checked == 60 + 120 + 60 + 24 + 60
+    assert checked == 60 + 120 + 60 + 24 + 60 + 3 * 13
 
 
 def test_training_clips_reach_their_bounds_with_a_real_generator(recorded):
@@ -123,19 +167,24 @@ def check_clip(clip, length, frames):
     assert (np.diff(clip) >= 0).all()
 
 
-@given(lengths, counts, st.sampled_from(FAMILIES), st.integers(1, 12), strides)
+@given(lengths, counts, st.sampled_from(SAMPLING_RULES), st.integers(1, 12), strides)
 def test_views_of_any_length(length, frames, family, views, stride):
     views = {"middle": 1, "segments": min(views, 2)}.get(family, views)
     clips = sample_clips(length, frames, family, views, stride)
     assert clips.shape == (views, frames)
     for clip in clips:
         check_clip(clip, length, frames)
-    if family == "dense" and length >= frames * stride:
+    if family in ("dense", "strided") and length >= frames * stride:
         assert (np.diff(clips, axis=1) == stride).all()
+    if family == "strided":
+        assert (clips % stride == 0).all()
+        assert views == 1 or clips[-1, -1] == (length - 1) // stride * stride
+    if family == "uniform" and length > frames * views:  # every view has a frame of each segment, and none twice
+        assert len(np.unique(clips)) == frames * views
     assert (np.diff(clips, axis=0) >= 0).all()  # later views start later
 
 
-@given(lengths, counts, st.sampled_from(FAMILIES), strides, st.integers(0, 2**32 - 1))
+@given(lengths, counts, st.sampled_from(SAMPLING_RULES), strides, st.integers(0, 2**32 - 1))
 def test_training_clips_of_any_length(length, frames, family, stride, seed):
     clip = sample_training_clip(length, frames, family, np.random.default_rng(seed), stride)
     check_clip(clip, length, frames)
@@ -144,8 +193,26 @@ def test_training_clips_of_any_length(length, frames, family, stride, seed):
         assert len(set(clip.tolist())) == frames
 
 
-def test_one_dense_view_is_centred():
+@given(lengths, counts, strides)
+def test_a_strided_training_clip_is_any_window_of_the_video(length, frames, stride):
+    first = sample_training_clip(length, frames, "strided", Extreme(highest=False), stride)
+    last = sample_training_clip(length, frames, "strided", Extreme(highest=True), stride)
+    if length < frames * stride:  # no choice, and neighbours at the stride until the clip stops at a frame
+        assert first.tolist() == last.tolist()
+        assert set(np.diff(first)) <= {0, stride} and (np.diff(first, n=2) <= 0).all()
+    else:
+        assert (np.diff(first) == stride).all()
+        assert (first[0], (last - first).tolist()) == (0, [length - frames * stride] * frames)
+
+
+def test_one_view_is_centred():
     assert sample_clips(100, 8, "dense", 1, 4).tolist() == [list(range(34, 66, 4))]
+    assert sample_clips(100, 8, "strided", 1, 4).tolist() == [list(range(32, 64, 4))]
+    assert sample_clips(81, 8, "uniform", 1).tolist() == [list(range(5, 81, 10))]
+
+
+def test_more_views_of_uniform_are_thirds_of_the_segments():
+    assert sample_clips(61, 2, "uniform", 3).tolist() == [[5, 35], [15, 45], [25, 55]]
 
 
 @pytest.mark.parametrize(
@@ -154,11 +221,12 @@ def test_one_dense_view_is_centred():
         (0, 8),
         (-3, 8),
         (10, 0),
-        (10, 8, "uniform"),
+        (10, 8, "random"),
         (10, 8, "sparse", 0),
         (10, 8, "middle", 2),
         (10, 8, "segments", 3),
         (10, 8, "dense", 1, 0),
+        (10, 8, "strided", 0, 4),
     ],
 )
 def test_invalid_views_are_rejected(arguments):
@@ -166,7 +234,7 @@ def test_invalid_views_are_rejected(arguments):
         sample_clips(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [(0, 8, "sparse"), (10, 0, "sparse"), (10, 8, "uniform"), (10, 8, "dense", 0)])
+@pytest.mark.parametrize("arguments", [(0, 8, "sparse"), (10, 0, "sparse"), (10, 8, "random"), (10, 8, "strided", 0)])
 def test_invalid_training_clips_are_rejected(arguments):
     length, frames, family, *stride = arguments
     with pytest.raises(ValueError, match=r"num_|sampling|frame"):

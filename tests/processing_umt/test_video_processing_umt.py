@@ -240,6 +240,8 @@ def test_a_file_of_exactly_num_frames_is_sampled_like_any_other(tmp_path):
         {"sampling": "segments", "num_clips": 2},
         {"sampling": "dense", "frame_stride": 2},
         {"sampling": "dense", "frame_stride": 3, "num_clips": 4},
+        {"sampling": "strided", "frame_stride": 3, "num_clips": 4},
+        {"sampling": "uniform", "num_clips": 2},
         {"num_clips": 5},
     ],
 )
@@ -576,10 +578,10 @@ def test_unknown_options_are_rejected(tmp_path):
     assert AutoVideoProcessor.from_pretrained(tmp_path).num_frames == 5
 
 
-def test_a_stride_is_for_dense_clips_only(clip):
-    """A dense processor can still be called with another rule."""
-    dense = UMTVideoProcessor(**SMALL, sampling="dense", frame_stride=3)
-    assert torch.equal(dense(clip, sampling="sparse", return_tensors="pt")["pixel_values_videos"], pixels(clip))
+@pytest.mark.parametrize("sampling", ["dense", "strided"])
+def test_a_processor_with_a_stride_can_be_called_with_another_rule(sampling, clip):
+    processor = UMTVideoProcessor(**SMALL, sampling=sampling, frame_stride=3)
+    assert torch.equal(processor(clip, sampling="sparse", return_tensors="pt")["pixel_values_videos"], pixels(clip))
 
 
 NUMPY_OPTIONS = {

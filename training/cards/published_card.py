@@ -137,7 +137,7 @@ def describe_input(row: CheckpointRow) -> str:
 def describe_clips(row: CheckpointRow, video: UMTVideoProcessor) -> list[tuple[str, str]]:
     """Rows on the clips of models that encode entire videos."""
     frames = f"one from each of {row.frames} equal segments of the video"
-    if video.sampling == "dense":
+    if video.sampling == "strided":
         frames = f"a window at a stride of {video.frame_stride} frames"
     return [
         ("frames", f"{row.frames}, {frames} (`{video.sampling}`)"),

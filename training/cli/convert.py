@@ -89,8 +89,7 @@ def run(args: argparse.Namespace) -> int:
             processor = UMTVideoProcessor.for_action_detection(config)
         else:
             processor = UMTVideoProcessor.for_config(config)
-            if config.num_labels == NUM_SSV2_LABELS:
-                processor.sampling = "segments"  # models of Something-Something take the middles of segments
+            processor.sampling, processor.frame_stride = official_sampling(config)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     # written beside the output and renamed: an interrupted conversion does not leave a folder that looks complete
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=f".{args.output.name}-") as building:
@@ -103,6 +102,16 @@ def run(args: argparse.Namespace) -> int:
     if getattr(vision, "position_type", None) == "space_time":
         print(f"the licence of MVD's official files is {read_registry()['sources']['mvd']['license_name']}")
     return 0
+
+
+def official_sampling(config) -> tuple[str, int]:
+    """Frame sampling and stride of the official tests, which a file does not contain.
+
+    Tokens of two frames are those of MVD, VideoMAE and EVEREST.
+    """
+    if config.num_labels == NUM_SSV2_LABELS:
+        return "uniform" if config.position_type == "space_time" else "segments", 1
+    return ("strided", 4) if config.tubelet_size == 2 else ("sparse", 1)
 
 
 def check_direction(args: argparse.Namespace) -> None:

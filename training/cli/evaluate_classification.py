@@ -22,14 +22,15 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
         group.add_argument("--crops", type=int, default=3, metavar="N", help="crops per clip"),
         group.add_argument(
             "--sampling",
-            choices=("sparse", "segments", "middle", "dense"),
+            choices=("sparse", "segments", "middle", "dense", "strided", "uniform"),
             help="frame sampling (default: the processor's; segments, for Something-Something, has at most 2 clips)",
         ),
         group.add_argument(
             "--frame-stride",
             type=int,
             metavar="N",
-            help="distance between the frames of a clip, for --sampling dense (default: that of a dense processor)",
+            help="distance between the frames of a clip, for --sampling dense or strided (default: the processor's if "
+            "it was saved for one of these)",
         ),
         group.add_argument(
             "--resize-kernel",
@@ -93,18 +94,23 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
 
 
 def frame_stride(args: argparse.Namespace, processor: Any) -> int:
-    """The distance between the frames of a dense clip: `--frame-stride`, or that of a dense processor.
+    """The distance between the frames of a dense or strided clip: `--frame-stride`, or that of a processor with one.
 
     Raises:
-        ValueError: dense sampling without a stride, or a stride without dense sampling.
+        ValueError: dense or strided sampling without a stride, or a stride with another sampling.
     """
+    from processing_umt.frame_sampling_umt import RULES_WITH_STRIDE
+
     sampling = args.sampling or processor.sampling
-    if sampling != "dense" and args.frame_stride is not None:
-        raise ValueError(f"--frame-stride is for --sampling dense; the sampling is {sampling}, which has no stride.")
-    if sampling == "dense" and args.frame_stride is None and processor.sampling != "dense":
+    if sampling not in RULES_WITH_STRIDE and args.frame_stride is not None:
         raise ValueError(
-            "--sampling dense needs --frame-stride N, the distance between the frames of a clip; the processor was "
-            f"saved for {processor.sampling} sampling and has none."
+            f"--frame-stride is for --sampling {' or '.join(RULES_WITH_STRIDE)}; the sampling is {sampling}, which "
+            "has no stride."
+        )
+    if sampling in RULES_WITH_STRIDE and args.frame_stride is None and processor.sampling not in RULES_WITH_STRIDE:
+        raise ValueError(
+            f"--sampling {sampling} needs --frame-stride N, the distance between the frames of a clip; the processor "
+            f"was saved for {processor.sampling} sampling and has none."
         )
     return args.frame_stride or processor.frame_stride
 
@@ -113,8 +119,8 @@ def table(scores: Any, metrics: dict[str, float]) -> list[str]:
     protocol = scores.protocol
     height, width = protocol["resolution"]
     sampling = protocol["sampling"]
-    if sampling == "dense":
-        sampling = f"dense with stride {protocol['frame_stride']}"
+    if sampling in ("dense", "strided"):
+        sampling = f"{sampling} with stride {protocol['frame_stride']}"
     return [
         f"{len(scores.videos)} videos, {protocol['clips']} clips x {protocol['crops']} crops of {protocol['frames']} "
         f"frames at {width}x{height} ({sampling}, {protocol['resize_kernel']}, {protocol['dtype']})",

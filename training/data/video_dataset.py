@@ -34,6 +34,7 @@ from processing_umt.video_source_umt import USER_AND_PASSWORD, VideoDecodeError
 
 from .shared_epoch import SharedEpoch
 
+_CLIPS = ("pixel_values_videos", "teacher_pixel_values_videos")
 # integers of a sample -> their names in a batch
 _INTEGERS = {"sample_seed": "sample_seeds", "video_index": "video_index", "labels": "labels", "match_id": "match_ids"}
 _TEXTS = ("caption", "question", "answer")  # texts of a sample; lists in a batch
@@ -50,7 +51,8 @@ class ClipReader:
         sample_frames: `sample_frames(num_video_frames=, num_frames=, generator=)` → int64 `(num_frames,)`, such as
             `functools.partial(sample_training_clip, sampling="segments")`.
         transform: `transform(frames, generator)` of uint8 `(T, height, width, 3)` → tensor `(T, 3, height, width)`,
-            such as `augment_for_pretraining`.
+            such as `augment_for_pretraining`; or a dict of `pixel_values_videos` and a second clip of the same frames,
+            `teacher_pixel_values_videos`, such as `augment_for_masked_modeling`.
         num_views_per_video: number of transforms of each decoded clip (repeated augmentation); default 1.
         images: all records are images, whatever their names; by default the file name extension decides.
         trim_seconds: sample frames from the first seconds of a video only; default: from the complete video.
@@ -58,7 +60,7 @@ class ClipReader:
 
     num_frames: int
     sample_frames: Callable[..., np.ndarray]
-    transform: Callable[[np.ndarray, np.random.Generator], torch.Tensor]
+    transform: Callable[[np.ndarray, np.random.Generator], torch.Tensor | dict[str, torch.Tensor]]
     num_views_per_video: int = 1
     images: bool = False
     trim_seconds: float | None = None
@@ -81,7 +83,7 @@ class ClipReader:
         fields |= {name: record[name] for name in ("match_id", *_TEXTS) if record.get(name) is not None}
         return [
             {
-                "pixel_values_videos": self.transform(frames, generator),
+                **self._transformed(frames, generator),
                 "sample_seed": mask_seed(*seeds, view),
                 **fields,
             }
@@ -91,6 +93,12 @@ class ClipReader:
     def describe_broken(self, record: dict[str, Any], error: VideoDecodeError, index: int) -> tuple[str, str]:
         """(name, reason) of the broken video of a record."""
         return describe_broken(record["video"], error, f"record {index}")
+
+    def _transformed(
+        self, frames: np.ndarray | torch.Tensor, generator: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        clips = self.transform(frames, generator)
+        return clips if isinstance(clips, dict) else {"pixel_values_videos": clips}
 
     def _read_frames(self, video: Any, generator: np.random.Generator) -> np.ndarray | torch.Tensor:
         """A clip, uint8 `(T, height, width, 3)`; of an image T copies, a tensor `(T, 3, height, width)`; an animation
@@ -158,7 +166,8 @@ class VideoClipDataset(ReadClipDataset):
 
     A sample contains
 
-    * `pixel_values_videos`: result of the transform, `(T, channels, height, width)`;
+    * `pixel_values_videos`: result of the transform, `(T, channels, height, width)`, and
+      `teacher_pixel_values_videos` if the transform makes one;
     * `sample_seed` (int): seed of the sample's mask, a hash of (seed, epoch, index);
     * `video_index` (int): index of the record that was read;
     * `labels` (int), `caption`, `question`, `answer` and `match_id` (int), if the record has them;
@@ -234,13 +243,16 @@ def collate_clips(samples: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[
     """Collates samples of `VideoClipDataset` or `StreamedClipDataset`; views of a video are adjacent in the batch.
 
     Returns:
-        `pixel_values_videos (batch, T, channels, height, width)`, with the dtype of the samples; int64 `(batch,)`:
+        `pixel_values_videos (batch, T, channels, height, width)`, with the dtype of the samples, and likewise
+        `teacher_pixel_values_videos`; int64 `(batch,)`:
         `sample_seeds`, `video_index`, `labels`, `match_ids`; lists: `caption`, `question`, `answer`, `broken`, of any
         length, and of streams `read_passes`, one for each video. Entries that the samples lack are omitted: the plain
         `Trainer` removes those that the model does not accept.
     """
     samples = [view for sample in samples for view in (sample if isinstance(sample, list) else [sample])]
-    batch: dict[str, Any] = {"pixel_values_videos": torch.stack([sample["pixel_values_videos"] for sample in samples])}
+    batch: dict[str, Any] = {
+        name: torch.stack([sample[name] for sample in samples]) for name in _CLIPS if name in samples[0]
+    }
     for name, batched in _INTEGERS.items():
         if name in samples[0]:
             batch[batched] = torch.tensor([sample[name] for sample in samples], dtype=torch.int64)

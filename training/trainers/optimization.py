@@ -1,13 +1,15 @@
 """Parameter groups and learning-rate schedules of UMT (arXiv 2303.16058), as in its released training scripts.
 
-The parameter groups follow one rule in every stage: no weight decay for vectors, biases and position tables.
+The parameter groups follow one rule in every stage: no weight decay for vectors, biases, position tables and the mask
+token of pixels.
 Fine-tuning adds a learning rate that decreases by a constant factor per layer towards the input. Both schedules are
 pure functions of the step, wrapped in PyTorch's `LambdaLR`, so a resumed run continues exactly where it stopped.
 
 Unusual, and kept from the released code because the published results depend on it:
 - the warm-up includes both ends, so the peak learning rate is used twice in a row; the cosine never quite reaches its
   minimum;
-- stage 2 floors its schedule instead of shifting it, warm-up included, and decays its 0-dimensional temperature.
+- stage 2 floors its schedule instead of shifting it, warm-up included, and decays its 0-dimensional temperature;
+- the mask tokens of feature targets (MVD) are decayed, that of pixels (VideoMAE, EVEREST) is not.
 """
 
 import math
@@ -17,6 +19,8 @@ from functools import partial
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from modeling_umt.configuration_umt import PIXELS
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)embeddings\.")
@@ -39,12 +43,14 @@ def scaled_learning_rate(base_learning_rate: float, effective_batch_size: int) -
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies to a parameter: to all but 1-D tensors, biases and position tables.
+    """Whether weight decay applies to a parameter: to all but 1-D tensors, biases, position tables and the mask token
+    of pixels.
 
     A 0-dimensional parameter (the temperature of stage 2) is decayed.
     """
     is_position_table = name.rpartition(".")[2] == "position_embeddings"
-    return parameter.ndim != 1 and not name.endswith(".bias") and not is_position_table
+    is_excluded = is_position_table or name.endswith(f"decoders.{PIXELS}.mask_token")
+    return parameter.ndim != 1 and not name.endswith(".bias") and not is_excluded
 
 
 def layer_id(name: str, num_layers: int) -> int:

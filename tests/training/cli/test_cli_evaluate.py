@@ -16,6 +16,7 @@ from PIL import Image
 from tiny_classifier import CLASSES, save_class_folders, save_tiny_classifier, tiny_classifier, tiny_processor
 
 from modeling_umt import UMTForPreTraining
+from processing_umt.frame_sampling_umt import SAMPLING_RULES
 from umt_training import cli
 from umt_training.cli import evaluate as cli_evaluate
 from umt_training.cli import evaluate_classification, evaluate_common
@@ -191,6 +192,34 @@ def test_options_reach_the_protocol(model, data, tmp_path):
     protocol = json.loads((tmp_path / "results.json").read_text())["protocol"]
     expected = {"clips": 2, "crops": 1, "sampling": "segments", "resize_kernel": "antialias", "dtype": "bfloat16"}
     assert expected.items() <= protocol.items()
+
+
+def test_all_sampling_rules_can_be_chosen():
+    parser = argparse.ArgumentParser()
+    sampling = next(
+        action for action in evaluate_classification.add_task_arguments(parser) if action.dest == "sampling"
+    )
+    assert sampling.choices == SAMPLING_RULES
+
+
+@pytest.mark.parametrize(
+    ("saved", "words", "stride"),
+    [
+        ({}, ["--sampling", "strided", "--frame-stride", 3], 3),
+        ({"sampling": "strided", "frame_stride": 2}, [], 2),
+        ({"sampling": "strided", "frame_stride": 2}, ["--sampling", "dense"], 2),
+        ({"sampling": "dense", "frame_stride": 2}, ["--sampling", "strided", "--frame-stride", 1], 1),
+    ],
+)
+def test_the_stride_is_given_or_that_of_the_processor(saved, words, stride, data, tmp_path, capsys):
+    model = save_tiny_classifier(tmp_path / "tiny")
+    tiny_processor(**saved).save_pretrained(model)
+    options = ("--clips", 5, "--crops", 1, "--output", tmp_path / "out")
+    assert run("--model", model, "--data", data, *words, *options) == 0
+    protocol = json.loads((tmp_path / "out" / "results.json").read_text())["protocol"]
+    rule = words[1] if words else saved["sampling"]
+    assert (protocol["sampling"], protocol["frame_stride"]) == (rule, stride)
+    assert f"({rule} with stride {stride}," in capsys.readouterr().out
 
 
 def test_a_list_with_root_and_the_default_folder(model, data, tmp_path, monkeypatch, capsys):

@@ -120,7 +120,11 @@ ONE_LINE = [
     ("demo --labelled 0", "--labelled is 0; expected at least 1."),
     # options that do not go together
     ("evaluate --data videos --model classifier --sampling dense", "--sampling dense needs --frame-stride N"),
-    ("evaluate --data videos --model classifier --frame-stride 2", "--frame-stride is for --sampling dense"),
+    ("evaluate --data videos --model classifier --sampling strided", "--sampling strided needs --frame-stride N"),
+    (
+        "evaluate --data videos --model classifier --frame-stride 2",
+        "--frame-stride is for --sampling dense or strided;",
+    ),
     ("convert classifier x.pth", "classifier is a folder, but an official .pth file is converted; add --to-official."),
     ("convert classifier new", "to convert it back: --to-official and new.pth"),
     ("convert official.pth x.pth", "x.pth is named like a file, but a folder is created"),

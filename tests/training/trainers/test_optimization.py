@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded_models import masked_student_config
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification
+from modeling_umt import UMTConfig, UMTForMaskedModeling, UMTForPreTraining, UMTForVideoClassification
+from modeling_umt.official_masked_modeling_umt import mvd_key_map, videomae_key_map
 from umt_training.trainers.optimization import (
     cosine_factor,
     cosine_schedule,
@@ -94,6 +96,41 @@ def test_recorded_groups_of_stage_1(recorded):
     for official, (scale, weight_decay) in expected.items():
         seen |= dict.fromkeys(our_names(official), (1.2e-3 * scale, weight_decay))
     assert seen == ours
+
+
+@pytest.mark.parametrize("name", ["mvd_optimizer", "everest_optimizer"])
+def test_recorded_groups_of_masked_modelling(recorded, name):
+    """The mask tokens of feature targets are decayed, that of pixels is not."""
+    description = recorded(name)[0]
+    if name == "mvd_optimizer":
+        config = masked_student_config(description["student"]["constructor"] | {"tubelet_size": 2})
+        key_map, expected = mvd_key_map(config), description["student"]["parameters"]
+    else:
+        recorded_groups = description["groups"]["pretrain"]
+        expected = {key: (scale, decay) for key, (_, scale, decay) in recorded_groups.items()}
+        blocks = {key.split(".")[2] for key in expected if key.startswith("decoder.blocks.")}
+        sizes = tiny_config(description["depth"]).to_diff_dict() | {"num_frames": 2, "tubelet_size": 2}
+        config = UMTConfig.from_dict(
+            sizes
+            | {
+                "masked_targets": {"pixels": 1536},
+                "decoder_num_hidden_layers": len(blocks),
+                "decoder_projection_bias": False,
+            }
+        )
+        key_map = videomae_key_map(config)
+    model = UMTForMaskedModeling(config)
+    ours = settings_by_name(model, parameter_groups(model, 6e-4, 0.05))
+    seen = {}
+    for official, (scale, weight_decay) in expected.items():
+        seen |= dict.fromkeys(key_map[official], (6e-4 * scale, weight_decay))
+    assert seen == ours
+    decays = {name: decay for name, (_, decay) in ours.items() if name.endswith("mask_token")}
+    assert decays == (
+        {"decoders.pixels.mask_token": 0.0}
+        if name == "everest_optimizer"
+        else {"decoders.image.mask_token": 0.05, "decoders.video.mask_token": 0.05}
+    )
 
 
 def test_recorded_layer_ids(recorded):

@@ -1,0 +1,174 @@
+"""Masked modelling as a Transformers Trainer: MVD (arXiv 2212.04500), VideoMAE (arXiv 2203.12602).
+
+A mask hides most tokens of a clip. The student encodes the visible ones, and predicts at the others the features of
+frozen teachers (MVD: of MAE for every second frame, and of VideoMAE) or the pixels. Masks are sampled on the device
+from each clip's own seed.
+
+Unusual: the teachers encode all tokens of a clip, which attend to each other, but only the features at the target
+tokens are compared.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from modeling_umt.token_selection_umt import hidden_indices
+from modeling_umt.video_embeddings_umt import clip_token_grid
+
+from .base_trainer import UMTTrainer
+from .loss_parts import LossParts
+from .masked_modeling_teachers import check_teachers_fit, frame_step, teacher_image_size
+from .teacher_student import TOKEN_SELECTIONS, frozen_teacher
+from .training_arguments import UMTTrainingArguments
+
+MASK_TYPES = ("tube", "random")  # those that need no attention of a teacher
+
+
+@dataclass
+class UMTMaskedModelingArguments(UMTTrainingArguments):
+    """Arguments of [`UMTMaskedModelingTrainer`]. The defaults are those of the published MVD runs of 400 epochs.
+
+    Args:
+        mask_type: Token selection: `"tube"`, the same positions in every frame, or `"random"`.
+        mask_ratio: Fraction of the tokens hidden from the student: of those of a frame for `"tube"`, of those of the
+            clip for `"random"`, rounded down.
+    """
+
+    ranges: ClassVar[dict[str, str]] = UMTTrainingArguments.ranges | {"mask_ratio": "(0, 1)"}
+
+    mask_type: str = "tube"
+    mask_ratio: float = 0.9
+    adam_beta2: float = 0.95
+    base_min_learning_rate: float = 1e-4
+    warmup_epochs: float = 40.0
+    num_train_epochs: float = 401.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mask_type not in MASK_TYPES:
+            raise ValueError(f"`mask_type` must be one of {', '.join(MASK_TYPES)}, but is {self.mask_type!r}.")
+
+
+class UMTMaskedModelingTrainer(UMTTrainer):
+    """Trains a [`UMTForMaskedModeling`] to predict the features of frozen teachers, or pixels, at the hidden tokens.
+
+    The log lines contain the loss of each target, `loss_<target>`, without its weight.
+
+    Args:
+        model ([`UMTForMaskedModeling`]): The student.
+        teachers: The teacher of each entry of the student's `masked_targets` but `"pixels"`; None for pixels alone. A
+            teacher is [`UMTImageTeacherModel`], [`UMTModel`] with `final_norm="none"`, or a module that maps clips
+            `(batch, frames, channels, height, width)` to `last_hidden_state` `(batch, tokens, dim)` and has a
+            configuration with `hidden_size`, `patch_size`, `image_height_width` and, if a token covers several
+            frames, `tubelet_size` and `num_frames`. Teachers are set to evaluation mode, frozen, moved to the device
+            and cast to the precision of the run (bf16 or fp16 under mixed precision). A teacher of single frames gets
+            every `tubelet_size`-th frame of the student's clip.
+        args ([`UMTMaskedModelingArguments`]): The training arguments.
+        token_selection (*optional*): Replaces the token selection of `mask_type`; a function with the signature of
+            [`tube_token_selection`], whose first argument contains zeros, because there is no attention.
+        kwargs: Further arguments of [`UMTTrainer`]. For teachers that take frames of another size than the student's,
+            the samples have a second clip, `teacher_pixel_values_videos`; see [`augment_for_masked_modeling`].
+
+    Raises:
+        ValueError: if the teachers are not those of `masked_targets`, or a dimension or token grid differs.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        teachers: Mapping[str, nn.Module] | None,
+        args: UMTMaskedModelingArguments,
+        token_selection: Callable | None = None,
+        **kwargs,
+    ):
+        teachers = teachers or {}
+        configs = {name: teacher.config for name, teacher in teachers.items()}
+        check_teachers_fit(model.config, configs)
+        self.teacher_clip_size = teacher_image_size(model.config, configs)
+        self.frame_steps = {name: frame_step(model.config, config) for name, config in configs.items()}
+        self.own_clips = {
+            name for name, config in configs.items() if config.image_height_width == self.teacher_clip_size
+        }
+        super().__init__(model=model, args=args, **kwargs)
+        self.teachers = {name: frozen_teacher(teacher, args) for name, teacher in teachers.items()}
+        self.token_selection = token_selection or TOKEN_SELECTIONS[args.mask_type]
+        self.loss_parts = LossParts(self.accelerator)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        clips = self.pixel_values(inputs["pixel_values_videos"])
+        visible_indices, target_indices = self.select_tokens(clips, inputs["sample_seeds"])
+        outputs = model(
+            pixel_values_videos=clips,
+            visible_indices=visible_indices,
+            target_indices=target_indices,
+            target_features=self.compute_targets(clips, inputs, target_indices),
+        )
+        if model.training:  # log lines report training steps only
+            for name, loss in outputs.losses.items():
+                self.loss_parts.add(f"loss_{name}", loss)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def select_tokens(self, clips: torch.Tensor, sample_seeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The visible tokens of clips, int64 (B, V), and those that are predicted, (B, M): all hidden ones."""
+        config = self.model.config
+        frames, rows, columns = clip_token_grid(clips, config, config.tubelet_size)
+        no_attention = clips.new_zeros(len(clips), frames, rows * columns)
+        visible_indices = self.token_selection(no_attention, self.args.mask_ratio, sample_seeds=sample_seeds)
+        return visible_indices, hidden_indices(visible_indices, frames * rows * columns)
+
+    # Not `inference_mode`, whose tensors can't take part in a backward pass.
+    @torch.no_grad()
+    def compute_targets(
+        self, clips: torch.Tensor, inputs: Mapping[str, Any], target_indices: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The features of every teacher at the target tokens, (B, M, F) each.
+
+        Args:
+            clips: The student's clips, normalised float (B, T, C, H, W).
+            inputs: The batch, with `teacher_pixel_values_videos` if a teacher takes clips of another size.
+            target_indices: int64 (B, M).
+
+        Raises:
+            ValueError: if a teacher's clips are missing or of another size, or it returns another number of tokens.
+        """
+        if not self.teachers:
+            return {}
+        num_tokens = math.prod(clip_token_grid(clips, self.model.config, self.model.config.tubelet_size))
+        # the time of a step's parts is that of training steps
+        with self.timer("teacher" if self.model.training else "evaluation"):
+            teacher_clips = self.teacher_clips(inputs) if self.own_clips else clips
+            features = {}
+            for name, teacher in self.teachers.items():
+                seen = (teacher_clips if name in self.own_clips else clips)[:, :: self.frame_steps[name]]
+                tokens = teacher(seen).last_hidden_state  # (B, N, F)
+                if tokens.shape[1] != num_tokens:
+                    raise ValueError(
+                        f"The {name} teacher returns {tokens.shape[1]} tokens for a clip, but the student's has "
+                        f"{num_tokens}; a teacher returns the tokens of patches alone, ordered by frame, row, column."
+                    )
+                features[name] = tokens.gather(1, target_indices[..., None].expand(-1, -1, tokens.shape[-1]))
+            return features
+
+    def teacher_clips(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """The clips of the teachers that take another size than the student, normalised float (B, T, C, H, W)."""
+        height, width = self.teacher_clip_size
+        clips = inputs.get("teacher_pixel_values_videos")
+        if clips is None or clips.shape[-2:] != (height, width):
+            given = "there are none" if clips is None else f"they have {clips.shape[-2]} x {clips.shape[-1]}"
+            raise ValueError(
+                f"The {', '.join(sorted(self.own_clips))} teacher takes frames of {height} x {width} pixels, which a "
+                f"batch contains as `teacher_pixel_values_videos`, but {given}; `augment_for_masked_modeling` with "
+                f"`teacher_size={height}` makes them."
+            )
+        return self.pixel_values(clips)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The log line of [`UMTTrainer`] with the mean loss of each target over steps and processes."""
+        if "loss" in logs:
+            logs.update(self.loss_parts.collect())
+        super().log(logs, start_time)
