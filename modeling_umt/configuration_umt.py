@@ -84,6 +84,12 @@ class UMTConfig(PreTrainedConfig):
               or few labels. The model then takes clips of exactly `num_frames` frames, and the hidden layer has
               `(num_frames / tubelet_size * hidden_size)^2` weights.
         classifier_dropout (`float`, defaults to 0.0): Dropout before the last layer of a classifier, in training.
+        motion_drop_ratio (`float`, defaults to 0.0): Fraction of the tokens that is dropped from clips without a mask:
+            those that differ least from the same place one time step earlier (EVEREST, arXiv 2211.10636, with 0.4).
+            Training and evaluation drop the same tokens, and the value is read at each forward pass. A mask replaces
+            the selection. 0.0: all tokens are encoded, as action detection and `pooling="frames"` require.
+        motion_groups (`int`, defaults to 1): Groups of consecutive time steps that drop tokens independently, at least
+            two steps each.
         num_aligned_layers (`int`, defaults to 6): Pre-training: number of blocks aligned with the teacher, counted
             from the last.
         aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between aligned blocks.
@@ -145,6 +151,8 @@ class UMTConfig(PreTrainedConfig):
     final_norm: str = "tokens"
     pooling: str = "mean"
     classifier_dropout: float | int = 0.0
+    motion_drop_ratio: float | int = 0.0
+    motion_groups: int = 1
     num_aligned_layers: int = 6
     aligned_layer_interval: float | int = 1
     target_dim: int = 768
@@ -206,7 +214,7 @@ class UMTConfig(PreTrainedConfig):
         require_choice(self, "target_norm", ("l2", "none"))
         require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))
         require_whole_patches(self)
-        for name in ("drop_path_rate", "classifier_dropout"):
+        for name in ("drop_path_rate", "classifier_dropout", "motion_drop_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), but is {getattr(self, name)}.")
         if self.position_grid is not None and (len(self.position_grid) != 3 or min(self.position_grid) < 1):
@@ -220,6 +228,7 @@ class UMTConfig(PreTrainedConfig):
             raise ValueError(
                 f"`hidden_size` {self.hidden_size} must be a multiple of 16 with `position_type` 'space_time'."
             )
+        validate_motion_selection(self)
         validate_masked_modeling(self)
 
     @property
@@ -463,6 +472,31 @@ class UMTVideoTextConfig(PreTrainedConfig):
     def num_frames(self) -> int:
         """Frames of the model's clips."""
         return self.vision_config.num_frames
+
+
+def validate_motion_selection(config: "UMTConfig") -> None:
+    """Raise a ValueError if tokens can't be selected by motion as the fields state."""
+    require_positive(config, "motion_groups")
+    if not config.motion_drop_ratio:
+        return
+    if config.pooling == "frames":
+        require_all_tokens(config, '`pooling="frames"`')
+    num_steps, groups = config.num_frames // config.tubelet_size, config.motion_groups
+    if num_steps % groups or num_steps // groups < 2:
+        raise ValueError(
+            f"`motion_drop_ratio` {config.motion_drop_ratio} compares time steps: the {num_steps} steps of a clip "
+            f"(`num_frames` / `tubelet_size`) must form {groups} groups (`motion_groups`) of the same length, two "
+            "steps or more."
+        )
+
+
+def require_all_tokens(config: "UMTConfig", user: str) -> None:
+    """Raise a ValueError if the configuration drops tokens, which `user`, the subject of the message, can't do."""
+    if config.motion_drop_ratio:
+        raise ValueError(
+            f"{user} requires all tokens of a clip, but `motion_drop_ratio` is {config.motion_drop_ratio}; set it "
+            "to 0."
+        )
 
 
 def validate_masked_modeling(config: "UMTConfig") -> None:

@@ -24,7 +24,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import maybe_autocast
 
-from .configuration_umt import UMTVideoTextConfig
+from .configuration_umt import UMTVideoTextConfig, require_all_tokens
 from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTModel
 from .modeling_umt_text import UMTTextModel, init_bert_weights
@@ -176,8 +176,8 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         Args:
             pixel_values_videos, bool_masked_pos, visible_indices: See [`UMTModel.forward`].
             keep_temporal (`bool`, *optional*): One vector per frame, which requires equally many visible tokens in
-                every frame, or one per clip. Defaults to one per clip with a mask, and to the configuration's
-                `keep_temporal` without.
+                every frame, or one per clip. Defaults to one per clip with a mask or with tokens dropped by motion,
+                and to the configuration's `keep_temporal` without.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` (batch, visible tokens, hidden_size), normed;
@@ -185,7 +185,8 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             `attentions` of the video encoder.
 
         Raises:
-            ValueError: if the clips do not fit the model, or the mask does not fit the clips.
+            ValueError: if the clips do not fit the model, the mask does not fit the clips, or one vector per frame is
+                requested and tokens are dropped by motion (`motion_drop_ratio` of the video encoder).
         """
         encoded = self.vision_model.encode(
             pixel_values_videos, bool_masked_pos, visible_indices, return_dict=True, **kwargs
@@ -202,8 +203,11 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
 
     def num_video_vectors(self, pixel_values_videos: torch.Tensor, has_mask: bool, keep_temporal: bool | None) -> int:
         """Number of vectors of a clip in the joint space: its frames (after tubelets), or 1."""
+        video = self.config.vision_config
         if keep_temporal is None:
-            keep_temporal = self.config.keep_temporal and not has_mask
+            keep_temporal = self.config.keep_temporal and not has_mask and not video.motion_drop_ratio
+        elif keep_temporal and not has_mask:
+            require_all_tokens(video, "`keep_temporal=True` without a mask")
         return self.vision_model.embeddings.token_grid(pixel_values_videos)[0] if keep_temporal else 1
 
     def project_video(self, tokens: torch.Tensor, num_vectors: int) -> torch.Tensor:

@@ -167,8 +167,8 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
             input_ids (int64 `(batch, length)`): Token ids; text i matches clip i.
             attention_mask (`(batch, length)`, *optional*): 0 where a text is padded.
             pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
-            bool_masked_pos, visible_indices (*optional*): The mask, in one of its two forms. Without one, all tokens
-                are visible.
+            bool_masked_pos, visible_indices (*optional*): The mask, in one of its two forms; see
+                [`UMTModel.forward`].
             target_features (`(batch, num_aligned_layers, visible, target_dim)`, *optional*): The teacher's features at
                 the visible tokens; without them `loss_uta` is not computed.
             match_ids (int64 `(batch,)`, *optional*): Clips and texts of the same id match. By default only text i
