@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", metavar="VIDEO", help="video file or http(s) URL")
     parser.add_argument(
         "--teacher",
-        help="Hub id or folder of a CLIP, SigLIP, DINOv2, DINOv3 or UMT teacher, or an official .pth file; required for "
-        "all masks but those by motion, which have none",
+        help="Hub id or folder of a CLIP, SigLIP, DINOv2, DINOv3 or UMT teacher, or an official .pth file; required "
+        "for all masks but those by motion, which have none",
     )
     parser.add_argument(
         "--teacher-image-size",
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--student",
-        help="masks by motion: Hub id or folder of a UMT model, whose patch embedding compares time steps (default: new "
-        "weights of patches of 16 x 16 pixels, at the start of a run)",
+        help="masks by motion: Hub id or folder of a UMT model, whose patch embedding compares time steps (default: "
+        "new weights for patches of 16 x 16 pixels, as at the start of a run)",
     )
     parser.add_argument(
         "--mask-type", choices=("attention", "tube", "random", "motion"), default="attention", help="masking strategy"
@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     is_motion = args.mask_type == MOTION
     require_options_of_type(args, is_motion)
     student = load_motion_student(args) if is_motion else None
-    num_frames = args.num_frames if args.num_frames is not None else 8 if student is None else student.config.num_frames
-    processor = UMTVideoProcessor(num_frames=num_frames)
+    num_frames = 8 if student is None else student.config.num_frames
+    processor = UMTVideoProcessor(num_frames=num_frames if args.num_frames is None else args.num_frames)
     frames, _ = processor.fetch_videos(
         args.video, processor.sample_frames
     )  # (T, H, W, 3); before the teacher is loaded

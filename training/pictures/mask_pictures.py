@@ -1,5 +1,5 @@
-"""Pictures of a clip, its masks and what selects the visible tokens, the teacher's attention (arXiv 2303.16058, section
-3) or motion (arXiv 2211.10636, section 4.1), drawn with Pillow.
+"""Pictures of a clip, its masks and what selects the visible tokens: the teacher's attention (arXiv 2303.16058,
+section 3) or motion (arXiv 2211.10636, section 4.1). They are drawn with Pillow.
 
 All functions take tensors and no model. Frames are enlarged by integer factors without interpolation, so that the
 borders of tokens stay exact.

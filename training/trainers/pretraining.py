@@ -1,7 +1,8 @@
 """Stage 1: unmasked-token alignment (arXiv 2303.16058, section 3.2) as a Transformers Trainer.
 
 A frozen CLIP vision tower encodes all tokens of a clip. The tokens with the highest attention of its class token stay
-visible, or with `mask_type="motion"` those that change most. The student embeds only these, and its features are aligned with the teacher's, layer by layer.
+visible, or with `mask_type="motion"` those that change most. The student embeds only these, and its features are
+aligned with the teacher's, layer by layer.
 
 Unusual: with `num_masks_per_clip`, several masks share a forward pass of the teacher; each is a separate view for the
 student.

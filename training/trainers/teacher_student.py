@@ -63,8 +63,8 @@ class TeacherStudentTrainer(UMTTrainer):
         self.token_selection = token_selection or args.mask_type
         if self.token_selection == MOTION and self.is_fsdp_enabled:
             raise ValueError(
-                "`mask_type` 'motion' reads the student's patch embedding outside of its forward pass, which FSDP does "
-                "not support: leave `fsdp` out, so that every GPU holds the entire student, or choose another type."
+                "`mask_type` 'motion' reads the student's patch embedding outside of its forward pass, which FSDP "
+                "does not support: leave `fsdp` out, so that every GPU holds the entire student."
             )
 
     # Not `inference_mode`, whose tensors can't take part in a backward pass.
@@ -93,17 +93,6 @@ class TeacherStudentTrainer(UMTTrainer):
         features = outputs.features.unflatten(2, (num_masks, -1))  # (B, K, M, V, F)
         return visible_indices, features.transpose(1, 2).flatten(0, 1)
 
-
-def frozen_teacher(teacher: nn.Module, args: UMTTrainingArguments) -> nn.Module:
-    """A teacher in evaluation mode without gradients, on the device of a run and in its precision (bf16 or fp16 under
-    mixed precision); with `torch_compile` its blocks are compiled."""
-    # `mixed_precision` is set by the arguments or by the launcher
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.mixed_precision, torch.float32)
-    teacher = teacher.requires_grad_(False).eval().to(args.device, precision)
-    if args.torch_compile:
-        teacher = compile_regions(teacher, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-    return teacher
-
     def draw_masks(
         self,
         clips: torch.Tensor,
@@ -117,6 +106,17 @@ def frozen_teacher(teacher: nn.Module, args: UMTTrainingArguments) -> nn.Module:
         is_motion = self.token_selection == MOTION
         scores = self.model.base_model.motion_importance(clips) if is_motion else cls_attention
         return scores, draw_scored_masks(self.token_selection, scores, mask_ratio, sample_seeds, num_masks)
+
+
+def frozen_teacher(teacher: nn.Module, args: UMTTrainingArguments) -> nn.Module:
+    """A teacher in evaluation mode without gradients, on the device of a run and in its precision (bf16 or fp16 under
+    mixed precision); with `torch_compile` its blocks are compiled."""
+    # `mixed_precision` is set by the arguments or by the launcher
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.mixed_precision, torch.float32)
+    teacher = teacher.requires_grad_(False).eval().to(args.device, precision)
+    if args.torch_compile:
+        teacher = compile_regions(teacher, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    return teacher
 
 
 def draw_scored_masks(
