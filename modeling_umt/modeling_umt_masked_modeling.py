@@ -109,7 +109,6 @@ class UMTForMaskedModeling(UMTPreTrainedModel):
         r"^umt\.fc_norm\.",
         r"^classifier\.",
         r"^(attention|frame)_pooling\.",
-        r"^decoders\.\d",  # of stage 1
     ]
 
     def __init__(self, config: UMTConfig):
@@ -121,6 +120,9 @@ class UMTForMaskedModeling(UMTPreTrainedModel):
             )
         if reserved := [name for name in config.masked_targets if hasattr(nn.ModuleDict(), name)]:
             raise ValueError(f"{reserved[0]!r} in `masked_targets` is an attribute of PyTorch's modules; rename it.")
+        # of stage 1 and of other targets
+        other_decoders = rf"^decoders\.(?!({'|'.join(config.masked_targets)})\.)"
+        self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, other_decoders]
         self.umt = UMTModel(self.config)
         self.decoders = nn.ModuleDict(
             {name: UMTMaskedDecoder(self.config, dim) for name, dim in config.masked_targets.items()}

@@ -18,8 +18,8 @@ GROUPS = {
         "views_per_video", "num_frames", "max_text_length", "max_broken_share",
     ),
     "model": (
-        "init_from", "teacher", "teacher_image_size", "text", "preset", "lora_rank", "merge_lora", "model", "vision",
-        "mask_type", "mask_ratio", "image_mask_ratio", "num_masks_per_clip", "license",
+        "init_from", "teacher", "teacher_image_size", "teachers", "text", "preset", "lora_rank", "merge_lora", "model",
+        "vision", "mask_type", "mask_ratio", "image_mask_ratio", "num_masks_per_clip", "license",
     ),
     "optimisation": (
         "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",

@@ -9,6 +9,7 @@ import torch
 from transformers import set_seed
 
 from modeling_umt import UMTConfig, UMTForPreTraining, convert_umt_checkpoint
+from modeling_umt.modeling_umt import UMTPreTrainedModel
 from processing_umt import UMTVideoProcessor
 from processing_umt.augmentation_umt import augment_for_pretraining
 from processing_umt.frame_sampling_umt import sample_training_clip
@@ -96,23 +97,26 @@ def run_facts(run: PreTrainingRun) -> RunFacts:
     )
 
 
-def load_student(init_from: str | None, fields: Mapping[str, Any]) -> UMTForPreTraining:
+def load_student(
+    init_from: str | None, fields: Mapping[str, Any], model_class: type[UMTPreTrainedModel] = UMTForPreTraining
+) -> UMTPreTrainedModel:
     """The student of a run.
 
     Args:
         init_from: A saved UMT model, a Hub id or an official `.pth` with a UMT encoder; decoders that it does not
             contain are initialised. None: random weights.
         fields: Fields of `UMTConfig` that differ from UMT-L/16, or from the checkpoint's.
+        model_class: Its class, [`UMTForPreTraining`] (stage 1) or [`UMTForMaskedModeling`].
     """
     if init_from is None:
-        return UMTForPreTraining(UMTConfig(**fields))
+        return model_class(UMTConfig(**fields))
     new = ("decoders.", "umt.norm.")
     if not init_from.endswith(".pth"):
         read_model_config(init_from)  # an error that states what the name is
-        return load_initial_weights(UMTForPreTraining, init_from, new, dtype=torch.float32, **fields)
+        return load_initial_weights(model_class, init_from, new, dtype=torch.float32, **fields)
     official = convert_umt_checkpoint(init_from)
     config = UMTConfig.from_dict(official.config.to_dict(), **fields)
-    return load_initial_weights(UMTForPreTraining, init_from, new, config=config, state_dict=official.state_dict())
+    return load_initial_weights(model_class, init_from, new, config=config, state_dict=official.state_dict())
 
 
 def load_training_clips(

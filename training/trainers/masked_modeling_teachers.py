@@ -37,19 +37,25 @@ _SIZES = {
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
     "huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120},
 }
-_VIDEOMAE = {"num_frames": 16, "tubelet_size": 2, "position_grid": None, "final_norm": "none"}
+_IMAGE_TEACHERS = {
+    size: UMTImageTeacherConfig(patch_size=14 if size == "huge" else 16, **fields) for size, fields in _SIZES.items()
+}
+_VIDEO_TEACHERS = {
+    size: UMTConfig(num_frames=16, tubelet_size=2, position_grid=None, final_norm="none", **fields)
+    for size, fields in _SIZES.items()
+}
 # configurations of the published recipes' teachers by repository or official file, so that an estimate needs no
 # download
-PUBLISHED_TEACHERS: dict[str, PreTrainedConfig] = {}
-for _name, _fields in _SIZES.items():
-    _image = UMTImageTeacherConfig(patch_size=14 if _name == "huge" else 16, **_fields)
-    _video = UMTConfig(**_VIDEOMAE, **_fields)
-    PUBLISHED_TEACHERS |= {
-        f"facebook/vit-mae-{_name}": _image,
-        f"mae_pretrain_vit_{_name}.pth": _image,
-        f"MCG-NJU/videomae-{_name}": _video,
-        f"k400_videomae_pretrain_{_name}_patch16_224_frame_16x4_tube_mask_ratio_0.9_e1600.pth": _video,
-    }
+PUBLISHED_TEACHERS = {
+    pattern.format(size): config
+    for pattern, configs in (
+        ("facebook/vit-mae-{}", _IMAGE_TEACHERS),
+        ("mae_pretrain_vit_{}.pth", _IMAGE_TEACHERS),
+        ("MCG-NJU/videomae-{}", _VIDEO_TEACHERS),
+        ("k400_videomae_pretrain_{}_patch16_224_frame_16x4_tube_mask_ratio_0.9_e1600.pth", _VIDEO_TEACHERS),
+    )
+    for size, config in configs.items()
+}
 
 
 def load_masked_modeling_teacher(name: str, student: UMTConfig) -> nn.Module:
