@@ -61,11 +61,8 @@ class TeacherStudentTrainer(UMTTrainer):
         super().__init__(model=model, args=args, **kwargs)
         self.teacher = None if teacher is None else frozen_teacher(teacher, args)
         self.token_selection = token_selection or args.mask_type
-        if self.token_selection == MOTION and self.is_fsdp_enabled:
-            raise ValueError(
-                "`mask_type` 'motion' reads the student's patch embedding outside of its forward pass, which FSDP "
-                "does not support: leave `fsdp` out, so that every GPU holds the entire student."
-            )
+        if self.token_selection == MOTION:
+            require_unsharded(self)
 
     # Not `inference_mode`, whose tensors can't take part in a backward pass.
     @torch.no_grad()
@@ -136,6 +133,15 @@ def draw_scored_masks(
         return draw_motion_masks(scores, mask_ratio, sample_seeds, num_masks)
     strategy = TOKEN_SELECTIONS.get(token_selection, token_selection)
     return draw_masks(strategy, scores, mask_ratio, sample_seeds, num_masks)
+
+
+def require_unsharded(trainer: UMTTrainer) -> None:
+    """Raise a ValueError for selection by motion under FSDP."""
+    if trainer.is_fsdp_enabled:
+        raise ValueError(
+            "`mask_type` 'motion' reads the student's patch embedding outside of its forward pass, which FSDP does "
+            "not support: leave `fsdp` out, so that every GPU holds the entire student."
+        )
 
 
 def check_mask_type(mask_type: str) -> None:
