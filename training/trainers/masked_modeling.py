@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from modeling_umt.video_embeddings_umt import clip_token_grid
 
+from ..pictures.run_pictures import MaskPicture, PredictionPicture, draw_token_masks
 from .base_trainer import UMTTrainer
 from .loss_parts import LossParts
 from .masked_modeling_teachers import check_teachers_fit, frame_step, teacher_image_size
@@ -78,7 +79,9 @@ class UMTMaskedModelingArguments(UMTTrainingArguments):
 class UMTMaskedModelingTrainer(UMTTrainer):
     """Trains a [`UMTForMaskedModeling`] to predict the features of frozen teachers, or pixels, at the hidden tokens.
 
-    The log lines contain the loss of each target, `loss_<target>`, without its weight.
+    The log lines contain the loss of each target, `loss_<target>`, without its weight. Writes to the output folder
+    `pictures/masks.png`, the first training clip under its mask, and at every checkpoint `pictures/predictions.png`,
+    the targets in this clip beside the student's predictions.
 
     Args:
         model ([`UMTForMaskedModeling`]): The student.
@@ -125,6 +128,8 @@ class UMTMaskedModelingTrainer(UMTTrainer):
         if args.mask_type == MOTION:
             self.check_motion()
         self.loss_parts = LossParts(self.accelerator)
+        self.add_callback(MaskPicture(self, draw_token_masks))
+        self.add_callback(PredictionPicture(self))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips = self.student_clips(inputs)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..pictures.run_pictures import MaskPicture
+from ..pictures.run_pictures import MaskPicture, draw_attention_masks
 from .teacher_student import MOTION, TeacherStudentTrainer, check_mask_type, draw_scored_masks
 from .teachers import check_teacher_fits
 from .training_arguments import UMTTrainingArguments
@@ -83,7 +83,7 @@ class UMTPreTrainingTrainer(TeacherStudentTrainer):
         super().__init__(model=model, teacher=teacher, args=args, token_selection=token_selection, **kwargs)
         if self.token_selection == MOTION:
             check_motion_masks(model, args.mask_ratio, args.num_masks_per_clip)
-        self.add_callback(MaskPicture(self))
+        self.add_callback(MaskPicture(self, draw_attention_masks))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips = self.pixel_values(inputs["pixel_values_videos"])
