@@ -4,7 +4,7 @@ Parameters and FLOPs are counted: student and teachers do one step on PyTorch's 
 estimated as in stage 1 (`estimate.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_umt import UMTForMaskedModeling
 
-from ..trainers.masked_modeling import UMTMaskedModelingArguments
 from ..trainers.masked_modeling_teachers import frame_step
 from ..trainers.masked_tokens import num_pool_frames, select_masked_tokens, select_pool_frames
-from ..trainers.teacher_student import TOKEN_SELECTIONS
 from .estimate import ACTIVATION_BYTES, ASSUMED_UTILISATION, DEVICES
 
 
@@ -50,26 +48,30 @@ class MaskedModelingCost:
 
 
 def estimate_masked_modeling(
-    student: UMTForMaskedModeling, teachers: Mapping[str, nn.Module], args: UMTMaskedModelingArguments
+    student: UMTForMaskedModeling,
+    teachers: Mapping[str, nn.Module],
+    token_selection: Callable[..., torch.Tensor] | None,
+    mask_ratio: float,
+    keep_ratio: float | None = None,
+    frame_pool_ratio: float = 1.0,
 ) -> MaskedModelingCost:
     """The cost of a clip of the student's size.
 
     Args:
         student, teachers: As the trainer takes them, but on `torch.device("meta")`. Their attention is set to eager.
-        args: The training arguments, of which those of token selection matter.
+        token_selection, mask_ratio: As in the trainer, such as `tube_token_selection`; None for selection by motion.
+        keep_ratio, frame_pool_ratio: For selection by motion; see [`UMTMaskedModelingArguments`].
     """
     for model in (student, *teachers.values()):
         model.set_attn_implementation("eager")  # its matrix products are counted in every version of PyTorch
     config = student.config
-    num_frames = num_pool_frames(config, args.frame_pool_ratio)
+    num_frames = num_pool_frames(config, frame_pool_ratio)
     clip = torch.empty(1, num_frames, config.num_channels, *config.image_height_width, device="meta")
     seeds = torch.zeros(1, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as selection:
-        if args.frame_pool_ratio > 1:
-            clip = select_pool_frames(student.umt, clip, seeds, args.keep_ratio)
-        visible, targets = select_masked_tokens(
-            student.umt, clip, seeds, args.mask_ratio, args.keep_ratio, TOKEN_SELECTIONS.get(args.mask_type)
-        )
+        if frame_pool_ratio > 1:
+            clip = select_pool_frames(student.umt, clip, seeds, keep_ratio)
+        visible, targets = select_masked_tokens(student.umt, clip, seeds, mask_ratio, keep_ratio, token_selection)
 
     teacher_flops = {}
     for name, teacher in teachers.items():

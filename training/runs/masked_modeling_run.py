@@ -28,6 +28,7 @@ from ..trainers.masked_modeling_teachers import (
     teacher_image_size,
 )
 from ..trainers.masked_tokens import num_pool_frames
+from ..trainers.teacher_student import TOKEN_SELECTIONS
 from .estimate_masked_modeling import describe_masked_modeling_cost, estimate_masked_modeling
 from .pretraining_run import load_student
 from .recipes import parse_recipe, require_keys
@@ -178,7 +179,14 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
         )
         num_clips = len(records) if hasattr(records, "__len__") else num_clips
     return describe_masked_modeling_cost(
-        estimate_masked_modeling(student, teachers, args),
+        estimate_masked_modeling(
+            student,
+            teachers,
+            TOKEN_SELECTIONS.get(args.mask_type),  # None: by motion
+            args.mask_ratio,
+            args.keep_ratio,
+            args.frame_pool_ratio,
+        ),
         num_clips=num_clips,
         num_epochs=args.num_train_epochs,
         batch=args.per_device_train_batch_size,
