@@ -19,7 +19,8 @@ GROUPS = {
     ),
     "model": (
         "init_from", "teacher", "teacher_image_size", "teachers", "text", "preset", "lora_rank", "merge_lora", "model",
-        "vision", "mask_type", "mask_ratio", "image_mask_ratio", "num_masks_per_clip", "license",
+        "vision", "motion_drop_ratio", "mask_type", "mask_ratio", "keep_ratio", "image_mask_ratio",
+        "num_masks_per_clip", "license",
     ),
     "optimisation": (
         "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",

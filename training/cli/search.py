@@ -19,6 +19,7 @@ from ..clock import clock
 from ..terminal import printable
 from .arguments import (
     add_loading_arguments,
+    add_motion_argument,
     load_video_text_model,
     require_at_least,
     require_positive_seconds,
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-workers", type=int, metavar="N", help="decoding processes (default: one per CPU core of the machine)"
     )
+    add_motion_argument(parser)
     add_loading_arguments(parser)
 
 

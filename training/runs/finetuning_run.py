@@ -37,6 +37,7 @@ from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
 from .initial_weights import load_initial_weights
+from .motion_setting import with_motion_drop
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
@@ -69,6 +70,8 @@ class FineTuningRun:
         merge_lora: Save the model with the updates merged in, instead of the adapter alone, which refers to the model
             it started from in `output_dir/base`.
         model: Fields of `UMTConfig` that differ from the checkpoint's, as a mapping.
+        motion_drop_ratio: Fraction of the tokens that the model drops by motion, in training and afterwards; 0.4 needs
+            about half of the arithmetic. By default that of the checkpoint.
         sampling: Frame sampling of a clip: `sparse`, or `segments` for Something-Something.
         flip: Mirror half of the training clips; false if classes differ by left and right.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
@@ -87,12 +90,13 @@ class FineTuningRun:
     lora_rank: int = 16
     merge_lora: bool = False
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
+    motion_drop_ratio: float | None = None
     sampling: str = "sparse"
     flip: bool = True
     license: str | None = None
 
     def __post_init__(self):
-        require_ranges(self, {"lora_rank": "[1, inf)"})
+        require_ranges(self, {"lora_rank": "[1, inf)", "motion_drop_ratio": "[0, 1)"})
 
     @property
     def is_evaluated(self) -> bool:
@@ -227,7 +231,7 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
         source.config.to_dict(),
         id2label=dict(enumerate(class_names)),
         label2id={name: index for index, name in enumerate(class_names)},
-        **run.model | preset_config(run.preset),
+        **with_motion_drop(run.model, run.motion_drop_ratio) | preset_config(run.preset),
     )
     state = source.state_dict()
     rows = None

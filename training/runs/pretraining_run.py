@@ -25,6 +25,7 @@ from ..trainers.teacher_student import MOTION, draw_scored_masks
 from ..trainers.teachers import load_teacher, size_teacher
 from .estimate import describe_cost, estimate_pretraining
 from .initial_weights import load_initial_weights
+from .motion_setting import refuse_motion_drop
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import data_seed, training_clips, training_crop
@@ -67,6 +68,7 @@ class PreTrainingRun:
             self,
             {"samples_per_epoch": "[1, inf)", "num_devices": "[1, inf)", "teacher_image_size": "[1, inf)"},
         )
+        refuse_motion_drop("model", self.model)
 
 
 def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTPreTrainingTrainer:
