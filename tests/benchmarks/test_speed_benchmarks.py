@@ -18,6 +18,7 @@ from benchmarks import (
     harness,
     largest_batch,
     motion_drop,
+    pretraining_methods,
     rerank,
     sizes,
     stage1,
@@ -213,6 +214,25 @@ def test_training_steps(task, tmp_path):
     losses = results["remarks"]["losses"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
     assert saved["contenders"]["float32"]["share_of_matmul_rate"] > 0
+
+
+def test_methods_of_pretraining(tmp_path):
+    results, _, _ = run(pretraining_methods, tmp_path, "--size=tiny", *SMALL)
+    rows, shares = results["contenders"], results["remarks"]["part of the teachers"]
+    assert {"mvd", "mvd, teachers", "videomae", "stage1", "stage1, teachers"} < rows.keys()
+    assert shares.keys() == {"mvd", "stage1"}
+    assert all(0 < share["of FLOPs"] < 1 and share["of CPU seconds"] > 0 for share in shares.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "step", "share"), [("mvd", 553, 0.58), ("videomae", 106, 0), ("stage1", 236, 0.61)]
+)
+def test_methods_of_pretraining_cost_what_is_derived_for_them(method, step, share):
+    """Multiply-adds of a step of ViT-B in units of 10^9. The hidden tokens, which the official code embeds, are not
+    embedded here."""
+    flops, teacher_flops = pretraining_methods.cost_of_clip(method, "b16")
+    assert flops / 2e9 == pytest.approx(step, rel=0.05)
+    assert teacher_flops / flops == pytest.approx(share, abs=0.01)
 
 
 def test_rerank(tmp_path):

@@ -14,8 +14,9 @@ GROUPS = {
         "data", "eval_data", "data_root", "train_split", "eval_split", "eval_share", "labels", "label_map",
         "excluded", "eval_excluded", "start", "frame_stride", "sampling_fps", "streaming",
         "samples_per_epoch", "video_data", "image_data", "video_root", "image_root", "positives", "videos_per_epoch",
-        "images_per_epoch", "eval_root", "answers", "paragraph", "several_videos", "trim_seconds", "sampling", "flip",
-        "views_per_video", "num_frames", "max_text_length", "max_broken_share",
+        "images_per_epoch", "eval_root", "answers", "paragraph", "several_videos", "trim_seconds", "sampling",
+        "eval_sampling", "flip",
+        "frame_pool_ratio", "views_per_video", "num_frames", "max_text_length", "max_broken_share",
     ),
     "model": (
         "init_from", "teacher", "teacher_image_size", "teachers", "text", "preset", "lora_rank", "merge_lora", "model",

@@ -60,10 +60,10 @@ def draw_predictions(
     grid = (len(rows[0][1]), height // config.patch_size, width // config.patch_size)
     for name, prediction in predictions.items():
         if name == PIXELS:
-            rows.append(("predicted pixels", predicted_pixels(clip, target_indices, prediction, config)))
+            rows.append(("pixels predicted", predicted_pixels(clip, target_indices, prediction, config)))
             continue
         colours = feature_colours(target_features[name], prediction)
-        for label, values in zip((f"{name} teacher", "prediction"), colours, strict=True):
+        for label, values in zip((f"{name} teacher", f"{name} predicted"), colours, strict=True):
             tokens = np.full((grid[0] * grid[1] * grid[2], 3), NOT_PREDICTED, dtype=np.uint8)
             tokens[target_indices.cpu().numpy()] = values
             rows.append((label, to_pixels(tokens.reshape(*grid, 3), (height, width))))

@@ -30,6 +30,7 @@ from ..trainers.masked_modeling_teachers import (
 from ..trainers.masked_tokens import num_pool_frames
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from .estimate_masked_modeling import describe_masked_modeling_cost, estimate_masked_modeling
+from .motion_setting import refuse_motion_drop
 from .pretraining_run import load_student
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
@@ -82,6 +83,7 @@ class MaskedModelingRun:
                 f"`frame_stride` {self.frame_stride} was given, but `sampling` {self.sampling} has no stride; leave "
                 f"it out, or choose {' or '.join(RULES_WITH_STRIDE)}."
             )
+        refuse_motion_drop("model", self.model)
         for name, teacher in self.teachers.items():
             if not isinstance(name, str) or not isinstance(teacher, str):
                 raise ValueError(
