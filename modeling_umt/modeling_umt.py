@@ -55,6 +55,7 @@ class UMTPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
         "AutoModelForVideoClassification": "modeling_umt.UMTForVideoClassification",
         "AutoModelForPreTraining": "modeling_umt.UMTForPreTraining",
     }
+    embedding_methods = {"video": ("forward", "pooler_output")}
     base_model_prefix = "umt"
     main_input_name = "pixel_values_videos"
     input_modalities = "video"

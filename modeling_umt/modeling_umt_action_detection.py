@@ -67,6 +67,7 @@ class UMTForActionDetection(UMTPreTrainedModel):
     remote_code = UMTPreTrainedModel.remote_code | {
         "AutoModelForObjectDetection": "modeling_umt_action_detection.UMTForActionDetection"
     }
+    embedding_methods = {}  # the processor needs a key frame of each video
     # a classifier's repository contains the norm of the mean, a stage-1 repository the decoders
     _keys_to_ignore_on_load_unexpected = [r"^umt\.fc_norm\.", r"^(attention|frame)_pooling\.", r"^decoders\."]
 

@@ -62,6 +62,11 @@ class UMTVideoTextPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
         "AutoConfig": "configuration_umt.UMTVideoTextConfig",
         "AutoModel": "modeling_umt_video_text.UMTVideoTextModel",
     }
+    embedding_methods = {
+        "text": ("get_text_embeds", None),
+        "video": ("get_video_embeds", None),
+        "image": ("get_video_embeds", None),
+    }
     base_model_prefix = "video_text"
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
@@ -118,6 +123,22 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             init.constant_(self.temperature, self.config.temperature_init_value)
         else:
             super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: if the weights are those of a question-answering model, which has no joint space.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        if model.config.architectures == ["UMTForVideoQuestionAnswering"]:
+            raise ValueError(
+                f"{model.name_or_path} is a question-answering model, which has no joint space of videos and texts; "
+                "load it by AutoModelForVisualQuestionAnswering, or give a retrieval or stage-2 model."
+            )
+        return loaded
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
@@ -243,6 +264,28 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+    def get_video_embeds(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """The `video_embeds` of clips, (batch, projection_dim), without texts.
+
+        Args:
+            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
+
+        Raises:
+            ValueError: if the clips do not fit the model.
+        """
+        return mean_of_unit_vectors(self.get_video_features(pixel_values_videos, return_dict=True).pooler_output)
+
+    def get_text_embeds(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The `text_embeds` of texts, (texts, projection_dim), without clips.
+
+        Args:
+            input_ids, attention_mask: See `forward`.
+
+        Raises:
+            ValueError: if a text is longer than the model's `max_position_embeddings`.
+        """
+        return F.normalize(self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output, dim=-1)
 
     def match(
         self,
