@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     import modeling_umt  # noqa: F401 (registers the models)
     from processing_umt import VideoDecodeError
 
-    from ..search.clip_vectors import clip_vectors
+    from ..corpus.clip_vectors import clip_vectors
     from ..search.windows import read_windows
 
     model = load_model(AutoModel, args, ENCODERS, "embed")
@@ -72,18 +72,15 @@ def run(args: argparse.Namespace) -> int:
             f"{type(processor).__name__}."
         )
     errors = []
-    with tqdm(unit="clip", total=0, delay=1, file=sys.stderr, leave=False) as progress:
+    with tqdm(unit="clip", delay=1, file=sys.stderr, leave=False) as progress:
 
         def clips() -> Iterator[tuple[dict, torch.Tensor]]:
             for file in files:
                 try:
-                    yield from read_windows(file, processor, args.window, args.stride or args.window, announce)
+                    yield from read_windows(file, processor, args.window, args.stride or args.window)
                 except VideoDecodeError as error:
                     errors.append(error)
                     progress.write(f"umt embed: {printable(str(error))}", file=sys.stderr)
-
-        def announce(count: int) -> None:
-            progress.total += count
 
         def embedded() -> Iterator[tuple[list[dict], np.ndarray]]:
             num_rows = 0
