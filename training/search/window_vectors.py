@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import torch
 from transformers import BaseVideoProcessor, PreTrainedModel
 
 from ..corpus.clip_vectors import clip_vectors
@@ -40,3 +42,12 @@ def window_vectors(
     return process_videos(
         videos, reader, clip_vectors, model, batch_size=batch_size, num_workers=num_workers, parts=parts
     )
+
+
+def vector_dimension(model: PreTrainedModel, video_processor: BaseVideoProcessor) -> int:
+    """The dimension of the vectors of a model, from a black clip."""
+    height, width = video_processor.crop_size.height, video_processor.crop_size.width
+    frames = np.zeros((video_processor.num_frames, height, width, 3), np.uint8)
+    clip = video_processor(frames, num_clips=1, num_crops=1, return_tensors="pt")["pixel_values_videos"]
+    with torch.inference_mode():
+        return clip_vectors(model, clip.to(model.device, model.dtype)).shape[1]
