@@ -6,18 +6,20 @@ import os
 import sys
 from typing import Any
 
-from ..model_sources import describe_model, has_file, read_model_config, require_architecture
+from ..model_sources import (
+    PROCESSORS,
+    VIDEO_TEXT,
+    describe_model,
+    has_file,
+    read_model_config,
+    require_architecture,
+)
 from ..processes import COUNTS, is_main_process
 from ..quiet_loading import quiet_loading
 
-CLASSIFIER = ("UMTForVideoClassification",)
-VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 ANSWERER = ("UMTForVideoQuestionAnswering",)
 ACTION_DETECTOR = ("UMTForActionDetection",)
-PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
-# whose clips have a vector
-ENCODERS = ("UMTModel", "UMTForPreTraining", "UMTForMaskedModeling", *CLASSIFIER, *VIDEO_TEXT)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..model_sources import CLASSIFIER
 from ..terminal import printable
-from .arguments import CLASSIFIER, add_model_arguments, load_model, load_processor, require_at_least
+from .arguments import add_model_arguments, load_model, load_processor, require_at_least
 from .corpus_common import (
     add_worker_argument,
     default_workers,

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..model_sources import ENCODERS
 from .arguments import (
-    ENCODERS,
     add_model_arguments,
     load_model,
     load_processor,
