@@ -24,7 +24,7 @@ from .fingerprints import video_keys
 
 DESCRIPTION, BROKEN = "_corpus.json", "_broken.jsonl"
 _METADATA = b"umt"  # of a part, in the metadata of its schema
-_NUM_PARTS, _LARGEST_PART = 64, 256  # videos of a part: at least a batch; more than 64 parts are of 256 videos
+_NUM_PARTS, _LARGEST_PART = 64, 256
 _TRANSIENT = "network"  # reason of a failure that may not happen again
 _ROWS_PER_GROUP = 8192
 # of the description, beside the options of the command
@@ -85,6 +85,12 @@ class CorpusFolder:
         self.part_size = self._describe(settings, batch_size)
         self.num_parts = -(-len(videos) // self.part_size)
         self.broken_list = folder / BROKEN
+
+    @staticmethod
+    def size_of_parts(num_videos: int, batch_size: int) -> int:
+        """The number of videos of a part, for about 64 parts, which several processes can share: at most 256, but at
+        least a batch."""
+        return max(batch_size, min(-(-num_videos // _NUM_PARTS), _LARGEST_PART))
 
     def rows_of(self, part: int) -> range:
         """The indices of the videos of a part."""
@@ -155,7 +161,7 @@ class CorpusFolder:
                     f"{other} is not a result of this command; give another --output, or move the Parquet files of "
                     "this folder."
                 )
-            size = max(batch_size, min(-(-len(self.names) // _NUM_PARTS), _LARGEST_PART))
+            size = self.size_of_parts(len(self.names), batch_size)
             with atomic_write(path) as temporary:  # that of another process has the same content
                 temporary.write_text(json.dumps({**known, "part_size": size}, indent=1) + "\n", encoding="utf-8")
             return size
