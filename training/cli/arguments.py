@@ -20,13 +20,15 @@ from ..quiet_loading import quiet_loading
 ANSWERER = ("UMTForVideoQuestionAnswering",)
 ACTION_DETECTOR = ("UMTForActionDetection",)
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
+VIDEOS_HELP = (
+    "video, folder that is searched for videos, pattern, list or table of videos (.csv, .txt, .json, .parquet ...), "
+    "or URL: http(s), hf, s3 ..."
+)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of commands that run a model on videos: the videos, the model, and how to run it."""
-    parser.add_argument(
-        "videos", metavar="VIDEO", nargs="+", help="video file, http(s) URL, or folder that is searched for videos"
-    )
+    parser.add_argument("videos", metavar="VIDEO", nargs="+", help=VIDEOS_HELP)
     parser.add_argument("--model", required=True, help="model folder, or its id on the Hub")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="clips per batch")
     add_loading_arguments(parser)

@@ -91,8 +91,8 @@ def write_corpus(
         if summary.broken:
             code = 1
             print(
-                f"umt {command}: {len(summary.broken)} videos are broken ({summary.reasons}); they are listed in "
-                f"{folder.broken_list}",
+                f"umt {command}: {len(summary.broken)} of {len(videos)} videos are broken ({summary.reasons}), listed "
+                f"in {folder.broken_list}",
                 file=sys.stderr,
             )
     state.wait_for_everyone()
