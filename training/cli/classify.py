@@ -73,13 +73,15 @@ def run(args: argparse.Namespace) -> int:
     if all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
         print(f"note: {args.model} has no names for its labels; printing their indices", file=sys.stderr)
     options = {name: value for name, value in (("num_clips", args.clips), ("num_crops", args.crops)) if value}
+    reader = ViewReader(processor, options)
     process = partial(
         process_videos,
-        read=ViewReader(processor, options),
+        read=reader,
         step=class_scores,
         model=model,
         batch_size=args.batch_size,
         num_workers=default_workers(args),
+        rows_per_message=reader.rows_per_message,
     )
     if args.output is None:
         return print_results(args, videos, process(videos), labels, str(model.dtype))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import BaseVideoProcessor, PreTrainedModel
 from processing_umt.video_decoding_umt import VideoReader
 
 from ..data.video_dataset import open_video
+from .decoding import rows_per_message
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,22 @@ class ViewReader:
     processor: BaseVideoProcessor
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def rows_per_message(self) -> int:
+        """See `rows_per_message`; 1 for processors whose clips have no stated size."""
+        if not self._is_ours:
+            return 1
+        size = self.processor.crop_size
+        num_views = prod(self.options.get(name, getattr(self.processor, name)) for name in ("num_clips", "num_crops"))
+        return rows_per_message(3 * num_views * self.processor.num_frames * size.height * size.width)
+
+    @property
+    def _is_ours(self) -> bool:
+        return type(self.processor).__name__ == "UMTVideoProcessor"  # also that of a repository's own code
+
     def __call__(self, video: Any) -> Iterator[tuple[tuple[float, float | None], torch.Tensor]]:
         source = open_video(video)
-        if type(self.processor).__name__ != "UMTVideoProcessor":  # that of a repository's own code has this name too
+        if not self._is_ours:
             views = self.processor(source, return_tensors="pt", **self.options)["pixel_values_videos"]
             with VideoReader(source) as reader:
                 yield (0.0, reader.duration), views

@@ -7,6 +7,7 @@ import torch
 from transformers import BaseVideoProcessor, PreTrainedModel
 
 from ..corpus.clip_vectors import clip_vectors
+from ..corpus.decoding import rows_per_message
 from ..corpus.engine import VideoOutputs, process_videos
 from .windows import WindowReader
 
@@ -38,9 +39,16 @@ def window_vectors(
         For each video, as soon as it is complete and in any order: its index, the spans of its windows, their vectors,
         float32 `(windows, dim)`, and the error of a broken video, of which the windows are those before the error.
     """
-    reader = WindowReader(video_processor, window, stride)
+    size = video_processor.crop_size
     return process_videos(
-        videos, reader, clip_vectors, model, batch_size=batch_size, num_workers=num_workers, parts=parts
+        videos,
+        WindowReader(video_processor, window, stride),
+        clip_vectors,
+        model,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        parts=parts,
+        rows_per_message=rows_per_message(3 * video_processor.num_frames * size.height * size.width),
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from processing_umt import VideoDecodeError
+from umt_training.corpus.decoding import rows_per_message
 from umt_training.corpus.engine import process_videos
 from umt_training.corpus.runs import in_order
 
@@ -55,9 +56,9 @@ class Model(nn.Module):
         return values
 
 
-def run(videos: list[Video], batch_size: int, num_workers: int = 0, parts: list[int] | None = None):
+def run(videos: list[Video], batch_size: int, num_workers: int = 0, parts: list[int] | None = None, rows: int = 1):
     model = Model()
-    options = {"batch_size": batch_size, "num_workers": num_workers, "parts": parts}
+    options = {"batch_size": batch_size, "num_workers": num_workers, "parts": parts, "rows_per_message": rows}
     return list(process_videos(videos, read, lambda model, clips: model(clips), model, **options)), model.batches
 
 
@@ -95,13 +96,28 @@ def test_every_row_has_the_mean_of_its_views_whatever_the_batches(shapes, batch_
         assert len({parts[int(value) // 100] for value in batch}) == 1
 
 
+@pytest.mark.parametrize("rows", [1, 3, 5])
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
-def test_workers_change_nothing(num_workers):
-    videos = [Video(str(index), [1] * (index % 3), None if index % 3 else "missing") for index in range(7)]
-    results, _ = run(videos, 4, num_workers)
+def test_workers_and_messages_change_nothing(num_workers, rows):
+    kinds = [([], "missing"), ([1], None), ([2, 1, 3, 1, 1, 1, 2], None), ([1, 1], "truncated")]
+    videos = [Video(str(index), *kinds[index % 4], size=2 + index // 25) for index in range(50)]
+    results, _ = run(videos, 4, num_workers, rows=rows)
     check(videos, results)
 
 
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_messages_keep_the_order_of_videos_with_one_row(num_workers):
+    videos = [Video(str(index), [2], "empty" if index % 7 == 3 else None) for index in range(50)]
+    _, batches = run(videos, 9, num_workers, rows=4)
+    assert [value for batch in batches for value in batch] == [100 * n + view for n in range(50) for view in (0, 1)]
+
+
+@pytest.mark.parametrize(("num_values", "rows"), [(3 * 4 * 32 * 32, 16), (3 * 8 * 224 * 224, 3), (10**9, 1)])
+def test_a_message_has_at_most_16_rows_and_about_16_mebibytes(num_values, rows):
+    assert rows_per_message(num_values) == rows
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 @pytest.mark.parametrize("num_workers", [0, 2, 3])
 def test_where_videos_have_one_row_batches_are_in_their_order_and_do_not_depend_on_other_parts(num_workers):
     videos = [Video(str(index), [1], "truncated" if index == 4 else None) for index in range(10)]
@@ -135,6 +151,19 @@ def test_a_long_video_is_not_held_in_memory():
     seen = []
     list(process_videos(["0"], reader, step, model, batch_size=10, num_workers=0))
     assert seen == [*range(11, 100, 10), 100]
+
+
+def test_a_small_model_runs_in_one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    threads = []
+    model = Model()
+    step = lambda model, clips: threads.append(torch.get_num_threads()) or model(clips)  # noqa: E731
+    list(process_videos([Video("0", [1])], read, step, model, batch_size=1, num_workers=0))
+    model.large = nn.Linear(1000, 1000)
+    list(process_videos([Video("0", [1])], read, step, model, batch_size=1, num_workers=0))
+    assert threads == [1, 2] and torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
 def test_results_are_put_in_order_as_soon_as_possible():
