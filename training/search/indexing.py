@@ -22,9 +22,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from processing_umt import VideoDecodeError
 
+from ..corpus.clip_vectors import clip_vectors
 from ..data.batching import batches, identity_collate
 from ..data.video_files import list_video_files
-from .clip_vectors import clip_vectors
 from .search_index import BrokenVideo, SearchIndex
 from .windows import read_windows
 
