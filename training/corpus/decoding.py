@@ -34,7 +34,9 @@ class DecodedRow(NamedTuple):
     error: VideoDecodeError | None
 
 
-def decode_videos(videos: Sequence[str], read: ReadVideo, num_workers: int) -> Iterator[DecodedRow]:
+def decode_videos(
+    videos: Sequence[str], read: ReadVideo, num_workers: int, start_method: str | None = None
+) -> Iterator[DecodedRow]:
     """The rows of videos. Each video is read by a single worker, and its rows are in order; those of other videos may
     be between them. If each video has one row, the rows are in the order of the videos.
 
@@ -42,11 +44,14 @@ def decode_videos(videos: Sequence[str], read: ReadVideo, num_workers: int) -> I
         videos: paths and URLs.
         read: can be pickled.
         num_workers: worker processes; 0 decodes in this process.
+        start_method: how `multiprocessing` starts them; default: that of the platform.
     """
+    num_workers = min(num_workers, len(videos))
     loader = DataLoader(
         _VideoStream(videos, read),
         batch_size=None,
-        num_workers=min(num_workers, len(videos)),
+        num_workers=num_workers,
+        multiprocessing_context=start_method if num_workers else None,
         collate_fn=identity_collate,
         generator=torch.Generator(),  # seeds the workers; by default the global generator would
     )

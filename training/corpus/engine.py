@@ -42,6 +42,7 @@ def process_videos(
     batch_size: int,
     num_workers: int,
     parts: Sequence[int] | None = None,
+    start_method: str | None = None,
 ) -> Iterator[VideoOutputs]:
     """Runs a model on videos, with clips of several videos in a batch.
 
@@ -56,6 +57,7 @@ def process_videos(
         num_workers: decoding processes; 0 decodes in this process.
         parts: the part of each video, ascending. A batch ends with a part, so that where each video has one row, the
             outputs of a part are the same bit for bit, whichever other parts are computed.
+        start_method: of the decoding processes, see `decode_videos`.
 
     Yields:
         The outputs of each video as soon as they are complete, in any order.
@@ -64,7 +66,7 @@ def process_videos(
     num_unread = Counter(parts)
     batch = _Batch(step, model)
     unfinished: dict[int, _Video] = {}
-    for item in decode_videos(videos, read, num_workers):
+    for item in decode_videos(videos, read, num_workers, start_method):
         video = unfinished.setdefault(item.index, _Video(item.index))
         for row, clip in video.add(item):
             if not batch.fits(clip):
