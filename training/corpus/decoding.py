@@ -36,7 +36,11 @@ class DecodedRow(NamedTuple):
 
 
 def decode_videos(
-    videos: Sequence[str], read: ReadVideo, num_workers: int, rows_per_message: int = 1
+    videos: Sequence[str],
+    read: ReadVideo,
+    num_workers: int,
+    rows_per_message: int = 1,
+    start_method: str | None = None,
 ) -> Iterator[DecodedRow]:
     """The rows of videos. Each video is read by a single worker, and its rows are in order; those of other videos may
     be between them. If each video has one row, the rows are in the order of the videos.
@@ -46,6 +50,7 @@ def decode_videos(
         read: can be pickled.
         num_workers: worker processes; 0 decodes in this process.
         rows_per_message: largest number of rows that a worker sends at once.
+        start_method: how `multiprocessing` starts them; default: that of the platform.
     """
     num_workers = min(num_workers, len(videos))
     if num_workers == 0:
@@ -58,6 +63,7 @@ def decode_videos(
         _MessageStream(videos, read, size),
         batch_size=None,
         num_workers=num_workers,
+        multiprocessing_context=start_method if num_workers else None,
         collate_fn=identity_collate,
         generator=torch.Generator(),  # seeds the workers; by default the global generator would
     )

@@ -45,6 +45,7 @@ def process_videos(
     num_workers: int,
     parts: Sequence[int] | None = None,
     rows_per_message: int = 1,
+    start_method: str | None = None,
 ) -> Iterator[VideoOutputs]:
     """Runs a model on videos, with clips of several videos in a batch.
 
@@ -60,6 +61,7 @@ def process_videos(
         parts: the part of each video, ascending. A batch ends with a part, so that where each video has one row, the
             outputs of a part are the same bit for bit, whichever other parts are computed.
         rows_per_message: see `decode_videos`.
+        start_method: of the decoding processes, see `decode_videos`.
 
     Yields:
         The outputs of each video as soon as they are complete, in any order.
@@ -69,7 +71,7 @@ def process_videos(
     batch = _Batch(step, model)
     unfinished: dict[int, _Video] = {}
     with _threads_of(model):
-        for item in decode_videos(videos, read, num_workers, rows_per_message):
+        for item in decode_videos(videos, read, num_workers, rows_per_message, start_method):
             video = unfinished.setdefault(item.index, _Video(item.index))
             for row, clip in video.add(item):
                 if not batch.fits(clip):

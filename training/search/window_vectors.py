@@ -22,6 +22,7 @@ def window_vectors(
     batch_size: int = 4,
     num_workers: int = 0,
     parts: Sequence[int] | None = None,
+    start_method: str | None = None,
 ) -> Iterator[VideoOutputs]:
     """Embeds the windows of videos. Workers decode window by window, and a batch contains windows of several videos.
 
@@ -33,7 +34,7 @@ def window_vectors(
         stride: seconds between the starts of two windows; default: the window.
         batch_size: windows per batch.
         num_workers: decoding processes; 0 decodes in this process.
-        parts: see `process_videos`.
+        parts, start_method: see `process_videos`.
 
     Yields:
         For each video, as soon as it is complete and in any order: its index, the spans of its windows, their vectors,
@@ -49,6 +50,7 @@ def window_vectors(
         num_workers=num_workers,
         parts=parts,
         rows_per_message=rows_per_message(3 * video_processor.num_frames * size.height * size.width),
+        start_method=start_method,
     )
 
 
