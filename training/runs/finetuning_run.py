@@ -70,8 +70,8 @@ class FineTuningRun:
         merge_lora: Save the model with the updates merged in, instead of the adapter alone, which refers to the model
             it started from in `output_dir/base`.
         model: Fields of `UMTConfig` that differ from the checkpoint's, as a mapping.
-        motion_drop_ratio: Fraction of the tokens that the model drops by motion, in training and afterwards; 0.4 needs
-            about half of the arithmetic. By default that of the checkpoint.
+        motion_drop_ratio: Fraction of the tokens that the model drops by motion, in training and afterwards: 0.4 takes
+            about half of the time. By default that of the checkpoint.
         sampling: Frame sampling of a clip: `sparse`, or `segments` for Something-Something.
         flip: Mirror half of the training clips; false if classes differ by left and right.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
