@@ -4,9 +4,10 @@
 
 One choice of stage 1 is varied, over several seeds. Teacher and unlabelled clips are shared; a seed determines
 everything else: masks, initial weights of the student, order of the clips, labelled clips, head. All variants get the
-same number of student views, except pixel reconstruction: it gets the CPU time of the alignment, including the
-training of the teacher. Each variant uses the learning rate of fine-tuning (for `target` also the layer-wise decay)
-that is best on validation clips with the first seed; test clips are used for the final evaluation only.
+same number of student views, except pixel reconstruction (VideoMAE, arXiv 2203.12602): it gets the CPU time of the
+alignment, including the training of the teacher. Each variant uses the learning rate of fine-tuning (for `target` also
+the layer-wise decay) that is best on validation clips with the first seed; test clips are used for the final
+evaluation only.
 
 Intervals are Student's 95 % intervals over seeds; with few seeds they are wide.
 """
@@ -24,17 +25,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
+from modeling_umt import UMTConfig, UMTForMaskedModeling
 from umt_training.demo.arms import LAYER_DECAY, ArmRun, finetune, load_demo_teacher, pretrain
 from umt_training.demo.data import DemoClips, demo_processor
 from umt_training.demo.demo import DemoSettings, check_start, prepare_clips, train_teacher_step
 from umt_training.demo.motion_clips import NUM_FRAMES
-from umt_training.demo.tiny_runs import pretraining_trainer, student_config
+from umt_training.demo.tiny_runs import callbacks, pretraining_arguments, pretraining_trainer, student_config
 from umt_training.demo.worker_pool import WorkerPool
+from umt_training.trainers.masked_modeling import UMTMaskedModelingArguments, UMTMaskedModelingTrainer
 
 from .harness import environment, write
-from .pixel_reconstruction import pixel_trainer
 
 PIXELS = "pixels"
 # ablation → name of a variant → options of `pretraining_trainer`; `PIXELS` has its own trainer
@@ -43,6 +46,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
         "attention": {"mask_type": "attention"},
         "random": {"mask_type": "random"},
         "tube": {"mask_type": "tube"},
+        "motion": {"mask_type": "motion"},
     },
     "masks": {
         "1 mask": {"num_masks": 1},
@@ -168,6 +172,36 @@ def pixel_steps(teacher: str, teacher_seconds: float, alignment_steps: int, clip
         f"steps, the time of {alignment_steps} steps of alignment and {teacher_seconds:.1f} s of teacher training"
     )
     return num_steps
+
+
+def pixel_trainer(
+    train_dataset: Dataset,
+    config: UMTConfig,
+    output_dir: Path,
+    num_steps: int,
+    *,
+    seed: int = 0,
+    on_step: Callable[..., None] | None = None,
+) -> UMTMaskedModelingTrainer:
+    """The counterpart of `pretraining_trainer`: the pixels of tokens hidden by a tube mask, as in VideoMAE, with as
+    many views per step, one per clip, and the same learning rate and schedule."""
+    torch.manual_seed(seed)
+    fields = {
+        "masked_targets": {PIXELS: config.num_channels * config.tubelet_size * config.patch_size**2},
+        "masked_loss": "mse",
+        "normalize_targets": True,
+        # VideoMAE's decoder has half of the encoder's hidden size and a third of its blocks
+        "decoder_hidden_size": config.hidden_size // 2,
+        "decoder_num_attention_heads": config.num_attention_heads // 2,
+        "decoder_num_hidden_layers": 2,
+        "decoder_projection_bias": False,
+    }
+    model = UMTForMaskedModeling(UMTConfig.from_dict(config.to_dict(), **fields))
+    model.set_attn_implementation("eager")
+    args = pretraining_arguments(
+        output_dir, num_steps, num_masks=1, seed=seed, arguments=UMTMaskedModelingArguments, mask_ratio=0.8
+    )
+    return UMTMaskedModelingTrainer(model, None, args, train_dataset=train_dataset, callbacks=callbacks(on_step))
 
 
 def measure_steps(clips: DemoClips, teacher: str, num_steps: int, on_step: Callable[..., None]) -> tuple[float, float]:

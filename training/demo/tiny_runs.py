@@ -22,6 +22,7 @@ from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification
 
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
+from ..trainers.training_arguments import UMTTrainingArguments
 from .motion_clips import MotionClipDataset, roll_and_jitter
 from .tiny_clip import train_tiny_clip
 
@@ -143,27 +144,38 @@ def pretraining_trainer(
     torch.manual_seed(seed)
     student = UMTForPreTraining(config)
     student.set_attn_implementation("eager")
-    args = pretraining_arguments(output_dir, num_steps, mask_type=mask_type, num_masks=num_masks, seed=seed)
+    fields = {"mask_type": mask_type, "num_masks_per_clip": num_masks}
+    args = pretraining_arguments(output_dir, num_steps, num_masks=num_masks, seed=seed, **fields)
     return UMTPreTrainingTrainer(
         student, teacher, args, train_dataset=train_dataset, callbacks=callbacks(on_step), **options
     )
 
 
 def pretraining_arguments(
-    output_dir: Path, num_steps: int, *, mask_type: str, num_masks: int, seed: int
-) -> UMTPreTrainingArguments:
-    """Batch size, learning rate and schedule of stage 1, for any objective."""
-    return UMTPreTrainingArguments(
+    output_dir: Path,
+    num_steps: int,
+    *,
+    num_masks: int,
+    seed: int,
+    arguments: type[UMTTrainingArguments] = UMTPreTrainingArguments,
+    **fields: Any,
+) -> UMTTrainingArguments:
+    """Batch size, learning rate and schedule of stage 1, for any objective.
+
+    Args:
+        arguments: Class of the arguments.
+        fields: More arguments, those of the masks.
+    """
+    return arguments(
         output_dir=output_dir,
         max_steps=num_steps,
         per_device_train_batch_size=2 * PRETRAIN_BATCH // num_masks,
-        mask_type=mask_type,
-        num_masks_per_clip=num_masks,
         base_learning_rate=2e-3 * 256 / (2 * PRETRAIN_BATCH),
         base_min_learning_rate=0.0,
         warmup_steps=max(1, num_steps // 10),
         bf16=fast_bf16(),
         seed=seed,
+        **fields,
         **QUIET,
     )
 
