@@ -35,6 +35,8 @@ RUNS = {  # device → name of the result → arguments
         "rerank_l16_float32_cpu": "rerank --size l16 --texts 16 --videos 1 --dtype float32",
         "largest_batch_b16_bfloat16_cpu": "largest_batch --size b16 --batches 4 8",
         "data_loop": "data_loop",
+        "motion_drop_b16_float32_cpu": "motion_drop --size b16",
+        "motion_drop_l16_float32_cpu": "motion_drop --size l16 --rounds 3 --warmup 1",
     },
     "cuda": {
         "stage1_l16_cuda": "stage1 --size l16 --batch 48 --rounds 20 --device cuda",
@@ -53,6 +55,7 @@ RUNS = {  # device → name of the result → arguments
         "pretraining_b16_bfloat16_cuda": "pretraining_methods --size b16 --batch 32 --rounds 20 --precision bfloat16 "
         "--device cuda",
         "rerank_l16_bfloat16_cuda": "rerank --size l16 --texts 128 --videos 4 --rounds 20 --device cuda",
+        "motion_drop_l16_bfloat16_cuda": "motion_drop --size l16 --batch 8 --rounds 20 --device cuda --dtype bfloat16",
     },
 }
 

@@ -122,6 +122,40 @@ def draw_masks(
     return torch.stack([select(sample_seeds=sample_seeds + mask) for mask in range(num_masks)], dim=1)
 
 
+def draw_motion_masks(
+    importance: torch.Tensor, mask_ratio: float, sample_seeds: torch.Tensor, num_masks: int
+) -> torch.Tensor:
+    """Masks of stage 1 by motion: the `N - int(N * mask_ratio)` visible tokens are those of highest importance.
+
+    Several masks of a clip share the tokens of highest importance, as many as they show together: each token is
+    visible in exactly one mask, sampled uniformly with the clip's seed. A single mask is deterministic.
+
+    Args:
+        importance (`torch.Tensor` of shape `(batch, steps, places)`): Of [`motion_importance`].
+        mask_ratio (`float`): Fraction of the tokens that each mask hides, in `[0, 1)`.
+        sample_seeds (`torch.Tensor` of shape `(batch,)`, int64): One seed per sample.
+        num_masks (`int`): Masks per clip, M.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, M, visible)`, int64: ascending indices of the visible tokens.
+
+    Raises:
+        ValueError: on a wrong shape, a ratio outside `[0, 1)`, or more masks than can be disjoint.
+    """
+    batch, steps, places = _grid(importance)
+    num_tokens = steps * places
+    num_visible = _num_visible(num_tokens, mask_ratio)
+    if num_masks * num_visible > num_tokens:
+        raise ValueError(
+            f"{num_masks} motion masks of a clip show {num_visible} tokens each, all different, but it has "
+            f"{num_tokens}; lower the number of masks, or raise `mask_ratio` {mask_ratio}."
+        )
+    shown = tokens_with_most_motion(importance, num_masks * num_visible)
+    noise = uniform_noise((batch, num_masks * num_visible), shown.device, sample_seeds=sample_seeds)
+    shuffled = shown.gather(1, noise.argsort(dim=1, stable=True))
+    return shuffled.unflatten(1, (num_masks, num_visible)).sort(dim=2).values
+
+
 def highest_scoring_tokens(scores: torch.Tensor, num_visible: int) -> torch.Tensor:
     """The `num_visible` highest-scoring tokens of each row, in ascending order of index.
 
@@ -286,6 +320,7 @@ def _num_visible(num_tokens: int, mask_ratio: float) -> int:
 __all__ = [
     "attention_token_selection",
     "draw_masks",
+    "draw_motion_masks",
     "hidden_indices",
     "highest_scoring_tokens",
     "highest_scoring_tokens_per_frame",

@@ -17,6 +17,7 @@ from benchmarks import (
     encoder,
     harness,
     largest_batch,
+    motion_drop,
     pretraining_methods,
     rerank,
     sizes,
@@ -240,6 +241,22 @@ def test_rerank(tmp_path):
     assert results["contenders"]["match"]["units_per_second"] > 0
 
 
+def test_tokens_dropped_by_motion(tmp_path):
+    results, saved, text = run(motion_drop, tmp_path, "--size=tiny", "--ratios", "0.5", "0.9", *SMALL)
+    rows = saved["contenders"]
+    assert [*rows] == ["all tokens", "0.5 dropped", "0.9 dropped", "matrix product float32"]
+    flops = [rows[name]["relative_flops"] for name in ("all tokens", "0.5 dropped", "0.9 dropped")]
+    assert flops[0] == 1 > flops[1] > flops[2] > 0.1  # all patches are embedded
+    assert results["remarks"]["tokens of a clip"] == 32 and "| 0.9 dropped |" in text
+
+
+@pytest.mark.parametrize(("size", "expected"), [("b16", 0.54), ("l16", 0.55)])
+def test_arithmetic_of_published_sizes_with_dropped_tokens(size, expected):
+    config = sizes.UMTConfig(**sizes.ENCODERS[size], num_labels=400)
+    all_tokens, fewer = (motion_drop.count_flops(config, (1, 8, 3, 224, 224), ratio) for ratio in (0.0, 0.4))
+    assert fewer / all_tokens == pytest.approx(expected, abs=0.005)
+
+
 def test_data_loop(tmp_path):
     arguments = ["--videos=2", "--seconds=1", "--rounds=2", "--step-clips=1e9"]
     results, _, text = run(data_loop, tmp_path, *arguments)
@@ -274,7 +291,8 @@ def test_every_command_of_all_benchmarks_is_valid(device, tmp_path, monkeypatch)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     scripts = {
-        module.__name__: module for module in (data_loop, encoder, largest_batch, rerank, stage1, training_steps)
+        module.__name__: module
+        for module in (data_loop, encoder, largest_batch, motion_drop, rerank, stage1, training_steps)
     }
     to_do = all_benchmarks.commands(device, tmp_path, [])
     assert len(to_do) == len(all_benchmarks.RUNS[device])

@@ -20,7 +20,6 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from modeling_umt.objectives_umt import feature_targets
-from modeling_umt.token_selection_umt import draw_masks
 
 from ..data.batching import is_dead_worker
 from ..data.video_dataset import VideoClipDataset
@@ -113,19 +112,21 @@ def first_clip(trainer: Any) -> dict[str, Any] | None:
 
 @torch.no_grad()
 def draw_attention_masks(trainer: Any, batch: dict[str, Any]) -> Image.Image:
-    """A picture of the first clip of a stage-1 run, its masks in epoch 0 and the teacher's attention."""
+    """A picture of the first clip of a stage-1 run, its masks in epoch 0, and what they follow from: the teacher's
+    attention, or the motion."""
     clip = trainer.pixel_values(batch["pixel_values_videos"])
     with trainer.compute_loss_context_manager():
         cls_attention = trainer.teacher(clip).cls_attention  # (1, T, S)
     args, seeds = trainer.args, batch["sample_seeds"]
-    masks = draw_masks(trainer.token_selection, cls_attention, args.mask_ratio, seeds, args.num_masks_per_clip)
+    scores, masks = trainer.draw_masks(clip, cls_attention, seeds, args.mask_ratio, args.num_masks_per_clip)
     title = f"The first training clip, {args.mask_type} masks"
-    return draw_mask_strip(clip[0], masks[0], cls_attention[0], trainer.model.config.token_grid[1:], title)
+    scored = "motion" if trainer.token_selection == "motion" else "attention"
+    return draw_mask_strip(clip[0], masks[0], scores[0], trainer.model.config.token_grid[1:], title, scored)
 
 
 def draw_token_masks(trainer: Any, batch: dict[str, Any]) -> Image.Image:
     """A picture of the first clip of a run of masked modelling and its mask in epoch 0."""
-    clips = trainer.pixel_values(batch["pixel_values_videos"])
+    clips = trainer.student_clips(batch)
     visible_indices, _ = trainer.select_tokens(clips, batch["sample_seeds"])
     title = f"The first training clip, {trainer.args.mask_type} mask"
     return draw_masked_clip(clips[0], visible_indices[0], trainer.model.config, title)
@@ -134,7 +135,7 @@ def draw_token_masks(trainer: Any, batch: dict[str, Any]) -> Image.Image:
 @torch.no_grad()
 def draw_predictions_of_run(trainer: Any, batch: dict[str, Any]) -> Image.Image:
     """A picture of the targets in the first clip of a run of masked modelling, and of the student's predictions."""
-    clips, config = trainer.pixel_values(batch["pixel_values_videos"]), trainer.model.config
+    clips, config = trainer.student_clips(batch), trainer.model.config
     visible_indices, target_indices = trainer.select_tokens(clips, batch["sample_seeds"])
     student = trainer.accelerator.unwrap_model(trainer.model)
     was_training = student.training

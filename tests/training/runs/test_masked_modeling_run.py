@@ -132,6 +132,35 @@ def test_the_cost_of_pixels_is_the_published_one():
     assert estimate_masked_modeling(student, {}, random_token_selection, 0.9).visible_tokens == 157
 
 
+def test_the_cost_of_everest_is_the_published_one():
+    """EVEREST-B: 470 of 1568 tokens in the decoder, 156 in the encoder, 19.8 multiply-adds in units of 10^9 for a
+    clip, where all tokens are embedded once; the visible ones are embedded twice here."""
+    fields = model_fields("B", (4, 384, 6), {"pixels": 1536}) | {"position_type": "flat", "position_grid": None}
+    with torch.device("meta"):
+        student = UMTForMaskedModeling(UMTConfig(**fields | {"decoder_projection_bias": False}))
+    cost = estimate_masked_modeling(student, {}, None, 0.9, 0.3)
+    assert (cost.visible_tokens, cost.target_tokens) == (156, 314)
+    assert cost.selection_flops == 2 * 1568 * 1536 * 768
+    again = 2 * 156 * 1536 * 768
+    forward = cost.selection_flops + cost.encoder_flops - again + cost.decoder_flops
+    assert forward / 2e9 == pytest.approx(19.8, abs=0.05)
+    assert cost.training_flops == cost.selection_flops + cost.student_training_flops
+    # a pool of 24 frames is embedded too, and the 16 frames selected from it
+    pooled = estimate_masked_modeling(student, {}, None, 0.9, 0.3, 1.5)
+    assert pooled.selection_flops == 2.5 * cost.selection_flops and pooled.target_tokens == 314
+
+
+def test_clips_of_a_pool_have_more_frames(tmp_path):
+    write_video(tmp_path / "video.mp4", num_frames=40)
+    arguments = {"output_dir": str(tmp_path / "out"), "use_cpu": True, "mask_type": "motion", "keep_ratio": 0.5}
+    student = make_student(**PIXELS).config
+    for ratio, frames in ((1.0, 4), (1.5, 6), (1.9, 6), (2.0, 8)):
+        args = UMTMaskedModelingArguments(**arguments, frame_pool_ratio=ratio)
+        run = MaskedModelingRun(data=str(tmp_path / "video.mp4"), sampling="segments")
+        clip = load_training_clips(run, args, student, None)[0, 0]["pixel_values_videos"]
+        assert clip.shape == (frames, 3, 64, 64)
+
+
 @pytest.fixture
 def recipe(tmp_path):
     return {
