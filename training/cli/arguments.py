@@ -6,25 +6,29 @@ import os
 import sys
 from typing import Any
 
-from ..model_sources import describe_model, has_file, read_model_config, require_architecture
+from ..model_sources import (
+    PROCESSORS,
+    VIDEO_TEXT,
+    describe_model,
+    has_file,
+    read_model_config,
+    require_architecture,
+)
 from ..processes import COUNTS, is_main_process
 from ..quiet_loading import quiet_loading
 
-CLASSIFIER = ("UMTForVideoClassification",)
-VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 ANSWERER = ("UMTForVideoQuestionAnswering",)
 ACTION_DETECTOR = ("UMTForActionDetection",)
-PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
-# whose clips have a vector
-ENCODERS = ("UMTModel", "UMTForPreTraining", "UMTForMaskedModeling", *CLASSIFIER, *VIDEO_TEXT)
+VIDEOS_HELP = (
+    "video, folder that is searched for videos, pattern, list or table of videos (.csv, .txt, .json, .parquet ...), "
+    "or URL: http(s), hf, s3 ..."
+)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of commands that run a model on videos: the videos, the model, and how to run it."""
-    parser.add_argument(
-        "videos", metavar="VIDEO", nargs="+", help="video file, http(s) URL, or folder that is searched for videos"
-    )
+    parser.add_argument("videos", metavar="VIDEO", nargs="+", help=VIDEOS_HELP)
     parser.add_argument("--model", required=True, help="model folder, or its id on the Hub")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="clips per batch")
     add_loading_arguments(parser)

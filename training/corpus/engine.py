@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ from .decoding import DecodedRow, ReadVideo, Span, decode_videos
 
 # float32 (clips, dim) of clips (clips, frames, channels, height, width), which are on the model's device
 Step = Callable[[PreTrainedModel, torch.Tensor], torch.Tensor]
+_SMALL_MODEL = 1_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def process_videos(
     batch_size: int,
     num_workers: int,
     parts: Sequence[int] | None = None,
+    rows_per_message: int = 1,
     start_method: str | None = None,
 ) -> Iterator[VideoOutputs]:
     """Runs a model on videos, with clips of several videos in a batch.
@@ -57,7 +60,7 @@ def process_videos(
         num_workers: decoding processes; 0 decodes in this process.
         parts: the part of each video, ascending. A batch ends with a part, so that where each video has one row, the
             outputs of a part are the same bit for bit, whichever other parts are computed.
-        start_method: of the decoding processes, see `decode_videos`.
+        rows_per_message, start_method: see `decode_videos`.
 
     Yields:
         The outputs of each video as soon as they are complete, in any order.
@@ -66,21 +69,34 @@ def process_videos(
     num_unread = Counter(parts)
     batch = _Batch(step, model)
     unfinished: dict[int, _Video] = {}
-    for item in decode_videos(videos, read, num_workers, start_method):
-        video = unfinished.setdefault(item.index, _Video(item.index))
-        for row, clip in video.add(item):
-            if not batch.fits(clip):
-                batch.compute()
-            batch.add(row, clip)
-            if len(batch) == batch_size:
-                batch.compute()
-        if item.is_last:
-            num_unread[parts[item.index]] -= 1
-            if num_unread[parts[item.index]] == 0:
-                batch.compute()
-        # in most batches, only the videos of the last rows can be complete
-        for index in [index for index, video in unfinished.items() if video.is_complete]:
-            yield unfinished.pop(index).outputs()
+    with _threads_of(model):
+        for item in decode_videos(videos, read, num_workers, rows_per_message, start_method):
+            video = unfinished.setdefault(item.index, _Video(item.index))
+            for row, clip in video.add(item):
+                if not batch.fits(clip):
+                    batch.compute()
+                batch.add(row, clip)
+                if len(batch) == batch_size:
+                    batch.compute()
+            if item.is_last:
+                num_unread[parts[item.index]] -= 1
+                if num_unread[parts[item.index]] == 0:
+                    batch.compute()
+            for index in [index for index, video in unfinished.items() if video.is_complete]:
+                yield unfinished.pop(index).outputs()
+
+
+@contextmanager
+def _threads_of(model: PreTrainedModel) -> Iterator[None]:
+    """One thread for a small model: its operations are shorter than the start of other threads, which would wait for
+    the cores that the workers use."""
+    before = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in model.parameters()) < _SMALL_MODEL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass

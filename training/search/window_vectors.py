@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import torch
 from transformers import BaseVideoProcessor, PreTrainedModel
 
 from ..corpus.clip_vectors import clip_vectors
+from ..corpus.decoding import rows_per_message
 from ..corpus.engine import VideoOutputs, process_videos
 from .windows import WindowReader
 
@@ -37,14 +40,24 @@ def window_vectors(
         For each video, as soon as it is complete and in any order: its index, the spans of its windows, their vectors,
         float32 `(windows, dim)`, and the error of a broken video, of which the windows are those before the error.
     """
-    reader = WindowReader(video_processor, window, stride)
+    size = video_processor.crop_size
     return process_videos(
         videos,
-        reader,
+        WindowReader(video_processor, window, stride),
         clip_vectors,
         model,
         batch_size=batch_size,
         num_workers=num_workers,
         parts=parts,
+        rows_per_message=rows_per_message(3 * video_processor.num_frames * size.height * size.width),
         start_method=start_method,
     )
+
+
+def vector_dimension(model: PreTrainedModel, video_processor: BaseVideoProcessor) -> int:
+    """The dimension of the vectors of a model, from a black clip."""
+    height, width = video_processor.crop_size.height, video_processor.crop_size.width
+    frames = np.zeros((video_processor.num_frames, height, width, 3), np.uint8)
+    clip = video_processor(frames, num_clips=1, num_crops=1, return_tensors="pt")["pixel_values_videos"]
+    with torch.inference_mode():
+        return clip_vectors(model, clip.to(model.device, model.dtype)).shape[1]

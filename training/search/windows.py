@@ -34,13 +34,13 @@ class WindowReader:
     window: float | None
     stride: float | None = None
 
-    def __call__(self, video: str) -> Iterator[tuple[tuple[float, float], torch.Tensor]]:
+    def __call__(self, video: str | bytes) -> Iterator[tuple[tuple[float, float], torch.Tensor]]:
         for row, clip in read_windows(video, self.processor, self.window, self.stride or self.window):
             yield (row["start"], row["end"]), clip
 
 
 def read_windows(
-    file: str,
+    file: str | bytes,
     processor: BaseVideoProcessor,
     window: float | None,
     stride: float | None,
@@ -48,7 +48,7 @@ def read_windows(
     """The windows of a video: `{"video", "start", "end"}` and `pixel_values_videos` `(1, frames, channels, h, w)`.
 
     Args:
-        file: path or URL of the video.
+        file: path, URL or content of the video.
         processor: a `UMTVideoProcessor`.
         window, stride: seconds; `window=None` is the entire video.
 
@@ -61,7 +61,8 @@ def read_windows(
             clip = processor(reader.read(frames[sampled]), num_clips=1, num_crops=1, return_tensors="pt")
             yield {"video": file, "start": start, "end": end}, clip["pixel_values_videos"]
         if num_lost := int(np.isnan(reader.timestamps).sum()):
-            raise VideoDecodeError(file, "truncated", f"its last {num_lost} frames are missing")
+            name = file if isinstance(file, str) else f"<{len(file)} bytes>"
+            raise VideoDecodeError(name, "truncated", f"its last {num_lost} frames are missing")
 
 
 def _spans(
