@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"The folder {args.videos} does not exist.")
 
     from ..data.text_columns import note_texts
+
+    os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings of small clusters are not for users
     from ..search.search import search, write_search_page
 
     index = find_index(args)

@@ -50,7 +50,7 @@ def decode_videos(
         read: can be pickled.
         num_workers: worker processes; 0 decodes in this process.
         rows_per_message: largest number of rows that a worker sends at once.
-        start_method: how `multiprocessing` starts them; default: that of the platform.
+        start_method: how `multiprocessing` starts the workers; default: that of the platform.
     """
     num_workers = min(num_workers, len(videos))
     if num_workers == 0:
@@ -63,7 +63,7 @@ def decode_videos(
         _MessageStream(videos, read, size),
         batch_size=None,
         num_workers=num_workers,
-        multiprocessing_context=start_method if num_workers else None,
+        multiprocessing_context=start_method,
         collate_fn=identity_collate,
         generator=torch.Generator(),  # seeds the workers; by default the global generator would
     )

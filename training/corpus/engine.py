@@ -60,8 +60,7 @@ def process_videos(
         num_workers: decoding processes; 0 decodes in this process.
         parts: the part of each video, ascending. A batch ends with a part, so that where each video has one row, the
             outputs of a part are the same bit for bit, whichever other parts are computed.
-        rows_per_message: see `decode_videos`.
-        start_method: of the decoding processes, see `decode_videos`.
+        rows_per_message, start_method: see `decode_videos`.
 
     Yields:
         The outputs of each video as soon as they are complete, in any order.

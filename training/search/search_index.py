@@ -42,7 +42,7 @@ TABLE = "windows"
 # the choice and the recall are measured by benchmarks/vector_index.py
 EXACT_ROWS = 100_000  # tables of fewer rows are searched exactly
 NUM_PROBES = 40  # partitions that a query visits, of the square root of the number of rows
-NUM_REFINED = 10  # candidates per result, of which the vectors are compared without quantisation
+NUM_REFINED = 50  # candidates per result, of which the vectors are compared without quantisation
 _REBUILD_SHARE = 0.1  # rows that the approximate index does not cover
 _KEEP_VERSIONS = timedelta(hours=1)  # a search that has begun still reads the version that it opened
 _NAMES_PER_DELETION = 1000
