@@ -34,6 +34,7 @@ RUNS = {  # device → name of the result → arguments
         "rerank_l16_float32_cpu": "rerank --size l16 --texts 16 --videos 1 --dtype float32",
         "largest_batch_b16_bfloat16_cpu": "largest_batch --size b16 --batches 4 8",
         "data_loop": "data_loop",
+        "corpus": "corpus",
     },
     "cuda": {
         "stage1_l16_cuda": "stage1 --size l16 --batch 48 --rounds 20 --device cuda",

@@ -5,6 +5,7 @@ import argparse
 import json
 import re
 
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_pretraining import make_student, make_teacher
 
 from benchmarks import all as all_benchmarks
-from benchmarks import data_loop, encoder, harness, largest_batch, rerank, sizes, stage1, training_steps
+from benchmarks import corpus, data_loop, encoder, harness, largest_batch, rerank, sizes, stage1, training_steps
 from benchmarks.plain import PlainStageOne
 from modeling_umt.token_selection_umt import mask_from_visible_indices
 
@@ -211,6 +212,17 @@ def test_rerank(tmp_path):
     assert results["contenders"]["match"]["units_per_second"] > 0
 
 
+def test_corpus(tmp_path):
+    """The serial loop and the engine give the same vectors, which the benchmark compares, and tables are compared."""
+    model, videos = corpus.make_corpus(tmp_path, 12)
+    speed = corpus.measure_speed(model, videos, workers=2)
+    assert speed["ratio"] == pytest.approx(speed["engine_clips_per_second"] / speed["serial_clips_per_second"])
+    table = pa.table({"video": videos, "embedding": list(corpus.serial_vectors(videos, *corpus.load(model)))})
+    assert corpus.check(table, table, videos)
+    assert not corpus.check(table.slice(1), table.slice(1), videos)
+    assert not corpus.check(table.take(list(reversed(range(12)))), table, videos)
+
+
 def test_data_loop(tmp_path):
     arguments = ["--videos=2", "--seconds=1", "--rounds=2", "--step-clips=1e9"]
     results, _, text = run(data_loop, tmp_path, *arguments)
@@ -245,7 +257,8 @@ def test_every_command_of_all_benchmarks_is_valid(device, tmp_path, monkeypatch)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     scripts = {
-        module.__name__: module for module in (data_loop, encoder, largest_batch, rerank, stage1, training_steps)
+        module.__name__: module
+        for module in (corpus, data_loop, encoder, largest_batch, rerank, stage1, training_steps)
     }
     to_do = all_benchmarks.commands(device, tmp_path, [])
     assert len(to_do) == len(all_benchmarks.RUNS[device])
