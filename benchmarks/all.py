@@ -37,6 +37,7 @@ RUNS = {  # device → name of the result → arguments
         "data_loop": "data_loop",
         "motion_drop_b16_float32_cpu": "motion_drop --size b16",
         "motion_drop_l16_float32_cpu": "motion_drop --size l16 --rounds 3 --warmup 1",
+        "corpus": "corpus",
     },
     "cuda": {
         "stage1_l16_cuda": "stage1 --size l16 --batch 48 --rounds 20 --device cuda",

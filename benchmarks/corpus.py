@@ -52,6 +52,10 @@ def make_corpus(folder: Path, number: int) -> tuple[Path, list[str]]:
     return folder / "model", [str(path) for path in paths]
 
 
+def load(folder: Path) -> tuple[UMTModel, UMTVideoProcessor]:
+    return UMTModel.from_pretrained(folder).eval(), UMTVideoProcessor.from_pretrained(folder)
+
+
 def serial_vectors(videos: list[str], model: UMTModel, processor: UMTVideoProcessor) -> np.ndarray:
     """Decodes and embeds in this process."""
     clips = (clip for video in videos for _, clip in read_windows(video, processor, None, None))
@@ -70,7 +74,7 @@ def engine_vectors(videos: list[str], model: UMTModel, processor: UMTVideoProces
 
 
 def measure_speed(folder: Path, videos: list[str], workers: int) -> dict[str, float]:
-    model, processor = UMTModel.from_pretrained(folder).eval(), UMTVideoProcessor.from_pretrained(folder)
+    model, processor = load(folder)
     seconds = {"serial": 0.0, "engine": 0.0}
     for block in np.array_split(videos, BLOCKS):
         block = block.tolist()

@@ -5,6 +5,7 @@ import argparse
 import json
 import re
 
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +14,7 @@ from tiny_pretraining import make_student, make_teacher
 
 from benchmarks import all as all_benchmarks
 from benchmarks import (
+    corpus,
     data_loop,
     encoder,
     harness,
@@ -257,6 +259,17 @@ def test_arithmetic_of_published_sizes_with_dropped_tokens(size, expected):
     assert fewer / all_tokens == pytest.approx(expected, abs=0.005)
 
 
+def test_corpus(tmp_path):
+    """The serial loop and the engine give the same vectors, which the benchmark compares, and tables are compared."""
+    model, videos = corpus.make_corpus(tmp_path, 12)
+    speed = corpus.measure_speed(model, videos, workers=2)
+    assert speed["ratio"] == pytest.approx(speed["engine_clips_per_second"] / speed["serial_clips_per_second"])
+    table = pa.table({"video": videos, "embedding": list(corpus.serial_vectors(videos, *corpus.load(model)))})
+    assert corpus.check(table, table, videos)
+    assert not corpus.check(table.slice(1), table.slice(1), videos)
+    assert not corpus.check(table.take(list(reversed(range(12)))), table, videos)
+
+
 def test_data_loop(tmp_path):
     arguments = ["--videos=2", "--seconds=1", "--rounds=2", "--step-clips=1e9"]
     results, _, text = run(data_loop, tmp_path, *arguments)
@@ -292,7 +305,7 @@ def test_every_command_of_all_benchmarks_is_valid(device, tmp_path, monkeypatch)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     scripts = {
         module.__name__: module
-        for module in (data_loop, encoder, largest_batch, motion_drop, rerank, stage1, training_steps)
+        for module in (corpus, data_loop, encoder, largest_batch, motion_drop, rerank, stage1, training_steps)
     }
     to_do = all_benchmarks.commands(device, tmp_path, [])
     assert len(to_do) == len(all_benchmarks.RUNS[device])
