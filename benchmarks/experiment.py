@@ -1,8 +1,10 @@
 """The command line of an experiment: an option for each of its settings, and results with the command, the date and
-the machine. Its runs may be in worker processes of one thread.
+the machine. Its runs may be in worker processes of one thread, and an interrupted experiment can be resumed.
 """
 
 import argparse
+import contextlib
+import json
 import os
 import platform
 import sys
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from umt_training.atomic_files import atomic_write
 from umt_training.demo.tiny_runs import fast_bf16
 
 from .harness import RESULTS, write
@@ -36,7 +39,8 @@ def run_experiment(
         name: name of the module in this folder.
         description: first line of the help.
         settings: dataclass of integers, each of which is an option.
-        measure: from the settings, a temporary folder and the number of worker processes to the results.
+        measure: from the settings, a folder and the number of worker processes to the results. The folder is temporary
+            unless `--folder` names one, whose intermediate results (`remembered`) are used again.
         as_markdown: from the results to the page.
         arguments: the command line; None for that of the process.
     """
@@ -45,17 +49,44 @@ def run_experiment(
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="worker processes")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--folder", type=Path, help="folder of intermediate results, from which an interrupted run resumes"
+    )
     options = vars(parser.parse_args(arguments))
-    processes, output = options.pop("processes"), options.pop("output")
-    with tempfile.TemporaryDirectory() as folder:
+    processes, output, folder = (options.pop(name) for name in ("processes", "output", "folder"))
+    with tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder) as folder:
+        require_same_settings(Path(folder), options)
         results = measure(settings(**options), Path(folder), processes)
-    given = "".join(f" {argument}" for argument in (sys.argv[1:] if arguments is None else arguments))
+    given = "".join(f" {word}" for word in without_folder(sys.argv[1:] if arguments is None else arguments))
     results |= {
         "command": f"python -m benchmarks.{name}{given}",
         "date": date.today().isoformat(),
         "environment": environment(),
     }
     write(output, name, results, as_markdown(results))
+
+
+def without_folder(words: list[str]) -> list[str]:
+    """The command line without `--folder`, which changes no result."""
+    kept = [word for word, before in zip(words, ["", *words], strict=False) if before != "--folder"]
+    return [word for word in kept if word.split("=")[0] != "--folder"]
+
+
+def require_same_settings(folder: Path, settings: dict[str, int]) -> None:
+    """Record the settings in the folder; a ValueError if it has results with others."""
+    recorded = remembered(folder / "settings.json", lambda: settings)
+    if recorded != settings:
+        raise ValueError(f"{folder} has results with the settings {recorded}; give another --folder.")
+
+
+def remembered(file: Path, compute: Callable[[], Any]) -> Any:
+    """The content of a JSON file, or the result of `compute`, which is then written to it."""
+    if not file.exists():
+        result = compute()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as temporary:
+            temporary.write_text(json.dumps(result))
+    return json.loads(file.read_text())
 
 
 def environment() -> dict[str, str]:

@@ -76,7 +76,8 @@ def step(trainer: UMTTrainer, model: torch.nn.Module, inputs: dict[str, torch.Te
     trainer.guard.micro_batches.clear()
     trainer.guard.were_finite.clear()
     trainer.timer.pending.clear()
-    getattr(trainer, "losses", {}).clear()
+    if hasattr(trainer, "loss_parts"):  # read at the next log line
+        trainer.loss_parts.losses.clear()
     return loss
 
 

@@ -9,9 +9,7 @@ broken; it is killed while indexing, resumes, and indexes one file added later. 
 """
 
 import argparse
-import contextlib
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -116,15 +114,14 @@ def write_recipe(folder: Path, train_list: Path, num_steps: int) -> Path:
 
 
 def index_and_kill(videos: Path, model: Path) -> None:
-    """Start indexing, and kill the process as soon as a part of the index is written."""
+    """Start indexing, and kill the process as soon as the index contains a video."""
     folder = videos / FOLDER
     words = ("search", QUERY, videos, "--model", model, "--num-workers", 0, "--batch-size", 1)
     command = subprocess.Popen([*UMT, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while command.poll() is None:
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads((folder / "index.json").read_text())["parts"]:
-                os.kill(command.pid, signal.SIGKILL)
-                break
+        if SearchIndex.exists(folder) and SearchIndex(folder).known():
+            os.kill(command.pid, signal.SIGKILL)
+            break
         time.sleep(0.02)
     print(f"killed: exit code {command.wait()}, {len(SearchIndex(folder).known())} videos are in the index")
 

@@ -16,7 +16,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .configuration_umt import UMTTeacherConfig, aligned_layers
+from .configuration_checks_umt import aligned_layers
+from .configuration_umt import UMTTeacherConfig
 from .teacher_forward_umt import UMTTeacherForwardMixin, UMTTeacherOutput
 
 

@@ -13,6 +13,18 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from .configuration_checks_umt import (
+    aligned_layers,
+    height_width,
+    integers,
+    inverse,
+    require_choice,
+    require_divisible,
+    require_positive,
+    require_whole_patches,
+    shortened,
+)
+
 logger = logging.get_logger(__name__)
 
 # the entry of `masked_targets` that is computed from the clip
@@ -72,6 +84,12 @@ class UMTConfig(PreTrainedConfig):
               or few labels. The model then takes clips of exactly `num_frames` frames, and the hidden layer has
               `(num_frames / tubelet_size * hidden_size)^2` weights.
         classifier_dropout (`float`, defaults to 0.0): Dropout before the last layer of a classifier, in training.
+        motion_drop_ratio (`float`, defaults to 0.0): Fraction of the tokens that is dropped from clips without a mask:
+            those that differ least from the same place one time step earlier (EVEREST, arXiv 2211.10636, with 0.4).
+            Training and evaluation drop the same tokens, and the value is read at each forward pass. A mask replaces
+            the selection. 0.0: all tokens are encoded, as action detection and `pooling="frames"` require.
+        motion_groups (`int`, defaults to 1): Groups of consecutive time steps that drop tokens independently, at least
+            two steps each.
         num_aligned_layers (`int`, defaults to 6): Pre-training: number of blocks aligned with the teacher, counted
             from the last.
         aligned_layer_interval (`float`, defaults to 1): Pre-training: distance between aligned blocks.
@@ -133,6 +151,8 @@ class UMTConfig(PreTrainedConfig):
     final_norm: str = "tokens"
     pooling: str = "mean"
     classifier_dropout: float | int = 0.0
+    motion_drop_ratio: float | int = 0.0
+    motion_groups: int = 1
     num_aligned_layers: int = 6
     aligned_layer_interval: float | int = 1
     target_dim: int = 768
@@ -194,7 +214,7 @@ class UMTConfig(PreTrainedConfig):
         require_choice(self, "target_norm", ("l2", "none"))
         require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))
         require_whole_patches(self)
-        for name in ("drop_path_rate", "classifier_dropout"):
+        for name in ("drop_path_rate", "classifier_dropout", "motion_drop_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), but is {getattr(self, name)}.")
         if self.position_grid is not None and (len(self.position_grid) != 3 or min(self.position_grid) < 1):
@@ -208,6 +228,7 @@ class UMTConfig(PreTrainedConfig):
             raise ValueError(
                 f"`hidden_size` {self.hidden_size} must be a multiple of 16 with `position_type` 'space_time'."
             )
+        validate_motion_selection(self)
         validate_masked_modeling(self)
 
     @property
@@ -453,44 +474,29 @@ class UMTVideoTextConfig(PreTrainedConfig):
         return self.vision_config.num_frames
 
 
-def height_width(image_size: int | list[int] | tuple[int, int]) -> tuple[int, ...]:
-    """`image_size` as (height, width)."""
-    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-
-
-def inverse(id2label: dict[int | str, str]) -> dict[str, int]:
-    """The `label2id` of an `id2label`, whose keys are strings in a JSON file."""
-    return {name: int(index) for index, name in id2label.items()}
-
-
-def integers(label2id: dict[str, int | str]) -> dict[str, int]:
-    """A `label2id` whose indices may be strings."""
-    return {name: int(index) for name, index in label2id.items()}
-
-
-def shortened(names: dict | None) -> str:
-    """A dictionary of class names for a message."""
-    text = str(names)
-    return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def aligned_layers(config: PreTrainedConfig) -> list[int]:
-    """Indices of the blocks whose outputs are aligned, ascending: `{depth - 1 - int(i * interval)}`.
-
-    `config` is of a student or a teacher: both have `num_hidden_layers`, `num_aligned_layers` and
-    `aligned_layer_interval`.
-
-    Raises:
-        ValueError: if these are not `num_aligned_layers` distinct blocks of the model.
-    """
-    depth, count, interval = config.num_hidden_layers, config.num_aligned_layers, config.aligned_layer_interval
-    layers = sorted({depth - 1 - int(i * interval) for i in range(count)})
-    if count < 1 or len(layers) != count or layers[0] < 0:
+def validate_motion_selection(config: "UMTConfig") -> None:
+    """Raise a ValueError if tokens can't be selected by motion as the fields state."""
+    require_positive(config, "motion_groups")
+    if not config.motion_drop_ratio:
+        return
+    if config.pooling == "frames":
+        require_all_tokens(config, '`pooling="frames"`')
+    num_steps, groups = config.num_frames // config.tubelet_size, config.motion_groups
+    if num_steps % groups or num_steps // groups < 2:
         raise ValueError(
-            f"`num_aligned_layers` {count} with `aligned_layer_interval` {interval} does not select {count} distinct "
-            f"blocks of a model with `num_hidden_layers` {depth}."
+            f"`motion_drop_ratio` {config.motion_drop_ratio} compares time steps: the {num_steps} steps of a clip "
+            f"(`num_frames` / `tubelet_size`) must form {groups} groups (`motion_groups`) of the same length, two "
+            "steps or more."
         )
-    return layers
+
+
+def require_all_tokens(config: "UMTConfig", user: str) -> None:
+    """Raise a ValueError if the configuration drops tokens, which `user`, the subject of the message, can't do."""
+    if config.motion_drop_ratio:
+        raise ValueError(
+            f"{user} requires all tokens of a clip, but `motion_drop_ratio` is {config.motion_drop_ratio}; set it "
+            "to 0."
+        )
 
 
 def validate_masked_modeling(config: "UMTConfig") -> None:
@@ -527,37 +533,6 @@ def validate_masked_modeling(config: "UMTConfig") -> None:
             f"multiple of their {num_heads} heads (`decoder_num_attention_heads`, by default the encoder's)"
             f"{' and of 16' if multiple == 16 else ''}."
         )
-
-
-def require_positive(config: PreTrainedConfig, *names: str) -> None:
-    """Raise a ValueError unless every `config.<name>` is at least 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"`{name}` must be at least 1, but is {getattr(config, name)}.")
-
-
-def require_divisible(config: PreTrainedConfig, name: str, divisor: str) -> None:
-    """Raise a ValueError unless `config.<name>` is a multiple of `config.<divisor>`."""
-    if getattr(config, name) % getattr(config, divisor):
-        raise ValueError(
-            f"`{name}` {getattr(config, name)} must be a multiple of `{divisor}` {getattr(config, divisor)}."
-        )
-
-
-def require_whole_patches(config: PreTrainedConfig) -> None:
-    """Raise a ValueError unless `config.image_size` is one side or two, which `config.patch_size` divides."""
-    sides = height_width(config.image_size)
-    if len(sides) != 2 or min(sides) < 1 or any(side % config.patch_size for side in sides):
-        raise ValueError(
-            "`image_size` must be one side or [height, width], each a multiple of `patch_size` "
-            f"{config.patch_size}, but is {config.image_size}."
-        )
-
-
-def require_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) -> None:
-    """Raise a ValueError unless `config.<name>` is one of `choices`."""
-    if getattr(config, name) not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, but is {getattr(config, name)!r}.")
 
 
 __all__ = ["UMTConfig", "UMTTeacherConfig", "UMTTextConfig", "UMTVideoTextConfig"]

@@ -5,13 +5,8 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_umt import (
-    ENCODER_SIZES,
-    height_width,
-    require_divisible,
-    require_positive,
-    require_whole_patches,
-)
+from .configuration_checks_umt import height_width, require_divisible, require_positive, require_whole_patches
+from .configuration_umt import ENCODER_SIZES
 
 
 @strict

@@ -8,9 +8,12 @@ A clip is cut into tubelets, each a token; a class token does not exist. Unusual
 - The last LayerNorm is applied to the tokens in pre-training (`norm`) and to their mean in classifiers (`fc_norm`).
   These are different weights with different names, so neither is ever loaded as the other. A VideoMAE encoder that
   teaches a student has none.
+- **Tokens can be dropped by their motion**, in training and inference alike (`UMTConfig.motion_drop_ratio`; EVEREST,
+  arXiv 2211.10636): all patches are embedded once, and the blocks encode those that change most.
 - `UMTForPreTraining` adds the position table a second time before its decoders.
 
-Shape legend: B batch, T frames, C channels, N tokens of the clip, V visible tokens (V = N without a mask),
+Shape legend: B batch, T frames, C channels, N tokens of the clip, V visible tokens (those kept by motion, or all,
+without a mask),
 D hidden size, K aligned layers, F dimension of the teacher's features.
 """
 
@@ -31,7 +34,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .alignment_umt import UMTAlignmentDecoder, align_features
-from .configuration_umt import UMTConfig, aligned_layers
+from .configuration_checks_umt import aligned_layers
+from .configuration_umt import UMTConfig, require_all_tokens
 from .keyword_arguments_umt import only_documented_keywords
 from .pooling_heads_umt import UMTAttentionPooling, UMTFramePooling
 from .remote_code_umt import UMTRemoteCodeMixin
@@ -51,6 +55,7 @@ class UMTPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
         "AutoModelForVideoClassification": "modeling_umt.UMTForVideoClassification",
         "AutoModelForPreTraining": "modeling_umt.UMTForPreTraining",
     }
+    embedding_methods = {"video": ("forward", "pooler_output")}
     base_model_prefix = "umt"
     main_input_name = "pixel_values_videos"
     input_modalities = "video"
@@ -100,7 +105,7 @@ class UMTEncoderOutput(ModelOutput):
 
     Args:
         last_hidden_state (`(batch, visible, hidden_size)`): The last block's tokens, before any norm.
-        position_embeddings (`(batch, visible, hidden_size)`, or `(1, tokens, hidden_size)` without a mask).
+        position_embeddings (`(batch, visible, hidden_size)`, or `(1, tokens, hidden_size)` if all are visible).
         aligned_hidden_states: Outputs of the requested blocks, before any norm, (batch, visible, hidden_size) each.
         hidden_states, attentions: See [`UMTForPreTrainingOutput`].
     """
@@ -147,6 +152,8 @@ class UMTModel(UMTPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encode clips, or only their visible tokens.
 
+        Without a mask these are all tokens, or, with `motion_drop_ratio` of the configuration, those of most motion.
+
         Args:
             pixel_values_videos (`(batch, frames, channels, height, width)`): ImageNet-normalised clips of any length
                 and size (in pixels) that `tubelet_size` and `patch_size` divide. An image is a clip of one frame.
@@ -161,7 +168,8 @@ class UMTModel(UMTPreTrainedModel):
             normed tokens, or the norm of the tokens' mean. With `"none"` neither is normed.
 
         Raises:
-            ValueError: if the clip's shape or dtype does not fit the model, or the mask does not fit the clip.
+            ValueError: if the clip's shape or dtype does not fit the model, the mask does not fit the clip, or tokens
+                are dropped by motion and the clip has too few time steps.
         """
         encoded = self.encode(pixel_values_videos, bool_masked_pos, visible_indices, return_dict=True, **kwargs)
         hidden_states = encoded.last_hidden_state
@@ -215,11 +223,33 @@ class UMTModel(UMTPreTrainedModel):
     def get_feature_map(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         """`last_hidden_state` of complete clips, (batch, frames/tubelet, height/patch, width/patch, hidden_size).
 
-        Arguments and errors are those of `forward`, without a mask.
+        Arguments and errors are those of `forward`, without a mask. A configuration with `motion_drop_ratio` is
+        refused.
         """
+        require_all_tokens(self.config, "A feature map")
         grid = self.embeddings.token_grid(pixel_values_videos)
         kwargs["return_dict"] = True  # a configuration may disable it
         return self(pixel_values_videos, **kwargs).last_hidden_state.unflatten(1, grid)
+
+    @torch.no_grad()
+    def motion_importance(self, pixel_values_videos: torch.Tensor, groups: int = 1) -> torch.Tensor:
+        """Motion of every token: the distance of its embedding to that of the same place one time step earlier.
+
+        The tokens of highest importance are those that `motion_drop_ratio` keeps.
+
+        Args:
+            pixel_values_videos (`(batch, frames, channels, height, width)`): See `forward`.
+            groups (`int`, defaults to 1): Groups of consecutive time steps, as `motion_groups` of the configuration.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, frames / tubelet_size, tokens per frame)`, float32.
+
+        Raises:
+            ValueError: if the clip does not fit the model, or its time steps do not divide into `groups` of two or
+                more.
+        """
+        embeddings = self.embeddings.embed_patches(pixel_values_videos)
+        return self.embeddings.importance_of(embeddings, pixel_values_videos, groups)
 
 
 class UMTForVideoClassification(UMTPreTrainedModel):
@@ -275,7 +305,7 @@ class UMTForVideoClassification(UMTPreTrainedModel):
 
         Raises:
             ValueError: if the clips do not fit the model, which includes their number of frames with
-                `pooling="frames"`.
+                `pooling="frames"`, or `motion_drop_ratio` is set together with it.
         """
         num_views = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 6 else None
         if num_views is not None:
@@ -285,6 +315,7 @@ class UMTForVideoClassification(UMTPreTrainedModel):
         if self.config.pooling == "attention":
             pooled = self.umt.fc_norm(self.attention_pooling(outputs.last_hidden_state))
         elif self.config.pooling == "frames":
+            require_all_tokens(self.config, '`pooling="frames"`')
             num_frames = pixel_values_videos.shape[1] // self.config.tubelet_size
             frame_states = outputs.last_hidden_state.unflatten(1, (num_frames, -1)).mean(dim=2)  # (B, T, D)
             pooled = self.frame_pooling(self.umt.fc_norm(frame_states))

@@ -25,7 +25,7 @@ from transformers.utils import (
     requires_backends,
 )
 
-from .configuration_umt import UMTConfig
+from .configuration_umt import UMTConfig, require_all_tokens
 from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTModel, UMTPreTrainedModel, with_final_norm
 
@@ -61,16 +61,19 @@ class UMTForActionDetection(UMTPreTrainedModel):
 
     Raises:
         ImportError: if torchvision, which contains RoIAlign, is not installed.
+        ValueError: if the configuration drops tokens (`motion_drop_ratio`), because boxes are pooled from all of them.
     """
 
     remote_code = UMTPreTrainedModel.remote_code | {
         "AutoModelForObjectDetection": "modeling_umt_action_detection.UMTForActionDetection"
     }
+    embedding_methods = {}  # the processor needs a key frame of each video
     # a classifier's repository contains the norm of the mean, a stage-1 repository the decoders
     _keys_to_ignore_on_load_unexpected = [r"^umt\.fc_norm\.", r"^(attention|frame)_pooling\.", r"^decoders\."]
 
     def __init__(self, config: UMTConfig):
         requires_backends(self, "torchvision")
+        require_all_tokens(config, "Action detection")
         super().__init__(with_final_norm(config, "tokens"))
         self.umt = UMTModel(self.config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -128,6 +131,7 @@ class UMTForActionDetection(UMTPreTrainedModel):
                 f"{(*shape, self.config.num_labels)}, but is {tuple(labels.shape)}."
             )
 
+        require_all_tokens(self.config, "Action detection")
         outputs = self.umt(pixel_values_videos, return_dict=True, **kwargs)
         tokens = outputs.last_hidden_state
         feature_map = tokens.unflatten(1, grid).float().mean(dim=1).permute(0, 3, 1, 2)  # (B, D, H, W)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
@@ -25,7 +24,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .configuration_umt import PIXELS, UMTConfig
 from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTModel, UMTPreTrainedModel, with_final_norm
-from .objectives_umt import masked_prediction_loss, pixel_targets
+from .objectives_umt import feature_targets, masked_prediction_loss, pixel_targets
 from .token_selection_umt import hidden_indices, resolve_visible_indices
 from .transformer_block_umt import UMTLayer
 from .video_embeddings_umt import UMTPositionTable
@@ -228,8 +227,7 @@ class UMTForMaskedModeling(UMTPreTrainedModel):
                         f"`target_features[{name!r}]` must be (batch, targets, dim) = {tuple(prediction.shape)}, but "
                         f"is {tuple(target.shape)}."
                     )
-                if self.config.normalize_targets:
-                    target = F.layer_norm(target.float(), target.shape[-1:], eps=1e-6)
+                target = feature_targets(target, self.config)
             losses[name] = masked_prediction_loss(prediction, target, self.config.masked_loss)
         weights = self.config.masked_target_weights or dict.fromkeys(losses, 1.0)
         return sum(weights[name] * loss for name, loss in losses.items()), losses

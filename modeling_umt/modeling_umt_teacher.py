@@ -29,7 +29,8 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_umt import UMTTeacherConfig, aligned_layers
+from .configuration_checks_umt import aligned_layers
+from .configuration_umt import UMTTeacherConfig
 from .keyword_arguments_umt import only_documented_keywords
 from .position_embeddings_umt import resize_square_table
 from .remote_code_umt import UMTRemoteCodeMixin

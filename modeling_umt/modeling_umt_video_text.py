@@ -24,7 +24,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import maybe_autocast
 
-from .configuration_umt import UMTVideoTextConfig
+from .configuration_umt import UMTVideoTextConfig, require_all_tokens
 from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTModel
 from .modeling_umt_text import UMTTextModel, init_bert_weights
@@ -61,6 +61,11 @@ class UMTVideoTextPreTrainedModel(UMTRemoteCodeMixin, PreTrainedModel):
     remote_code: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_umt.UMTVideoTextConfig",
         "AutoModel": "modeling_umt_video_text.UMTVideoTextModel",
+    }
+    embedding_methods = {
+        "text": ("get_text_embeds", None),
+        "video": ("get_video_embeds", None),
+        "image": ("get_video_embeds", None),
     }
     base_model_prefix = "video_text"
     main_input_name = "input_ids"
@@ -119,6 +124,22 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: if the weights are those of a question-answering model, which has no joint space.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        if model.config.architectures == ["UMTForVideoQuestionAnswering"]:
+            raise ValueError(
+                f"{model.name_or_path} is a question-answering model, which has no joint space of videos and texts; "
+                "load it by AutoModelForVisualQuestionAnswering, or give a retrieval or stage-2 model."
+            )
+        return loaded
+
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
 
@@ -176,8 +197,8 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
         Args:
             pixel_values_videos, bool_masked_pos, visible_indices: See [`UMTModel.forward`].
             keep_temporal (`bool`, *optional*): One vector per frame, which requires equally many visible tokens in
-                every frame, or one per clip. Defaults to one per clip with a mask, and to the configuration's
-                `keep_temporal` without.
+                every frame, or one per clip. Defaults to one per clip with a mask or with tokens dropped by motion,
+                and to the configuration's `keep_temporal` without.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` (batch, visible tokens, hidden_size), normed;
@@ -185,7 +206,8 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             `attentions` of the video encoder.
 
         Raises:
-            ValueError: if the clips do not fit the model, or the mask does not fit the clips.
+            ValueError: if the clips do not fit the model, the mask does not fit the clips, or one vector per frame is
+                requested and tokens are dropped by motion (`motion_drop_ratio` of the video encoder).
         """
         encoded = self.vision_model.encode(
             pixel_values_videos, bool_masked_pos, visible_indices, return_dict=True, **kwargs
@@ -202,8 +224,11 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
 
     def num_video_vectors(self, pixel_values_videos: torch.Tensor, has_mask: bool, keep_temporal: bool | None) -> int:
         """Number of vectors of a clip in the joint space: its frames (after tubelets), or 1."""
+        video = self.config.vision_config
         if keep_temporal is None:
-            keep_temporal = self.config.keep_temporal and not has_mask
+            keep_temporal = self.config.keep_temporal and not has_mask and not video.motion_drop_ratio
+        elif keep_temporal and not has_mask:
+            require_all_tokens(video, "`keep_temporal=True` without a mask")
         return self.vision_model.embeddings.token_grid(pixel_values_videos)[0] if keep_temporal else 1
 
     def project_video(self, tokens: torch.Tensor, num_vectors: int) -> torch.Tensor:
@@ -239,6 +264,28 @@ class UMTVideoTextModel(UMTVideoTextPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+    def get_video_embeds(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """The `video_embeds` of clips, (batch, projection_dim), without texts.
+
+        Args:
+            pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
+
+        Raises:
+            ValueError: if the clips do not fit the model.
+        """
+        return mean_of_unit_vectors(self.get_video_features(pixel_values_videos, return_dict=True).pooler_output)
+
+    def get_text_embeds(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The `text_embeds` of texts, (texts, projection_dim), without clips.
+
+        Args:
+            input_ids, attention_mask: See `forward`.
+
+        Raises:
+            ValueError: if a text is longer than the model's `max_position_embeddings`.
+        """
+        return F.normalize(self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output, dim=-1)
 
     def match(
         self,

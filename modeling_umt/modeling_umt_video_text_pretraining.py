@@ -27,7 +27,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .alignment_umt import UMTAlignmentDecoder, align_features
-from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig, aligned_layers
+from .configuration_checks_umt import aligned_layers
+from .configuration_umt import UMTConfig, UMTTextConfig, UMTVideoTextConfig
 from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTEncoderOutput, UMTForPreTraining
 from .modeling_umt_text import UMTTextPredictionHead, read_bert
@@ -166,8 +167,8 @@ class UMTForVideoTextPreTraining(UMTVideoTextPreTrainedModel):
             input_ids (int64 `(batch, length)`): Token ids; text i matches clip i.
             attention_mask (`(batch, length)`, *optional*): 0 where a text is padded.
             pixel_values_videos (`(batch, frames, channels, height, width)`): See [`UMTModel.forward`].
-            bool_masked_pos, visible_indices (*optional*): The mask, in one of its two forms. Without one, all tokens
-                are visible.
+            bool_masked_pos, visible_indices (*optional*): The mask, in one of its two forms; see
+                [`UMTModel.forward`].
             target_features (`(batch, num_aligned_layers, visible, target_dim)`, *optional*): The teacher's features at
                 the visible tokens; without them `loss_uta` is not computed.
             match_ids (int64 `(batch,)`, *optional*): Clips and texts of the same id match. By default only text i

@@ -68,6 +68,19 @@ def masked_prediction_loss(prediction: torch.Tensor, target: torch.Tensor, kind:
     return distances[kind](prediction.float(), target.float())
 
 
+def feature_targets(features: torch.Tensor, config: UMTConfig) -> torch.Tensor:
+    """A teacher's features as the targets of MVD (arXiv 2212.04500): with `normalize_targets` each token's have mean 0
+    and variance 1, by a LayerNorm without weights in float32, else they are unchanged.
+
+    Args:
+        features (`torch.Tensor` of shape `(..., dim)`).
+        config: The student's configuration.
+    """
+    if not config.normalize_targets:
+        return features
+    return F.layer_norm(features.float(), features.shape[-1:], eps=1e-6)
+
+
 def pixel_targets(pixel_values_videos: torch.Tensor, config: UMTConfig) -> torch.Tensor:
     """The pixels of every token, the targets of VideoMAE (arXiv 2203.12602, section 3.2) and EVEREST.
 

@@ -92,8 +92,8 @@ def require_position_table(state: Mapping[str, torch.Tensor], given: UMTConfig |
         raise ValueError(
             f"The tokens of this model cover {state['patch_embed.proj.weight'].shape[2]} frames, as in MVD, VideoMAE "
             "and EVEREST, and the file does not contain the position table, which differs between them. Give "
-            "`position_type` (on the command line --position-type), 'space_time' for MVD and 'flat' for VideoMAE and "
-            "EVEREST, or a `config`."
+            "`position_type`, 'space_time' for MVD and 'flat' for VideoMAE and EVEREST (umt convert --position-type "
+            "flat, umt finetune --model '{position_type: flat}'), or a `config`."
         )
 
 

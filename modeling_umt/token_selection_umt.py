@@ -1,5 +1,5 @@
 """Token selection: UMT's "semantic masking" by attention (arXiv 2303.16058, section 3), tube and random masks, and the
-two forms of a mask.
+two forms of a mask. Selection by motion is in `motion_selection_umt.py`, and importable from here.
 
 A strategy is one function of one signature,
 
@@ -10,12 +10,10 @@ the teacher calls inside its forward pass. A new strategy scores the tokens, add
 ends in `highest_scoring_tokens` (over the clip) or `highest_scoring_tokens_per_frame`.
 
 Unusual:
-- Sampling without replacement is a top-k of log-probabilities plus Gumbel noise (Efraimidis & Spirakis, 2006; Kool et
-  al., arXiv 1903.06059), which equals `torch.multinomial(replacement=False)` in distribution but has a static shape,
-  accepts rows of zeros and never waits for the device.
-- Randomness comes from a `torch.Generator`, or from one integer seed per sample. With seeds, a clip's mask depends on
-  its own seed alone: neither the other clips of the batch, nor the number of processes, nor a resume changes it. The
-  seeded path is plain integer arithmetic, so unlike a generator it also compiles into one graph.
+- Sampling without replacement is a top-k of `sampling_scores`, which equals `torch.multinomial(replacement=False)` in
+  distribution but has a static shape, accepts rows of zeros and never waits for the device.
+- Randomness comes from a `torch.Generator`, or from one integer seed per sample, which also compiles into one graph
+  (`selection_noise_umt.py`).
 
 Shape legend: B batch, T frames (of tokens), S tokens per frame, N = T * S, V visible tokens. Tokens are frame-major:
 index = t * S + s.
@@ -26,6 +24,15 @@ from functools import partial
 
 import torch
 from transformers.utils.import_utils import is_torchdynamo_exporting
+
+from .motion_selection_umt import (
+    motion_importance,
+    motion_token_selection,
+    motion_token_split,
+    select_frames_by_motion,
+    tokens_with_most_motion,
+)
+from .selection_noise_umt import sampling_scores, uniform_noise
 
 
 def attention_token_selection(
@@ -56,10 +63,8 @@ def attention_token_selection(
     """
     batch, frames, tokens_per_frame = _grid(cls_attention)
     noise = uniform_noise((batch, frames * tokens_per_frame), cls_attention.device, generator, sample_seeds)
-    # the clamps keep noise within [-3, 18] and log(0) at -87: zeros come last, in random order among themselves
-    gumbel = -torch.log(-torch.log1p(-noise.clamp_min(2.0**-25))).view_as(cls_attention)
-    log_attention = cls_attention.float().clamp_min(torch.finfo(torch.float32).tiny).log()
-    return highest_scoring_tokens_per_frame(log_attention + gumbel, _num_visible(tokens_per_frame, mask_ratio))
+    scores = sampling_scores(cls_attention, noise.view_as(cls_attention))
+    return highest_scoring_tokens_per_frame(scores, _num_visible(tokens_per_frame, mask_ratio))
 
 
 def tube_token_selection(
@@ -117,6 +122,40 @@ def draw_masks(
     return torch.stack([select(sample_seeds=sample_seeds + mask) for mask in range(num_masks)], dim=1)
 
 
+def draw_motion_masks(
+    importance: torch.Tensor, mask_ratio: float, sample_seeds: torch.Tensor, num_masks: int
+) -> torch.Tensor:
+    """Masks of stage 1 by motion: the `N - int(N * mask_ratio)` visible tokens are those of highest importance.
+
+    Several masks of a clip share the tokens of highest importance, as many as they show together: each token is
+    visible in exactly one mask, sampled uniformly with the clip's seed. A single mask is deterministic.
+
+    Args:
+        importance (`torch.Tensor` of shape `(batch, steps, places)`): Of [`motion_importance`].
+        mask_ratio (`float`): Fraction of the tokens that each mask hides, in `[0, 1)`.
+        sample_seeds (`torch.Tensor` of shape `(batch,)`, int64): One seed per sample.
+        num_masks (`int`): Masks per clip, M.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, M, visible)`, int64: ascending indices of the visible tokens.
+
+    Raises:
+        ValueError: on a wrong shape, a ratio outside `[0, 1)`, or more masks than can be disjoint.
+    """
+    batch, steps, places = _grid(importance)
+    num_tokens = steps * places
+    num_visible = _num_visible(num_tokens, mask_ratio)
+    if num_masks * num_visible > num_tokens:
+        raise ValueError(
+            f"{num_masks} motion masks of a clip show {num_visible} tokens each, all different, but it has "
+            f"{num_tokens}; lower the number of masks, or raise `mask_ratio` {mask_ratio}."
+        )
+    shown = tokens_with_most_motion(importance, num_masks * num_visible)
+    noise = uniform_noise((batch, num_masks * num_visible), shown.device, sample_seeds=sample_seeds)
+    shuffled = shown.gather(1, noise.argsort(dim=1, stable=True))
+    return shuffled.unflatten(1, (num_masks, num_visible)).sort(dim=2).values
+
+
 def highest_scoring_tokens(scores: torch.Tensor, num_visible: int) -> torch.Tensor:
     """The `num_visible` highest-scoring tokens of each row, in ascending order of index.
 
@@ -144,45 +183,6 @@ def highest_scoring_tokens_per_frame(scores: torch.Tensor, num_visible_per_frame
     within_frame = highest_scoring_tokens(scores, num_visible_per_frame)  # (B, T, V/T)
     frame_start = torch.arange(frames, device=scores.device) * tokens_per_frame
     return (within_frame + frame_start[:, None]).flatten(1)
-
-
-def uniform_noise(
-    shape: tuple[int, int],
-    device: torch.device,
-    generator: torch.Generator | None = None,
-    sample_seeds: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Uniform values in `[0, 1)`: from `generator`, from PyTorch's default one, or row by row from `sample_seeds`.
-
-    With seeds, value i of a row is a hash of (seed, i), the same on every device and in every batch.
-
-    Args:
-        shape (`tuple[int, int]`): `(batch, values)`.
-        device (`torch.device`): Device of the values; the generator or the seeds must be on it.
-        generator (`torch.Generator`, *optional*): Random generator.
-        sample_seeds (`torch.Tensor` of shape `(batch,)`, int64, *optional*): One seed per row, any 64-bit value.
-
-    Returns:
-        `torch.Tensor` of shape `shape`, float32, multiples of 2^-24.
-
-    Raises:
-        ValueError: if both sources are given, or the seeds are not int64 of shape `(batch,)`.
-    """
-    if sample_seeds is None:
-        return torch.rand(shape, generator=generator, device=device)
-    if generator is not None:
-        raise ValueError("Both `generator` and `sample_seeds` were given; pass one of them.")
-    if sample_seeds.dtype != torch.int64 or sample_seeds.shape != shape[:1]:
-        raise ValueError(
-            f"`sample_seeds` must be int64 of shape ({shape[0]},), one seed per sample; "
-            f"got {sample_seeds.dtype} of shape {tuple(sample_seeds.shape)}."
-        )
-    # one 32-bit word per sample from all 64 bits of its seed, one per position; the constants keep 0 from staying 0
-    low, high = sample_seeds & _WORD, (sample_seeds >> 32) & _WORD
-    sample = _mix_bits(_mix_bits(low ^ 0x9E3779B9) ^ high)
-    position = _mix_bits(torch.arange(shape[1], device=device) ^ 0x85EBCA6B)
-    bits = _mix_bits(_mix_bits(sample[:, None] ^ position))
-    return (bits >> 8).float() * 2.0**-24
 
 
 def resolve_visible_indices(
@@ -301,16 +301,6 @@ def mask_from_visible_indices(visible_indices: torch.Tensor, num_tokens: int) ->
     return hidden.scatter(1, visible_indices, False)
 
 
-_WORD = 0xFFFFFFFF
-
-
-def _mix_bits(word: torch.Tensor) -> torch.Tensor:
-    """A multiply-xorshift bijection of 32-bit words held in int64; with factors below 2^31 nothing overflows."""
-    word = ((word ^ (word >> 15)) * 0x2C1B3C6D) & _WORD
-    word = ((word ^ (word >> 12)) * 0x297A2D39) & _WORD
-    return word ^ (word >> 15)
-
-
 def _grid(cls_attention: torch.Tensor) -> torch.Size:
     if cls_attention.ndim != 3:
         raise ValueError(
@@ -325,3 +315,24 @@ def _num_visible(num_tokens: int, mask_ratio: float) -> int:
     if not 0 <= mask_ratio < 1:
         raise ValueError(f"`mask_ratio` is the fraction of hidden tokens and must be in [0, 1); got {mask_ratio}.")
     return num_tokens - int(num_tokens * mask_ratio)
+
+
+__all__ = [
+    "attention_token_selection",
+    "draw_masks",
+    "draw_motion_masks",
+    "hidden_indices",
+    "highest_scoring_tokens",
+    "highest_scoring_tokens_per_frame",
+    "mask_from_visible_indices",
+    "motion_importance",
+    "motion_token_selection",
+    "motion_token_split",
+    "random_token_selection",
+    "resolve_visible_indices",
+    "select_frames_by_motion",
+    "tokens_with_most_motion",
+    "tube_token_selection",
+    "uniform_noise",
+    "visible_indices_from_mask",
+]

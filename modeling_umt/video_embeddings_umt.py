@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .configuration_umt import UMTConfig
+from .motion_selection_umt import motion_importance, motion_token_selection
 from .position_embeddings_umt import position_table
 
 
@@ -69,7 +70,7 @@ def write_position_table(module: UMTPositionTable, _incompatible_keys: object = 
 
 
 class UMTEmbeddings(UMTPositionTable):
-    """Projected patches of a clip plus their position embeddings; with `visible_indices` of those tokens only."""
+    """Projected patches of a clip plus their position embeddings, of all tokens or of some."""
 
     def __init__(self, config: UMTConfig):
         super().__init__()
@@ -85,27 +86,59 @@ class UMTEmbeddings(UMTPositionTable):
     def forward(
         self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token embeddings (B, V, D) and their position embeddings, (B, V, D), or (1, N, D) without a mask."""
-        patch, tubelet = self.config.patch_size, self.config.tubelet_size
-        grid = self.token_grid(pixel_values_videos)
-        frames, rows, columns = grid
-        positions = self.positions_of(grid, pixel_values_videos.device)
+        """Token embeddings (B, V, D) and their position embeddings, (B, V, D), or (1, N, D) of all tokens.
 
-        # a view, not yet a copy: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
+        Without a mask the tokens are all, or with `motion_drop_ratio` of the configuration those of most motion.
+        """
+        grid = self.token_grid(pixel_values_videos)
+        positions = self.positions_of(grid, pixel_values_videos.device)
+        if visible_indices is not None:
+            embeddings = self.project(self.visible_patches(pixel_values_videos, visible_indices))
+            positions = positions[visible_indices]  # (B, V, D)
+        elif self.config.motion_drop_ratio:
+            embeddings, visible_indices = self.embed_motion(pixel_values_videos)
+            positions = positions[visible_indices]
+        else:
+            embeddings, positions = self.embed_patches(pixel_values_videos), positions[None]  # (1, N, D)
+        return embeddings + positions.to(embeddings.dtype), positions
+
+    def embed_motion(self, pixel_values_videos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of the tokens of most motion without positions (B, V, D), and the indices of these (B, V).
+
+        All patches are embedded once, so gradients reach the projection through the selected tokens only.
+        """
+        embeddings, groups = self.embed_patches(pixel_values_videos), self.config.motion_groups
+        importance = self.importance_of(embeddings, pixel_values_videos, groups)
+        indices = motion_token_selection(importance, self.config.motion_drop_ratio, groups=groups)
+        return embeddings.gather(1, indices[..., None].expand(-1, -1, embeddings.shape[-1])), indices
+
+    def importance_of(self, embeddings: torch.Tensor, pixel_values_videos: torch.Tensor, groups: int) -> torch.Tensor:
+        """[`motion_importance`] of the embeddings (B, N, D) of all tokens of a clip."""
+        frames, rows, columns = self.token_grid(pixel_values_videos)
+        return motion_importance(embeddings.unflatten(1, (frames, rows * columns)), groups)
+
+    def embed_patches(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """All projected patches of a clip without positions (B, N, D)."""
+        return self.project(self.patches(pixel_values_videos).flatten(4).flatten(1, 3))
+
+    def project(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.patch_embeddings(patches.to(self.patch_embeddings.weight.dtype))
+
+    def visible_patches(self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor) -> torch.Tensor:
+        """The patches of the visible tokens (B, V, patch_values)."""
+        patches = self.patches(pixel_values_videos)
+        _, _, rows, columns = patches.shape[:4]
+        batch = torch.arange(patches.shape[0], device=patches.device)[:, None]
+        frame, cell = visible_indices // (rows * columns), visible_indices % (rows * columns)
+        return patches[batch, frame, cell // columns, cell % columns].flatten(2)
+
+    def patches(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """A view of the clip, (B, frames, rows, columns, C, tubelet, patch, patch): the kernel's order at the end."""
+        patch, tubelet = self.config.patch_size, self.config.tubelet_size
+        frames, rows, columns = self.token_grid(pixel_values_videos)
         patches = pixel_values_videos.unflatten(1, (frames, tubelet))
         patches = patches.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))
-        patches = patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
-        if visible_indices is None:
-            positions = positions[None]  # (1, N, D)
-            patches = patches.flatten(4).flatten(1, 3)  # (B, N, patch_values)
-        else:
-            positions = positions[visible_indices]  # (B, V, D)
-            batch = torch.arange(patches.shape[0], device=patches.device)[:, None]
-            frame, cell = visible_indices // (rows * columns), visible_indices % (rows * columns)
-            patches = patches[batch, frame, cell // columns, cell % columns].flatten(2)  # (B, V, patch_values)
-
-        embeddings = self.patch_embeddings(patches.to(self.patch_embeddings.weight.dtype))
-        return embeddings + positions.to(embeddings.dtype), positions
+        return patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
 
 
 def clip_token_grid(

@@ -16,9 +16,10 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.image_utils import PILImageResampling
-from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
 from .caption_cleaning_umt import clean_caption
+from .file_names_umt import require_no_file_names
 from .text_inspection_umt import TextCounts, count_texts
 from .video_features_umt import UMTVideoFeatures
 from .video_processing_umt import UMTVideoProcessor, UMTVideoProcessorKwargs
@@ -26,10 +27,18 @@ from .video_processing_umt import UMTVideoProcessor, UMTVideoProcessorKwargs
 _TEXTS_AT_ONCE = 10_000  # that are inspected
 
 
+class UMTTextKwargs(TextKwargs, total=False):
+    """Options of texts: those of a tokenizer, and `refuse_file_names`, for callers that tell texts from videos by the
+    type and the name of an input: a text that is the name of a video or image is an error."""
+
+    refuse_file_names: bool | None
+
+
 class UMTProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call: those of `UMTVideoProcessor` (`videos_kwargs`) and of the tokenizer (`text_kwargs`), nested
     or as plain keyword arguments."""
 
+    text_kwargs: UMTTextKwargs
     videos_kwargs: UMTVideoProcessorKwargs
     _defaults = {"text_kwargs": {"padding": "max_length", "truncation": True}}
 
@@ -140,8 +149,12 @@ class UMTProcessor(ProcessorMixin):
         options = self._merge_kwargs(UMTProcessorKwargs, tokenizer_init_kwargs={}, **kwargs)
 
         data, video_indices, errors = {}, [], []
+        refuse_file_names = options["text_kwargs"].pop("refuse_file_names", False)
         if text is not None:
-            data |= self._encode([clean_caption(caption) for caption in _list_texts(text)], options["text_kwargs"])
+            texts = _list_texts(text)
+            if refuse_file_names:
+                require_no_file_names(texts)
+            data |= self._encode([clean_caption(caption) for caption in texts], options["text_kwargs"])
         if images is not None:
             videos = [[image] for image in (images if isinstance(images, (list, tuple)) else [images])]
             options["videos_kwargs"]["num_frames"] = 1

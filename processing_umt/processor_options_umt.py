@@ -111,6 +111,22 @@ def check_boxes_and_key_frames(options: Mapping[str, Any], has_boxes: bool, has_
         raise ValueError(f"Boxes were given for a key frame, but num_clips is {options['num_clips']}; use one clip.")
 
 
+def check_one_view_per_item(options: Mapping[str, Any], num_items: int, num_videos: int) -> None:
+    """Raises a ValueError where `num_items` items of a list would not have one view each."""
+    if options["num_clips"] * options["num_crops"] > 1:
+        raise ValueError(
+            f"num_clips is {options['num_clips']} and num_crops {options['num_crops']}, but one view of each video is "
+            "expected here; leave them out."
+        )
+    if options["on_error"] == "skip":
+        raise ValueError('on_error is "skip", but every video is expected to have a view here; leave it out.')
+    if num_items != num_videos:
+        raise ValueError(
+            f"A list of {num_items} contains {num_videos} videos, but each of its items is expected to be one video "
+            "here; give a list of videos, each a path, or an array (frames, height, width, channels)."
+        )
+
+
 def metadata_per_video(metadata: Any, num_videos: int) -> list[Mapping[str, Any]]:
     """The caller's metadata as one mapping per video, empty without metadata."""
     if metadata is None:

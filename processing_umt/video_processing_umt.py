@@ -38,6 +38,7 @@ from .processor_options_umt import (
     MAY_BE_NONE,
     check_boxes_and_key_frames,
     check_fps,
+    check_one_view_per_item,
     check_options,
     metadata_per_video,
     plain_options,
@@ -65,6 +66,7 @@ class UMTVideoProcessorKwargs(VideosKwargs, total=False):
     box_extension: list[float | int] | tuple[float | int, ...] | None
     resize_kernel: str | None
     on_error: str | None
+    one_view_per_item: bool | None
 
 
 class UMTVideoProcessor(ActionDetectionPostProcessing, BaseVideoProcessor):
@@ -92,6 +94,8 @@ class UMTVideoProcessor(ActionDetectionPostProcessing, BaseVideoProcessor):
             detection: `[0.1, 0.05]`.
         on_error (`str`, defaults to `"raise"`): Handling of a video that cannot be read: `"raise"`, or `"skip"` to
             leave it out and report it in `errors` of the output.
+        one_view_per_item (`bool`, *optional*): For callers that assume one row of the output for each item of their
+            list: several views, skipped videos, lists of videos within the list and batches of videos are errors.
 
     `size` is `{"shortest_edge": 224}`, or `{"height", "width"}` to resize without keeping the aspect ratio (the
     transform of stage 2). A single view uses the official validation crop, several views the official test crops.
@@ -232,7 +236,10 @@ class UMTVideoProcessor(ActionDetectionPostProcessing, BaseVideoProcessor):
         options = self._standardize_kwargs(**options)
         self._validate_preprocess_kwargs(**options)
 
+        num_items = len(videos) if isinstance(videos, (list, tuple)) else 1
         videos = list_videos(videos)
+        if options["one_view_per_item"]:
+            check_one_view_per_item(options, num_items, len(videos))
         given_metadata = metadata_per_video(options["video_metadata"], len(videos))
         key_frames = key_frames_per_video(key_frames, key_times, len(videos))
         given_boxes = boxes_per_video(boxes, len(videos))

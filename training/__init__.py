@@ -17,6 +17,8 @@ _HOMES = {
     "UMTVideoTextArguments": "trainers.video_text",
     "UMTVideoTextTrainer": "trainers.video_text",
     "UMTActionDetectionPipeline": "detection.pipeline",
+    "UMTBatchClassifier": "batch_callables",
+    "UMTBatchEmbedder": "batch_callables",
     "RunFacts": "cards.run_facts",
     "finetune": "runs.tasks",
     "pretrain": "runs.tasks",

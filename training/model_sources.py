@@ -29,6 +29,12 @@ KINDS = {
         "umt ask, umt evaluate --task question_answering",
     ),
 }
+# architectures that a command can use
+CLASSIFIER = ("UMTForVideoClassification",)
+VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
+# whose clips have a vector
+ENCODERS = ("UMTModel", "UMTForPreTraining", "UMTForMaskedModeling", *CLASSIFIER, *VIDEO_TEXT)
+PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 # model types whose inputs are the clips of another model, so that their folders need no processor
 WITHOUT_PROCESSOR = ("umt_teacher", "umt_image_teacher")
 _ADAPTER, _CONFIG = "adapter_config.json", "config.json"

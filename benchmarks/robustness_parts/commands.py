@@ -138,8 +138,8 @@ def files_of(output: Path) -> dict[str, bytes]:
 def index_result(output: Path) -> list[dict[str, Any]]:
     from umt_training.search.search_index import SearchIndex
 
-    rows = SearchIndex(output).table.to_list()
-    return sorted(rows, key=lambda row: (row["video"], row["start"]))
+    rows = SearchIndex(output).table.to_arrow().to_pylist()
+    return sorted(rows, key=lambda row: (row["video"], row["reason"] or "", row["start"] or 0))
 
 
 COMMANDS = (

@@ -53,7 +53,8 @@ def embedded(output: Path, log: str) -> tuple[int, int]:
 
 def indexed(output: Path, log: str) -> tuple[int, int]:
     index = SearchIndex(output)
-    return len(set(index.table["video"])), len(index.manifest.broken)
+    num_broken = len(index.broken())
+    return len(index.known()) - num_broken, num_broken
 
 
 def evaluated(output: Path, log: str) -> tuple[int, int]:

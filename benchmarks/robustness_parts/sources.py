@@ -359,7 +359,7 @@ def _index(name: str) -> Callable[[Path], None]:
             own.mkdir()
             (videos / ".umt-index").symlink_to(own)
         try:
-            SearchIndex.create(videos / ".umt-index", videos, IndexModel("tiny", None, "0"), 1.0)
+            SearchIndex.create(videos / ".umt-index", videos, IndexModel("tiny", None, "0"), 1.0, dimension=16)
         finally:
             if own.read_text() != "own" if name else list(own.iterdir()):
                 raise Wrong("the target of the link was changed")
@@ -421,7 +421,7 @@ HOSTILE: list[tuple[str, Callable[[Path], None], str]] = [
     ("control characters", _checked(lambda folder: (folder / "\x1b[31m\n.mp4").write_bytes(b"x")), "right"),
     ("many broken", _checked(lambda folder: [(folder / f"{n}.mp4").write_bytes(b"x") for n in range(300)]), "right"),
     ("name that is not UTF-8", _not_utf8, "refused"),
-    *((f"index through {name or 'folder'}", _index(name), "refused") for name in ("", "index.json", "lock")),
+    *((f"index through {name or 'folder'}", _index(name), "refused") for name in ("", "windows.lance", "lock")),
     *(
         (f"saved data set {number}", _saved(name, content), "refused")
         for number, (name, content) in enumerate(

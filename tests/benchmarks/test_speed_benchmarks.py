@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from tiny_pretraining import make_student, make_teacher
 
 from benchmarks import all as all_benchmarks
-from benchmarks import data_loop, encoder, harness, largest_batch, rerank, sizes, stage1, training_steps
+from benchmarks import (
+    data_loop,
+    encoder,
+    harness,
+    largest_batch,
+    motion_drop,
+    pretraining_methods,
+    rerank,
+    sizes,
+    stage1,
+    training_steps,
+)
 from benchmarks.plain import PlainStageOne
 from modeling_umt.token_selection_umt import mask_from_visible_indices
 
@@ -205,10 +216,45 @@ def test_training_steps(task, tmp_path):
     assert saved["contenders"]["float32"]["share_of_matmul_rate"] > 0
 
 
+def test_methods_of_pretraining(tmp_path):
+    results, _, _ = run(pretraining_methods, tmp_path, "--size=tiny", *SMALL)
+    rows, shares = results["contenders"], results["remarks"]["part of the teachers"]
+    assert {"mvd", "mvd, teachers", "videomae", "stage1", "stage1, teachers"} < rows.keys()
+    assert shares.keys() == {"mvd", "stage1"}
+    assert all(0 < share["of FLOPs"] < 1 and share["of CPU seconds"] > 0 for share in shares.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "step", "share"), [("mvd", 553, 0.58), ("videomae", 106, 0), ("stage1", 236, 0.61)]
+)
+def test_methods_of_pretraining_cost_what_is_derived_for_them(method, step, share):
+    """Multiply-adds of a step of ViT-B in units of 10^9. The hidden tokens, which the official code embeds, are not
+    embedded here."""
+    flops, teacher_flops = pretraining_methods.cost_of_clip(method, "b16")
+    assert flops / 2e9 == pytest.approx(step, rel=0.05)
+    assert teacher_flops / flops == pytest.approx(share, abs=0.01)
+
+
 def test_rerank(tmp_path):
     results, _, _ = run(rerank, tmp_path, "--size=tiny", "--texts=5", "--frames=2", "--dtype=float32", *SMALL)
     assert results["remarks"]["largest logit"] > 0.01 and results["remarks"]["largest difference"] < 1e-5
     assert results["contenders"]["match"]["units_per_second"] > 0
+
+
+def test_tokens_dropped_by_motion(tmp_path):
+    results, saved, text = run(motion_drop, tmp_path, "--size=tiny", "--ratios", "0.5", "0.9", *SMALL)
+    rows = saved["contenders"]
+    assert [*rows] == ["all tokens", "0.5 dropped", "0.9 dropped", "matrix product float32"]
+    flops = [rows[name]["relative_flops"] for name in ("all tokens", "0.5 dropped", "0.9 dropped")]
+    assert flops[0] == 1 > flops[1] > flops[2] > 0.1  # all patches are embedded
+    assert results["remarks"]["tokens of a clip"] == 32 and "| 0.9 dropped |" in text
+
+
+@pytest.mark.parametrize(("size", "expected"), [("b16", 0.54), ("l16", 0.55)])
+def test_arithmetic_of_published_sizes_with_dropped_tokens(size, expected):
+    config = sizes.UMTConfig(**sizes.ENCODERS[size], num_labels=400)
+    all_tokens, fewer = (motion_drop.count_flops(config, (1, 8, 3, 224, 224), ratio) for ratio in (0.0, 0.4))
+    assert fewer / all_tokens == pytest.approx(expected, abs=0.005)
 
 
 def test_data_loop(tmp_path):
@@ -245,7 +291,8 @@ def test_every_command_of_all_benchmarks_is_valid(device, tmp_path, monkeypatch)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     scripts = {
-        module.__name__: module for module in (data_loop, encoder, largest_batch, rerank, stage1, training_steps)
+        module.__name__: module
+        for module in (data_loop, encoder, largest_batch, motion_drop, rerank, stage1, training_steps)
     }
     to_do = all_benchmarks.commands(device, tmp_path, [])
     assert len(to_do) == len(all_benchmarks.RUNS[device])

@@ -1,4 +1,5 @@
-"""A tiny command line for every evaluation task and every trainer, and the videos of a process in it.
+"""A tiny command line for every evaluation task, every trainer and every command on a corpus, and the videos of a
+process in it.
 
 As a script of a launcher, `tiny_commands.py PARTS FOLDER` runs all of them in every process and writes their results.
 """
@@ -23,9 +24,11 @@ from transformers import BertConfig, BertForMaskedLM
 from video_files import write_tar
 
 from umt_training.cli import main
+from umt_training.corpus import class_scores
 from umt_training.data import video_dataset
 from umt_training.data.video_dataset import video_name
 from umt_training.evaluation import clips
+from umt_training.search import windows
 from umt_training.trainers.base_trainer import UMTTrainer
 
 NUM_EVALUATED = 5  # an odd number; the third one is broken
@@ -33,6 +36,7 @@ NUM_TRAINED = 10  # two steps of four clips in an epoch; two clips are left out,
 STEPS, LAST = 4, 3  # of two epochs, and of the checkpoint
 
 EVALUATIONS = ("classification", "retrieval", "question_answering", "multiple_choice")
+CORPORA = ("classify", "embed")
 # whether the batch of a process may be split by accumulation without another result: a contrast spans a batch
 TRAININGS = {
     "stage1": True, "stage1_stream": True, "stage2": False, "classification": True, "retrieval": False,
@@ -87,6 +91,12 @@ def evaluation_command(task: str, parts: Path) -> list[str]:
     return command + options.get(task, [])
 
 
+def corpus_command(command: str, parts: Path) -> list[str]:
+    """Of ten videos in parts of three."""
+    model = str(parts / "classifier")
+    return [command, str(parts / "trained"), "--model", model, "--batch-size", "3", "--num-workers", "0"]
+
+
 def training_command(name: str, parts: Path, processes: int = 1, accumulation: int = 1) -> list[str]:
     """A run of two epochs with four clips in a step, in which nothing depends on the index of a process."""
     task, stream = name.removesuffix("_stream"), name.endswith("_stream")
@@ -134,9 +144,11 @@ def run_command(command: list[str], output: Path) -> dict:
         return real_step(trainer, model, inputs, *args, **kwargs)
 
     real_step = UMTTrainer.training_step
-    option = "--output" if command[0] == "evaluate" else "--output-dir"
+    option = "--output-dir" if command[0] in ("pretrain", "finetune") else "--output"
     with (
+        mock.patch.object(class_scores, "open_video", open_video),
         mock.patch.object(clips, "open_video", open_video),
+        mock.patch.object(windows, "open_video", open_video),
         mock.patch.object(UMTTrainer, "training_step", training_step),
     ):
         code = main([*command, option, str(output)])
@@ -147,6 +159,7 @@ def run_in_process_group(parts: Path, folder: Path) -> None:
     """All commands, one after the other, in a process of the launcher; only the first one joins the process group."""
     evaluate.config.HF_METRICS_CACHE = str(folder / f"metrics-{os.getpid()}")
     commands = {f"evaluate-{task}": evaluation_command(task, parts) for task in EVALUATIONS}
+    commands |= {f"corpus-{name}": corpus_command(name, parts) for name in CORPORA}
     commands |= {f"train-{name}": training_command(name, parts, processes=2) for name in TRAININGS}
     with mock.patch.object(PartialState, "destroy_process_group"):
         for name, command in commands.items():

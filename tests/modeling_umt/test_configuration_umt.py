@@ -19,7 +19,7 @@ from modeling_umt import (
     UMTVideoTextConfig,
     configuration_umt,
 )
-from modeling_umt.configuration_umt import aligned_layers
+from modeling_umt.configuration_checks_umt import aligned_layers
 
 
 def test_defaults_are_the_large_architecture():

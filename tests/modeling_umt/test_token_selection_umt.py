@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from modeling_umt.token_selection_umt import (
     attention_token_selection,
+    draw_motion_masks,
     highest_scoring_tokens,
     highest_scoring_tokens_per_frame,
     mask_from_visible_indices,
     random_token_selection,
     resolve_visible_indices,
+    tokens_with_most_motion,
     tube_token_selection,
     uniform_noise,
     visible_indices_from_mask,
@@ -76,6 +78,39 @@ def test_indices_are_ascending_unique_in_range_and_counted(strategy, batch, fram
     assert mask.dtype == torch.bool and mask.shape == (batch, frames * tokens)
     assert ((~mask).sum(dim=1) == expected).all()
     assert torch.equal(visible_indices_from_mask(mask), visible)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    frames=st.integers(1, 5),
+    tokens=st.integers(1, 30),
+    ratio=st.floats(0, 0.99),
+    num_masks=st.integers(1, 4),
+    seed=st.integers(-(2**63), 2**63 - 1),
+)
+def test_motion_masks_of_a_clip_split_the_tokens_of_most_motion(batch, frames, tokens, ratio, num_masks, seed):
+    importance, num_tokens = attention(batch, frames, tokens), frames * tokens
+    visible = num_tokens - int(num_tokens * ratio)
+    seeds = torch.full((batch,), seed)
+    if num_masks * visible > num_tokens:
+        with pytest.raises(ValueError, match=f"{num_masks} motion masks of a clip show {visible} tokens each"):
+            draw_motion_masks(importance, ratio, seeds, num_masks)
+        return
+    masks = draw_motion_masks(importance, ratio, seeds, num_masks)
+    assert masks.shape == (batch, num_masks, visible) and (masks.diff(dim=2) > 0).all()
+    together = masks.flatten(1).sort(dim=1).values
+    assert torch.equal(together, tokens_with_most_motion(importance, num_masks * visible))
+    alone = draw_motion_masks(importance[-1:], ratio, seeds[-1:], num_masks)
+    assert torch.equal(alone, masks[-1:])
+
+
+def test_each_token_of_several_motion_masks_is_as_likely_in_every_mask():
+    importance = attention(1, 2, 8).expand(2000, -1, -1)
+    masks = draw_motion_masks(importance, 0.75, torch.arange(2000), 2)
+    kept = tokens_with_most_motion(importance[:1], 8)[0]
+    frequencies = torch.stack([(masks[:, 0] == token).any(dim=1).float().mean() for token in kept])
+    assert (frequencies - 0.5).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -1,4 +1,5 @@
-"""Two processes equal one, in every evaluation task and every trainer, and each has its part of the videos.
+"""Two processes equal one, in every evaluation task, every trainer and every command on a corpus, and each has its
+part of the videos.
 
 One launch runs all commands (`tests/helpers/tiny_commands.py`), because starting Python costs more than they do. Equal
 results alone would not do: processes that each do all of the work have them too.
@@ -16,13 +17,17 @@ import tiny_commands
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from pyarrow import parquet
 from safetensors.torch import load_file
 from tiny_commands import (
+    CORPORA,
     EVALUATIONS,
     LAST,
     NUM_EVALUATED,
+    NUM_TRAINED,
     STEPS,
     TRAININGS,
+    corpus_command,
     evaluation_command,
     run_command,
     training_command,
@@ -77,6 +82,23 @@ def test_an_evaluation_is_shared_and_equals_that_of_one_process(task, parts, two
     assert bool(tables) == (task != "retrieval")
     for name in tables:
         assert table_of(folder / name) == table_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_corpus_is_shared_and_equals_that_of_one_process(name, parts, two, tmp_path):
+    """Bit for bit. One process resumes what two began."""
+    alone = run_command(corpus_command(name, parts), tmp_path / "out")
+    assert alone["code"] == 0 and Counter(alone["seen"]) == Counter(f"{n}.mp4" for n in range(NUM_TRAINED))
+    first, second = seen_by_both(two, f"corpus-{name}")
+    assert len(first) == 6 and len(second) == 4 and Counter(first + second) == Counter(alone["seen"])
+    table = parquet.read_table(tmp_path / "out")
+    assert len(table) == NUM_TRAINED and parquet.read_table(two / f"corpus-{name}").equals(table)
+
+    shutil.copytree(two / f"corpus-{name}", tmp_path / "half")
+    (tmp_path / "half" / "part-000001.parquet").unlink()
+    resumed = run_command(corpus_command(name, parts), tmp_path / "half")
+    assert resumed["code"] == 0 and len(resumed["seen"]) == 3
+    assert parquet.read_table(tmp_path / "half").equals(table)
 
 
 def table_of(path: Path) -> list[dict[str, str]]:

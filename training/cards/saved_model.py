@@ -47,11 +47,13 @@ PIPELINE_TAGS = {
 }
 PROCESSORS = ("video_preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
+# what a model's `save_pretrained` writes for sentence-transformers
+SENTENCE_TRANSFORMERS = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 # the files of a model, as patterns; its pictures are those that its card shows
 PUBLISHED = (
     "LICENSE*", "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json", "*umt*.py",
     "preprocessor_config.json", *PROCESSORS, "tokenizer*.json", "vocab.txt", "special_tokens_map.json",
-    "added_tokens.json", *ADAPTER,
+    "added_tokens.json", *SENTENCE_TRANSFORMERS, *ADAPTER,
 )  # fmt: skip
 _USE = re.compile(r"(?<=\n## Use\n\n)```python\n.*?```", re.DOTALL)
 _TIMES = ("runtime", "samples_per_second", "steps_per_second")
@@ -183,11 +185,23 @@ def require_complete(folder: Path) -> None:
     if config["model_type"] == "umt_video_text" and not any((folder / name).is_file() for name in TOKENIZERS):
         lacking.append("a tokenizer (processor.save_pretrained)")
     lacking += missing_code(model_folder, config)
+    require_one_module(folder)
     if lacking:
         raise ValueError(f"{folder} is not complete; it lacks {', '.join(lacking)}.")
     check_weights(model_folder, config)
     if has_adapter:
         require_finite(folder / ADAPTER[1], load_safetensors(folder / ADAPTER[1]))
+
+
+def require_one_module(folder: Path) -> None:
+    """Raise a ValueError if sentence-transformers has saved further modules, whose folders would not be published."""
+    path = folder / SENTENCE_TRANSFORMERS[0]
+    modules = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if others := [module["path"] for module in modules if module["path"]]:
+        raise ValueError(
+            f"{folder} contains further modules of sentence-transformers, such as {others[0]}; publish it by "
+            "SentenceTransformer.push_to_hub."
+        )
 
 
 def missing_code(folder: Path, config: dict[str, Any]) -> list[str]:

@@ -37,6 +37,11 @@ model = AutoModel.from_pretrained("{model}", trust_remote_code=True)
 with torch.inference_mode():
     outputs = model(**processor("clip.mp4", return_tensors="pt"))
 print(outputs.pooler_output.shape)
+
+from sentence_transformers import SentenceTransformer  # pip install sentence-transformers
+
+encoder = SentenceTransformer("{model}", trust_remote_code=True)
+print(encoder.encode(["clip.mp4"]).shape)  # the same vectors
 """
 
 TEACH = """import torch
@@ -74,14 +79,25 @@ with torch.inference_mode():
     logits = model.match(text_states, inputs["attention_mask"], video_states.expand(len(texts), -1, -1))
 print(outputs.video_embeds @ outputs.text_embeds.T)  # (1 video, 2 texts): cosine similarity, to find candidates
 print(logits[:, 1])  # match logits, to re-rank the candidates
+
+from sentence_transformers import SentenceTransformer  # pip install sentence-transformers
+
+encoder = SentenceTransformer("{model}", trust_remote_code=True)
+print(encoder.similarity(encoder.encode(["clip.mp4"]), encoder.encode(texts)))  # the same cosine similarities
 """
 
 COMPARE = """from transformers import AutoModel, AutoProcessor
 
 processor = AutoProcessor.from_pretrained("{model}", trust_remote_code=True)
 model = AutoModel.from_pretrained("{model}", trust_remote_code=True).eval()
-inputs = processor(text=["a dog runs", "a cat sleeps"], videos="clip.mp4", return_tensors="pt")
+texts = ["a dog runs", "a cat sleeps"]
+inputs = processor(text=texts, videos="clip.mp4", return_tensors="pt")
 print(model(**inputs).logits_per_video.softmax(dim=-1))
+
+from sentence_transformers import SentenceTransformer  # pip install sentence-transformers
+
+encoder = SentenceTransformer("{model}", trust_remote_code=True)
+print(encoder.similarity(encoder.encode(["clip.mp4"]), encoder.encode(texts)))  # cosine similarities
 """
 
 ASK = """import torch

@@ -103,6 +103,7 @@ def one_or_all(names: list[str]) -> str | list[str] | None:
 def settings(trainer: Trainer, sections: CardSections) -> list[tuple[str, Any]]:
     """The settings that determine the outcome of a run, as (name, value)."""
     args, state, config = trainer.args, trainer.state, trainer.model.config
+    video = getattr(config, "vision_config", config)
     batch = (
         f"{args.effective_batch_size} = {args.world_size} processes x {args.train_batch_size} {sections.unit} x "
         f"{args.gradient_accumulation_steps} accumulated x {args.views_per_clip} views"
@@ -116,7 +117,8 @@ def settings(trainer: Trainer, sections: CardSections) -> list[tuple[str, Any]]:
         "warm-up": f"{trainer.num_warmup_steps(state.max_steps)} steps",
         "optimiser": f"{args.optim.value}, betas ({args.adam_beta1:g}, {args.adam_beta2:g})",
         "weight decay": args.weight_decay,
-        "stochastic depth": getattr(config, "vision_config", config).drop_path_rate,
+        "stochastic depth": video.drop_path_rate,
+        "tokens dropped by motion": video.motion_drop_ratio or None,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "float32",
         **sections.settings,
         "seed": args.seed,

@@ -6,7 +6,8 @@ from huggingface_hub import EvalResult
 from peft import PeftModel
 from transformers import Trainer
 
-from modeling_umt import UMTForVideoClassification
+from modeling_umt import UMTForMaskedModeling, UMTForVideoClassification
+from modeling_umt.configuration_umt import PIXELS
 
 from ..data.class_indices import class_names_of
 from .card_template import table
@@ -36,7 +37,7 @@ def video_sections(trainer: Trainer) -> CardSections:
         f"frames of {width} x {height} pixels."
     )
     encoder = CardSections(
-        summary=f"An Unmasked Teacher (UMT) video model that encodes clips: {size}",
+        summary=f"An Unmasked Teacher (UMT) video model that encodes clips{pretraining_of(trainer)}: {size}",
         use=EMBED,
         data=describe_data(trainer, "videos"),
         results=describe_results(trainer),
@@ -57,6 +58,17 @@ def video_sections(trainer: Trainer) -> CardSections:
         pipeline_tag="video-classification",
         library_name="peft" if has_adapter else "transformers",
     )
+
+
+def pretraining_of(trainer: Trainer) -> str:
+    """What a model of masked modelling was trained to predict, a clause; empty for other models."""
+    if not isinstance(trainer.model, UMTForMaskedModeling):
+        return ""
+    targets = list(trainer.model.config.masked_targets)
+    features = [name for name in targets if name != PIXELS]
+    predicted = [PIXELS] if PIXELS in targets else []
+    predicted += [f"features of teachers ({', '.join(features)})"] if features else []
+    return f", pre-trained to predict {' and '.join(predicted)} at masked tokens"
 
 
 def is_classifier(trainer: Trainer) -> bool:

@@ -2,7 +2,8 @@
 
 Slow imports such as torch happen only when a command runs, so that `umt --help` is fast. A command module defines
 `HELP` (one line), `add_arguments(parser)` and `run(args) -> exit code`. With `TAKES_OVERRIDES` it also receives
-arguments that it did not declare, as the list `args.overrides`.
+arguments that it did not declare, as the list `args.overrides`. An optional `shares_work(args)` states whether
+processes of a launcher share the work.
 """
 
 import argparse
@@ -22,7 +23,7 @@ COMMANDS = (
     "classify", "embed", "search", "ask", "detect", "convert", "check-videos", "show-mask", "pretrain", "finetune",
     "evaluate", "card", "publish", "demo",
 )  # fmt: skip
-SHARED_BY_PROCESSES = ("pretrain", "finetune", "evaluate")
+SHARED_BY_PROCESSES = ("pretrain", "finetune", "evaluate")  # whatever their arguments
 VERSIONS = ("torch", "transformers", "av")
 
 
@@ -79,6 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         command.add_arguments(commands[name])
         commands[name].set_defaults(run=command.run, takes_overrides=takes_overrides)
+        shares_work = getattr(command, "shares_work", lambda args: args.command in SHARED_BY_PROCESSES)
+        commands[name].set_defaults(shares_work=shares_work)
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
@@ -94,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.max_download is not None:
         set_max_download(args.max_download, parser)
     try:
-        if args.command not in SHARED_BY_PROCESSES:
+        if not args.shares_work(args):
             refuse_several_processes()
         return args.run(args)
     except KeyboardInterrupt:
@@ -118,7 +121,8 @@ def refuse_several_processes() -> None:
     if launched_processes() > 1:
         raise ValueError(
             f"this command runs in one process, but a launcher started {launched_processes()}, which would all do the "
-            f"same; start it without a launcher. {', '.join(SHARED_BY_PROCESSES)} share their work."
+            f"same; start it without a launcher. {', '.join(SHARED_BY_PROCESSES)} share their work, and so do "
+            "classify and embed with a folder as --output."
         )
 
 

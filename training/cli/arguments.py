@@ -6,28 +6,43 @@ import os
 import sys
 from typing import Any
 
-from ..model_sources import describe_model, has_file, read_model_config, require_architecture
+from ..model_sources import (
+    PROCESSORS,
+    VIDEO_TEXT,
+    describe_model,
+    has_file,
+    read_model_config,
+    require_architecture,
+)
 from ..processes import COUNTS, is_main_process
 from ..quiet_loading import quiet_loading
 
-CLASSIFIER = ("UMTForVideoClassification",)
-VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 ANSWERER = ("UMTForVideoQuestionAnswering",)
 ACTION_DETECTOR = ("UMTForActionDetection",)
-PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
-# whose clips have a vector
-ENCODERS = ("UMTModel", "UMTForPreTraining", "UMTForMaskedModeling", *CLASSIFIER, *VIDEO_TEXT)
+VIDEOS_HELP = (
+    "video, folder that is searched for videos, pattern, list or table of videos (.csv, .txt, .json, .parquet ...), "
+    "or URL: http(s), hf, s3 ..."
+)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of commands that run a model on videos: the videos, the model, and how to run it."""
-    parser.add_argument(
-        "videos", metavar="VIDEO", nargs="+", help="video file, http(s) URL, or folder that is searched for videos"
-    )
+    parser.add_argument("videos", metavar="VIDEO", nargs="+", help=VIDEOS_HELP)
     parser.add_argument("--model", required=True, help="model folder, or its id on the Hub")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="clips per batch")
+    add_motion_argument(parser)
     add_loading_arguments(parser)
+
+
+def add_motion_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--motion-drop-ratio",
+        type=float,
+        metavar="R",
+        help="fraction of the tokens that the model drops, those of least motion: 0.4 takes about half of the time "
+        "(default: as saved)",
+    )
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
@@ -100,13 +115,15 @@ def load_model(auto_class: Any, args: argparse.Namespace, suitable: tuple[str, .
 
     Args:
         auto_class: an auto class of Transformers such as `AutoModel`.
-        args: parsed arguments of `add_loading_arguments`, and `model`.
+        args: parsed arguments of `add_loading_arguments`, and `model`. A `motion_drop_ratio` is set in the model's
+            configuration.
         suitable: the UMT classes that the command can use; models of other families are decided by `auto_class`.
         purpose: what the command does with the model, for the error message.
 
     Raises:
         OSError: the model does not exist, or its weights are damaged.
-        ValueError: the device or the model does not exist, the model is of another kind, or weights are missing.
+        ValueError: the device or the model does not exist, the model is of another kind or can't drop tokens, or
+            weights are missing.
     """
     import torch
     from safetensors import SafetensorError
@@ -114,6 +131,7 @@ def load_model(auto_class: Any, args: argparse.Namespace, suitable: tuple[str, .
     device = select_device(args.device)
     config = read_model_config(args.model)
     require_architecture(args.model, config, suitable, purpose)
+    fields = motion_fields(args, config)
     try:
         with quiet_loading():
             model, report = auto_class.from_pretrained(
@@ -121,6 +139,7 @@ def load_model(auto_class: Any, args: argparse.Namespace, suitable: tuple[str, .
                 dtype=getattr(torch, args.dtype) if args.dtype else "auto",
                 trust_remote_code=args.trust_remote_code,
                 output_loading_info=True,
+                **fields,
             )
     except SafetensorError as error:
         raise OSError(f"The weights of {args.model} are damaged ({error}); download or save them again.") from error
@@ -138,6 +157,27 @@ def load_model(auto_class: Any, args: argparse.Namespace, suitable: tuple[str, .
             f"{' ...' if len(missing) > 4 else ''}. A model that was trained for this task is needed."
         )
     return model.to(device).eval()
+
+
+def motion_fields(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a model's configuration that `--motion-drop-ratio` changes; none without the option.
+
+    Raises:
+        ValueError: the ratio is out of range, or the model is of another family.
+    """
+    ratio = vars(args).get("motion_drop_ratio")
+    if ratio is None:
+        return {}
+    if not 0 <= ratio < 1:
+        raise ValueError(f"--motion-drop-ratio is {ratio}; expected a fraction of at least 0 and less than 1.")
+    fields = {"motion_drop_ratio": ratio}
+    places = {"umt": fields, "umt_video_text": {"vision_config": fields}}
+    if config.get("model_type") not in places:
+        raise ValueError(
+            f"--motion-drop-ratio is for UMT models; {args.model} is {describe_model(config)} of the type "
+            f"{config.get('model_type')!r}."
+        )
+    return places[config["model_type"]]
 
 
 def load_video_text_model(args: argparse.Namespace, purpose: str) -> tuple[Any, Any]:

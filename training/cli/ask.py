@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from ..terminal import printable
-from .arguments import add_loading_arguments, load_answerer, require_at_least
+from .arguments import add_loading_arguments, add_motion_argument, load_answerer, require_at_least
 
 HELP = "answer a question about a video"
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="answers to print")
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
+    add_motion_argument(parser)
     add_loading_arguments(parser)
 
 

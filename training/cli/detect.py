@@ -2,7 +2,7 @@
 
 Persons are found on one key frame per second by an object detector, or read from a file, and linked into tracks by the
 overlap of their boxes. An action detection model (UMT, arXiv 2303.16058, section 4) predicts what each of them does.
-Broken videos are reported on stderr, with exit code 1.
+Broken videos are reported on stderr, with exit code 1. A command that is given again skips the videos that are done.
 """
 
 import argparse
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic_files import require_writable
-from ..data.video_files import check_unicode, list_video_files
+from ..data.video_files import check_unicode
 from ..detection.defaults import DEFAULT_DETECTOR, DETECTOR_THRESHOLD, EVERY, THRESHOLD
 from ..terminal import printable
 from .arguments import (
     ACTION_DETECTOR,
+    VIDEOS_HELP,
     add_loading_arguments,
     load_model,
     load_processor,
@@ -28,9 +29,7 @@ HELP = "find persons and what each of them is doing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "videos", metavar="VIDEO", nargs="+", help="video file, http(s) URL, or folder that is searched for videos"
-    )
+    parser.add_argument("videos", metavar="VIDEO", nargs="+", help=VIDEOS_HELP)
     parser.add_argument("--model", help="action detection model: folder, or id on the Hub")
     persons = parser.add_mutually_exclusive_group()
     persons.add_argument(
@@ -89,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
 
     persons = load_persons(args)
     recognizer = None if args.boxes_only else load_recognizer(args)
-    results = make_results(args, recognizer)
+    results = make_results(args, persons, recognizer)
     num_unknown, num_broken = 0, 0
     for file, name in zip(files, names, strict=True):
         try:
-            line = detect(file, name, persons, recognizer, results)
+            line = results.find(file, name) or detect(file, name, persons, recognizer, results)
         except VideoDecodeError as error:
             num_broken += 1
             print(f"umt detect: {printable(str(error))}", file=sys.stderr)
@@ -125,12 +124,13 @@ def detect(file: str, name: str, persons: Any, recognizer: Any, results: Any) ->
     """
     from processing_umt.video_decoding_umt import VideoReader
 
+    from ..data.video_dataset import open_video
     from ..detection.contact_sheet import ContactSheet
     from ..detection.key_times import frame_times
     from ..detection.results import progress_bar
     from ..detection.video_detection import detect_in_video
 
-    with VideoReader(file) as reader:
+    with VideoReader(open_video(file)) as reader:
         times = frame_times(file, reader)
         key_frames, persons_on = persons.open(file, reader, times)
         if not key_frames:
@@ -143,7 +143,7 @@ def detect(file: str, name: str, persons: Any, recognizer: Any, results: Any) ->
                 progress.update()
 
             video = detect_in_video(file, reader, times, key_frames, persons_on, recognizer, on_key_frame)
-        return results.add(name, video, sheet, reader, times)
+        return results.add(file, name, video, sheet, reader, times)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -168,10 +168,12 @@ def list_inputs(args: argparse.Namespace) -> list[str]:
     Raises:
         ValueError: a folder contains no videos, or a name is not UTF-8.
     """
+    from ..corpus.listing import list_videos
+
     output = os.path.realpath(args.output)
     files = []
     for path in args.videos:
-        found = list_video_files([path])
+        found = list_videos([path])
         if os.path.isdir(path) and output != os.path.realpath(path):
             found = [file for file in found if not Path(os.path.realpath(file)).is_relative_to(output)]
         files += found
@@ -232,10 +234,19 @@ def load_recognizer(args: argparse.Namespace) -> Any:
     return ActionRecognizer(model, load_processor(model.config, args), threshold, args.model)
 
 
-def make_results(args: argparse.Namespace, recognizer: Any) -> Any:
-    from ..detection.results import MetadataResults, VideoResults
+def make_results(args: argparse.Namespace, persons: Any, recognizer: Any) -> Any:
+    from ..corpus.fingerprints import fingerprint, video_keys
+    from ..detection.results import METADATA, MetadataResults, VideoResults
 
     if recognizer is None:
         return MetadataResults(args.output)
-    persons = args.boxes or args.detector or DEFAULT_DETECTOR
-    return VideoResults(args.output, args.model, persons, recognizer.model.config.label2id)
+    settings = {"every": persons.every, "detector_threshold": args.detector_threshold}
+    settings["threshold"] = recognizer.threshold
+    if args.boxes is None:
+        settings["detector"] = fingerprint(persons.detector.model, persons.detector.image_processor, {})
+    else:
+        boxes = os.path.join(args.boxes, METADATA) if os.path.isdir(args.boxes) else args.boxes
+        settings["boxes"] = int(video_keys([boxes], [boxes])[0])
+    known = fingerprint(recognizer.model, recognizer.processor, settings)
+    name = args.boxes or args.detector or DEFAULT_DETECTOR
+    return VideoResults(args.output, args.model, name, recognizer.model.config.label2id, known)

@@ -6,20 +6,27 @@ whose dot product with a text's vector is their similarity.
 """
 
 import argparse
-import sys
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ..data.batching import batches
-from ..data.video_files import list_video_files
-from ..terminal import printable
+from ..model_sources import ENCODERS
 from .arguments import (
-    ENCODERS,
     add_model_arguments,
     load_model,
     load_processor,
     require_at_least,
     require_positive_seconds,
+)
+from .corpus_common import (
+    add_worker_argument,
+    default_workers,
+    join_for_corpus,
+    progress_bar,
+    report,
+    write_corpus,
 )
 
 HELP = "compute a vector per video, or per window of time"
@@ -27,12 +34,13 @@ HELP = "compute a vector per video, or per window of time"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
+    add_worker_argument(parser)
     parser.add_argument(
         "--output",
-        type=Path,
         required=True,
-        help="vectors.parquet (columns video, start, end, embedding), or vectors.npy with a description of its rows "
-        "in vectors.json",
+        help="a folder, DIR/, for a Parquet data set (columns video, start, end, embedding), with which an "
+        "interrupted command resumes and processes of a launcher share the videos; or one file, vectors.parquet, or "
+        "vectors.npy with a description of its rows in vectors.json",
     )
     parser.add_argument(
         "--window", type=float, metavar="SECONDS", help="length of a window (default: the entire video)"
@@ -42,28 +50,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def shares_work(args: argparse.Namespace) -> bool:
+    return is_folder(args.output)
+
+
+def is_folder(output: str) -> bool:
+    """Whether an output is a folder: it ends with a slash, has no extension, or exists as a folder with another
+    extension than those of files of vectors."""
+    suffix = Path(output).suffix
+    return output.endswith(os.sep) or not suffix or (os.path.isdir(output) and suffix not in (".npy", ".parquet"))
+
+
 def run(args: argparse.Namespace) -> int:
     """Writes the vectors. Returns 1 if a video is broken; its windows before the error are kept."""
-    from ..search.vector_files import require_writable_vectors, write_vectors
+    to_folder, output = is_folder(args.output), Path(args.output)
+    if not to_folder:
+        from ..search.vector_files import require_writable_vectors
 
-    require_writable_vectors(args.output)
+        require_writable_vectors(output)
     if args.stride is not None and args.window is None:
         raise ValueError("--stride was given without --window; add the length of a window.")
-    require_at_least(args, batch_size=1)
+    require_at_least(args, batch_size=1, num_workers=0)
     require_positive_seconds(args, "window", "stride")
-    files = list_video_files(args.videos)
 
-    import numpy as np
-    import torch
-    from tqdm import tqdm
     from transformers import AutoModel
 
     import modeling_umt  # noqa: F401 (registers the models)
-    from processing_umt import VideoDecodeError
 
-    from ..search.clip_vectors import clip_vectors
-    from ..search.windows import read_windows
+    from ..corpus.listing import list_videos
+    from ..search.window_vectors import vector_dimension, window_vectors
 
+    videos = list_videos(args.videos)
+    state = join_for_corpus(args) if to_folder else None
     model = load_model(AutoModel, args, ENCODERS, "embed")
     processor = load_processor(model.config, args)
     if type(processor).__name__ != "UMTVideoProcessor":  # also that of a repository's own code
@@ -71,38 +89,68 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model} cannot embed: windows are read by a UMTVideoProcessor, and this model has a "
             f"{type(processor).__name__}."
         )
+    process = partial(
+        window_vectors,
+        model=model,
+        video_processor=processor,
+        window=args.window,
+        stride=args.stride,
+        batch_size=args.batch_size,
+        num_workers=default_workers(args),
+    )
+    if not to_folder:
+        return write_one_file(output, videos, process, str(model.dtype))
+
+    from ..corpus.fingerprints import fingerprint
+    from ..corpus.parts import CorpusFolder
+    from ..corpus.tables import vector_table
+
+    settings = {"command": "umt embed", "model": args.model, "fingerprint": fingerprint(model, processor, {})}
+    settings |= {"--window": args.window, "--stride": args.stride or args.window}
+    return write_corpus(
+        "embed",
+        output,
+        state,
+        CorpusFolder(output, videos, settings, args.batch_size),
+        videos,
+        lambda videos, parts: process(videos, parts=parts),
+        vector_table,
+        dimension=vector_dimension(model, processor),
+        dtype=str(model.dtype),
+        rows="vectors",
+    )
+
+
+def write_one_file(output: Path, videos: list[str], process: Callable, dtype: str) -> int:
+    """Writes the vectors of all videos, in their order, to a file; after an error there is none."""
+    import numpy as np
+
+    from ..corpus.runs import in_order
+    from ..search.vector_files import write_vectors
+
     errors = []
-    with tqdm(unit="clip", total=0, delay=1, file=sys.stderr, leave=False) as progress:
+    with progress_bar(len(videos)) as progress:
 
-        def clips() -> Iterator[tuple[dict, torch.Tensor]]:
-            for file in files:
-                try:
-                    yield from read_windows(file, processor, args.window, args.stride or args.window, announce)
-                except VideoDecodeError as error:
-                    errors.append(error)
-                    progress.write(f"umt embed: {printable(str(error))}", file=sys.stderr)
-
-        def announce(count: int) -> None:
-            progress.total += count
-
-        def embedded() -> Iterator[tuple[list[dict], np.ndarray]]:
+        def rows() -> Iterator[tuple[list[dict[str, Any]], np.ndarray]]:
             num_rows = 0
-            for batch in batches(clips(), args.batch_size):
-                pixel_values_videos = torch.cat([clip for _, clip in batch]).to(model.device, model.dtype)
-                with torch.inference_mode():
-                    vectors = clip_vectors(model, pixel_values_videos).cpu()
-                for (row, _), vector in zip(batch, vectors, strict=True):
-                    if not vector.isfinite().all():
-                        raise ValueError(
-                            f"{row['video']}: the vector of the window at {row['start']:g} s is not finite in "
-                            f"{model.dtype}; use --dtype float32, or check the weights. Nothing was written."
-                        )
-                yield [row for row, _ in batch], vectors.numpy()
-                num_rows += len(batch)
-                progress.update(len(batch))
+            for video, result in zip(videos, in_order(process(videos)), strict=True):
+                if result.error is not None:
+                    errors.append(result.error)
+                    report("embed", str(result.error), progress)
+                finite = np.isfinite(result.outputs).all(axis=1)
+                if not finite.all():
+                    start = result.spans[finite.argmin()][0]
+                    raise ValueError(
+                        f"{video}: the vector of the window at {start:g} s is not finite in {dtype}; use --dtype "
+                        "float32, or check the weights. Nothing was written."
+                    )
+                if result.spans:
+                    num_rows += len(result.spans)
+                    yield [{"video": video, "start": start, "end": end} for start, end in result.spans], result.outputs
+                progress.update()
             if num_rows == 0:
-                raise ValueError(f"None of the {len(files)} videos could be read; nothing was written.")
+                raise ValueError(f"None of the {len(videos)} videos could be read; nothing was written.")
 
-        number, dimension = write_vectors(args.output, embedded())
-    print(f"{args.output}: {number} vectors of dimension {dimension}")
+        number, dimension = write_vectors(output, rows())
+    print(f"{output}: {number} vectors of dimension {dimension}")
     return 1 if errors else 0

@@ -14,7 +14,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_device_argument, require_all_processes, require_at_least
+from .arguments import add_device_argument, add_motion_argument, require_all_processes, require_at_least
 from .evaluate_common import join_launched
 
 HELP = "evaluate a model on labelled or captioned videos"
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="data type of the computation (default: float16 on an accelerator, as published; float32 on a CPU)",
     )
+    add_motion_argument(parser)
     add_device_argument(parser)
     parser.add_argument(
         "--output",
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"{given[0].option_strings[0]} is an option of --task {task}; this is {args.task}.")
     if args.model is None and args.task != "detection":
         raise ValueError("No model given; add --model with a model folder, or its id on the Hub.")
+    if args.motion_drop_ratio is not None and args.task == "detection":
+        raise ValueError("--motion-drop-ratio is not for --task detection: actions are detected from all tokens.")
     require_at_least(args, batch_size=1, num_workers=0)
     require_all_processes()
     state = join_launched(args)

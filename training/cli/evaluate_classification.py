@@ -5,7 +5,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from .arguments import CLASSIFIER, load_model, load_processor, require_at_least
+from ..model_sources import CLASSIFIER
+from .arguments import load_model, load_processor, require_at_least
 from .evaluate_common import (
     computation_options,
     default_output,

@@ -54,9 +54,11 @@ def computation_options(args: argparse.Namespace, device: Any) -> dict[str, Any]
 
 
 def default_output(args: argparse.Namespace, protocol: str) -> Path:
-    """`evaluation/MODEL-DATA[-SPLIT]-PROTOCOL`, so that an interrupted command finds its partial scores again."""
+    """`evaluation/MODEL-DATA[-SPLIT]-PROTOCOL[-dropR]`, so that an interrupted command finds its partial scores again,
+    and results with other tokens dropped are not replaced."""
     names = [Path(args.model).resolve().name, Path(args.data).resolve().stem, args.split]
-    return Path("evaluation", "-".join([*filter(None, names), protocol]))
+    drop = [] if args.motion_drop_ratio is None else [f"drop{args.motion_drop_ratio:g}"]
+    return Path("evaluation", "-".join([*filter(None, names), protocol, *drop]))
 
 
 def report_results(
@@ -88,6 +90,9 @@ def report_results(
         unit: what `scores.num_resumed` counts.
     """
     skipped, num_resumed = (scores.skipped, scores.num_resumed) if scores is not None else ([], 0)
+    video = getattr(config, "vision_config", config)
+    if ratio := getattr(video, "motion_drop_ratio", 0.0):
+        model = model | {"motion_drop_ratio": ratio, "motion_groups": video.motion_groups}
     results = {
         "task": task,
         "model": {"id": args.model, "revision": getattr(config, "_commit_hash", None), **model},

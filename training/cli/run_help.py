@@ -14,12 +14,14 @@ GROUPS = {
         "data", "eval_data", "data_root", "train_split", "eval_split", "eval_share", "labels", "label_map",
         "excluded", "eval_excluded", "start", "frame_stride", "sampling_fps", "streaming",
         "samples_per_epoch", "video_data", "image_data", "video_root", "image_root", "positives", "videos_per_epoch",
-        "images_per_epoch", "eval_root", "answers", "paragraph", "several_videos", "trim_seconds", "sampling", "flip",
-        "views_per_video", "num_frames", "max_text_length", "max_broken_share",
+        "images_per_epoch", "eval_root", "answers", "paragraph", "several_videos", "trim_seconds", "sampling",
+        "eval_sampling", "flip",
+        "frame_pool_ratio", "views_per_video", "num_frames", "max_text_length", "max_broken_share",
     ),
     "model": (
         "init_from", "teacher", "teacher_image_size", "teachers", "text", "preset", "lora_rank", "merge_lora", "model",
-        "vision", "mask_type", "mask_ratio", "image_mask_ratio", "num_masks_per_clip", "license",
+        "vision", "motion_drop_ratio", "mask_type", "mask_ratio", "keep_ratio", "image_mask_ratio",
+        "num_masks_per_clip", "license",
     ),
     "optimisation": (
         "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",

@@ -1,7 +1,11 @@
 """`umt search`: finds moments of videos by a text with a video-text model (UMT, arXiv 2303.16058, section 3.3).
 
 The first search indexes the folder. Later searches update the index: only new and changed files are read, and an
-interrupted update is resumed. The index is in the folder itself, in `.umt-index`, unless `--index` is given.
+interrupted update is resumed. The index is a LanceDB table in the folder itself, in `.umt-index`, unless `--index` is
+given: another folder, or object storage.
+
+An index that another user wrote is not trusted with names: its model is loaded, and videos elsewhere are read, only if
+the command line names them.
 
 Unreadable videos are reported once, and again only if the file changes; they do not change the exit code.
 """
@@ -11,6 +15,7 @@ import collections
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ from ..clock import clock
 from ..terminal import printable
 from .arguments import (
     add_loading_arguments,
+    add_motion_argument,
     load_video_text_model,
     require_at_least,
     require_positive_seconds,
@@ -31,7 +37,7 @@ DEFAULT_WINDOW = 10.0  # seconds
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="TEXT", help="text to search for, such as 'a dog catches a frisbee'")
     parser.add_argument(
-        "videos", metavar="DIR_OR_INDEX", type=Path, help="folder of videos; or an index, which is not updated"
+        "videos", metavar="DIR_OR_INDEX", help="folder of videos; or a folder that is an index, which is not updated"
     )
     parser.add_argument(
         "--model", help="video-text model: folder, or id on the Hub (default: the model of the existing index)"
@@ -46,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"length of the windows of a new index (default: {DEFAULT_WINDOW:g})",
     )
-    parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index (default: DIR/.umt-index)")
+    parser.add_argument(
+        "--index",
+        metavar="DIR_OR_URI",
+        help="folder of the index, or object storage such as s3://bucket/index (default: DIR/.umt-index)",
+    )
+    parser.add_argument("--no-update", action="store_true", help="search the index as it is")
     parser.add_argument(
         "--html",
         type=Path,
@@ -58,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-workers", type=int, metavar="N", help="decoding processes (default: one per CPU core of the machine)"
     )
+    add_motion_argument(parser)
     add_loading_arguments(parser)
 
 
@@ -68,28 +80,20 @@ def run(args: argparse.Namespace) -> int:
     require_positive_seconds(args, "window")
     if not args.query.strip():
         raise ValueError("The text to search for is empty.")
-    if not args.videos.is_dir():
+    if not os.path.isdir(args.videos):
         raise ValueError(f"The folder {args.videos} does not exist.")
-
-    from datasets import disable_progress_bars
 
     from ..data.text_columns import note_texts
     from ..search.search import search, write_search_page
-    from ..search.search_index import FOLDER, SearchIndex
 
-    disable_progress_bars()  # those of saving parts; the indexing shows its own
-    is_index = SearchIndex.exists(args.videos)
-    if is_index and args.index is not None:
-        raise ValueError(f"{args.videos} is an index itself; leave --index out.")
-    folder = args.videos if is_index else args.index or args.videos / FOLDER
-    index = SearchIndex(folder) if SearchIndex.exists(folder) else None
+    index = find_index(args)
     check_fits(args, index)
     if args.model is None:
         args.model = index.model
     model, processor = load_video_text_model(args, "search")
     note_texts(processor.inspect_texts(args.query), "the text to search for")
-    index = open_index(index, folder, args, model, processor)
-    if not is_index:
+    index = open_index(index, args, model, processor)
+    if not args.no_update:
         update_index(index, args, model, processor)
     moments = search(
         index,
@@ -113,29 +117,65 @@ def run(args: argparse.Namespace) -> int:
     return 0 if moments else 1
 
 
-def check_fits(args: argparse.Namespace, index: Any) -> None:
-    """Raises a ValueError if neither an index nor a model is given, or the index has windows of another length."""
-    if index is None and args.model is None:
-        raise ValueError(f"{args.videos} has no index yet; give the model to index it with: --model ...")
-    if index is not None and args.window not in (None, index.manifest.window):
+def find_index(args: argparse.Namespace) -> Any:
+    """The index that the arguments name; None if it does not exist yet. Where `args.videos` is an index, it is not
+    updated.
+
+    Raises:
+        ValueError: `--index` was given with an index, or an index that another user wrote states a folder of videos
+            that does not contain it.
+    """
+    from ..search.search_index import FOLDER, SearchIndex
+
+    if not SearchIndex.exists(args.videos):
+        args.index = args.index or os.path.join(args.videos, FOLDER)
+        return SearchIndex(args.index, args.videos) if SearchIndex.exists(args.index) else None
+    if args.index is not None:
+        raise ValueError(f"{args.videos} is an index itself; leave --index out.")
+    args.index, args.no_update = args.videos, True
+    index = SearchIndex(args.index)
+    if not (index.is_own or index.is_in_videos):
         raise ValueError(
-            f"The index {index.folder} has windows of {index.manifest.window:g} s, not {args.window:g} s; leave "
-            "--window out, delete the folder, or keep another index elsewhere (--index)."
+            f"The index {args.index} was not created by this user on this machine, and its videos are in another "
+            f"folder. To read them: umt search TEXT {shlex.quote(str(index.videos))} --index "
+            f"{shlex.quote(args.index)} --no-update"
+        )
+    return index
+
+
+def check_fits(args: argparse.Namespace, index: Any) -> None:
+    """Raises a ValueError if the arguments do not fit to the index, or do not name a model that must be named."""
+    if index is None:
+        if args.no_update:
+            raise ValueError(f"{args.index} is not an index of `umt search`; leave --no-update out to create it.")
+        if args.model is None:
+            raise ValueError(f"{args.videos} has no index yet; give the model to index it with: --model ...")
+        return
+    if args.window not in (None, index.facts.window):
+        raise ValueError(
+            f"The index {index.uri} has windows of {index.facts.window:g} s, not {args.window:g} s; leave "
+            "--window out, delete the index, or keep another one elsewhere (--index)."
+        )
+    if args.model is None and not index.is_own:
+        raise ValueError(
+            f"The index {index.uri} was not created by this user on this machine, so that its model is not loaded "
+            f"without being named. To load it: --model {shlex.quote(index.model)}"
         )
 
 
-def open_index(index: Any, folder: Path, args: argparse.Namespace, model: Any, processor: Any) -> Any:
+def open_index(index: Any, args: argparse.Namespace, model: Any, processor: Any) -> Any:
     """The index, which is created if it does not exist.
 
     Raises:
         ValueError: the index was created with another model.
     """
-    from ..search.indexing import fingerprint
+    from ..search.fingerprint import fingerprint
     from ..search.search_index import IndexModel, SearchIndex
 
     identity = IndexModel(args.model, getattr(model.config, "_commit_hash", None), fingerprint(model, processor))
     if index is None:
-        return SearchIndex.create(folder, args.videos, identity, args.window or DEFAULT_WINDOW)
+        window, dimension = args.window or DEFAULT_WINDOW, model.config.projection_dim
+        return SearchIndex.create(args.index, args.videos, identity, window, dimension)
     index.require_model(identity)
     return index
 
@@ -150,7 +190,7 @@ def update_index(index: Any, args: argparse.Namespace, model: Any, processor: An
         print(f"umt search: {printable(facts.message)}", file=sys.stderr)
     if num_done:
         videos = f"{num_done} video{'s' * (num_done > 1)}{describe_broken(broken)}"
-        print(f"indexed {videos} in {index.folder}", file=sys.stderr)
+        print(f"indexed {videos} in {index.uri}", file=sys.stderr)
 
 
 def describe_broken(broken: dict) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,22 @@ class DetectedVideo:
     @property
     def num_tracks(self) -> int:
         return len({person.track for key_frame in self.key_frames for person in key_frame.persons})
+
+
+def detected_video(content: dict[str, Any]) -> DetectedVideo:
+    """The record of a video from the content of its JSON file (`write_json`).
+
+    Raises:
+        TypeError, KeyError: the content is another one.
+    """
+    key_frames = []
+    for key_frame in content["key_frames"]:
+        persons = []
+        for person in key_frame["persons"]:
+            actions = [Action(**action) for action in person["actions"]]
+            persons.append(Person(person["track"], tuple(person["box"]), person["score"], actions))
+        key_frames.append(DetectedKeyFrame(key_frame["time"], key_frame["frame"], persons))
+    return DetectedVideo(*(content[name] for name in ("video", "fps", "width", "height")), key_frames)
 
 
 def describe(video: DetectedVideo) -> str:

@@ -1,5 +1,7 @@
 """What is written for videos: files and a page, or the metadata of a folder of videos to be annotated."""
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -7,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from processing_umt.video_decoding_umt import VideoReader
 
+from ..corpus.fingerprints import video_keys
 from ..pictures.drawing import save_picture
 from ..terminal import printable
 from .annotated_video import write_annotated_video
 from .contact_sheet import ContactSheet
-from .detections import DetectedVideo, describe
+from .detections import DetectedVideo, describe, detected_video
 from .output_names import extension
 from .page import VideoFiles, write_detection_page
 from .tracks import TrackedBoxes
@@ -23,27 +27,63 @@ from .writers import metadata_rows, write_ava_csv, write_json, write_metadata
 
 SUFFIXES = (".mp4", ".json", ".csv", ".png")
 PAGE, METADATA = "index.html", "metadata.jsonl"
+_SOURCE = "umt detect"  # text of a contact sheet: what the files of its video are made from
 
 
 class VideoResults:
     """Annotated video, JSON, csv and contact sheet of each video, and a page of all.
+
+    The contact sheet is written last. It states the fingerprint and the video, so that a command that is given again
+    finds the videos that are done.
 
     Args:
         folder: it is created if it does not exist.
         model: name of the action detection model.
         detector: name of the detector, or of the file of boxes.
         label2id: index of each class of the model.
+        fingerprint: of all that the results of a video depend on beside the video.
     """
 
-    def __init__(self, folder: Path, model: str, detector: str, label2id: Mapping[str, int]):
+    def __init__(self, folder: Path, model: str, detector: str, label2id: Mapping[str, int], fingerprint: str):
         self.folder, self.model, self.detector, self.label2id = folder, model, detector, label2id
+        self.fingerprint = fingerprint
         self.videos: list[VideoFiles] = []
         self.num_boxes = 0
 
-    def add(self, name: str, video: DetectedVideo, sheet: ContactSheet, reader: VideoReader, times: np.ndarray) -> str:
+    def find(self, file: str, name: str) -> str | None:
+        """Adds a video whose files an earlier command wrote with the same models and settings.
+
+        Args:
+            file: path or URL of the video.
+            name: name of the files without extension.
+
+        Returns:
+            The line about the results that `add` returned; None if a file is missing or of something else.
+        """
+        annotated, json_file, csv_file, picture = self._paths(name)
+        try:
+            with Image.open(picture) as sheet:
+                is_same = sheet.info.get(_SOURCE) == self._source(file, json_file)
+            if not (is_same and annotated.exists() and csv_file.exists()):
+                return None
+            video = detected_video(json.loads(json_file.read_text(encoding="utf-8")))
+        except (OSError, UnidentifiedImageError, SyntaxError):  # a damaged PNG is a SyntaxError of Pillow
+            return None
+        return self._collect(name, video)
+
+    def add(
+        self,
+        file: str,
+        name: str,
+        video: DetectedVideo,
+        sheet: ContactSheet,
+        reader: VideoReader,
+        times: np.ndarray,
+    ) -> str:
         """Writes the files of a video, each atomically, the annotated video first, as only that can fail by damage.
 
         Args:
+            file: path or URL of the video.
             name: name of the files without extension.
             video: the detections.
             sheet: the pictures of its key frames.
@@ -56,13 +96,25 @@ class VideoResults:
         Raises:
             VideoDecodeError: a frame of the video can't be read; no file is written then.
         """
-        annotated, json_file, csv_file, picture = (self.folder / f"{name}{suffix}" for suffix in SUFFIXES)
+        annotated, json_file, csv_file, picture = self._paths(name)
         with progress_bar(name, reader.num_frames, "frame") as progress:
             persons_at = TrackedBoxes(video.key_frames, times).at
             write_annotated_video(annotated, reader, times, persons_at, progress.update)
         write_json(json_file, video, self.model, self.detector)
         write_ava_csv(csv_file, name, video, self.label2id)
-        save_picture(sheet.draw(video, name), picture)
+        save_picture(sheet.draw(video, name), picture, {_SOURCE: self._source(file, json_file)})
+        return self._collect(name, video)
+
+    def _paths(self, name: str) -> list[Path]:
+        return [self.folder / f"{name}{suffix}" for suffix in SUFFIXES]
+
+    def _source(self, file: str, json_file: Path) -> str:
+        """What the files of a video are made from, and the content of one of them."""
+        content = hashlib.blake2b(json_file.read_bytes(), digest_size=8).hexdigest()
+        return f"{self.fingerprint} {video_keys([file], [file])[0]:016x} {content}"
+
+    def _collect(self, name: str, video: DetectedVideo) -> str:
+        annotated, json_file, csv_file, picture = self._paths(name)
         self.videos.append(VideoFiles(video, picture, annotated, (json_file, csv_file)))
         self.num_boxes += video.num_boxes
         return f"{annotated}: {describe(video)}"
@@ -87,7 +139,18 @@ class MetadataResults:
         self.elsewhere: list[tuple[str, str]] = []
         self.num_boxes = 0
 
-    def add(self, name: str, video: DetectedVideo, sheet: ContactSheet, reader: VideoReader, times: np.ndarray) -> str:
+    def find(self, file: str, name: str) -> None:
+        """The metadata of all videos are written at the end, so that there are none of an earlier command."""
+
+    def add(
+        self,
+        file: str,
+        name: str,
+        video: DetectedVideo,
+        sheet: ContactSheet,
+        reader: VideoReader,
+        times: np.ndarray,
+    ) -> str:
         """Adds the key frames of a video, and returns a line about them. Arguments: see `VideoResults.add`."""
         file_name = self._file_name(name, video.video)
         self.rows += metadata_rows(video, file_name)

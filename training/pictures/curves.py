@@ -40,7 +40,9 @@ _NUM_TICKS = 5  # approximately
 Points = list[tuple[float, float]]
 
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None) -> Image.Image:
+def draw_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None, axis: str = "step"
+) -> Image.Image:
     """Draw the curves of one or several runs: a panel each for loss, accuracy and learning rate, if logged.
 
     Training values are lines, evaluation results are dots connected by a thin line. Non-finite values are left out.
@@ -48,6 +50,7 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | No
     Args:
         runs: Name → `trainer.state.log_history`. Colours repeat after seven runs.
         title (*optional*): Title of the picture.
+        axis: Name of the horizontal axis, whose values are logged as `step`.
 
     Raises:
         ValueError: if no run has a value to draw.
@@ -77,7 +80,7 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | No
     for index, (panel, lines, dots) in enumerate(panels):
         corner = (_LEFT, head + index * panel_height + _TOP)
         _draw_panel(picture, corner, panel, lines, dots, last_step, font)
-    draw.text((_LEFT + _WIDTH / 2, picture.height - 14), "step", fill=INK, font=font, anchor="mm")
+    draw.text((_LEFT + _WIDTH / 2, picture.height - 14), axis, fill=INK, font=font, anchor="mm")
     return picture
 
 

@@ -272,7 +272,9 @@ def load_detector(run: DetectionRun, class_names: list[str]) -> UMTForActionDete
     kinds = (UMTForVideoClassification, UMTForActionDetection, UMTForPreTraining, UMTModel)
     source = load_source(run.init_from, kinds)
     names = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
-    config = UMTConfig.from_dict(source.config.to_dict(), **names, **{"pooling": "mean"} | run.model)
+    # a classifier may pool or drop tokens, which a detector can't
+    plain = {"pooling": "mean", "motion_drop_ratio": 0.0}
+    config = UMTConfig.from_dict(source.config.to_dict(), **names, **plain | run.model)
     state = source.state_dict()
     rows = head_rows(source.config, class_names) if isinstance(source, UMTForActionDetection) else None
     for key in ("classifier.weight", "classifier.bias"):

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_umt import UMTForMaskedModeling
-from modeling_umt.token_selection_umt import hidden_indices
 
 from ..trainers.masked_modeling_teachers import frame_step
+from ..trainers.masked_tokens import num_pool_frames, select_masked_tokens, select_pool_frames
 from .estimate import ACTIVATION_BYTES, ASSUMED_UTILISATION, DEVICES
 
 
@@ -27,6 +27,7 @@ class MaskedModelingCost:
     teacher_parameters: dict[str, int]
     visible_tokens: int
     target_tokens: int
+    selection_flops: int  # of motion: the patch embedding of all tokens, of a pool of frames too
     encoder_flops: int  # forward
     decoder_flops: int  # forward, of all decoders
     student_training_flops: int  # forward and backward
@@ -35,8 +36,9 @@ class MaskedModelingCost:
 
     @property
     def training_flops(self) -> int:
-        """FLOPs to train on a clip: a forward pass of every teacher, and forward and backward pass of the student."""
-        return sum(self.teacher_flops.values()) + self.student_training_flops
+        """FLOPs to train on a clip: token selection, a forward pass of every teacher, and forward and backward pass of
+        the student."""
+        return self.selection_flops + sum(self.teacher_flops.values()) + self.student_training_flops
 
     @property
     def state_bytes(self) -> int:
@@ -48,24 +50,28 @@ class MaskedModelingCost:
 def estimate_masked_modeling(
     student: UMTForMaskedModeling,
     teachers: Mapping[str, nn.Module],
-    token_selection: Callable[..., torch.Tensor],
+    token_selection: Callable[..., torch.Tensor] | None,
     mask_ratio: float,
+    keep_ratio: float | None = None,
+    frame_pool_ratio: float = 1.0,
 ) -> MaskedModelingCost:
     """The cost of a clip of the student's size.
 
     Args:
         student, teachers: As the trainer takes them, but on `torch.device("meta")`. Their attention is set to eager.
-        token_selection, mask_ratio: As in the trainer, such as `tube_token_selection`.
+        token_selection, mask_ratio: As in the trainer, such as `tube_token_selection`; None for selection by motion.
+        keep_ratio, frame_pool_ratio: For selection by motion; see [`UMTMaskedModelingArguments`].
     """
     for model in (student, *teachers.values()):
         model.set_attn_implementation("eager")  # its matrix products are counted in every version of PyTorch
     config = student.config
-    clip = torch.empty(1, config.num_frames, config.num_channels, *config.image_height_width, device="meta")
-    frames, rows, columns = config.token_grid
-    no_attention = torch.empty(1, frames, rows * columns, device="meta")
+    num_frames = num_pool_frames(config, frame_pool_ratio)
+    clip = torch.empty(1, num_frames, config.num_channels, *config.image_height_width, device="meta")
     seeds = torch.zeros(1, dtype=torch.int64, device="meta")
-    visible = token_selection(no_attention, mask_ratio, sample_seeds=seeds)
-    targets = hidden_indices(visible, frames * rows * columns)
+    with FlopCounterMode(display=False) as selection:
+        if frame_pool_ratio > 1:
+            clip = select_pool_frames(student.umt, clip, seeds, keep_ratio)
+        visible, targets = select_masked_tokens(student.umt, clip, seeds, mask_ratio, keep_ratio, token_selection)
 
     teacher_flops = {}
     for name, teacher in teachers.items():
@@ -95,6 +101,7 @@ def estimate_masked_modeling(
         teacher_parameters={name: num_parameters(teacher) for name, teacher in teachers.items()},
         visible_tokens=num_visible,
         target_tokens=num_targets,
+        selection_flops=selection.get_total_flops(),
         encoder_flops=encoding.get_total_flops(),
         decoder_flops=forward.get_total_flops() - encoding.get_total_flops(),
         student_training_flops=training.get_total_flops(),
@@ -113,12 +120,14 @@ def describe_masked_modeling_cost(
     """The estimate as text."""
     decoders = ", ".join(f"decoder of {name} {number:,}" for name, number in cost.decoder_parameters.items())
     teachers = "".join(f"; {name} teacher {number:,}" for name, number in cost.teacher_parameters.items())
-    teaching = "".join(f", {name} teacher {flops / 1e12:.4g}" for name, flops in cost.teacher_flops.items())
+    others = {"selection by motion": cost.selection_flops} if cost.selection_flops else {}
+    others |= {f"{name} teacher": flops for name, flops in cost.teacher_flops.items()}
+    listed = "".join(f", {name} {flops / 1e12:.4g}" for name, flops in others.items())
     share = sum(cost.teacher_flops.values()) / cost.training_flops
     lines = [
         f"parameters: encoder {cost.encoder_parameters:,}, {decoders}{teachers}",
         f"forward of a clip in TFLOP: encoder {cost.encoder_flops / 1e12:.4g} on {cost.visible_tokens} visible "
-        f"tokens, decoders {cost.decoder_flops / 1e12:.4g} for {cost.target_tokens} predicted tokens{teaching}",
+        f"tokens, decoders {cost.decoder_flops / 1e12:.4g} for {cost.target_tokens} predicted tokens{listed}",
         f"training on a clip: {cost.training_flops / 1e12:.4g} TFLOP"
         + (f", of which the teachers take {share:.0%}" if cost.teacher_flops else ""),
         f"memory per device for {batch} clips in 16 bit: about {cost.state_bytes / 2**30:.1f} GiB of state and "

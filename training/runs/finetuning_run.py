@@ -25,7 +25,7 @@ from modeling_umt.labels_umt import k710_rows, load_labels
 from modeling_umt.modeling_umt import UMTPreTrainedModel
 from processing_umt import UMTVideoProcessor
 from processing_umt.augmentation_umt import augment_for_finetuning
-from processing_umt.frame_sampling_umt import sample_training_clip
+from processing_umt.frame_sampling_umt import RULES_WITH_STRIDE, sample_training_clip
 
 from ..cards.run_facts import RunFacts
 from ..data.class_indices import class_names_of, normalize_name
@@ -37,9 +37,10 @@ from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
 from .initial_weights import load_initial_weights
+from .motion_setting import with_motion_drop
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
-from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
+from .run_clips import check_sampling, data_seed, describe_evaluation_data, evaluation_clips, training_crop
 from .run_folder import RunFolder
 
 # from which classification is fine-tuned
@@ -68,8 +69,15 @@ class FineTuningRun:
         lora_rank: Rank of LoRA's updates.
         merge_lora: Save the model with the updates merged in, instead of the adapter alone, which refers to the model
             it started from in `output_dir/base`.
-        model: Fields of `UMTConfig` that differ from the checkpoint's, as a mapping.
-        sampling: Frame sampling of a clip: `sparse`, or `segments` for Something-Something.
+        model: Fields of `UMTConfig` that differ from the checkpoint's, as a mapping. An official classifier of MVD,
+            VideoMAE or EVEREST needs its `position_type`.
+        motion_drop_ratio: Fraction of the tokens that the model drops by motion, in training and afterwards: 0.4 takes
+            about half of the time. By default that of the checkpoint.
+        sampling: Frame sampling of training clips, a rule of `sample_training_clip`: `sparse`, or `segments` for
+            Something-Something; of MVD and EVEREST `dense`, or `uniform` and `segments` for Something-Something.
+        eval_sampling: Frame sampling of evaluation and of the saved processor, by default `sampling`; of MVD and
+            EVEREST `strided` beside `dense`.
+        frame_stride: Distance between the frames of a dense or strided clip.
         flip: Mirror half of the training clips; false if classes differ by left and right.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
     """
@@ -87,12 +95,16 @@ class FineTuningRun:
     lora_rank: int = 16
     merge_lora: bool = False
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
+    motion_drop_ratio: float | None = None
     sampling: str = "sparse"
+    eval_sampling: str | None = None
+    frame_stride: int | None = None
     flip: bool = True
     license: str | None = None
 
     def __post_init__(self):
-        require_ranges(self, {"lora_rank": "[1, inf)"})
+        require_ranges(self, {"lora_rank": "[1, inf)", "motion_drop_ratio": "[0, 1)", "frame_stride": "[1, inf)"})
+        check_sampling(self.frame_stride, sampling=self.sampling, eval_sampling=self.eval_sampling)
 
     @property
     def is_evaluated(self) -> bool:
@@ -114,8 +126,7 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
     set_seed(args.seed)
     train_records, eval_records, class_names = load_records(run, args)
     model = load_classifier(run, class_names)
-    processor = UMTVideoProcessor.for_config(model.config)
-    processor.sampling = run.sampling
+    processor = load_processor(run, model.config)
     base = os.path.relpath(os.path.join(args.output_dir, "base"))  # the adapter's files state it
     if run.preset == "lora":
         # an adapter is useless without the model it was created for, head and classes included
@@ -160,6 +171,8 @@ def run_facts(run: FineTuningRun) -> RunFacts:
             "preset": run.preset,
             "LoRA rank": run.lora_rank if run.preset == "lora" else None,
             "frame sampling": run.sampling,
+            "frame sampling of evaluation": run.eval_sampling,
+            "frame stride": run.frame_stride,
             "horizontal flip": run.flip,
         },
     )
@@ -197,7 +210,7 @@ def load_training_clips(
     return VideoClipDataset(
         records,
         num_frames=config.num_frames,
-        sample_frames=partial(sample_training_clip, sampling=run.sampling),
+        sample_frames=partial(sample_training_clip, sampling=run.sampling, frame_stride=run.frame_stride or 1),
         transform=partial(augment_for_finetuning, size=training_crop(config), flip=run.flip),
         seed=data_seed(args),
         num_views_per_video=args.views_per_video,
@@ -210,7 +223,16 @@ def load_evaluation_clips(
     """The centre view of each evaluation video, made by the processor; None without evaluation data."""
     if records is None:
         return None
-    return evaluation_clips(records, processor.num_frames, processor, run.sampling, seed=data_seed(args))
+    return evaluation_clips(records, processor.num_frames, processor, seed=data_seed(args))
+
+
+def load_processor(run: FineTuningRun, config: UMTConfig) -> UMTVideoProcessor:
+    """The processor that is saved with the model and makes the evaluation clips."""
+    processor = UMTVideoProcessor.for_config(config)
+    processor.sampling = run.eval_sampling or run.sampling
+    if processor.sampling in RULES_WITH_STRIDE:
+        processor.frame_stride = run.frame_stride
+    return processor
 
 
 # --- model ----------------------------------------------------------------------------------------------------------
@@ -222,12 +244,12 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
     Raises:
         ValueError: the checkpoint is not a UMT video model.
     """
-    source = load_source(run.init_from)
+    source = load_source(run.init_from, position_type=run.model.get("position_type"))
     config = UMTConfig.from_dict(
         source.config.to_dict(),
         id2label=dict(enumerate(class_names)),
         label2id={name: index for index, name in enumerate(class_names)},
-        **run.model | preset_config(run.preset),
+        **with_motion_drop(run.model, run.motion_drop_ratio) | preset_config(run.preset),
     )
     state = source.state_dict()
     rows = None
@@ -245,15 +267,23 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
     )
 
 
-def load_source(name: str, kinds: Sequence[type[UMTPreTrainedModel]] = ENCODERS) -> UMTPreTrainedModel:
+def load_source(
+    name: str, kinds: Sequence[type[UMTPreTrainedModel]] = ENCODERS, position_type: str | None = None
+) -> UMTPreTrainedModel:
     """The model that a run starts from, of one of several classes.
+
+    Args:
+        name: A folder, a Hub id or an official `.pth`.
+        kinds: The classes.
+        position_type: Position table of an official classifier of MVD, VideoMAE or EVEREST, whose file has none; see
+            `convert_umt_checkpoint`.
 
     Raises:
         ValueError: it is not a UMT video model, or of another class.
     """
     classes = {kind.__name__: kind for kind in kinds}
     if name.endswith(".pth"):
-        source = convert_umt_checkpoint(name)
+        source = convert_umt_checkpoint(name, position_type=position_type)
         if isinstance(source, tuple(kinds)):
             return source
         raise ValueError(f"{name} contains a {type(source).__name__}, not a UMT video encoder ({', '.join(classes)}).")

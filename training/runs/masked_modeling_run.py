@@ -27,8 +27,10 @@ from ..trainers.masked_modeling_teachers import (
     size_masked_modeling_teacher,
     teacher_image_size,
 )
+from ..trainers.masked_tokens import num_pool_frames
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from .estimate_masked_modeling import describe_masked_modeling_cost, estimate_masked_modeling
+from .motion_setting import refuse_motion_drop
 from .pretraining_run import load_student
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
@@ -81,6 +83,7 @@ class MaskedModelingRun:
                 f"`frame_stride` {self.frame_stride} was given, but `sampling` {self.sampling} has no stride; leave "
                 f"it out, or choose {' or '.join(RULES_WITH_STRIDE)}."
             )
+        refuse_motion_drop("model", self.model)
         for name, teacher in self.teachers.items():
             if not isinstance(name, str) or not isinstance(teacher, str):
                 raise ValueError(
@@ -149,7 +152,7 @@ def load_training_clips(
         load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=()),
         args,
         run.samples_per_epoch,
-        num_frames=student.num_frames,
+        num_frames=num_pool_frames(student, args.frame_pool_ratio),
         sample_frames=partial(sample_training_clip, sampling=run.sampling, frame_stride=run.stride),
         transform=partial(
             augment_for_masked_modeling,
@@ -178,7 +181,14 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
         )
         num_clips = len(records) if hasattr(records, "__len__") else num_clips
     return describe_masked_modeling_cost(
-        estimate_masked_modeling(student, teachers, TOKEN_SELECTIONS[args.mask_type], args.mask_ratio),
+        estimate_masked_modeling(
+            student,
+            teachers,
+            TOKEN_SELECTIONS.get(args.mask_type),  # None: by motion
+            args.mask_ratio,
+            args.keep_ratio,
+            args.frame_pool_ratio,
+        ),
         num_clips=num_clips,
         num_epochs=args.num_train_epochs,
         batch=args.per_device_train_batch_size,

@@ -21,10 +21,11 @@ from ..data.video_stream import StreamedClipDataset
 from ..model_sources import read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
-from ..trainers.teacher_student import TOKEN_SELECTIONS
+from ..trainers.teacher_student import MOTION, draw_scored_masks
 from ..trainers.teachers import load_teacher, size_teacher
 from .estimate import describe_cost, estimate_pretraining
 from .initial_weights import load_initial_weights
+from .motion_setting import refuse_motion_drop
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import data_seed, training_clips, training_crop
@@ -67,6 +68,7 @@ class PreTrainingRun:
             self,
             {"samples_per_epoch": "[1, inf)", "num_devices": "[1, inf)", "teacher_image_size": "[1, inf)"},
         )
+        refuse_motion_drop("model", self.model)
 
 
 def pretrain_stage1(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTPreTrainingTrainer:
@@ -146,18 +148,28 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
     else:
         student = load_student(run.init_from, run.model).to("meta")
     teacher = size_teacher(run.teacher, student.config, run.teacher_image_size)
-    seeds = torch.zeros(1, dtype=torch.int64, device="meta")
-    select = partial(TOKEN_SELECTIONS[args.mask_type], mask_ratio=args.mask_ratio, sample_seeds=seeds)
     records = (
         []
         if run.data is None
         else load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=())
     )
     return describe_cost(
-        estimate_pretraining(student, teacher, select),
+        estimate_pretraining(student, teacher, partial(select_tokens, student, args)),
         num_clips=len(records) if records and hasattr(records, "__len__") else run.samples_per_epoch,
         num_epochs=args.num_train_epochs,
         num_masks=args.num_masks_per_clip,
         batch=args.per_device_train_batch_size,
         num_devices=run.num_devices,
     )
+
+
+def select_tokens(
+    student: UMTForPreTraining, args: UMTPreTrainingArguments, cls_attention: torch.Tensor
+) -> torch.Tensor:
+    """The visible tokens of a clip of an estimate, whose values do not matter; motion embeds the clip once more."""
+    config, scores = student.config, cls_attention
+    if args.mask_type == MOTION:
+        clip = cls_attention.new_empty(1, config.num_frames, config.num_channels, *config.image_height_width)
+        scores = student.base_model.motion_importance(clip)
+    seeds = torch.zeros(1, dtype=torch.int64, device=scores.device)
+    return draw_scored_masks(args.mask_type, scores, args.mask_ratio, seeds, 1)[:, 0]

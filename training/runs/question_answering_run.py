@@ -24,6 +24,7 @@ from ..trainers.question_answering import (
     UMTQuestionAnsweringTrainer,
     most_frequent_answer,
 )
+from .motion_setting import with_motion_drop
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, evaluation_clips, training_crop
@@ -56,6 +57,8 @@ class QuestionAnsweringRun:
         num_frames: Frames of a clip.
         max_text_length: Tokens of a question.
         model: Fields of the video encoder's `UMTConfig` that differ from the checkpoint's, as a mapping.
+        motion_drop_ratio: Fraction of the tokens that the video encoder drops by motion, in training and afterwards.
+            By default that of the checkpoint.
         flip: Mirror half of the training clips, as published; false if questions distinguish left from right.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
     """
@@ -73,13 +76,19 @@ class QuestionAnsweringRun:
     num_frames: int = 12
     max_text_length: int = 25
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
+    motion_drop_ratio: float | None = None
     flip: bool = True
     license: str | None = None
 
     def __post_init__(self):
         require_ranges(
             self,
-            {"num_frames": "[1, inf)", "max_text_length": "[2, inf)", "scored": "[1, inf)"},
+            {
+                "num_frames": "[1, inf)",
+                "max_text_length": "[2, inf)",
+                "scored": "[1, inf)",
+                "motion_drop_ratio": "[0, 1)",
+            },
         )
 
     @property
@@ -148,7 +157,7 @@ def load_model(run: QuestionAnsweringRun) -> UMTForVideoQuestionAnswering:
     start = read_video_text_start(run.init_from)
     if start is None:
         raise ValueError(f"{run.init_from} is not a model of videos and texts. {START_ADVICE}")
-    vision = {"num_frames": run.num_frames} | run.model
+    vision = {"num_frames": run.num_frames} | with_motion_drop(run.model, run.motion_drop_ratio)
     if start.architecture == "UMTForVideoQuestionAnswering":
         return start.load(UMTForVideoQuestionAnswering, {"vision_config": vision}, START_ADVICE)
     # a model of retrieval may state the weight of a head that it does not have, or 0; alignment is not used

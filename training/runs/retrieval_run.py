@@ -36,6 +36,7 @@ from ..trainers.activation_checkpointing import checkpoint_first_blocks
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.retrieval import UMTRetrievalTrainer
 from ..trainers.video_text import UMTVideoTextArguments
+from .motion_setting import with_motion_drop
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import data_seed, describe_evaluation_data, training_crop
@@ -68,6 +69,8 @@ class RetrievalRun:
         checkpoint_video: Recompute the video encoder's activations in the backward pass.
         vision: Fields of `UMTConfig` that differ from the checkpoint's, as a mapping.
         model: Fields of `UMTVideoTextConfig`, likewise.
+        motion_drop_ratio: Fraction of the tokens that the video encoder drops by motion, in training and afterwards.
+            By default that of the checkpoint.
         license: Licence of the trained model, for its card; an identifier of the Hub, such as `apache-2.0`.
     """
 
@@ -89,6 +92,7 @@ class RetrievalRun:
     checkpoint_video: bool = False
     vision: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTVideoTextConfig})
+    motion_drop_ratio: float | None = None
     license: str | None = None
 
     def __post_init__(self):
@@ -98,6 +102,7 @@ class RetrievalRun:
                 "num_frames": "[1, inf)",
                 "max_text_length": "[2, inf)",
                 "trim_seconds": "(0, inf)",
+                "motion_drop_ratio": "[0, 1)",
                 "num_reranked": "[0, inf)",
             },
         )
@@ -222,5 +227,6 @@ def load_retrieval_model(run: RetrievalRun) -> UMTForVideoTextPreTraining:
             f"{run.init_from} contains a UMTForVideoQuestionAnswering, which lacks the projections and the "
             "temperature of a stage-2 or retrieval model."
         )
-    vision = {"vision_config": {"num_frames": run.num_frames} | run.vision}
-    return start.load(UMTForVideoTextPreTraining, {"mlm_weight": 0.0, "uta_weight": 0.0} | run.model | vision)
+    vision = {"num_frames": run.num_frames} | with_motion_drop(run.vision, run.motion_drop_ratio)
+    changes = {"mlm_weight": 0.0, "uta_weight": 0.0} | run.model | {"vision_config": vision}
+    return start.load(UMTForVideoTextPreTraining, changes)

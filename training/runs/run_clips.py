@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 
 from modeling_umt import UMTConfig
 from processing_umt import UMTVideoProcessor
-from processing_umt.frame_sampling_umt import sample_clips
+from processing_umt.frame_sampling_umt import RULES_WITH_STRIDE, SAMPLING_RULES, sample_clips
 
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_stream import StreamedClipDataset
@@ -37,6 +37,29 @@ def training_crop(config: UMTConfig) -> int:
     if not isinstance(config.image_size, int):
         raise ValueError(f"Training crops are square, but `image_size` is {config.image_size}; give one number.")
     return config.image_size
+
+
+def check_sampling(frame_stride: int | None, **rules: str | None) -> None:
+    """Check the frame sampling of a run, before anything is loaded.
+
+    Args:
+        frame_stride: The stride of the rules that have one; None if it is not given.
+        rules: Keys of the recipe, and the rules that they name; None for a key that is not given.
+
+    Raises:
+        ValueError: a rule is unknown or lacks its stride, or the stride has no effect.
+    """
+    rules = {key: rule for key, rule in rules.items() if rule is not None}
+    for key, rule in rules.items():
+        if rule not in SAMPLING_RULES:
+            raise ValueError(f"`{key}` must be one of {', '.join(SAMPLING_RULES)}, but is {rule!r}.")
+        if rule in RULES_WITH_STRIDE and frame_stride is None:
+            raise ValueError(
+                f"`{key}` is {rule!r}, which needs `frame_stride`, the distance between the frames of a clip."
+            )
+    if frame_stride is not None and not set(rules.values()) & set(RULES_WITH_STRIDE):
+        given = " and ".join(f"`{key}` is {rule!r}" for key, rule in rules.items())
+        raise ValueError(f"`frame_stride` is {frame_stride}, but {given}, without a stride; leave it out.")
 
 
 def training_clips(
@@ -77,22 +100,23 @@ def evaluation_clips(
     records: Sequence[dict[str, Any]],
     num_frames: int,
     processor: UMTVideoProcessor,
-    sampling: str = "middle",
     seed: int = 0,
 ) -> VideoClipDataset:
     """The centre view of each video, made by the processor; `seed` only selects the replacement of a broken video."""
     return VideoClipDataset(
         records,
         num_frames=num_frames,
-        sample_frames=partial(evaluation_frames, sampling=sampling),
+        sample_frames=partial(evaluation_frames, sampling=processor.sampling, frame_stride=processor.frame_stride),
         transform=partial(evaluation_view, processor=processor),
         seed=seed,
     )
 
 
-def evaluation_frames(num_video_frames: int, num_frames: int, generator: np.random.Generator, sampling: str):
+def evaluation_frames(
+    num_video_frames: int, num_frames: int, generator: np.random.Generator, sampling: str, frame_stride: int
+) -> np.ndarray:
     """The frame indices of a single test view; the generator is not used."""
-    return sample_clips(num_video_frames, num_frames, sampling=sampling)[0]
+    return sample_clips(num_video_frames, num_frames, sampling=sampling, frame_stride=frame_stride)[0]
 
 
 def evaluation_view(frames: np.ndarray, generator: np.random.Generator, processor: UMTVideoProcessor) -> torch.Tensor:

@@ -31,6 +31,7 @@ from ..trainers.teacher_student import TOKEN_SELECTIONS
 from ..trainers.teachers import load_teacher, size_teacher
 from ..trainers.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
 from .estimate_video_text import PUBLISHED_TEXTS, describe_video_text_cost, estimate_pair
+from .motion_setting import refuse_motion_drop
 from .pretraining_run import load_student
 from .recipes import parse_recipe
 from .resume import run_to_end
@@ -105,6 +106,7 @@ class VideoTextRun:
                 "teacher_image_size": "[1, inf)",
             },
         )
+        refuse_motion_drop("vision", self.vision)
 
 
 def pretrain_stage2(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTVideoTextTrainer:

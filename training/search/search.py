@@ -86,7 +86,7 @@ def search(
         readable, clips = [], []
         for moment in batch:
             try:
-                frames = read_moment(moment, processor.video_processor, index.manifest.window)
+                frames = read_moment(moment, processor.video_processor, index.facts.window)
             except VideoDecodeError as error:
                 print(f"umt search: {printable(str(error))}", file=sys.stderr)
                 continue
@@ -140,7 +140,7 @@ def write_search_page(
         link = Link(name, moment.video, f"t={moment.start:g},{moment.end:g}")
         rows.append((number, link, clock(moment.start), clock(moment.end), match, f"{moment.similarity:.3f}"))
         try:
-            strip = frame_strip(read_moment(moment, processor.video_processor, index.manifest.window, STRIP_FRAMES))
+            strip = frame_strip(read_moment(moment, processor.video_processor, index.facts.window, STRIP_FRAMES))
         except VideoDecodeError as error:
             print(f"umt search: {printable(str(error))}", file=sys.stderr)
             continue
@@ -148,7 +148,7 @@ def write_search_page(
         with atomic_write(picture) as temporary:
             strip.save(temporary, "JPEG", quality=85)
         pictures.append(Picture(picture, f"{number}. {name}, {span}", link))
-    revision = index.manifest.model.revision
+    revision = index.facts.model.revision
     source = Text(f"Videos of {index.videos}, model {index.model}{f' ({revision})' if revision else ''}.")
     header = ("", "video", "from", "to", "match", "similarity")
     table = Table(header, rows, "Match: probability by the cross-encoder. Similarity: mean of cosines.")

@@ -1,37 +1,51 @@
-"""The index of `umt search`: a table of vectors of the videos of a folder.
+"""The index of `umt search`: a table of vectors of the videos of a folder, in LanceDB.
 
-The vector of a window of time is `video_embeds` of UMT's dual encoder (arXiv 2303.16058, section 3.3). On disk an
-index is a folder with
+The vector of a window of time is `video_embeds` of UMT's dual encoder (arXiv 2303.16058, section 3.3). The table
+`windows` has a row for every window and one for every broken video, with the columns
 
-* `index.json`: the folder of videos, the model, the length of a window, the videos that can't be read, and the names
-  of the parts; paths are relative to the index;
-* `part-000001` …: `datasets` tables (`load_from_disk`) with a row for every window and the columns `video` (path
-  relative to the folder of videos), `size` and `modified` (of the file), `start`, `end` (seconds) and `embedding`.
+* `video`: path relative to the folder of videos; `size` and `modified` (nanoseconds) of the file when it was read;
+* `start`, `end` (seconds) and `vector` of a window;
+* `reason` and `message` of a broken video, whose row has no vector.
 
-`index.json` alone defines what belongs to the index and is replaced atomically, so an interruption at any moment
-leaves a consistent index.
+Every change is one commit of LanceDB, so an interruption at any moment leaves a consistent index. Small tables are
+searched exactly, large ones by an inverted file of quantised vectors.
 """
 
-import json
 import os
-import re
-import secrets
-import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import lancedb
 import numpy as np
-from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
-from transformers.utils import is_faiss_available
+import pyarrow as pa
+from lancedb.expr import col
+from lancedb.index import IvfRq
 
-from ..atomic_files import atomic_write, named_errors
-from ..data.strict_json import read_json
 from ..model_sources import is_local_path
+from .index_checks import (
+    require_indices,
+    require_own_files,
+    require_schema,
+    require_vectors,
+    require_video,
+    require_window,
+    schema_of,
+)
+from .index_facts import IndexFacts, IndexModel, read_facts
+from .old_index import refuse_old_index
 
-FORMAT = 1
 FOLDER = ".umt-index"  # in the folder of videos
-MATRIX_ROWS = 1_000_000  # windows that are searched as one matrix; above, FAISS is used where it is installed
+TABLE = "windows"
+# the choice and the recall are measured by benchmarks/vector_index.py
+EXACT_ROWS = 100_000  # tables of fewer rows are searched exactly
+NUM_PROBES = 40  # partitions that a query visits, of the square root of the number of rows
+NUM_REFINED = 10  # candidates per result, of which the vectors are compared without quantisation
+_REBUILD_SHARE = 0.1  # rows that the approximate index does not cover
+_KEEP_VERSIONS = timedelta(hours=1)  # a search that has begun still reads the version that it opened
+_NAMES_PER_DELETION = 1000
 
 
 class BrokenVideo(NamedTuple):
@@ -43,244 +57,298 @@ class BrokenVideo(NamedTuple):
     message: str
 
 
-class IndexModel(NamedTuple):
-    """The model of an index: its id on the Hub or its folder, its revision on the Hub, and its `fingerprint`."""
-
-    name: str
-    revision: str | None
-    fingerprint: str
-
-
-@dataclass
-class Manifest:
-    """The content of `index.json`."""
-
-    videos: str
-    model: IndexModel
-    window: float
-    parts: list[str] = field(default_factory=list)
-    broken: dict[str, BrokenVideo] = field(default_factory=dict)
-    format: int = FORMAT
-
-
 class SearchIndex:
-    """An index on disk, in the state in which this object read it.
+    """An index, in the version in which this object opened it.
 
     Args:
-        folder: folder of the index.
+        uri: folder of the index, or the URI of a folder in object storage, such as `s3://bucket/index`.
+        videos: the folder of videos; default: the one that the index states.
 
     Raises:
-        ValueError: the folder is not an index, is damaged, has a format that this version does not know, or leads
-            elsewhere by a link.
+        ValueError: it is not an index, is damaged, has a format that this version does not know, contains links or
+            refers to other places; or the folder of videos is not given, and the index does not state it.
+        OSError: it can't be read.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        _refuse_links(folder)
-        file = folder / "index.json"
-        try:
-            stored = read_json(file)
-        except FileNotFoundError:
-            raise ValueError(f"{folder} is not an index of `umt search`: it has no index.json.") from None
-        if isinstance(stored, dict) and stored.get("format", FORMAT) != FORMAT:
-            raise ValueError(f"{folder} has the format {stored['format']}, this version reads {FORMAT}; delete it.")
-        try:
-            self.manifest = _manifest(stored)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"{file} is damaged ({error}); delete the folder to build a new index.") from error
+    def __init__(self, uri: str | os.PathLike, videos: str | os.PathLike | None = None):
+        self.uri = str(uri)
+        if not self.exists(self.uri):
+            raise ValueError(f"{self.uri} is not an index of `umt search`: it has no table {TABLE!r}.")
+        if not is_remote(self.uri):
+            require_own_files(Path(self.uri))
+        with self._damage():
+            self.table = _connect(self.uri).open_table(TABLE)
+            require_schema(self.table.schema)
+            require_indices(self.table.list_indices())
+            self.facts, self.is_own = read_facts(self.table.schema.metadata)
+        stated = None if self.facts.videos is None else Path(self._path(self.facts.videos))
+        if videos is None and stated is None:
+            raise ValueError(f"The index {self.uri} is in object storage and states no folder of videos; give it too.")
+        self.videos = stated if videos is None else Path(videos)
+        # the folder is not known to be that of the index: both were moved, or the index is shared between machines
+        self.is_elsewhere = stated is None or not stated.exists()
+        if not self.is_elsewhere and not os.path.samefile(stated, self.videos):
+            raise ValueError(
+                f"{self.uri} is the index of the videos in {stated}, not in {self.videos}; keep another index "
+                "elsewhere (--index)."
+            )
+        self._checked_version: int | None = None
 
     @classmethod
-    def create(cls, folder: Path, videos: Path, model: IndexModel, window: float) -> "SearchIndex":
-        """An empty index of the videos in a folder, with windows of `window` seconds.
+    def create(
+        cls,
+        uri: str | os.PathLike,
+        videos: str | os.PathLike,
+        model: IndexModel,
+        window: float,
+        dimension: int,
+    ) -> "SearchIndex":
+        """An empty index of the videos in a folder, with windows of `window` seconds and vectors of `dimension`
+        values.
 
         Raises:
-            ValueError: the folder leads elsewhere by a link.
+            ValueError: there is an index already, or the folder leads elsewhere by a link.
+            OSError: it can't be written.
         """
-        _refuse_links(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.path.isdir(model.name):
-            model = model._replace(name=_relative(model.name, folder))
-        _write_manifest(folder, Manifest(_relative(videos, folder), model, window))
-        return cls(folder)
+        uri = str(uri)
+        local = is_local_path(model.name) or os.path.isdir(model.name)
+        if is_remote(uri):  # shared by machines with other paths
+            facts = IndexFacts(None, model._replace(name=f"./{Path(model.name).name}") if local else model, window)
+        else:
+            _refuse_link(uri)
+            refuse_old_index(uri)
+            if os.path.isdir(uri):
+                require_own_files(Path(uri))
+            os.makedirs(uri, exist_ok=True)
+            model = model._replace(name=_relative(model.name, uri)) if local else model
+            facts = IndexFacts(_relative(videos, uri), model, window)
+        with _named_errors(uri):
+            _connect(uri).create_table(TABLE, schema=schema_of(dimension, facts.to_metadata()))
+        return cls(uri, videos)
 
     @staticmethod
-    def exists(folder: Path) -> bool:
-        return (folder / "index.json").is_file()
+    def exists(uri: str | os.PathLike) -> bool:
+        """Whether there is an index.
 
-    @property
-    def videos(self) -> Path:
-        """The folder that the paths in the table are relative to."""
-        return Path(self._path(self.manifest.videos))
+        Raises:
+            ValueError: the folder leads elsewhere by a link, or is an index of an earlier version.
+            OSError: the object storage can't be read.
+        """
+        uri = str(uri)
+        if is_remote(uri):
+            with _named_errors(uri):
+                return TABLE in _connect(uri).list_tables().tables
+        _refuse_link(uri)
+        refuse_old_index(uri)
+        table = Path(uri, f"{TABLE}.lance")
+        # a folder without a version is what an interrupted creation left; a link is refused when it is opened
+        return table.is_symlink() or any(table.glob("_versions/*.manifest"))
 
     @property
     def model(self) -> str:
         """The model: its id on the Hub, or its folder."""
-        name = self.manifest.model.name
-        return self._path(name) if is_local_path(name) else name
+        name = self.facts.model.name
+        return self._path(name) if is_local_path(name) and not is_remote(self.uri) else name
+
+    @property
+    def is_in_videos(self) -> bool:
+        """Whether the index is in the folder of its videos, so that no other folder is read."""
+        return os.path.realpath(self.videos) == os.path.dirname(os.path.realpath(self.uri))
 
     def _path(self, relative: str) -> str:
-        path = os.path.join(self.folder, relative)
+        path = os.path.join(self.uri, relative)
         short, real = os.path.normpath(path), os.path.realpath(path)
         return short if os.path.realpath(short) == real else real  # `..` in a link leads elsewhere
 
-    @property
-    def table(self) -> Dataset | None:
-        """All windows, memory-mapped; None if the index is empty."""
-        if not self.manifest.parts:
-            return None
-        return concatenate_datasets([load_from_disk(str(self.folder / part)) for part in self.manifest.parts])
-
     def require_model(self, model: IndexModel) -> None:
         """Raises a ValueError if the index was created with another model: vectors of two models can't be compared."""
-        own = self.manifest.model
+        own = self.facts.model
         if model.fingerprint != own.fingerprint:
             revision = f" ({own.revision})" if own.revision else ""
             raise ValueError(
-                f"The index {self.folder} was created with {self.model}{revision}, not with {model.name} in its "
-                "current state (weights and processor). Search with the model of the index, or delete the folder to "
-                "build a new index."
+                f"The index {self.uri} was created with {self.model}{revision}, not with {model.name} in its current "
+                "state (weights, configuration, processor and vocabulary). Search with the model of the index, or "
+                "delete the index to build a new one."
             )
 
-    def known(self) -> dict[str, tuple[int, int]]:
-        """Size and modification time of all indexed videos when they were read."""
-        known = {video: (facts.size, facts.modified) for video, facts in self.manifest.broken.items()}
-        if (table := self.table) is not None:
-            columns = (table.with_format("numpy")[name] for name in ("size", "modified"))
-            known |= {
-                video: (int(size), int(modified))
-                for video, size, modified in zip(table["video"], *columns, strict=True)
-            }
-        return known
+    def known(self) -> dict[str, tuple[int, int] | None]:
+        """Size and modification time of all indexed videos when they were read; None if two updates at the same time
+        indexed a video twice.
+
+        Raises:
+            ValueError: a video is not inside the folder of videos.
+        """
+        with self._damage():
+            rows = self.table.search().select(["video", "size", "modified", "start"]).to_arrow()
+            # a video has a row without a start if it is broken
+            counts = [("start", "count"), ("start", "count_distinct", pa.compute.CountOptions(mode="only_valid"))]
+            groups = rows.group_by("video").aggregate(
+                [(name, kind) for name in ("size", "modified") for kind in ("min", "max")] + counts
+            )
+            names = groups["video"].to_pylist()
+            for name in names:
+                require_video(name)
+        columns = (groups[name].to_pylist() for name in groups.column_names if name != "video")
+        return {
+            name: (size, modified) if (size, modified, number) == (same_size, same_modified, distinct) else None
+            for name, size, same_size, modified, same_modified, number, distinct in zip(names, *columns, strict=True)
+        }
+
+    def broken(self) -> dict[str, BrokenVideo]:
+        """The videos that could not be read to their end."""
+        fields = ["video", *BrokenVideo._fields]
+        with self._damage():
+            rows = self.table.search().where("reason IS NOT NULL").select(fields).to_arrow().to_pylist()
+        return {row.pop("video"): BrokenVideo(**row) for row in rows}
 
     def add(self, rows: list[dict[str, Any]], broken: dict[str, BrokenVideo]) -> None:
-        """Adds windows and broken videos in one atomic step."""
-        if rows:
-            vectors = np.stack([row["embedding"] for row in rows])
-            columns = {name: [row[name] for row in rows] for name in rows[0] if name != "embedding"}
-            table = Dataset.from_dict(columns | {"embedding": list(vectors)}, features=_features(vectors.shape[1]))
-            self.manifest.parts.append(self._save(table))
-        self.manifest.broken |= broken
-        _write_manifest(self.folder, self.manifest)
+        """Adds windows, with `video`, `size`, `modified`, `start`, `end` and `vector`, and broken videos, in one
+        commit.
 
-    def drop(self, videos: set[str]) -> None:
-        """Removes videos: their windows, and their entries among the broken ones."""
-        table = self.table
-        self.manifest.broken = {name: facts for name, facts in self.manifest.broken.items() if name not in videos}
-        if table is not None and videos:
-            kept = [row for row, video in enumerate(table["video"]) if video not in videos]
-            self._replace(table.select(kept))
-        else:
-            _write_manifest(self.folder, self.manifest)
+        Raises:
+            ValueError: a vector is not finite.
+            OSError: the index can't be written.
+        """
+        for row in rows:
+            if not np.isfinite(row["vector"]).all():
+                raise ValueError(
+                    f"{row['video']}: the vector of the window at {row['start']:g} s is not finite; use --dtype "
+                    "float32, or check the weights."
+                )
+        schema = self.table.schema
+        added = rows + [{"video": video, **facts._asdict()} for video, facts in broken.items()]
+        columns = [
+            _vector_column([row.get("vector") for row in added], field.type)
+            if field.name == "vector"
+            else pa.array([row.get(field.name) for row in added], field.type)
+            for field in schema
+        ]
+        with _named_errors(self.uri):
+            self.table.add(pa.table(columns, schema=schema))
 
-    def compact(self) -> None:
-        """Merges all parts into one, and removes files that an interrupted update left."""
-        if len(self.manifest.parts) > 1:
-            self._replace(self.table)
-        self._remove_strays()
+    def drop(self, videos: Collection[str]) -> None:
+        """Removes videos, a thousand per commit: their windows, and their entries among the broken ones."""
+        names = sorted(videos)
+        with _named_errors(self.uri):
+            for first in range(0, len(names), _NAMES_PER_DELETION):
+                self.table.delete(col("video").isin(names[first : first + _NAMES_PER_DELETION]))
 
-    def _replace(self, table: Dataset) -> None:
-        self.manifest.parts = [self._save(table)] if len(table) else []
-        _write_manifest(self.folder, self.manifest)
-        self._remove_strays()
+    def optimize(self) -> None:
+        """Merges small files, removes old versions, and brings the approximate index up to date."""
+        with _named_errors(self.uri):
+            num_rows = self.table.count_rows()
+            covered = [index.num_indexed_rows for index in self.table.list_indices()]
+            num_uncovered = num_rows - max(covered, default=0)
+            if num_rows >= EXACT_ROWS and num_uncovered > _REBUILD_SHARE * num_rows:
+                num_partitions = int(num_rows**0.5)
+                config = IvfRq(distance_type="dot", num_partitions=num_partitions, sample_rate=64, max_iterations=20)
+                self.table.create_index("vector", config=config, replace=True)
+            if self.table.stats()["fragment_stats"]["num_small_fragments"] > 1 or (covered and num_uncovered):
+                self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
 
-    def _save(self, table: Dataset) -> str:
-        """Writes a part under an unused name and returns the name; the manifest does not contain it yet."""
-        numbers = [int(path.name[5:11]) for path in self.folder.glob("part-??????") if path.name[5:].isdigit()]
-        name = f"part-{max(numbers, default=0) + 1:06d}"
-        temporary = self.folder / f"{name}.{secrets.token_hex(8)}.tmp"
-        temporary.mkdir()  # an error if it exists, so that no link is followed
-        with named_errors(self.folder / name):
-            table.save_to_disk(str(temporary))
-        os.replace(temporary, self.folder / name)
-        return name
-
-    def _remove_strays(self) -> None:
-        for path in self.folder.glob("part-*"):
-            if path.name.split(".")[0] not in self.manifest.parts or path.suffix == ".tmp":
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    @property
+    def is_approximate(self) -> bool:
+        """Whether the vectors have an approximate index."""
+        return bool(self.table.list_indices())
 
     def nearest(self, vector: np.ndarray, number: int) -> list[dict[str, Any]]:
-        """The windows nearest to a vector float32 (E,) by dot product, best first, ties in the order of the table:
-        its rows, with `similarity` instead of `embedding`."""
-        table = self.table
-        if table is None:
-            return []
-        if len(table) > MATRIX_ROWS and len(self.manifest.parts) == 1 and is_faiss_available():
-            similarities, rows = self._nearest_by_faiss(vector, number)
-        else:
-            chunks = table.data.column("embedding").chunks
-            similarities = np.concatenate(
-                [chunk.flatten().to_numpy().reshape(-1, len(vector)) @ vector for chunk in chunks]
-            )
-            rows = np.argsort(-similarities, kind="stable")[:number]
-            similarities = similarities[rows]
-        found = table.remove_columns("embedding").select(rows)
-        return [dict(row, similarity=float(score)) for row, score in zip(found, similarities, strict=True)]
+        """The windows nearest to a vector float32 (E,) by dot product, best first: `video`, `start`, `end`,
+        `similarity`. Of a large table, the search is approximate.
 
-    def _nearest_by_faiss(self, vector: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Searches an inverted file, which the first search saves beside its part."""
-        import faiss
+        Raises:
+            ValueError: a vector of the index is not a mean of unit vectors, or a window is not of a video inside the
+                folder of videos.
+        """
+        with self._damage():
+            query = self.table.search(vector, vector_column_name="vector", query_type="vector").distance_type("dot")
+            if self.is_approximate:
+                query = query.nprobes(NUM_PROBES).refine_factor(NUM_REFINED)
+            else:
+                self._check_vectors()
+                query = query.bypass_vector_index()
+            found = query.select(["video", "start", "end", "vector", "_distance"]).limit(number).to_arrow()
+            rows = found.select(["video", "start", "end"]).to_pylist()
+            for row in rows:
+                require_window(row)
+            vectors = _matrix(found["vector"].combine_chunks(), len(vector))
+            require_vectors(vectors)
+        found = [dict(row, similarity=float(score)) for row, score in zip(rows, vectors @ vector, strict=True)]
+        return sorted(found, key=lambda row: (-row["similarity"], row["video"], row["start"]))
 
-        table = self.table
-        path = self.folder / f"{self.manifest.parts[0]}.faiss"
-        if path.exists():
-            table.load_faiss_index("embedding", path)
-        else:
-            cells = int(np.sqrt(len(table)))
-            table.add_faiss_index(
-                "embedding",
-                string_factory=f"IVF{cells},Flat",
-                metric_type=faiss.METRIC_INNER_PRODUCT,
-                train_size=min(len(table), 64 * cells),
-            )
-            with atomic_write(path) as temporary:
-                table.save_faiss_index("embedding", temporary)
-        inverted = table.get_index("embedding").faiss_index
-        inverted.nprobe = max(1, inverted.nlist // 8)
-        similarities, rows = inverted.search(vector[None], number)
-        return similarities[0][rows[0] >= 0], rows[0][rows[0] >= 0]
+    def _check_vectors(self) -> None:
+        """Checks all vectors of this version once: a search leaves out those that are not finite."""
+        if self._checked_version == self.table.version:
+            return
+        dimension = self.table.schema.field("vector").type.list_size
+        for batch in self.table.search().where("vector IS NOT NULL").select(["vector"]).to_batches():
+            require_vectors(_matrix(batch["vector"], dimension))
+        self._checked_version = self.table.version
 
-
-def _refuse_links(folder: Path) -> None:
-    """A folder of videos from elsewhere may contain a link of the name of the index, or an index with links, through
-    which files elsewhere would be overwritten. A folder that the user gives with another name may be a link."""
-    for path in (folder if folder.name == FOLDER else None, folder / "index.json", folder / "lock"):
-        if path is not None and path.is_symlink():
-            raise ValueError(
-                f"{path} is a link, through which the index would write elsewhere; delete it, or keep the index in "
-                "another folder (--index)."
-            )
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Names the index in errors of its content."""
+        with _named_errors(self.uri):
+            try:
+                yield
+            except ValueError as error:
+                raise ValueError(f"The index {self.uri} is damaged: {error}; delete it to build a new one.") from error
 
 
-def _relative(path: str | Path, folder: Path) -> str:
+def is_remote(uri: str) -> bool:
+    """Whether an index is in object storage."""
+    return "://" in uri
+
+
+def _connect(uri: str) -> lancedb.DBConnection:
+    if uri.startswith(("db://", "file://", "file+uring://")):
+        raise ValueError(
+            f"The index is {uri}; expected the path of a folder, or object storage such as s3://bucket/index."
+        )
+    return lancedb.connect(uri)
+
+
+def _matrix(vectors: pa.FixedSizeListArray, dimension: int) -> np.ndarray:
+    return vectors.flatten().to_numpy().reshape(-1, dimension)
+
+
+def _vector_column(vectors: list[np.ndarray | None], kind: pa.FixedSizeListType) -> pa.FixedSizeListArray:
+    none = np.zeros(kind.list_size, np.float32)
+    values = np.asarray([none if vector is None else vector for vector in vectors], np.float32)
+    mask = pa.array([vector is None for vector in vectors])
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind, mask=mask)
+
+
+def _refuse_link(folder: str) -> None:
+    """A folder of videos from elsewhere may contain a link of the name of the index. A folder that the user gives with
+    another name may be a link."""
+    path = Path(folder)
+    if path.name == FOLDER and path.is_symlink():
+        raise ValueError(
+            f"{path} is a link, through which the index would write elsewhere; delete it, or keep the index in "
+            "another folder (--index)."
+        )
+
+
+def _relative(path: str | os.PathLike, folder: str) -> str:
     """A path relative to the folder of the index, which `is_local_path`, with links followed."""
     return os.path.join(os.curdir, os.path.relpath(os.path.realpath(path), os.path.realpath(folder)))
 
 
-def _manifest(stored: dict[str, Any]) -> Manifest:
-    """The content of `index.json`.
-
-    Raises:
-        TypeError, KeyError, AttributeError, ValueError: it is not what this module writes.
-    """
-    stored["model"] = IndexModel(**stored["model"])
-    stored["broken"] = {video: BrokenVideo(**facts) for video, facts in stored["broken"].items()}
-    manifest = Manifest(**stored)
-    if not isinstance(manifest.window, float) or not manifest.window > 0:
-        raise ValueError(f"the window is {manifest.window!r}")
-    if odd := [part for part in manifest.parts if not re.fullmatch(r"part-\d{6}", part)]:
-        raise ValueError(f"a part has the name {odd[0]!r}")
-    return manifest
+@contextmanager
+def _named_errors(uri: str) -> Iterator[None]:
+    """Turns errors of LanceDB, of storage or of damaged files, into an OSError that names the index."""
+    try:
+        yield
+    except (RuntimeError, ValueError, OSError) as error:
+        if not _is_of_lance(error):
+            raise
+        detail = " ".join(str(error).split())[:300]
+        raise OSError(f"The index {uri} can't be read or written: {detail}") from error
 
 
-def _features(dim: int) -> Features:
-    numbers = {"size": Value("int64"), "modified": Value("int64"), "start": Value("float64"), "end": Value("float64")}
-    return Features({"video": Value("string"), **numbers, "embedding": List(Value("float32"), length=dim)})
-
-
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    fields = asdict(manifest)
-    fields["model"] = manifest.model._asdict()
-    fields["broken"] = {video: facts._asdict() for video, facts in manifest.broken.items()}
-    with atomic_write(folder / "index.json") as temporary:
-        temporary.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _is_of_lance(error: BaseException) -> bool:
+    """Whether LanceDB raised an error, in Python or below."""
+    traceback = error.__traceback__
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "lancedb"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
 from numpy.lib import format as npy
 from pyarrow import parquet
 
 from ..atomic_files import atomic_write, require_writable
+from ..corpus.tables import vector_schema, vector_table
 
 SUFFIXES = (".npy", ".parquet")
 _ROWS_PER_GROUP = 8192  # of parquet: a row group has its own index, and must not be small
@@ -87,19 +87,11 @@ def _write_header(file: BinaryIO, number: int, dimension: int) -> None:
 
 
 def _write_parquet(files: list[Path], dimension: int, batches: Iterator[Rows]) -> int:
-    fields = {"video": pa.string(), "start": pa.float64(), "end": pa.float64()}
-    schema = pa.schema([*fields.items(), ("embedding", pa.list_(pa.float32(), dimension))])
     number, kept_rows, kept = 0, [], []
-    with parquet.ParquetWriter(files[0], schema) as writer:
+    with parquet.ParquetWriter(files[0], vector_schema(dimension)) as writer:
 
         def write_group() -> None:
-            values = {name: [row[name] for row in kept_rows] for name in fields}
-            # names that are not UTF-8 are escaped
-            values["video"] = [name.encode(errors="backslashreplace").decode() for name in values["video"]]
-            columns = [pa.array(values[name], kind) for name, kind in fields.items()]
-            flat = pa.array(np.concatenate(kept).reshape(-1))
-            embeddings = pa.FixedSizeListArray.from_arrays(flat, dimension)
-            writer.write_table(pa.table([*columns, embeddings], schema))
+            writer.write_table(vector_table(kept_rows, np.concatenate(kept)))
             kept_rows.clear()
             kept.clear()
 

@@ -4,7 +4,8 @@ Windows are defined in seconds, not in frames, so that they mean the same at any
 processed exactly as a video of its length.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,36 +15,54 @@ from transformers.video_utils import VideoMetadata
 from processing_umt import VideoDecodeError
 from processing_umt.video_decoding_umt import VideoReader
 
+from ..data.video_dataset import open_video
+
 _ROUNDING = 1e-6  # seconds, far below the duration of a frame: times are products of an integer and a time base
 
 
+@dataclass(frozen=True)
+class WindowReader:
+    """Reads the windows of a video as rows of `process_videos`: start and end in seconds, and one clip.
+
+    Args:
+        processor: a `UMTVideoProcessor`.
+        window: seconds; None is the entire video.
+        stride: seconds between the starts of two windows; default: the window.
+    """
+
+    processor: BaseVideoProcessor
+    window: float | None
+    stride: float | None = None
+
+    def __call__(self, video: str | bytes) -> Iterator[tuple[tuple[float, float], torch.Tensor]]:
+        for row, clip in read_windows(video, self.processor, self.window, self.stride or self.window):
+            yield (row["start"], row["end"]), clip
+
+
 def read_windows(
-    file: str,
+    file: str | bytes,
     processor: BaseVideoProcessor,
     window: float | None,
     stride: float | None,
-    announce: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[dict, torch.Tensor]]:
     """The windows of a video: `{"video", "start", "end"}` and `pixel_values_videos` `(1, frames, channels, h, w)`.
 
     Args:
-        file: path or URL of the video.
+        file: path, URL or content of the video.
         processor: a `UMTVideoProcessor`.
         window, stride: seconds; `window=None` is the entire video.
-        announce: called with the number of windows before the first one is read.
 
     Raises:
         VideoDecodeError: the video can't be read; if its end is missing, after the windows that can be read.
     """
-    with VideoReader(file) as reader:
-        if announce is not None:
-            announce(sum(1 for _ in _spans(reader, window, stride)))
+    with VideoReader(open_video(file)) as reader:
         for start, end, frames in _spans(reader, window, stride):
             sampled = processor.sample_frames(VideoMetadata(total_num_frames=len(frames)), num_clips=1)
             clip = processor(reader.read(frames[sampled]), num_clips=1, num_crops=1, return_tensors="pt")
             yield {"video": file, "start": start, "end": end}, clip["pixel_values_videos"]
         if num_lost := int(np.isnan(reader.timestamps).sum()):
-            raise VideoDecodeError(file, "truncated", f"its last {num_lost} frames are missing")
+            name = file if isinstance(file, str) else f"<{len(file)} bytes>"
+            raise VideoDecodeError(name, "truncated", f"its last {num_lost} frames are missing")
 
 
 def _spans(

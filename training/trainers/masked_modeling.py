@@ -1,8 +1,9 @@
-"""Masked modelling as a Transformers Trainer: MVD (arXiv 2212.04500), VideoMAE (arXiv 2203.12602).
+"""Masked modelling as a Transformers Trainer: MVD (arXiv 2212.04500), VideoMAE (arXiv 2203.12602), EVEREST (arXiv
+2211.10636).
 
 A mask hides most tokens of a clip. The student encodes the visible ones, and predicts at the others the features of
-frozen teachers (MVD: of MAE for every second frame, and of VideoMAE) or the pixels. Masks are sampled on the device
-from each clip's own seed.
+frozen teachers (MVD: of MAE for every second frame, and of VideoMAE) or the pixels. With `mask_type="motion"` only the
+tokens that change most take part (`masked_tokens.py`).
 
 Unusual: the teachers encode all tokens of a clip, which attend to each other, but only the features at the target
 tokens are compared.
@@ -17,16 +18,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from modeling_umt.token_selection_umt import hidden_indices
 from modeling_umt.video_embeddings_umt import clip_token_grid
 
+from ..pictures.run_pictures import MaskPicture, PredictionPicture, draw_token_masks
 from .base_trainer import UMTTrainer
 from .loss_parts import LossParts
 from .masked_modeling_teachers import check_teachers_fit, frame_step, teacher_image_size
-from .teacher_student import TOKEN_SELECTIONS, frozen_teacher
+from .masked_tokens import num_pool_frames, select_masked_tokens, select_pool_frames
+from .teacher_student import MOTION, TOKEN_SELECTIONS, frozen_teacher, require_unsharded
 from .training_arguments import UMTTrainingArguments
 
-MASK_TYPES = ("tube", "random")  # those that need no attention of a teacher
+MASK_TYPES = ("tube", "random", MOTION)  # those that need no attention of a teacher
 
 
 @dataclass
@@ -34,15 +36,26 @@ class UMTMaskedModelingArguments(UMTTrainingArguments):
     """Arguments of [`UMTMaskedModelingTrainer`]. The defaults are those of the published MVD runs of 400 epochs.
 
     Args:
-        mask_type: Token selection: `"tube"`, the same positions in every frame, or `"random"`.
+        mask_type: Token selection: `"tube"`, the same positions in every frame, `"random"`, or `"motion"`, from the
+            tokens whose embeddings by the student differ most from the same place one time step earlier (EVEREST).
         mask_ratio: Fraction of the tokens hidden from the student: of those of a frame for `"tube"`, of those of the
-            clip for `"random"`, rounded down.
+            clip for `"random"`, rounded down. For `"motion"` the visible ones are rounded down instead, as in EVEREST.
+        keep_ratio: For `"motion"`, which requires it: fraction of the tokens that change most and take part, 0.3 in
+            EVEREST. Of these, `(1 - mask_ratio)` of all tokens are visible, and the others are predicted.
+        frame_pool_ratio: For `"motion"`: the frames of a clip are selected from this many times as many, those with
+            the most kept tokens being the most likely; 1.5 in EVEREST's run on untrimmed videos. 1: no selection.
     """
 
-    ranges: ClassVar[dict[str, str]] = UMTTrainingArguments.ranges | {"mask_ratio": "(0, 1)"}
+    ranges: ClassVar[dict[str, str]] = UMTTrainingArguments.ranges | {
+        "mask_ratio": "(0, 1)",
+        "keep_ratio": "(0, 1]",
+        "frame_pool_ratio": "[1, inf)",
+    }
 
     mask_type: str = "tube"
     mask_ratio: float = 0.9
+    keep_ratio: float | None = None
+    frame_pool_ratio: float = 1.0
     adam_beta2: float = 0.95
     base_min_learning_rate: float = 1e-4
     warmup_epochs: float = 40.0
@@ -52,12 +65,23 @@ class UMTMaskedModelingArguments(UMTTrainingArguments):
         super().__post_init__()
         if self.mask_type not in MASK_TYPES:
             raise ValueError(f"`mask_type` must be one of {', '.join(MASK_TYPES)}, but is {self.mask_type!r}.")
+        if self.mask_type == MOTION:
+            if self.keep_ratio is None:
+                raise ValueError("`mask_type` 'motion' requires a `keep_ratio`; EVEREST keeps 0.3 of the tokens.")
+            return
+        for name, unused in (("keep_ratio", None), ("frame_pool_ratio", 1)):
+            if getattr(self, name) != unused:
+                raise ValueError(
+                    f"`{name}` {getattr(self, name)} was given, but only `mask_type` 'motion' uses it; leave it out."
+                )
 
 
 class UMTMaskedModelingTrainer(UMTTrainer):
     """Trains a [`UMTForMaskedModeling`] to predict the features of frozen teachers, or pixels, at the hidden tokens.
 
-    The log lines contain the loss of each target, `loss_<target>`, without its weight.
+    The log lines contain the loss of each target, `loss_<target>`, without its weight. Writes to the output folder
+    `pictures/masks.png`, the first training clip under its mask, and at every checkpoint `pictures/predictions.png`,
+    the targets in this clip beside the student's predictions.
 
     Args:
         model ([`UMTForMaskedModeling`]): The student.
@@ -69,13 +93,17 @@ class UMTMaskedModelingTrainer(UMTTrainer):
             and cast to the precision of the run (bf16 or fp16 under mixed precision). A teacher of single frames gets
             every `tubelet_size`-th frame of the student's clip.
         args ([`UMTMaskedModelingArguments`]): The training arguments.
-        token_selection (*optional*): Replaces the token selection of `mask_type`; a function with the signature of
-            [`tube_token_selection`], whose first argument contains zeros, because there is no attention.
+        token_selection (*optional*): Replaces the token selection of `mask_type`, `"tube"` or `"random"`; a function
+            with the signature of [`tube_token_selection`], whose first argument contains zeros, because there is no
+            attention.
         kwargs: Further arguments of [`UMTTrainer`]. For teachers that take frames of another size than the student's,
-            the samples have a second clip, `teacher_pixel_values_videos`; see [`augment_for_masked_modeling`].
+            the samples have a second clip, `teacher_pixel_values_videos`; see [`augment_for_masked_modeling`]. With
+            `frame_pool_ratio` the clips of the samples have the frames of [`num_pool_frames`].
 
     Raises:
-        ValueError: if the teachers are not those of `masked_targets`, or a dimension or token grid differs.
+        ValueError: if the teachers are not those of `masked_targets`, a dimension or token grid differs, or selection
+            by motion is not possible: no token would be predicted, a `token_selection` is given, clips of other sizes
+            for teachers together with a pool of frames, under FSDP.
     """
 
     def __init__(
@@ -96,11 +124,15 @@ class UMTMaskedModelingTrainer(UMTTrainer):
         }
         super().__init__(model=model, args=args, **kwargs)
         self.teachers = {name: frozen_teacher(teacher, args) for name, teacher in teachers.items()}
-        self.token_selection = token_selection or TOKEN_SELECTIONS[args.mask_type]
+        self.token_selection = token_selection or TOKEN_SELECTIONS.get(args.mask_type)  # None: by motion
+        if args.mask_type == MOTION:
+            self.check_motion()
         self.loss_parts = LossParts(self.accelerator)
+        self.add_callback(MaskPicture(self, draw_token_masks))
+        self.add_callback(PredictionPicture(self))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        clips = self.pixel_values(inputs["pixel_values_videos"])
+        clips = self.student_clips(inputs)
         visible_indices, target_indices = self.select_tokens(clips, inputs["sample_seeds"])
         outputs = model(
             pixel_values_videos=clips,
@@ -113,13 +145,49 @@ class UMTMaskedModelingTrainer(UMTTrainer):
                 self.loss_parts.add(f"loss_{name}", loss)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
+    def check_motion(self) -> None:
+        """Raise a ValueError if tokens or frames can't be selected by motion, before a clip is read."""
+        require_unsharded(self)
+        if self.token_selection is not None:
+            raise ValueError("A `token_selection` replaces those of `mask_type` tube and random, but not motion's.")
+        if self.own_clips and self.args.frame_pool_ratio > 1:
+            raise ValueError(
+                f"`frame_pool_ratio` {self.args.frame_pool_ratio} selects frames of the student's clips only, but "
+                f"the {', '.join(sorted(self.own_clips))} teacher takes its own, of {self.teacher_clip_size} pixels; "
+                "leave it out."
+            )
+        config, device = self.model.config, self.args.device
+        num_frames = num_pool_frames(config, self.args.frame_pool_ratio)
+        clip = torch.zeros(1, num_frames, config.num_channels, *config.image_height_width, device=device)
+        seeds = torch.zeros(1, dtype=torch.int64, device=device)
+        self.select_tokens(self.student_clips({"pixel_values_videos": clip, "sample_seeds": seeds}), seeds)
+
+    def student_clips(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """The normalised clips of a batch (B, T, C, H, W); of more frames than the student's those of most motion.
+
+        Raises:
+            ValueError: if the clips do not have the frames from which those of the student are selected.
+        """
+        clips, config, ratio = (
+            self.pixel_values(inputs["pixel_values_videos"]),
+            self.model.config,
+            self.args.frame_pool_ratio,
+        )
+        if ratio == 1:
+            return clips
+        if clips.shape[1] != (expected := num_pool_frames(config, ratio)):
+            raise ValueError(
+                f"The clips have {clips.shape[1]} frames, but `frame_pool_ratio` {ratio} selects the student's "
+                f"{config.num_frames} from {expected}; give a data set of clips of {expected} frames."
+            )
+        return select_pool_frames(self.model.base_model, clips, inputs["sample_seeds"], self.args.keep_ratio)
+
     def select_tokens(self, clips: torch.Tensor, sample_seeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The visible tokens of clips, int64 (B, V), and those that are predicted, (B, M): all hidden ones."""
-        config = self.model.config
-        frames, rows, columns = clip_token_grid(clips, config, config.tubelet_size)
-        no_attention = clips.new_zeros(len(clips), frames, rows * columns)
-        visible_indices = self.token_selection(no_attention, self.args.mask_ratio, sample_seeds=sample_seeds)
-        return visible_indices, hidden_indices(visible_indices, frames * rows * columns)
+        """The visible tokens of clips, int64 (B, V), and those that are predicted, (B, M)."""
+        args = self.args
+        return select_masked_tokens(
+            self.model.base_model, clips, sample_seeds, args.mask_ratio, args.keep_ratio, self.token_selection
+        )
 
     # Not `inference_mode`, whose tensors can't take part in a backward pass.
     @torch.no_grad()

@@ -88,7 +88,7 @@ def load_masked_modeling_teacher(name: str, student: UMTConfig) -> nn.Module:
         if family == "umt_image_teacher":
             model_class = UMTImageTeacherModel
         else:
-            model_class, sizes = UMTModel, sizes | {"final_norm": "none"}
+            model_class, sizes = UMTModel, sizes | {"final_norm": "none", "motion_drop_ratio": 0.0}
         teacher, report = model_class.from_pretrained(name, output_loading_info=True, **sizes)
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{name!r} lacks {len(missing)} weights of a {model_class.__name__}, such as {missing[0]}.")
@@ -104,9 +104,7 @@ def load_official_teacher(name: str, student: UMTConfig) -> nn.Module:
     elif kind in ("videomae", "videomae_encoder"):
         config = videomae_encoder_config(state, None)
     else:
-        raise ValueError(
-            f"{name} is a {kind} file; an official teacher of masked modelling is one of MAE or VideoMAE."
-        )
+        raise ValueError(f"{name} is a {kind} file; a teacher of masked modelling is one of MAE or VideoMAE.")
     return convert_umt_checkpoint(state, type(config).from_dict(config.to_dict() | clip_sizes(student, config)))
 
 

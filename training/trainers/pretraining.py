@@ -1,7 +1,8 @@
 """Stage 1: unmasked-token alignment (arXiv 2303.16058, section 3.2) as a Transformers Trainer.
 
 A frozen CLIP vision tower encodes all tokens of a clip. The tokens with the highest attention of its class token stay
-visible. The student embeds only these, and its features are aligned with the teacher's, layer by layer.
+visible, or with `mask_type="motion"` those that change most. The student embeds only these, and its features are
+aligned with the teacher's, layer by layer.
 
 Unusual: with `num_masks_per_clip`, several masks share a forward pass of the teacher; each is a separate view for the
 student.
@@ -11,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..pictures.run_pictures import MaskPicture
-from .teacher_student import TeacherStudentTrainer, check_mask_type
+from ..pictures.run_pictures import MaskPicture, draw_attention_masks
+from .teacher_student import MOTION, TeacherStudentTrainer, check_mask_type, draw_scored_masks
 from .teachers import check_teacher_fits
 from .training_arguments import UMTTrainingArguments
 
@@ -25,9 +27,11 @@ class UMTPreTrainingArguments(UMTTrainingArguments):
     """Arguments of [`UMTPreTrainingTrainer`]. The defaults are those of the published stage-1 recipe.
 
     Args:
-        mask_type: Token selection: `"attention"`, `"tube"` or `"random"`.
+        mask_type: Token selection: `"attention"`, `"tube"`, `"random"` or `"motion"`, the tokens whose embeddings by
+            the student differ most from the same place one time step earlier (EVEREST, arXiv 2211.10636).
         mask_ratio: Fraction of the tokens hidden from the student.
-        num_masks_per_clip: Number of masks, and so of student views, for one forward pass of the teacher.
+        num_masks_per_clip: Number of masks, and so of student views, for one forward pass of the teacher. Masks by
+            motion are disjoint, so that the tokens of a clip limit their number.
     """
 
     ranges: ClassVar[dict[str, str]] = UMTTrainingArguments.ranges | {
@@ -63,7 +67,8 @@ class UMTPreTrainingTrainer(TeacherStudentTrainer):
         kwargs: Further arguments of [`UMTTrainer`].
 
     Raises:
-        ValueError: if the aligned layers, the feature dimension or the token grid of teacher and student differ.
+        ValueError: if the aligned layers, the feature dimension or the token grid of teacher and student differ, or
+            masks by motion are not possible: for a single time step, for too many masks of a clip, under FSDP.
     """
 
     def __init__(
@@ -76,7 +81,9 @@ class UMTPreTrainingTrainer(TeacherStudentTrainer):
     ):
         check_teacher_fits(model.config, teacher.config)
         super().__init__(model=model, teacher=teacher, args=args, token_selection=token_selection, **kwargs)
-        self.add_callback(MaskPicture(self))
+        if self.token_selection == MOTION:
+            check_motion_masks(model, args.mask_ratio, args.num_masks_per_clip)
+        self.add_callback(MaskPicture(self, draw_attention_masks))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         clips = self.pixel_values(inputs["pixel_values_videos"])
@@ -93,3 +100,11 @@ class UMTPreTrainingTrainer(TeacherStudentTrainer):
             target_features=targets,
         )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+def check_motion_masks(student: PreTrainedModel, mask_ratio: float, num_masks: int) -> None:
+    """Raise a ValueError unless masks by motion are possible for the student's clips, before any is read."""
+    config = student.config
+    clip = torch.zeros(1, config.num_frames, config.num_channels, *config.image_height_width, device=student.device)
+    seeds = torch.zeros(1, dtype=torch.int64, device=student.device)
+    draw_scored_masks(MOTION, student.base_model.motion_importance(clip), mask_ratio, seeds, num_masks)

@@ -31,7 +31,7 @@ from .absolute_learning_rate import AbsoluteLearningRateArguments, AbsoluteLearn
 from .activation_checkpointing import checkpoint_first_blocks
 from .contrastive_gather import CONTRASTIVE_GRADIENTS
 from .loss_parts import LossParts
-from .teacher_student import TeacherStudentTrainer, check_mask_type
+from .teacher_student import MOTION, TOKEN_SELECTIONS, TeacherStudentTrainer, check_mask_type
 from .teachers import check_teacher_fits
 
 OBJECTIVES = ("vtc", "vtm", "mlm", "uta")
@@ -64,6 +64,11 @@ class UMTVideoTextArguments(AbsoluteLearningRateArguments):
     def __post_init__(self):
         super().__post_init__()
         check_mask_type(self.mask_type)
+        if self.mask_type == MOTION:
+            raise ValueError(
+                f"`mask_type` 'motion' compares time steps, which the images of stage 2 do not have; choose one of "
+                f"{', '.join(TOKEN_SELECTIONS)}."
+            )
         if self.contrastive_gradients not in CONTRASTIVE_GRADIENTS:
             raise ValueError(
                 f"`contrastive_gradients` must be one of {', '.join(CONTRASTIVE_GRADIENTS)}, but is "

@@ -144,6 +144,8 @@ def test_a_repository_is_complete_and_uploaded_in_one_commit(world, kind):
         assert f"SHA-256 {sha256} (not checked: the registry does not contain it)" in world.result.stdout
     if kind in VIDEO_TEXT_KINDS:
         assert {"tokenizer.json", "processor_config.json", "processing_umt.py"} <= files.keys()
+    has_vectors = kind in ("stage1", "classification", "stage2", "retrieval")
+    assert has_vectors == ("sentence_bert_config.json" in files) == ("modules.json" in files)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +208,7 @@ def snippet(card: str) -> str:
 
 
 def test_code_on_the_cards_runs_without_the_package(loaded):
-    for text in ("torch.Size([1, 6, 16, 8])", "torch.Size([1, 16])", "'label'", "tensor([["):
+    for text in ("torch.Size([1, 6, 16, 8])", "torch.Size([1, 16])", "\n(1, 16)\n", "'label'", "tensor([["):
         assert text in loaded["printed"]
     actions = re.findall(r"^[01]\.\d\d (.+)$", loaded["printed"], re.MULTILINE)
     assert len(actions) == 5 and set(actions) <= set(load_labels("ava"))

@@ -113,10 +113,9 @@ LOAD = {
     "lora": None,  # the code of its card
     "detector": None,
     "retrieval": """
-        from transformers import AutoModel, AutoProcessor
-        processor = AutoProcessor.from_pretrained("REPO", trust_remote_code=True)
-        model = AutoModel.from_pretrained("REPO", trust_remote_code=True)
-        print(model(**processor(text="a dog", videos="clip.mp4", return_tensors="pt")).logits_per_video.shape)
+        from sentence_transformers import SentenceTransformer
+        encoder = SentenceTransformer("REPO", trust_remote_code=True)
+        print(encoder.similarity(encoder.encode(["clip.mp4"]), encoder.encode(["a dog"])).shape)
     """,
 }
 
@@ -173,9 +172,16 @@ def drop_code_map(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def add_a_module(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (add_a_module, "further modules of sentence-transformers, such as 1_Normalize; publish it by Sentence"),
         (lambda folder: (folder / "README.md").unlink(), "it lacks README.md (write it by: umt card "),
         (lambda folder: (folder / "model.safetensors").unlink(), "it lacks model.safetensors."),
         (lambda folder: (folder / "video_preprocessor_config.json").unlink(), "it lacks a processor"),

@@ -18,6 +18,7 @@ from processing_umt.video_decoding_umt import VideoReader
 from umt_training import UMTActionDetectionPipeline, cli
 from umt_training.data.action_records import load_annotated_actions
 from umt_training.data.ava_csv import read_detections
+from umt_training.detection import video_detection
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,36 @@ def test_no_person_in_any_video_is_one_line(detect, tmp_path):
     ]
     assert json.loads((tmp_path / "out" / "clip.json").read_text())["key_frames"][0]["persons"] == []
     assert (tmp_path / "out" / "clip.csv").read_text() == ""
+
+
+def test_a_command_that_is_given_again_skips_the_videos_that_are_done(detect, tmp_path, monkeypatch):
+    """Unless the video, a setting or a file of the results is another one."""
+    detected = []
+    real = video_detection.detect_in_video
+
+    def counted(video, *args, **kwargs):
+        detected.append(Path(video).stem)
+        return real(video, *args, **kwargs)
+
+    monkeypatch.setattr(video_detection, "detect_in_video", counted)
+    command = f"videos {MODELS} --output out"
+    first = detect(command)
+    page = (tmp_path / "out" / "index.html").read_bytes()
+    assert detected == ["clip", "clip", "odd"]
+    detected.clear()
+    assert detect(command) == first and detected == []
+    assert (tmp_path / "out" / "index.html").read_bytes() == page
+
+    save_noise(tmp_path / "videos" / "deep" / "clip.mp4", 5, num_frames=11)
+    (tmp_path / "out" / "odd.csv").unlink()
+    assert detect(command)[0] == 0 and detected == ["clip", "odd"]
+    (tmp_path / "out" / "odd.png").write_bytes((tmp_path / "out" / "odd.png").read_bytes()[:100])
+    (tmp_path / "out" / "clip.json").write_text("{}")
+    detected.clear()
+    assert detect(command)[0] == 0 and detected == ["clip", "odd"]
+    for options in ("--threshold 0.1", "--detector-threshold 0.1"):
+        detected.clear()
+        assert detect(f"{command} {options}")[0] == 0 and len(detected) == 3, options
 
 
 def test_boxes_only_writes_the_start_of_a_data_set(detect, tmp_path):

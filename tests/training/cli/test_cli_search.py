@@ -3,12 +3,15 @@
 import argparse
 import html as html_module
 import json
+import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 from tiny_classifier import save_noise, save_tiny_classifier
 from tiny_video_text_retrieval import save_tiny_retrieval_model
@@ -16,6 +19,12 @@ from tiny_video_text_retrieval import save_tiny_retrieval_model
 from umt_training import cli
 from umt_training.cli import search as cli_search
 from umt_training.search import search_index
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Of the user whose indices are own ones."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,81 @@ def test_an_index_in_another_folder(videos, model, tmp_path, capsys):
     assert not (videos / search_index.FOLDER).exists()
     assert run("a dog", tmp_path / "kept") == 0
     assert str(videos) in capsys.readouterr().out
+
+
+def test_an_index_is_searched_as_it_is_on_request(videos, model, capsys):
+    with pytest.raises(ValueError, match="is not an index of `umt search`; leave --no-update out to create it"):
+        run("a dog", videos, "--model", model, "--no-update")
+    run("a dog", videos, "--model", model)
+    save_noise(videos / "new.mp4", 5, num_frames=8, height=32, width=48)
+    capsys.readouterr()
+    assert run("a dog", videos, "--no-update") == 0
+    assert "new.mp4" not in capsys.readouterr().out
+
+
+def test_an_index_in_object_storage(videos, model, tmp_path, capsys):
+    """A scheme of LanceDB that keeps its objects in a folder."""
+    uri = f"file-object-store://{tmp_path}/store/index"
+    assert run("a dog", videos, "--model", model, "--index", uri) == 0
+    assert f"in {uri}" in capsys.readouterr().err and not (videos / search_index.FOLDER).exists()
+    moved = videos.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="its model is not loaded without being named"):
+        run("a dog", moved, "--index", uri)
+    assert run("a dog", moved, "--index", uri, "--model", model, "--no-update") == 0
+    assert str(moved) in capsys.readouterr().out
+    with pytest.raises(ValueError, match=f"The folder {uri} does not exist"):
+        run("a dog", uri, "--model", model)
+
+
+@pytest.fixture
+def loaded(monkeypatch) -> list[str]:
+    """The models that are loaded."""
+    names, load = [], cli_search.load_video_text_model
+    monkeypatch.setattr(
+        cli_search, "load_video_text_model", lambda args, purpose: names.append(str(args.model)) or load(args, purpose)
+    )
+    return names
+
+
+@pytest.mark.parametrize("where", ["folder", "index"])
+def test_the_model_of_an_index_from_a_stranger_is_loaded_only_if_it_is_named(
+    where, videos, model, tmp_path, monkeypatch, loaded, capsys
+):
+    run("a dog", videos, "--model", model)
+    place = videos if where == "folder" else videos / search_index.FOLDER
+    assert run("a dog", place) == 0 and loaded == 2 * [str(model)]
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home of another user"))
+    with pytest.raises(ValueError, match="its model is not loaded without being named") as caught:
+        run("a dog", place)
+    assert len(loaded) == 2
+    named = str(caught.value).rpartition("--model ")[2]
+    assert os.path.samefile(named, model) and run("a dog", place, "--model", named) == 0
+
+
+def test_videos_elsewhere_of_an_index_from_a_stranger_are_read_only_if_they_are_named(
+    videos, model, tmp_path, monkeypatch, loaded, capsys
+):
+    run("a dog", videos, "--model", model, "--index", tmp_path / "kept")
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home of another user"))
+    with pytest.raises(ValueError, match="its videos are in another folder") as caught:
+        run("a dog", tmp_path / "kept", "--model", model)
+    assert len(loaded) == 1
+    words = shlex.split(str(caught.value).partition("umt search TEXT ")[2])
+    assert words == [str(videos), "--index", str(tmp_path / "kept"), "--no-update"]
+    assert run("a dog", *words, "--model", model) == 0
+    assert str(videos) in capsys.readouterr().out
+
+
+def test_an_index_of_an_earlier_version_is_refused(videos, model, capsys):
+    folder = videos / search_index.FOLDER
+    folder.mkdir()
+    stored = {"format": 1, "videos": "./..", "model": {"name": "umt"}, "window": 10.0, "parts": [], "broken": {}}
+    (folder / "index.json").write_text(json.dumps(stored))
+    command = f"rm -r '{folder}' && umt search TEXT '{videos}' --model umt"
+    for arguments in ([videos], [videos, "--model", model], [folder]):
+        with pytest.raises(ValueError, match="an index of an earlier version") as caught:
+            run("a dog", *arguments)
+        assert str(caught.value).endswith(command)
 
 
 def test_refusals(videos, model, tmp_path):

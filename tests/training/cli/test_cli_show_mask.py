@@ -7,12 +7,13 @@ from PIL import Image
 from tiny_classifier import save_noise
 from tiny_pretraining import make_teacher
 
-from modeling_umt.token_selection_umt import draw_masks
+from modeling_umt import UMTConfig, UMTForMaskedModeling, UMTModel
+from modeling_umt.token_selection_umt import draw_masks, tokens_with_most_motion
 from umt_training.cli import main
 from umt_training.cli import show_mask as cli_show_mask
 from umt_training.data.video_dataset import mask_seed
 from umt_training.pictures.mask_pictures import draw_mask_strip
-from umt_training.trainers.teacher_student import TOKEN_SELECTIONS
+from umt_training.trainers.teacher_student import MASK_TYPES, TOKEN_SELECTIONS
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +52,87 @@ def test_the_picture_shows_the_masks_of_the_trainer(mask_type, show, video, monk
     code, picture = show("--mask-type", mask_type, "--mask-ratio", 0.5, "--num-masks", 2, "--seed", 3)
     assert code == 0 and picture.shape[2] == 3
     assert "64 of 128 tokens are visible" in capsys.readouterr().out
-    clip, masks, attention, grid, title = seen["args"]
+    clip, masks, attention, grid, title, scored = seen["args"]
     assert (
         clip.shape == (8, 3, 64, 64)
         and grid == (4, 4)
         and title == f"clip.mp4 under {mask_type} masking; teacher: tiny"
     )
+    assert scored == "attention"
     with torch.no_grad():
         torch.testing.assert_close(attention, make_teacher().eval()(clip[None]).cls_attention[0])
     seeds = torch.tensor([mask_seed(3, 0, 0)])
     assert torch.equal(masks, draw_masks(TOKEN_SELECTIONS[mask_type], attention[None], 0.5, seeds, 2)[0])
+
+
+@pytest.fixture
+def show_motion(video, tmp_path, monkeypatch):
+    """Runs the command for masks by motion; returns the arguments of its picture."""
+    seen = {}
+    monkeypatch.setattr(
+        "umt_training.pictures.mask_pictures.draw_mask_strip",
+        lambda *args: seen.update(args=args) or draw_mask_strip(*args),
+    )
+
+    def call(*options):
+        output = str(tmp_path / "motion.png")
+        command = ["show-mask", str(video), "--mask-type", "motion", "--output", output, *map(str, options)]
+        assert main(command) == 0 and Image.open(output).format == "PNG"
+        return seen["args"]
+
+    return call
+
+
+def test_motion_masks_are_those_of_a_saved_student(show_motion, tmp_path, capsys):
+    """Its own patch embedding, frames and tubelets; the masks of a clip are disjoint."""
+    student = UMTForMaskedModeling(
+        UMTConfig(
+            image_size=64, num_frames=8, tubelet_size=2, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=64, position_grid=None, masked_targets={"pixels": 1536},
+        )
+    )  # fmt: skip
+    student.save_pretrained(tmp_path / "student")
+    arguments = show_motion("--student", tmp_path / "student", "--mask-ratio", 0.8, "--num-masks", 2)
+    clip, masks, importance, grid, title, scored = arguments
+    assert "13 of 64 tokens are visible" in capsys.readouterr().out
+    assert clip.shape == (8, 3, 64, 64) and grid == (4, 4) and scored == "motion"
+    assert title == "clip.mp4 under motion masking; student: student"
+    torch.testing.assert_close(importance, student.umt.motion_importance(clip[None])[0])
+    assert masks.flatten().sort().values.tolist() == tokens_with_most_motion(importance[None], 26)[0].tolist()
+
+
+def test_motion_masks_without_a_student_are_those_of_new_weights(show_motion, capsys):
+    clip, masks, importance, *_ = show_motion("--seed", 5, "--image-size", 64, "--num-frames", 4)
+    assert "13 of 64 tokens are visible" in capsys.readouterr().out and clip.shape == (4, 3, 64, 64)
+    torch.manual_seed(5)
+    new = UMTModel(UMTConfig(num_hidden_layers=1, num_aligned_layers=1))
+    torch.testing.assert_close(importance, new.motion_importance(clip[None])[0])
+    assert masks.tolist() == tokens_with_most_motion(importance[None], 13).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mask-type", "motion", "--teacher", "x"], "--teacher is not used by motion masks; leave it out"),
+        (["--mask-type", "motion", "--teacher-image-size", "56"], "--teacher-image-size is not used by motion"),
+        (["--mask-type", "tube", "--teacher", "x", "--student", "y"], "--student is not used by tube masks"),
+        (["--mask-type", "tube"], "tube masks are shown beside the attention of a teacher; give --teacher"),
+        (["--mask-type", "motion", "--student", "nobody/no-such-model"], "nobody/no-such-model"),
+        (["--mask-type", "motion", "--image-size", "40"], "Frames of 40 x 40 pixels are not squares of"),
+        (["--mask-type", "motion", "--num-frames", "1"], "compares time steps, but 1 in 1 groups leaves 1"),
+        (["--mask-type", "motion", "--num-masks", "5"], "5 motion masks of a clip show 314 tokens each"),
+    ],
+)
+def test_options_of_another_type_of_masks_are_refused_in_one_line(options, message, video, tmp_path, capsys):
+    assert main(["show-mask", str(video), "--output", str(tmp_path / "mask.png"), *options]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("umt show-mask: ") and message in error and not (tmp_path / "mask.png").exists()
+
+
+def test_a_teacher_is_no_student(teacher, video, tmp_path, capsys):
+    command = ["show-mask", str(video), "--mask-type", "motion", "--student", str(teacher)]
+    assert main([*command, "--output", str(tmp_path / "mask.png")]) == 1
+    assert "is a 'umt_teacher' model; a student is a saved UMT video model" in capsys.readouterr().err
 
 
 def test_the_seed_determines_the_picture(show):
@@ -79,7 +151,7 @@ def test_choices_are_those_of_the_trainer():
     parser = argparse.ArgumentParser()
     cli_show_mask.add_arguments(parser)
     (action,) = [action for action in parser._actions if action.dest == "mask_type"]
-    assert set(action.choices) == set(TOKEN_SELECTIONS)
+    assert set(action.choices) == set(MASK_TYPES)
 
 
 @pytest.mark.parametrize(

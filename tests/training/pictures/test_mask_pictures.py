@@ -100,16 +100,16 @@ def test_normalised_clips_are_converted_back_to_their_pixels():
     ("changed", "message"),
     [
         ({"clip": torch.zeros(2, 32, 32, 3, dtype=torch.uint8)}, r"be \(frames, 3, height, width\), but its shape"),
-        ({"visible_indices": torch.tensor([3, 32])}, "tokens from 3 to 32, but 2 frames of 4 x 4 tokens have 32"),
-        ({"cls_attention": torch.ones(2, 15)}, r"has shape \(2, 15\).* it must be \(2, 16\)"),
-        ({"grid": (3, 5), "cls_attention": torch.ones(2, 15)}, "do not divide into 3 x 5 tokens"),
+        ({"visible_indices": torch.tensor([3, 32])}, "tokens from 3 to 32, but 2 steps of 4 x 4 tokens have 32"),
+        ({"scores": torch.ones(2, 15)}, r"have shape \(2, 15\).* it must be \(2, 16\)"),
+        ({"grid": (3, 5), "scores": torch.ones(2, 15)}, "do not divide into 3 x 5 tokens"),
     ],
 )
 def test_shapes_that_do_not_fit_are_errors(changed, message):
     fitting = {
         "clip": some_clip(2, 32, 32),
         "visible_indices": torch.tensor([3, 20]),
-        "cls_attention": torch.ones(2, 16),
+        "scores": torch.ones(2, 16),
         "grid": (4, 4),
     }
     draw_mask_strip(**fitting)

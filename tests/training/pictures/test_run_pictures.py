@@ -46,14 +46,14 @@ def test_stage1_draws_masks_and_curves(videos, tmp_path, monkeypatch):
             assert picture.format == "PNG"
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"masks.png", "curves.png"}
 
-    ((clip, masks, attention, grid, title),) = seen  # once, in spite of two checkpoints and an end
+    ((clip, masks, attention, grid, title, scored),) = seen  # once, in spite of two checkpoints and an end
     sample = trainer.train_dataset[0, 0]
     pixels = trainer.pixel_values(sample["pixel_values_videos"])
     torch.testing.assert_close(clip, pixels)
     seeds = torch.tensor([sample["sample_seed"]])
     visible, _ = trainer.compute_targets(pixels[None], seeds, trainer.args.mask_ratio, 2)
     assert torch.equal(masks, visible) and attention.shape == (2, 16) and grid == (4, 4)
-    assert title == "The first training clip, attention masks"
+    assert title == "The first training clip, attention masks" and scored == "attention"
     ((tag, image, step, dataformats),) = writer.images
     assert (tag, step, dataformats) == ("masks", 0, "HWC")
     assert np.array_equal(image, np.asarray(Image.open(tmp_path / MASKS)))

@@ -127,6 +127,18 @@ def recipe(tmp_path):
     return str(path)
 
 
+def test_motion_masks_embed_all_patches_of_the_clip_once_more():
+    """Whatever the number of masks; the count of visible tokens is that of random masks."""
+    flops = {}
+    for mask_type in ("random", "motion"):
+        text = estimate("umt_b16_k710_stage1", ["--mask_type", mask_type, "--num_masks_per_clip", "2"])
+        teacher, visible = re.search(r"teacher ([\d.]+) TFLOP, .* on (\d+) visible tokens", text).groups()
+        flops[mask_type] = float(teacher)
+        assert visible == "314"
+    embedding = 2 * 1568 * (3 * 16**2) * 768 / 1e12
+    assert flops["motion"] - flops["random"] == pytest.approx(embedding, abs=1e-4)
+
+
 def test_overrides_count(recipe, tmp_path):
     make_teacher().save_pretrained(tmp_path / "teacher")
     given = ["--teacher", str(tmp_path / "teacher"), "--output_dir", str(tmp_path / "out")]

@@ -40,11 +40,22 @@ from modeling_umt import (
     UMTTeacherModel,
     convert_umt_checkpoint,
 )
+from modeling_umt.convert_umt_checkpoints import official_state_dict
 from modeling_umt.labels_umt import load_labels
 from modeling_umt.position_embeddings_umt import resize_position_table
+from processing_umt.frame_sampling_umt import sample_clips, sample_training_clip
 from umt_training import finetune
 from umt_training.runs import finetuning_run, resume
-from umt_training.runs.finetuning_run import FineTuningRun, head_rows, load_classifier, load_records, run_facts
+from umt_training.runs.finetuning_run import (
+    FineTuningRun,
+    head_rows,
+    load_classifier,
+    load_evaluation_clips,
+    load_processor,
+    load_records,
+    load_training_clips,
+    run_facts,
+)
 from umt_training.runs.resume import last_checkpoint
 from umt_training.trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 
@@ -128,6 +139,57 @@ def test_wrong_evaluation_videos_are_refused_before_a_step(clips, tmp_path):
     (tmp_path / "k400.csv").write_text("jump/0.mp4,400\n")
     with pytest.raises(ValueError, match="400"):
         load(tmp_path / "k400.csv", data_root=str(clips), labels="k400")
+
+
+@pytest.mark.parametrize(
+    ("keys", "saved", "training"),
+    [
+        ({}, ("sparse", 1), ("sparse", 1)),
+        ({"sampling": "segments"}, ("segments", 1), ("segments", 1)),
+        ({"sampling": "uniform"}, ("uniform", 1), ("uniform", 1)),
+        ({"sampling": "dense", "frame_stride": 3}, ("dense", 3), ("dense", 3)),
+        ({"sampling": "dense", "eval_sampling": "strided", "frame_stride": 3}, ("strided", 3), ("dense", 3)),
+        ({"sampling": "dense", "eval_sampling": "uniform", "frame_stride": 3}, ("uniform", 1), ("dense", 3)),
+        ({"sampling": "sparse", "eval_sampling": "dense", "frame_stride": 3}, ("dense", 3), ("sparse", 1)),
+    ],
+)
+def test_frame_sampling_of_training_of_evaluation_and_of_the_saved_processor(keys, saved, training, tmp_path):
+    run = FineTuningRun(data="unused", **keys)
+    config, args = UMTConfig(**SIZES | {"num_frames": 4}), UMTFineTuningArguments(output_dir="unused")
+    processor = load_processor(run, config)
+    processor.save_pretrained(tmp_path)
+    processor = AutoVideoProcessor.from_pretrained(tmp_path)  # options that do not go together are an error
+    assert (processor.sampling, processor.frame_stride) == saved
+    records = [{"video": "unused", "label": 0}]
+    for dataset, expected in (
+        (
+            load_training_clips(run, args, records, config),
+            sample_training_clip(40, 4, training[0], seeded(), training[1]),
+        ),
+        (load_evaluation_clips(run, args, records, processor), sample_clips(40, 4, saved[0], 1, saved[1])[0]),
+    ):
+        clip = dataset.reader.sample_frames(num_video_frames=40, num_frames=4, generator=seeded())
+        assert clip.tolist() == expected.tolist()
+
+
+def seeded() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"sampling": "random"}, "`sampling` must be one of sparse, segments, middle, dense, strided, uniform"),
+        ({"eval_sampling": "key_frame"}, "`eval_sampling` must be one of sparse"),
+        ({"sampling": "dense"}, "`sampling` is 'dense', which needs `frame_stride`"),
+        ({"eval_sampling": "strided"}, "`eval_sampling` is 'strided', which needs `frame_stride`"),
+        ({"frame_stride": 4}, "`frame_stride` is 4, but `sampling` is 'sparse', without a stride"),
+        ({"sampling": "dense", "frame_stride": 0}, "`frame_stride` must be at least 1, but is 0"),
+    ],
+)
+def test_frame_sampling_without_a_meaning_is_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        FineTuningRun(data="unused", **keys)
 
 
 # --- the start ------------------------------------------------------------------------------------------------------
@@ -254,6 +316,53 @@ def test_every_saved_model_is_a_start_and_training_is_in_float32(kind, tmp_path)
     assert model.classifier.weight.std() < 1e-4
 
 
+# the sizes of S/16 with one block: of official files, sizes are inferred from shapes
+OFFICIAL = {
+    "hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_hidden_layers": 1,
+    "num_frames": 16, "tubelet_size": 2, "position_grid": None,
+}  # fmt: skip
+PIXEL_DECODER = {
+    "masked_targets": {"pixels": 1536}, "masked_loss": "mse", "decoder_projection_bias": False,
+    "decoder_hidden_size": 192, "decoder_num_attention_heads": 3, "decoder_num_hidden_layers": 1,
+}  # fmt: skip
+FEATURE_DECODERS = {"masked_targets": {"image": 768, "video": 768}, "decoder_num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "position_type", "fields"),
+    [
+        pytest.param(UMTForMaskedModeling, "flat", PIXEL_DECODER, id="EVEREST or VideoMAE, pre-trained"),
+        pytest.param(UMTModel, "flat", {"final_norm": "none"}, id="EVEREST or VideoMAE, encoder"),
+        pytest.param(UMTForMaskedModeling, "space_time", FEATURE_DECODERS, id="MVD, pre-trained"),
+        pytest.param(UMTForVideoClassification, "flat", {"num_labels": 3}, id="EVEREST or VideoMAE, classifier"),
+        pytest.param(UMTForVideoClassification, "space_time", {"num_labels": 3}, id="MVD, classifier"),
+    ],
+)
+def test_official_files_with_tokens_of_two_frames_are_a_start(kind, position_type, fields, tmp_path):
+    torch.manual_seed(0)
+    source = kind(UMTConfig(**OFFICIAL, position_type=position_type, **fields))
+    torch.save(official_state_dict(source), tmp_path / "official.pth")
+    run = FineTuningRun(init_from=str(tmp_path / "official.pth"), model={"classifier_dropout": 0.5})
+    if kind is UMTForVideoClassification:  # its file does not determine the position table
+        with pytest.raises(ValueError, match=r"umt finetune --model '\{position_type: flat\}'"):
+            load_classifier(run, ["a", "b", "c"])
+        run.model["position_type"] = position_type
+    model = load_classifier(run, ["a", "b", "c"])
+    state, encoder = model.umt.state_dict(), source if kind is UMTModel else source.umt
+    for name, tensor in encoder.state_dict().items():
+        if not name.startswith(("norm.", "fc_norm.")):
+            assert torch.equal(state[name], tensor), name
+    assert torch.equal(model.umt.embeddings.position_embeddings, encoder.embeddings.position_embeddings)
+    config = model.config
+    assert (config.position_type, config.position_grid) == (position_type, None)
+    assert (config.final_norm, config.num_frames, config.image_size) == ("pooled", 16, 224)
+    assert config.classifier_dropout == 0.5
+    if kind is UMTForVideoClassification:
+        assert torch.equal(model.classifier.weight, source.classifier.weight)
+    else:
+        assert torch.equal(model.umt.fc_norm.weight, torch.ones(384)) and model.classifier.weight.std() < 1e-4
+
+
 def test_a_new_pooling_has_a_new_head(tmp_path):
     tiny_classifier(2).save_pretrained(tmp_path)
     names = ["LABEL_0", "LABEL_1"]
@@ -275,7 +384,7 @@ def test_what_a_run_cannot_start_from(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is a UMTTeacherModel of type 'umt_teacher'; fine-tuning starts from"):
         load_classifier(FineTuningRun(init_from=str(tmp_path)), ["a"])
     monkeypatch.setattr(
-        finetuning_run, "convert_umt_checkpoint", lambda name: UMTTeacherModel.from_pretrained(tmp_path)
+        finetuning_run, "convert_umt_checkpoint", lambda name, **_: UMTTeacherModel.from_pretrained(tmp_path)
     )
     with pytest.raises(ValueError, match=r"teacher\.pth contains a UMTTeacherModel, not a UMT video encoder"):
         load_classifier(FineTuningRun(init_from="teacher.pth"), ["a"])
@@ -291,6 +400,8 @@ def test_facts_for_the_card(clips):
         "preset": "full",
         "LoRA rank": None,
         "frame sampling": "sparse",
+        "frame sampling of evaluation": None,
+        "frame stride": None,
         "horizontal flip": False,
     }
     lora = run_facts(FineTuningRun(data="someone/clips", eval_split="val", init_from="b.pth", preset="lora"))

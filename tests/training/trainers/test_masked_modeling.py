@@ -351,7 +351,12 @@ def test_evaluation_reports_the_loss_of_held_out_clips(videos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mask_type": "attention"}, "`mask_type` must be one of tube, random, but is 'attention'"),
+        ({"mask_type": "attention"}, "`mask_type` must be one of tube, random, motion, but is 'attention'"),
+        ({"mask_type": "motion"}, "'motion' requires a `keep_ratio`; EVEREST keeps 0.3"),
+        ({"mask_type": "motion", "keep_ratio": 1.5}, r"`keep_ratio` must be in \(0, 1\], but is 1.5"),
+        ({"keep_ratio": 0.3}, "`keep_ratio` 0.3 was given, but only `mask_type` 'motion' uses it"),
+        ({"frame_pool_ratio": 1.5}, "`frame_pool_ratio` 1.5 was given, but only `mask_type` 'motion'"),
+        ({"mask_type": "motion", "keep_ratio": 0.3, "frame_pool_ratio": 0.5}, "`frame_pool_ratio` must be at least 1"),
         ({"mask_ratio": 0}, "`mask_ratio` must be between 0 and 1, but is 0"),
         ({"mask_ratio": 90}, "`mask_ratio` must be between 0 and 1, but is 90; for 90 % give 0.9"),
     ],

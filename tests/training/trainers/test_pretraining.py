@@ -25,6 +25,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoVideoProcessor,
 
 from modeling_umt import UMTForPreTraining, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict
+from modeling_umt.token_selection_umt import tokens_with_most_motion
 from processing_umt import UMTVideoProcessor
 from umt_training import UMTPreTrainingArguments, UMTPreTrainingTrainer
 from umt_training.data.video_dataset import VideoClipDataset
@@ -175,6 +176,58 @@ def test_masks_differ_between_clips_epochs_and_masks(mask_type, ratio, visible, 
     assert len({tuple(mask) for mask in masks.tolist()}) == 16
     assert torch.equal(masks, trainer.compute_targets(clips, seeds, ratio, num_masks=2)[0])
     assert (masks.diff(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize(("ratio", "num_masks", "visible"), [(0.8, 1, 7), (0.8, 4, 7), (0.75, 2, 8)])
+def test_motion_masks_show_the_tokens_that_change_most_for_the_student(ratio, num_masks, visible, tmp_path):
+    """The count is that of random masks; several masks of a clip show different tokens, split by the clip's seed."""
+    trainer = make_trainer(
+        None, tmp_path, make_student(num_frames=4), mask_type="motion", mask_ratio=ratio, num_masks_per_clip=num_masks
+    )
+    clips = torch.randn(3, 4, 3, 64, 64)
+    clips[:, 2:] = clips[:, 1:2]  # the last two frames repeat the second
+    visible *= 2
+    seeds = torch.tensor([5, 6, 7])
+    masks, targets = trainer.compute_targets(clips, seeds, ratio, num_masks)
+    assert masks.shape == (3 * num_masks, visible - (ratio == 0.8)) and (masks.diff(dim=1) > 0).all()
+    importance = trainer.model.umt.motion_importance(clips)
+    shown = masks.unflatten(0, (3, num_masks)).flatten(1).sort(dim=1).values
+    assert torch.equal(shown, tokens_with_most_motion(importance, shown.shape[1]))
+    assert shown.max() < 2 * 16 or shown.shape[1] > 32
+    again, _ = trainer.compute_targets(clips, seeds + 1, ratio, num_masks)
+    assert torch.equal(again, masks) == (num_masks == 1)
+    # the features are those of the visible tokens, and the choice follows the student's weights
+    features = trainer.teacher(clips).features
+    for row, mask in enumerate(masks):
+        torch.testing.assert_close(targets[row], features[row // num_masks][:, mask], rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        trainer.model.umt.embeddings.patch_embeddings.weight[:, : 3 * 128] = 0  # blind to a half of every patch
+    assert not torch.equal(trainer.model.umt.motion_importance(clips), importance)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"torch_compile": True, "torch_compile_backend": "eager"}, {"bf16": True}])
+def test_a_run_with_motion_masks(arguments, videos, tmp_path):
+    trainer = make_trainer(videos, tmp_path, mask_type="motion", num_masks_per_clip=2, num_train_epochs=2, **arguments)
+    trainer.train()
+    losses = losses_of(trainer)
+    assert len(losses) == 8 and losses[-1] < losses[0] and (tmp_path / "pictures" / "masks.png").exists()
+
+
+def test_motion_masks_under_sharding_are_an_error(tmp_path, sharded_trainers):
+    with pytest.raises(ValueError, match=r"'motion' reads the student's patch embedding .*FSDP does not support"):
+        make_trainer(None, tmp_path, mask_type="motion")
+
+
+@pytest.mark.parametrize(
+    ("student", "arguments", "message"),
+    [
+        ({"num_frames": 1}, {}, "compares time steps, but 1 in 1 groups leaves 1"),
+        ({}, {"num_masks_per_clip": 5}, "5 motion masks of a clip show 8 tokens each, all different, but it has 32"),
+    ],
+)
+def test_motion_masks_that_are_not_possible_are_errors_before_a_clip_is_read(student, arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(None, tmp_path, make_student(**student), mask_type="motion", **arguments)
 
 
 # --- a run ----------------------------------------------------------------------------------------------------------
@@ -449,7 +502,7 @@ def test_a_run_in_which_every_step_was_skipped_is_an_error(records, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mask_type": "checkerboard"}, "`mask_type` must be one of attention, tube, random, but is 'checkerboard'"),
+        ({"mask_type": "stripes"}, "`mask_type` must be one of attention, tube, random, motion, but is 'stripes'"),
         ({"num_masks_per_clip": 0}, "`num_masks_per_clip` must be at least 1, but is 0"),
         ({"learning_rate": 3e-4}, "`learning_rate` 0.0003 was given.*`base_learning_rate`"),
         ({"learning_rate": 5e-5}, "`learning_rate` 5e-05 was given"),  # the default of Transformers

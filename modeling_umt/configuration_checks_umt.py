@@ -1,0 +1,74 @@
+"""Checks of configuration fields, and what several configurations derive from them."""
+
+from transformers import PreTrainedConfig
+
+
+def height_width(image_size: int | list[int] | tuple[int, int]) -> tuple[int, ...]:
+    """`image_size` as (height, width)."""
+    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+
+
+def inverse(id2label: dict[int | str, str]) -> dict[str, int]:
+    """The `label2id` of an `id2label`, whose keys are strings in a JSON file."""
+    return {name: int(index) for index, name in id2label.items()}
+
+
+def integers(label2id: dict[str, int | str]) -> dict[str, int]:
+    """A `label2id` whose indices may be strings."""
+    return {name: int(index) for name, index in label2id.items()}
+
+
+def shortened(names: dict | None) -> str:
+    """A dictionary of class names for a message."""
+    text = str(names)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def aligned_layers(config: PreTrainedConfig) -> list[int]:
+    """Indices of the blocks whose outputs are aligned, ascending: `{depth - 1 - int(i * interval)}`.
+
+    `config` is of a student or a teacher: both have `num_hidden_layers`, `num_aligned_layers` and
+    `aligned_layer_interval`.
+
+    Raises:
+        ValueError: if these are not `num_aligned_layers` distinct blocks of the model.
+    """
+    depth, count, interval = config.num_hidden_layers, config.num_aligned_layers, config.aligned_layer_interval
+    layers = sorted({depth - 1 - int(i * interval) for i in range(count)})
+    if count < 1 or len(layers) != count or layers[0] < 0:
+        raise ValueError(
+            f"`num_aligned_layers` {count} with `aligned_layer_interval` {interval} does not select {count} distinct "
+            f"blocks of a model with `num_hidden_layers` {depth}."
+        )
+    return layers
+
+
+def require_positive(config: PreTrainedConfig, *names: str) -> None:
+    """Raise a ValueError unless every `config.<name>` is at least 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, but is {getattr(config, name)}.")
+
+
+def require_divisible(config: PreTrainedConfig, name: str, divisor: str) -> None:
+    """Raise a ValueError unless `config.<name>` is a multiple of `config.<divisor>`."""
+    if getattr(config, name) % getattr(config, divisor):
+        raise ValueError(
+            f"`{name}` {getattr(config, name)} must be a multiple of `{divisor}` {getattr(config, divisor)}."
+        )
+
+
+def require_whole_patches(config: PreTrainedConfig) -> None:
+    """Raise a ValueError unless `config.image_size` is one side or two, which `config.patch_size` divides."""
+    sides = height_width(config.image_size)
+    if len(sides) != 2 or min(sides) < 1 or any(side % config.patch_size for side in sides):
+        raise ValueError(
+            "`image_size` must be one side or [height, width], each a multiple of `patch_size` "
+            f"{config.patch_size}, but is {config.image_size}."
+        )
+
+
+def require_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError unless `config.<name>` is one of `choices`."""
+    if getattr(config, name) not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, but is {getattr(config, name)!r}.")
