@@ -92,14 +92,11 @@ class UMTEmbeddings(UMTPositionTable):
         """
         grid = self.token_grid(pixel_values_videos)
         positions = self.positions_of(grid, pixel_values_videos.device)
-        if visible_indices is not None:
-            embeddings = self.project(self.visible_patches(pixel_values_videos, visible_indices))
-            positions = positions[visible_indices]  # (B, V, D)
-        elif self.config.motion_drop_ratio:
+        if visible_indices is None and self.config.motion_drop_ratio:
             embeddings, visible_indices = self.embed_motion(pixel_values_videos)
-            positions = positions[visible_indices]
         else:
-            embeddings, positions = self.embed_patches(pixel_values_videos), positions[None]  # (1, N, D)
+            embeddings = self.embed_patches(pixel_values_videos, visible_indices)
+        positions = positions[None] if visible_indices is None else positions[visible_indices]
         return embeddings + positions.to(embeddings.dtype), positions
 
     def embed_motion(self, pixel_values_videos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,28 +114,12 @@ class UMTEmbeddings(UMTPositionTable):
         frames, rows, columns = self.token_grid(pixel_values_videos)
         return motion_importance(embeddings.unflatten(1, (frames, rows * columns)), groups)
 
-    def embed_patches(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """All projected patches of a clip without positions (B, N, D)."""
-        return self.project(self.patches(pixel_values_videos).flatten(4).flatten(1, 3))
-
-    def project(self, patches: torch.Tensor) -> torch.Tensor:
+    def embed_patches(
+        self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Projected patches of all or of the visible tokens, without positions (B, V, D)."""
+        patches = clip_patches(pixel_values_videos, self.token_grid(pixel_values_videos), visible_indices)
         return self.patch_embeddings(patches.to(self.patch_embeddings.weight.dtype))
-
-    def visible_patches(self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor) -> torch.Tensor:
-        """The patches of the visible tokens (B, V, patch_values)."""
-        patches = self.patches(pixel_values_videos)
-        _, _, rows, columns = patches.shape[:4]
-        batch = torch.arange(patches.shape[0], device=patches.device)[:, None]
-        frame, cell = visible_indices // (rows * columns), visible_indices % (rows * columns)
-        return patches[batch, frame, cell // columns, cell % columns].flatten(2)
-
-    def patches(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """A view of the clip, (B, frames, rows, columns, C, tubelet, patch, patch): the kernel's order at the end."""
-        patch, tubelet = self.config.patch_size, self.config.tubelet_size
-        frames, rows, columns = self.token_grid(pixel_values_videos)
-        patches = pixel_values_videos.unflatten(1, (frames, tubelet))
-        patches = patches.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))
-        return patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
 
 
 def clip_token_grid(
@@ -174,6 +155,30 @@ def clip_token_grid(
     return frames // tubelet_size, height // config.patch_size, width // config.patch_size
 
 
+def clip_patches(
+    pixel_values_videos: torch.Tensor, grid: tuple[int, int, int], visible_indices: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Clips as flattened patches, in the order of a kernel's weights, of which only the visible ones are copied.
+
+    Args:
+        pixel_values_videos: The clips (B, T, C, H, W).
+        grid: Tokens along frames, rows and columns.
+        visible_indices (int64 (B, V), *optional*): Indices of the patches to return; None: all.
+
+    Returns:
+        (B, V, C * tubelet * patch * patch).
+    """
+    frames, rows, columns = grid
+    # a view, not yet a copy: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
+    patches = pixel_values_videos.unflatten(1, (frames, -1)).unflatten(-2, (rows, -1)).unflatten(-1, (columns, -1))
+    patches = patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
+    if visible_indices is None:
+        return patches.flatten(4).flatten(1, 3)
+    batch = torch.arange(patches.shape[0], device=patches.device)[:, None]
+    frame, cell = visible_indices // (rows * columns), visible_indices % (rows * columns)
+    return patches[batch, frame, cell // columns, cell % columns].flatten(2)
+
+
 def frame_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Frames (B*T, C, H, W) as flattened patches (B*T, S, C * patch * patch), in the order of a kernel's weights."""
     rows, columns = frames.shape[-2] // patch_size, frames.shape[-1] // patch_size
@@ -181,4 +186,4 @@ def frame_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
     return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-__all__ = ["UMTEmbeddings", "UMTPositionTable", "clip_token_grid", "frame_patches"]
+__all__ = ["UMTEmbeddings", "UMTPositionTable", "clip_patches", "clip_token_grid", "frame_patches"]

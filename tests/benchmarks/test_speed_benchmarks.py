@@ -232,7 +232,7 @@ def test_methods_of_pretraining_cost_what_is_derived_for_them(method, step, shar
     embedded here."""
     flops, teacher_flops = pretraining_methods.cost_of_clip(method, "b16")
     assert flops / 2e9 == pytest.approx(step, rel=0.05)
-    assert teacher_flops / flops == pytest.approx(share, abs=0.01)
+    assert teacher_flops / flops == pytest.approx(share, abs=0.02)
 
 
 def test_rerank(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import evaluate
+import tiny_masked_modeling
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
@@ -36,7 +37,7 @@ EVALUATIONS = ("classification", "retrieval", "question_answering", "multiple_ch
 # whether the batch of a process may be split by accumulation without another result: a contrast spans a batch
 TRAININGS = {
     "stage1": True, "stage1_stream": True, "stage2": False, "classification": True, "retrieval": False,
-    "question_answering": True,
+    "question_answering": True, "masked_modeling": True,
 }  # fmt: skip
 
 
@@ -50,6 +51,8 @@ def write_parts(folder: Path) -> Path:
     save_tiny(start, folder / "stage2")
     make_student().save_pretrained(folder / "student")
     make_teacher().save_pretrained(folder / "teacher")
+    for name, teacher in tiny_masked_modeling.make_teachers().items():
+        teacher.save_pretrained(folder / f"{name}-teacher")
     BertForMaskedLM(BertConfig(**{k: v for k, v in TEXT.items() if k != "fusion_layer"})).save_pretrained(
         folder / "bert"
     )
@@ -100,6 +103,10 @@ def training_command(name: str, parts: Path, processes: int = 1, accumulation: i
     if task == "stage1":
         keys |= {"data": shards if stream else str(parts / "trained"), "samples_per_epoch": 8, "mask_ratio": 0.75}
         keys |= {"teacher": str(parts / "teacher"), "model": STUDENT, "base_learning_rate": 0.05}
+    elif task == "masked_modeling":
+        keys |= {"data": str(parts / "trained"), "mask_ratio": 0.75, "frame_stride": 1, "base_learning_rate": 0.05}
+        keys |= {"model": tiny_masked_modeling.STUDENT}
+        keys |= {"teachers": {name: str(parts / f"{name}-teacher") for name in ("image", "video")}}
     elif task == "stage2":
         keys |= {"video_data": [table], "text": str(parts / "bert")}
         keys |= {"init_from": str(parts / "student"), "teacher": str(parts / "teacher"), "mask_ratio": 0.75}
@@ -117,7 +124,7 @@ def training_command(name: str, parts: Path, processes: int = 1, accumulation: i
         keys |= {"learning_rate": 1e-3}
     recipe = parts / f"{name}-{processes}-{accumulation}.yaml"
     recipe.write_text(json.dumps(keys))  # JSON is YAML; all processes write the same
-    return ["pretrain" if task in ("stage1", "stage2") else "finetune", "--config", str(recipe)]
+    return ["pretrain" if task in ("stage1", "stage2", "masked_modeling") else "finetune", "--config", str(recipe)]
 
 
 def run_command(command: list[str], output: Path) -> dict:

@@ -14,11 +14,11 @@ from .published_results import evaluation_command
 HEAD = """\
 # Reproducibility
 
-The published results of Unmasked Teacher, row by row: the result reported by the authors, the command that measures \
-it with this package, the recipe that trains it, and the known departures. **None of these results has been measured \
-again.** What has been checked is the computation: converted models reproduce the official code's outputs on recorded \
-inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, crops, schedules and metrics equal those of the \
-official code on recorded examples.
+The published results of Unmasked Teacher, MVD and EVEREST, row by row: the result reported by the authors, the \
+command that measures it with this package, the recipe that trains it, and the known departures. **None of these \
+results has been measured again.** What has been checked is the computation: converted models reproduce the official \
+code's outputs on recorded inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, crops, schedules and \
+metrics equal those of the official code on recorded examples.
 
 `umt card build` generates this page from `model_cards/registry.yaml` and `model_cards/results.yaml`.
 
@@ -98,6 +98,13 @@ Give each run its own `--output-dir`: a folder that contains another run is refu
 ablations (aligned layers, mask ratio, schedule, teacher, objectives of stage 2) are not listed.
 """
 
+MASKED_MODELING = """\
+## Masked modelling: MVD and EVEREST
+
+Results after fine-tuning. The weights that reached them were not published, or are on a file-sharing drive. Recipes \
+and their departures are in `training/recipes/`, where the head of each also has the command of the evaluation.
+"""
+
 
 def reproducibility_page() -> str:
     rows = [checkpoint_row(name) for name in row_names()]
@@ -110,6 +117,7 @@ def reproducibility_page() -> str:
         RETRIEVAL + "\n" + retrieval(rows, results["retrieval"], "fine-tuned"),
         QUESTIONS + "\n" + questions(rows),
         PAPER_TABLES + "\n" + "\n\n".join(map(paper_table, results["paper_tables"])),
+        MASKED_MODELING + "\n" + "\n\n".join(map(paper_table, results["masked_modeling_tables"])),
     ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 

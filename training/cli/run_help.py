@@ -48,6 +48,7 @@ EXAMPLES = {
     "pretrain": """\
   umt pretrain --config umt_b16_k710_stage1 --estimate
   umt pretrain --config umt_b16_k710_stage1 --data videos/ --output-dir stage1
+  umt pretrain --config mvd_b16_from_b16 --data videos/ --output-dir mvd
   umt pretrain --config umt_b16_5m_stage2 --init-from stage1 --video-data captions.json --video-root videos/
   umt pretrain --config umt_b16_k710_stage1 --mask-ratio 0.9 --print-config > my_recipe.yaml""",
     "finetune": """\

@@ -92,7 +92,8 @@ class UMTMaskedModelingTrainer(UMTTrainer):
             frames, `tubelet_size` and `num_frames`. Teachers are set to evaluation mode, frozen, moved to the device
             and cast to the precision of the run (bf16 or fp16 under mixed precision). A teacher of single frames gets
             every `tubelet_size`-th frame of the student's clip.
-        args ([`UMTMaskedModelingArguments`]): The training arguments.
+        args ([`UMTMaskedModelingArguments`]): The training arguments; by default those of the published runs, with
+            Transformers' `output_dir`, `"trainer_output"`.
         token_selection (*optional*): Replaces the token selection of `mask_type`, `"tube"` or `"random"`; a function
             with the signature of [`tube_token_selection`], whose first argument contains zeros, because there is no
             attention.
@@ -109,12 +110,12 @@ class UMTMaskedModelingTrainer(UMTTrainer):
     def __init__(
         self,
         model: PreTrainedModel,
-        teachers: Mapping[str, nn.Module] | None,
-        args: UMTMaskedModelingArguments,
+        teachers: Mapping[str, nn.Module] | None = None,
+        args: UMTMaskedModelingArguments | None = None,
         token_selection: Callable | None = None,
         **kwargs,
     ):
-        teachers = teachers or {}
+        teachers, args = teachers or {}, args or UMTMaskedModelingArguments("trainer_output")
         configs = {name: teacher.config for name, teacher in teachers.items()}
         check_teachers_fit(model.config, configs)
         self.teacher_clip_size = teacher_image_size(model.config, configs)

@@ -158,7 +158,12 @@ def check_teachers_fit(student: UMTConfig, teachers: Mapping[str, PreTrainedConf
         student: Configuration of the student, with `masked_targets`.
         teachers: Configuration of the teacher of each target.
     """
-    targets = {name: dim for name, dim in (student.masked_targets or {}).items() if name != PIXELS}
+    if not student.masked_targets:
+        raise ValueError(
+            "The student has no `masked_targets`, which state what it predicts; masked modelling trains a "
+            "UMTForMaskedModeling."
+        )
+    targets = {name: dim for name, dim in student.masked_targets.items() if name != PIXELS}
     if set(targets) != set(teachers):
         raise ValueError(
             f"`masked_targets` of the student has the features {', '.join(targets) or 'of no teacher'}, but teachers "

@@ -17,11 +17,8 @@ from umt_training.cards.card_folders import build_cards, stale_files, written_fi
 from umt_training.cards.checkpoint_registry import VIDEO_TEXT_KINDS, checkpoint_row, read_registry, row_names
 from umt_training.cards.published_card import published_card
 from umt_training.cli import main
-from umt_training.runs.finetuning_run import FineTuningRun
-from umt_training.runs.pretraining_run import PreTrainingRun
-from umt_training.runs.recipes import parse_recipe, read_recipe, recipe_names
-from umt_training.trainers.finetuning import UMTFineTuningArguments
-from umt_training.trainers.pretraining import UMTPreTrainingArguments
+from umt_training.runs.recipes import RECIPES_FOLDER, parse_recipe, read_recipe, recipe_names
+from umt_training.runs.task_classes import task_classes
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CARDS = REPOSITORY / "model_cards"
@@ -283,7 +280,32 @@ def test_the_page_has_every_published_result(page):
     for dataset, accuracies in results["question_answering"].items():
         name = read_registry()["datasets"][dataset]["name"]
         assert all(f"| {name} | {stage2} | {value:.1f} |" in page for stage2, value in accuracies.items())
+    for described in results["masked_modeling_tables"]:
+        for row in described["rows"]:
+            assert f"| {row['what']} | {row['published']} | `{row['command']}` |" in page
     assert "None of these results has been measured again" in page
+
+
+def test_the_results_of_masked_modelling_are_those_that_the_recipes_expect():
+    """In `results.yaml`, in the heads of the recipes, and in the rows of the published students."""
+    described = [row for table in read_registry()["results"]["masked_modeling_tables"] for row in table["rows"]]
+    assert len(described) == 2 * 7 + 7
+    for row in described:
+        words = row["command"].split()
+        recipe, start = words[words.index("--config") + 1], words[words.index("--init-from") + 1]
+        start = start.replace("-", "_")
+        head = " ".join(line.strip("# ") for line in recipe_text(recipe).splitlines() if line.startswith("#"))
+        if "/" not in row["published"]:
+            assert f"Expected: {row['published']} % top-1" in head
+            continue
+        top1, top5 = row["published"].split(" / ")
+        assert re.search(rf"{top1} %( top-1)? and {top5} %( top-5)? from {start}\b", head)
+        if start in row_names():
+            assert checkpoint_row(start).finetuned[recipe.rpartition("_")[2]] == [float(top1), float(top5)]
+
+
+def recipe_text(name: str) -> str:
+    return (RECIPES_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def test_the_commands_of_the_page_are_valid(page, monkeypatch):
@@ -302,9 +324,5 @@ def test_the_commands_of_the_page_are_valid(page, monkeypatch):
         args = ran[-1]
         if args.command == "evaluate":
             continue
-        kinds = (
-            (PreTrainingRun, UMTPreTrainingArguments) if args.command == "pretrain"
-            else (FineTuningRun, UMTFineTuningArguments)
-        )  # fmt: skip
         recipe = {key: value for key, value in read_recipe(args.config).items() if key != "bf16"}
-        parse_recipe(recipe, [*args.overrides, "--output_dir", "run"], *kinds)
+        parse_recipe(recipe, [*args.overrides, "--output_dir", "run"], *task_classes(recipe["task"]))

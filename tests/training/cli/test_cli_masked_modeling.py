@@ -172,7 +172,7 @@ def test_a_trained_student_becomes_a_classifier(runs):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--mask-type", "attention"], "`mask_type` must be one of tube, random, but is 'attention'"),
+        (["--mask-type", "attention"], "`mask_type` must be one of tube, random, motion, but is 'attention'"),
         (["--sampling", "every"], "`sampling` must be one of sparse, segments"),
         (["--sampling", "segments"], "`frame_stride` 1 was given, but `sampling` segments has no stride"),
         (["--teacher", "x"], "Unknown keys: teacher"),

@@ -18,6 +18,7 @@ from transformers import AutoModelForObjectDetection, AutoVideoProcessor
 from modeling_umt import (
     UMTConfig,
     UMTForActionDetection,
+    UMTForMaskedModeling,
     UMTForPreTraining,
     UMTForVideoClassification,
     UMTModel,
@@ -183,10 +184,20 @@ def test_wrong_data_are_refused_in_one_line(case, wrong_data):
 # --- the start ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [UMTModel, UMTForPreTraining, UMTForVideoClassification, UMTForActionDetection])
-def test_every_encoder_is_a_start(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (UMTModel, {}),
+        (UMTModel, {"final_norm": "none"}),
+        (UMTForPreTraining, {}),
+        (UMTForMaskedModeling, {"masked_targets": {"image": 8}, "position_grid": None}),
+        (UMTForVideoClassification, {}),
+        (UMTForActionDetection, {}),
+    ],
+)
+def test_every_encoder_is_a_start(kind, fields, tmp_path):
     torch.manual_seed(0)
-    source = kind(UMTConfig(**SIZES, num_labels=3)).bfloat16()
+    source = kind(UMTConfig(**SIZES, num_labels=3, **fields)).bfloat16()
     source.save_pretrained(tmp_path)
     model = load_detector(DetectionRun(init_from=str(tmp_path), model={"drop_path_rate": 0.3}), ["a", "b"])
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -194,7 +205,7 @@ def test_every_encoder_is_a_start(kind, tmp_path):
     for name, tensor in encoder.items():
         if not name.startswith("fc_norm."):
             assert torch.equal(model.umt.state_dict()[name], tensor.float()), name
-    if kind is UMTForVideoClassification:
+    if kind is UMTForVideoClassification or fields.get("final_norm") == "none":
         assert torch.equal(model.umt.norm.weight, torch.ones(24)) and not model.umt.norm.bias.any()
     assert model.umt.layers[-1].drop_path_rate == pytest.approx(0.3)
     assert model.config.id2label == {0: "a", 1: "b"} and model.config.label2id == {"a": 0, "b": 1}

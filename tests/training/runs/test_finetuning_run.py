@@ -26,6 +26,7 @@ from finetuning_tools import (
 )
 from peft import PeftModel
 from recorded import load_recorded
+from recorded_models import pixel_model_config, sub_state
 from subprocess_tools import complaints, run_clean
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 from video_files import write_video
@@ -291,6 +292,22 @@ def test_stage1_checkpoint(tmp_path):
         model.umt.fc_norm.bias.copy_(tensors["state/init.fc_norm.bias"])
         model.classifier.weight.copy_(tensors["state/init.head.weight"])
         model.classifier.bias.copy_(tensors["state/init.head.bias"])
+        logits = model(tensors["input/video"].transpose(1, 2)).logits
+    torch.testing.assert_close(logits, tensors["expected/logits"], **TOLERANCE)
+
+
+def test_pre_trained_checkpoint_of_everest(tmp_path):
+    """The recorded logits of a classifier that starts from it and drops tokens by motion; norm and head are new."""
+    recorded, tensors = load_recorded("everest_checkpoint")
+    state = {name: tensor for name, tensor in sub_state(tensors).items() if not name.startswith("init.")}
+    convert_umt_checkpoint(state, pixel_model_config(recorded["pretrain"])).save_pretrained(tmp_path)
+    run = FineTuningRun(init_from=str(tmp_path), motion_drop_ratio=recorded["classifier"]["mcm_ratio"])
+    model = load_classifier(run, [f"LABEL_{i}" for i in range(recorded["classifier"]["num_classes"])]).eval()
+    assert torch.equal(model.umt.fc_norm.weight, torch.ones(32)) and 0 < model.classifier.weight.std() < 1e-4
+    with torch.no_grad():
+        for name, parameter in {"fc_norm": model.umt.fc_norm, "head": model.classifier}.items():
+            parameter.weight.copy_(tensors[f"state/init.{name}.weight"])
+            parameter.bias.copy_(tensors[f"state/init.{name}.bias"])
         logits = model(tensors["input/video"].transpose(1, 2)).logits
     torch.testing.assert_close(logits, tensors["expected/logits"], **TOLERANCE)
 

@@ -1,4 +1,4 @@
-"""The pre-training recipes of MVD compared with the released scripts: sizes, teachers, learning rates, schedules."""
+"""The pre-training recipes of MVD and EVEREST compared with the published values: sizes, rates, schedules, masks."""
 
 import re
 
@@ -36,6 +36,17 @@ MVD = {
     "mvd_l16_from_l16_800": ("l16", "l16", 801, 8, 2, 3e-4, 2e-5, 0.1, (4, 512, 8)),
     "mvd_h16_from_h16_800": ("h16", "h16", 801, 8, 2, 3e-4, 2e-5, 0.2, (8, 640, 8)),
 }
+# Of a run of EVEREST: size, hidden size and heads of the decoder, epochs, warm-up, batch, learning rate for 256 clips,
+# stride, fraction of kept tokens, flip, top-1 after fine-tuning in percent.
+EVEREST = {
+    "everest_s16_k400_pretraining": ("s16", (4, 192, 3), 200, 40, 1024, 1.5e-4, 4, 0.3, False, 75.9),
+    "everest_b16_k400_pretraining": ("b16", (4, 384, 6), 200, 40, 1024, 3e-4, 4, 0.3, False, 79.2),
+    "everest_l16_k400_pretraining": ("l16", (4, 512, 8), 200, 40, 512, 1.5e-4, 4, 0.3, False, 82.1),
+    "everest_b16_ssv2_pretraining": ("b16", (4, 384, 6), 200, 40, 256, 1.5e-4, 2, 0.3, False, 64.6),
+    "everest_b16_ucf101_pretraining": ("b16", (4, 384, 6), 3200, 40, 192, 1e-3, 4, 0.3, False, 93.4),
+    "everest_b16_hmdb51_pretraining": ("b16", (4, 384, 6), 4800, 40, 192, 1e-3, 2, 0.3, False, 68.1),
+    "everest_b16_oscc_pretraining": ("b16", (4, 384, 6), 400, 20, 256, 1e-3, 4, 0.5, True, 76.2),
+}
 # fmt: on
 
 
@@ -59,8 +70,8 @@ def decoder_sizes(config: UMTConfig) -> tuple[int, ...]:
 
 def test_there_is_a_recipe_for_every_run():
     masked_modeling = {name for name in recipe_names() if read_recipe(name)["task"] == "masked_modeling"}
-    assert masked_modeling == set(MVD)
-    assert len(MVD) == 7
+    assert masked_modeling == {*MVD, *EVEREST}
+    assert len(MVD) == len(EVEREST) == 7
 
 
 @pytest.mark.parametrize("name", MVD)
@@ -113,7 +124,58 @@ def test_a_recipe_of_mvd_begins_with_results_hardware_command_and_departures(nam
     assert f"umt) pretrain --config {name} --data k400_train.csv " in comment
 
 
-@pytest.mark.parametrize("name", ["mvd_s16_from_b16", "mvd_b16_from_b16", "mvd_l16_from_l16"])
+# --- EVEREST ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVEREST)
+def test_the_effective_learning_rate_of_everest(name):
+    _, _, _, _, batch, base, *_ = EVEREST[name]
+    run, args = parse(name)
+    assert run.num_devices == int(re.search(r"--num_processes (\d+) ", head(name))[1])
+    assert run.num_devices * args.effective_batch_size == batch
+    assert scaled_learning_rate(args.base_learning_rate, batch) == pytest.approx(base * batch / 256, rel=1e-12)
+    assert scaled_learning_rate(args.base_min_learning_rate, batch) == pytest.approx(1e-5 * batch / 256, rel=1e-12)
+    assert args.base_warmup_learning_rate == 0
+
+
+@pytest.mark.parametrize("name", EVEREST)
+def test_values_of_everest(name):
+    size, decoder, epochs, warmup, _, _, stride, kept, flip, _ = EVEREST[name]
+    run, args = parse(name)
+    config = UMTConfig(**run.model)
+    assert run.teachers == {} and config.masked_targets == {"pixels": 2 * 16 * 16 * 3}
+    assert encoder_sizes(config) == ENCODERS[size] and decoder_sizes(config) == decoder
+    assert (config.num_frames, config.image_size, config.tubelet_size, config.patch_size) == (16, 224, 2, 16)
+    assert (config.position_type, config.position_grid, config.drop_path_rate) == ("flat", None, 0)
+    assert (config.masked_loss, config.normalize_targets, config.decoder_projection_bias) == ("mse", True, False)
+    assert (run.sampling, run.frame_stride, run.flip, run.init_from) == ("strided", stride, flip, None)
+    assert (args.mask_type, args.mask_ratio, args.keep_ratio) == ("motion", 0.9, kept)
+    assert args.frame_pool_ratio == (1.5 if "oscc" in name else 1)
+    assert (args.num_train_epochs, args.warmup_epochs, args.weight_decay) == (epochs, warmup, 0.05)
+    assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.max_grad_norm) == (0.9, 0.95, 1e-8, 0)
+    assert (args.layer_decay, args.seed, args.bf16) == (1.0, 0, True)
+
+
+@pytest.mark.parametrize("name", EVEREST)
+def test_a_recipe_of_everest_begins_with_results_hardware_command_and_departures(name):
+    _, _, _, _, batch, *_, top1 = EVEREST[name]
+    comment, finetuned = head(name), name.removesuffix("_pretraining")
+    assert f"Fine-tuned with {finetuned}, the authors' model reaches {top1} % top-1 (" in comment
+    assert f"Expected: {top1} % top-1" in head(finetuned)
+    views = r"16 frames x 3 crops x \d+ clips"
+    assert re.search(views, comment)[0] == re.search(views, head(finetuned))[0]
+    assert "Hardware: " in comment and f"effective batch size, {batch} here" in comment
+    assert f"umt) pretrain --config {name} --data " in comment and "Departures: bf16" in comment
+    folder = re.search(r"--output-dir (\S+)", comment)[1]
+    assert f"--init-from {folder} " in head(finetuned)
+
+
+# --- estimates -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["mvd_s16_from_b16", "mvd_b16_from_b16", "everest_s16_k400_pretraining", "everest_b16_ucf101_pretraining"]
+)
 def test_the_head_of_a_recipe_states_the_estimate_of_the_command(name):
     stated = re.search(r"`--estimate` gives ([\d.]+ hours on \d+ A100), with", head(name))[1]
     assert stated in estimate(name)

@@ -19,6 +19,7 @@ from modeling_umt.convert_umt_checkpoints import official_state_dict
 from modeling_umt.token_selection_umt import random_token_selection, tube_token_selection
 from umt_training.runs.estimate_masked_modeling import MaskedModelingCost, estimate_masked_modeling
 from umt_training.runs.masked_modeling_run import MaskedModelingRun, load_training_clips
+from umt_training.runs.pretraining_run import load_student
 from umt_training.runs.tasks import estimate
 from umt_training.trainers.masked_modeling import UMTMaskedModelingArguments
 from umt_training.trainers.masked_modeling_teachers import (
@@ -256,6 +257,34 @@ def test_weights_that_a_teacher_lacks_are_an_error(tmp_path):
     config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
     with pytest.raises(ValueError, match=r"lacks \d+ weights of a UMTModel, such as layers\.2\."):
         load_masked_modeling_teacher(str(tmp_path), UMTConfig(**STUDENT))
+
+
+# --- student --------------------------------------------------------------------------------------------------------
+
+
+def test_students_from_official_files(tmp_path, capsys):
+    """A file of MVD with its decoders, and one of VideoMAE, whose decoder is dropped."""
+    sizes = {"hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 6, "intermediate_size": 64}
+    sizes |= {"num_frames": 16, "tubelet_size": 2, "decoder_num_hidden_layers": 1}
+    targets = {"image": 24, "video": 40}
+    torch.manual_seed(0)
+    mvd = UMTForMaskedModeling(UMTConfig(position_type="space_time", masked_targets=targets, **sizes))
+    pixels = {"position_grid": None, "masked_targets": {"pixels": 1536}, "decoder_projection_bias": False}
+    videomae = UMTForMaskedModeling(UMTConfig(**sizes, **pixels))
+    for name, model in (("mvd", mvd), ("videomae", videomae)):
+        torch.save({"model": official_state_dict(model)}, tmp_path / f"{name}.pth")
+
+    student = load_student(str(tmp_path / "mvd.pth"), {"drop_path_rate": 0.1}, UMTForMaskedModeling)
+    assert student.config.masked_targets == targets and student.config.drop_path_rate == 0.1
+    assert all(torch.equal(tensor, student.state_dict()[name]) for name, tensor in mvd.state_dict().items())
+    assert "new weights" not in capsys.readouterr().out
+
+    fields = {"position_type": "space_time", "masked_targets": targets}
+    student = load_student(str(tmp_path / "videomae.pth"), fields, UMTForMaskedModeling)
+    assert set(student.decoders) == set(targets) and student.config.position_type == "space_time"
+    for name, tensor in videomae.umt.state_dict().items():
+        assert torch.equal(tensor, student.umt.state_dict()[name])
+    assert "new weights: decoders.image.head" in capsys.readouterr().out
 
 
 # --- data -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import torch
 from recorded import load_recorded
 from recorded_models import masked_student_config, sub_state
 from tiny_masked_modeling import (
+    PIXELS,
     clip_options,
     make_pixel_trainer,
     make_student,
@@ -15,6 +16,7 @@ from tiny_masked_modeling import (
     some_batch,
 )
 from tiny_pretraining import losses_of, write_videos
+from tiny_pretraining import make_student as make_stage1_student
 from transformers import AutoModelForPreTraining, AutoVideoProcessor, VideoMAEModel, ViTMAEModel
 
 from modeling_umt import (
@@ -220,6 +222,18 @@ def test_a_teacher_of_another_size_gets_its_own_clip(videos, tmp_path):
 def test_teachers_that_do_not_fit_are_errors(teachers, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         make_trainer(None, tmp_path, teachers=teachers())
+
+
+def test_a_student_without_targets_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"no `masked_targets`.*UMTForMaskedModeling"):
+        make_trainer(None, tmp_path, student=make_stage1_student(), teachers={})
+
+
+def test_pixels_need_neither_teachers_nor_arguments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = UMTMaskedModelingTrainer(make_student(**PIXELS))
+    assert trainer.teachers == {} and trainer.args.mask_ratio == 0.9
+    assert trainer.compute_loss(trainer.model, some_batch(1)).isfinite()
 
 
 def test_a_teacher_that_returns_a_class_token_is_an_error(tmp_path):
