@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -143,10 +144,16 @@ def main(arguments: list[str] | None = None) -> dict:
     rows = {}
     for batch in options.batches:
         for name in MODELS:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, context) as pool:  # a new process for every model
-                task = (name, options.size, batch, options.device, options.rounds, options.threads)
-                rows[f"{name} {batch}"] = pool.submit(measure_model, *task).result()
+            task = partial(
+                measure_model,
+                size=options.size,
+                batch=batch,
+                device=options.device,
+                rounds=options.rounds,
+                threads=options.threads,
+            )
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # a new one for every model
+                (rows[f"{name} {batch}"],) = pool.map(task, [name])
             print(name, rows[f"{name} {batch}"], flush=True)
     results = {
         "environment": environment(torch.device(options.device)),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from same_process import SameProcess
 from tiny_pretraining import make_student, make_teacher
 
 from benchmarks import all as all_benchmarks
@@ -20,6 +21,7 @@ from benchmarks import (
     harness,
     largest_batch,
     motion_drop,
+    pretraining_memory,
     pretraining_methods,
     rerank,
     sizes,
@@ -320,3 +322,14 @@ def test_every_command_of_all_benchmarks_is_valid(device, tmp_path, monkeypatch)
 
     (tmp_path / f"{name}.json").write_text("{}")
     assert set(to_do) - set(all_benchmarks.commands(device, tmp_path, [])) == {name}
+
+
+def test_memory_of_pretraining(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining_memory, "ProcessPoolExecutor", SameProcess)
+    small = ["--size=tiny", "--batches", "1", "--rounds=1", f"--threads={torch.get_num_threads()}"]
+    results, saved, text = run(pretraining_memory, tmp_path, *small)
+    rows = results["rows"]
+    assert saved["rows"] == rows and [*rows] == ["everest 1", "videomae 1", "transformers 1"]
+    # the losses of untrained models of normalised pixels, whose variance is 1
+    assert all(row["loss"] == pytest.approx(1, abs=0.1) and row["peak_bytes"] >= 0 for row in rows.values())
+    assert "| EVEREST, this package |" in text

@@ -2,7 +2,7 @@
 
 
 class SameProcess:
-    def __init__(self, processes, context, initializer):
+    def __init__(self, processes, context, initializer=None):
         pass
 
     def __enter__(self):

@@ -45,6 +45,7 @@ class CheckpointRow:
     teacher: str | None = None
     teachers: str | None = None
     start: str | None = None
+    origin: str | None = None
     license: str | None = None
     sha256: str | None = None
     bytes: int | None = None
@@ -71,6 +72,7 @@ class CheckpointRow:
                 ("size", self.size, registry["sizes"]),
                 *(("data set", data, registry["datasets"]) for data in (*self.data, *self.finetuned)),
                 *(("start", start, registry["checkpoints"]) for start in (self.start, self.teacher) if start),
+                *([("origin", self.origin, registry["sources"])] if self.origin else []),
             )
             if value not in known
         ]
@@ -84,15 +86,20 @@ class CheckpointRow:
 
     @property
     def source(self) -> dict[str, Any]:
-        """The registry's entry for the origin of this kind of checkpoint."""
-        registry, name = read_registry(), self.shared.get("source")
+        """The registry's entry for the origin of the row, or of its kind of checkpoint."""
+        registry, name = read_registry(), self.origin or self.shared.get("source")
         return registry["sources"][name] if name else registry["source"]
 
     @property
+    def is_on_hub(self) -> bool:
+        """Whether the official file is on the Hub, and not on a page that links a file-sharing drive."""
+        return "hub" in self.source
+
+    @property
     def official_file(self) -> str:
-        """Path of the official file in the official repository on the Hub."""
+        """Path of the official file in the official repository on the Hub; the row's name for a file that is not."""
         name = self.file or f"{self.name}.pth"
-        return f"{self.shared['folder']}/{name}" if self.shared["folder"] else name
+        return f"{self.shared['folder']}/{name}" if self.shared["folder"] and self.is_on_hub else name
 
     @property
     def stage2(self) -> str | None:
@@ -153,7 +160,7 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
         fields |= row.shared.get("config", {})
         if row.kind == "stage1":
             fields["target_dim"] = size["target_dim"]
-        elif row.kind != "mvd":
+        elif row.kind in ("classification", "detection"):
             names = load_labels(row.labels) if row.labels else [f"LABEL_{index}" for index in range(row.classes)]
             fields["id2label"] = dict(enumerate(names))
             fields["label2id"] = {name: index for index, name in enumerate(names)}
@@ -197,8 +204,8 @@ def row_processor(
             crop_size={"height": row.resolution, "width": row.resolution},
         )
     processor = UMTVideoProcessor.for_config(row_config(row))
-    if row.kind == "mvd":  # the window of pre-training and of the tests on Kinetics
-        processor.sampling, processor.frame_stride = "strided", 4
+    for name, value in row.source.get("sampling", {}).items():
+        setattr(processor, name, value)
     if row.sampling is not None:
         processor.sampling = row.sampling
     return processor

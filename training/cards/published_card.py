@@ -32,6 +32,7 @@ SNIPPETS = {
     "teacher": TEACH,
     "stage1": EMBED,
     "mvd": EMBED,
+    "everest": EMBED,
     "classification": CLASSIFY,
     "detection": DETECT,
     "stage2": SEARCH,
@@ -77,14 +78,13 @@ def published_card(row: CheckpointRow, repo_id: str | None = None, origin: str |
     """The card of a published checkpoint."""
     repo_id = repo_id or f"{PLACEHOLDER_OWNER}/{row.name}"
     source = row.source
-    method = "masked-video-distillation" if row.kind == "mvd" else "unmasked-teacher"
     data = ModelCardData(
         model_name=row.name,
         language="en" if row.kind in VIDEO_TEXT_KINDS else None,
         license=row.license or source["license"],
         library_name="transformers",
         pipeline_tag=row.shared["task"],
-        tags=["video", method, "umt", row.kind],
+        tags=["video", source.get("tag", "unmasked-teacher"), "umt", row.kind],
         base_model=row.clip,
         datasets=[hub for name in row.data if (hub := read_registry()["datasets"][name].get("hub"))] or None,
         eval_results=eval_results(row) or None,
@@ -226,7 +226,7 @@ def describe_training(row: CheckpointRow) -> str:
 
 def describe_origin(row: CheckpointRow) -> str:
     source = row.source
-    if row.kind == "mvd":
+    if not row.is_on_hub and not row.clip:
         return (
             f"The official file is on a file-sharing drive, which the [model zoo]({source['page']}) links; it is not "
             "on the Hub. `umt publish` takes the downloaded file as `--checkpoint`.\n"
@@ -245,7 +245,13 @@ def describe_origin(row: CheckpointRow) -> str:
 
 def describe_licence(row: CheckpointRow) -> str:
     source = row.source
-    if row.kind == "mvd":
+    if source["license"] == "unknown":
+        return (
+            f"The [official repository]({source['code']}), which links the file, states no licence, neither for the "
+            "code nor for the weights; ask the authors before you publish or use them. The weights are the authors'. "
+            "The training videos have licences of their own; some allow research only."
+        )
+    if "license_name" in source:
         return (
             f"{source['license_name']}, the licence of the [official repository]({source['code']}), which links the "
             "file. The weights are the authors'. The training videos have licences of their own; some allow research "

@@ -18,7 +18,7 @@ DIRECTIONS = {"t2v": ("text_to_video", "text to video"), "v2t": ("video_to_text"
 
 def describe_results(row: CheckpointRow, repo_id: str) -> str:
     """The section of results: published ones and those measured with this package."""
-    if row.kind == "mvd":
+    if row.finetuned:
         published = finetuned_table(row)
     elif row.kind in ("teacher", "stage1"):
         published = "The authors published no score of this checkpoint itself."
@@ -41,26 +41,33 @@ def describe_results(row: CheckpointRow, repo_id: str) -> str:
 
 def finetuned_table(row: CheckpointRow) -> str:
     """What the authors reached from a pre-trained checkpoint."""
-    datasets, source = read_registry()["datasets"], f"[README]({row.source['results']})"
+    datasets = read_registry()["datasets"]
+    measures = ("top-1, %", "top-1 / top-5, %")
     rows = [
-        (datasets[name]["name"], "top-1 / top-5, %", f"{top1:.1f} / {top5:.1f}", source)
-        for name, (top1, top5) in row.finetuned.items()
+        (
+            datasets[name]["name"],
+            measures[len(values) - 1],
+            " / ".join(f"{value:.1f}" for value in values),
+            link(row, name),
+        )
+        for name, values in row.finetuned.items()
     ]
+    published = [name for name, other in read_registry()["checkpoints"].items() if other.get("start") == row.name]
+    weights = f"which gave `{published[0]}`" if published else "with weights that were not published"
     return (
-        "The authors published no score of this checkpoint itself. After fine-tuning, with weights that were not "
-        f"published, they report:\n\n{table(('data', 'measure', 'value', 'source'), rows)}"
+        f"The authors published no score of this checkpoint itself. After fine-tuning, {weights}, they report:\n\n"
+        f"{table(('data', 'measure', 'value', 'source'), rows)}"
     )
 
 
 def classification_table(row: CheckpointRow, repo_id: str) -> str:
     name = read_registry()["datasets"][row.data[-1]]["name"]
     clips, crops = row.views
-    rows = [(name, "top-1, %", f"{row.top1:.1f}", f"{clips} clips x {crops} crops", f"[model zoo]({zoo_url(row)})")]
+    views, zoo = f"{clips} clips x {crops} crops", link(row, row.data[-1])
+    rows = [(name, "top-1, %", f"{row.top1:.1f}", views, zoo)]
     if row.top5:
-        paper = read_registry()["source"]["paper"]
-        rows.append(
-            (name, "top-5, %", f"{row.top5:.1f}", f"{clips} clips x {crops} crops", f"[paper]({paper}), table 6")
-        )
+        paper = f"[paper]({row.source['paper']}), table 6" if row.is_on_hub else zoo
+        rows.append((name, "top-5, %", f"{row.top5:.1f}", views, paper))
     return (
         f"Published by the authors:\n\n{table(('data', 'measure', 'value', 'views', 'source'), rows)}\n\n"
         f"To measure it:\n\n```bash\n{evaluation_command(row, repo_id)}\n```"
@@ -117,7 +124,7 @@ def published_scores(row: CheckpointRow) -> list[tuple[str, str, str, str, float
         views = f"{row.views[0]} clips x {row.views[1]} crops"
         scores = [(row.data[-1], "top1_accuracy", "accuracy", f"Top-1 accuracy (%), {views}", row.top1)]
         if row.top5:
-            name = f"Top-5 accuracy (%), {views}, paper's table 6"
+            name = f"Top-5 accuracy (%), {views}" + (", paper's table 6" if row.is_on_hub else "")
             scores.append((row.data[-1], "top5_accuracy", "accuracy", name, row.top5))
         return scores
     if row.kind not in VIDEO_TEXT_KINDS:
@@ -134,11 +141,20 @@ def published_scores(row: CheckpointRow) -> list[tuple[str, str, str, str, float
     return scores
 
 
-def score_source(row: CheckpointRow, task: str) -> tuple[str, str]:
+def score_source(row: CheckpointRow, dataset: str, task: str) -> tuple[str, str]:
     """Name and address of the source of a published result."""
+    if not row.is_on_hub:
+        url = row.source["results"][dataset]
+        return f"{row.source['name']} {'paper' if 'arxiv' in url else 'README'}", url
     if task == "top5_accuracy":
         return "UMT paper, table 6", read_registry()["source"]["paper"]
     return "UMT model zoo", zoo_url(row)
+
+
+def link(row: CheckpointRow, dataset: str) -> str:
+    """A link to the source of a published accuracy, in Markdown."""
+    name, url = score_source(row, dataset, "top1_accuracy")
+    return f"[{name.split(' ', 1)[1]}]({url})"
 
 
 def zoo_url(row: CheckpointRow) -> str:
@@ -167,7 +183,7 @@ def eval_results(row: CheckpointRow) -> list[EvalResult]:
             source_url=url,
         )
         for dataset, task, metric_type, name, value in published_scores(row)
-        for source, url in [score_source(row, task)]
+        for source, url in [score_source(row, dataset, task)]
     ]
     ours = [
         EvalResult(
@@ -191,14 +207,14 @@ def result_files(row: CheckpointRow) -> dict[str, str]:
     datasets, entries = read_registry()["datasets"], {}
     for dataset, task, _, name, value in published_scores(row):
         if hub := datasets[dataset].get("hub"):
-            source, url = score_source(row, task)
+            source, url = score_source(row, dataset, task)
             entry = EvalResultEntry(
                 dataset_id=hub,
                 task_id=task,
                 value=float(value),
                 source_url=url,
                 source_name=source,
-                source_org=read_registry()["source"]["hub"].split("/")[0],
+                source_org=row.source["hub"].split("/")[0] if row.is_on_hub else row.source["code"].split("/")[-2],
                 notes=f"{name}; published by the authors on their own list of this data set, not measured by umt",
             )
             entries.setdefault(dataset, []).append(entry)

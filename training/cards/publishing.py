@@ -81,7 +81,7 @@ def official_model(
             model,
             f"Converted from `{row.clip}` by `umt publish`:\n\n{table(('package', 'version'), environment())}",
         )
-    if checkpoint is None and "hub" not in row.source:
+    if checkpoint is None and not row.is_on_hub:
         raise ValueError(
             f"The file of {row.name} is not on the Hub; download it from the page {row.source['page']} and give it as "
             "--checkpoint."

@@ -126,7 +126,7 @@ def classification(rows: list[CheckpointRow]) -> str:
     names = read_registry()["datasets"]
     lines = []
     for row in rows:
-        if row.kind == "classification":
+        if row.kind == "classification" and row.is_on_hub:
             views, script = (" x ".join(map(str, views)) for views in (row.views, row.script_views or row.views))
             lines.append(
                 (names[row.data[-1]]["name"], f"{row.size}, {row.frames} x {row.resolution}", views, script,

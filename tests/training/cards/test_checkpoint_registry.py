@@ -33,12 +33,16 @@ MVD = {
     "mvd_s16_from_b16": 29_865_600, "mvd_s16_from_l16": 30_062_720, "mvd_b16_from_b16": 116_942_592,
     "mvd_b16_from_l16": 117_336_320, "mvd_l16_from_l16": 331_179_008,
 }  # fmt: skip
+EVEREST = {
+    "everest_b16_ucf101": 94_210_944, "everest_b16_ucf101_finetuned": 86_304_869, "everest_b16_k400": 94_210_944,
+    "everest_b16_k400_finetuned": 86_227_200 + 400 * 769,
+}  # fmt: skip
 TEACHERS = {"clip_vit_b16": 86_192_640, "clip_vit_l14": 303_904_768, "clip_vit_l14_336": 304_293_888}
 
 
 def official_parameters(row) -> int:
-    if row.kind in ("teacher", "mvd"):
-        return (TEACHERS | MVD)[row.name]
+    if row.name in (others := TEACHERS | MVD | EVEREST):
+        return others[row.name]
     if row.kind in ("classification", "detection"):
         backbone, dim = BACKBONE[row.size]
         return backbone + 2 * dim + row.classes * (dim + 1)
@@ -55,11 +59,12 @@ def test_every_checkpoint_of_the_zoos_has_a_row():
     kinds = [checkpoint_row(name).kind for name in row_names()]
     counts = {kind: kinds.count(kind) for kind in kinds}
     assert counts == {
-        "teacher": 3, "stage1": 2, "classification": 17, "detection": 2, "stage2": 6, "retrieval": 14,
-        "question_answering": 6, "mvd": 5,
+        "teacher": 3, "stage1": 2, "classification": 19, "detection": 2, "stage2": 6, "retrieval": 14,
+        "question_answering": 6, "mvd": 5, "everest": 2,
     }  # fmt: skip
     assert {name for name in row_names() if checkpoint_row(name).kind == "mvd"} == set(MVD)
-    names = set(row_names()) - set(TEACHERS) - set(MVD)
+    assert {name for name in row_names() if checkpoint_row(name).source.get("name") == "EVEREST"} == set(EVEREST)
+    names = set(row_names()) - set(TEACHERS) - set(MVD) - set(EVEREST)
     sizes = ("b16", "l16")
     assert {f"{size}_{corpus}" for size in sizes for corpus in ("5m", "17m", "25m")} <= names
     sets = ("msrvtt", "didemo", "anet", "lsmdc", "msvd", "ssv2_label", "ssv2_tpl")
@@ -73,7 +78,7 @@ def test_a_row_agrees_with_its_name(name):
     row = checkpoint_row(name)
     if row.kind != "teacher":
         assert row.size == {"s": "S/16", "b": "B/16", "l": "L/16"}[re.search(r"(?:^|_)([sbl])16", name)[1]]
-    if row.kind not in ("teacher", "mvd"):
+    if row.kind != "teacher" and row.is_on_hub:
         assert row.official_file == f"{row.shared['folder']}/{name}.pth"
     if named := re.search(r"_f(\d+)_res(\d+)$", name):
         assert (row.frames, row.resolution) == (int(named[1]), int(named[2]))
@@ -95,6 +100,7 @@ def test_invalid_rows_are_errors(monkeypatch):
     for change, message in (
         ({"kind": "stage9"}, "unknown kind 'stage9'; the registry has teacher"),
         ({"start": "b16"}, "unknown start 'b16'"),
+        ({"origin": "nobody"}, "unknown origin 'nobody'; the registry has mvd, everest"),
         ({"data": ["k1"]}, "unknown data set 'k1'"),
         ({"colour": "red"}, "unexpected keyword argument 'colour'"),
     ):
@@ -102,6 +108,21 @@ def test_invalid_rows_are_errors(monkeypatch):
         monkeypatch.setattr(checkpoint_registry, "read_registry", lambda changed=changed: changed)
         with pytest.raises(ValueError, match=f"row 'l16_5m' of the registry is invalid: .*{message}"):
             checkpoint_row("l16_5m")
+
+
+def test_cards_of_everest_state_their_tokens_views_and_missing_licence():
+    card = str(published_card(checkpoint_row("everest_b16_ucf101_finetuned")))
+    for text in (
+        "license: unknown", "states no licence, neither for the code nor for the weights", "arXiv 2211.10636",
+        "16, a window at a stride of 4 frames (`strided`)", "`motion_drop_ratio` 0.4",
+        "Started from `everest_b16_ucf101`", "| UCF101 | top-5, % | 98.9 | 5 clips x 3 crops | [README]",
+        "--clips 5 --crops 3",
+    ):  # fmt: skip
+        assert text in card
+    config = AutoConfig.from_pretrained(CARDS / "everest_b16_ucf101_finetuned")
+    assert (config.motion_drop_ratio, config.tubelet_size, config.position_grid) == (0.4, 2, None)
+    card = str(published_card(checkpoint_row("everest_b16_k400")))
+    assert "which gave `everest_b16_k400_finetuned`" in card and "| Kinetics-400 | top-1, % | 79.2 | [paper]" in card
 
 
 def test_a_detection_card_describes_key_frames_and_boxes():
@@ -156,16 +177,18 @@ def test_a_card_shows_its_row(name):
     row = checkpoint_row(name)
     card = ModelCard.load(CARDS / name / "README.md")
     data = card.data
-    licence = "cc-by-nc-4.0" if row.kind == "mvd" else "mit"
+    licence = {"mvd": "cc-by-nc-4.0"}.get(row.kind, "unknown" if name in EVEREST else "mit")
     assert (data.license, data.library_name, data.pipeline_tag) == (licence, "transformers", row.shared["task"])
     hash_text = row.sha256 or ("not known" if row.clip is None else row.clip)
-    origin = [row.source["page"], row.source["license_name"]] if row.kind == "mvd" else [row.official_file]
+    origin = [row.source["page"]] if not row.is_on_hub else [row.official_file]
+    origin += {"mit": [], "unknown": ["states no licence"]}.get(licence, [row.source.get("license_name")])
     for text in (*row.notes, *row.shared["for"], *row.shared["not_for"], *origin, hash_text):
         assert text in card.text
     assert "Measured with this package: nothing yet." in card.text
-    assert (data.eval_results is None) == (row.kind in ("teacher", "stage1", "mvd"))
+    assert (data.eval_results is None) == (row.kind in ("teacher", "stage1", "mvd", "everest"))
+    sources = ("UMT model zoo", "UMT paper, table 6") if row.is_on_hub else ("EVEREST README", "EVEREST paper")
     for result in data.eval_results or []:
-        assert result.source_name in ("UMT model zoo", "UMT paper, table 6") and result.source_url.startswith("https")
+        assert result.source_name in sources and result.source_url.startswith("https")
         assert f"{result.metric_value:.1f}" in card.text
     if row.top1:
         assert data.eval_results[0].metric_value == row.top1
@@ -246,7 +269,7 @@ def page() -> str:
 def test_the_page_has_every_published_result(page):
     rows = [checkpoint_row(name) for name in row_names()]
     for row in rows:
-        if row.kind == "classification":
+        if row.kind == "classification" and row.is_on_hub:
             assert f"| {row.top1:.1f} | `umt evaluate --model {row.name} " in page
         elif row.kind == "detection":
             assert f"| {row.map} |" in page

@@ -22,7 +22,7 @@ from tiny_registry import (
     use_registry,
     write_tiny_registry,
 )
-from transformers import AutoModel, AutoModelForPreTraining, AutoVideoProcessor
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification, AutoVideoProcessor
 from video_files import write_video
 
 from modeling_umt import convert_umt_checkpoint
@@ -220,7 +220,7 @@ def test_every_card_has_the_code_that_was_run(world):
         kind: snippet(world.hub.files(f"{USER}/{name}")["README.md"].decode()).replace(f"{USER}/{name}", "ID")
         for kind, name in STAND_INS.items()
     }
-    run["mvd"] = run["stage1"]
+    run["mvd"] = run["everest"] = run["stage1"]
     for name, row in ((name, checkpoint_row(name)) for name in read_registry()["checkpoints"]):
         card = (CARDS_FOLDER / name / "README.md").read_text()
         assert snippet(card).replace(f"your-name/{name}", "ID") == run[row.kind]
@@ -375,6 +375,26 @@ def test_an_intact_file_of_another_row_is_rejected(tiny, tmp_path):
 
 
 # --- checkpoints that are not on the Hub ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["everest_b16_ucf101", "everest_b16_ucf101_finetuned"])
+def test_a_model_of_everest_is_published_from_a_local_file(name, tmp_path, monkeypatch, capsys):
+    use_registry(monkeypatch, write_tiny_registry(tmp_path / "registry", USER))
+    try:
+        state = official_state(name)
+        key = "model" if name == "everest_b16_ucf101" else "module"
+        torch.save({key: state}, tmp_path / "checkpoint.pth")
+        dry_run = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
+        assert main([*dry_run, "--checkpoint", str(tmp_path / "checkpoint.pth")]) == 0
+        assert f"{name}: licence none stated by the authors" in capsys.readouterr().out
+        auto_class = AutoModelForPreTraining if key == "model" else AutoModelForVideoClassification
+        model, info = auto_class.from_pretrained(tmp_path / "built", output_loading_info=True)
+        assert not any(info.values()) and model.config.motion_drop_ratio == (0.0 if key == "model" else 0.4)
+        assert all(torch.equal(tensor, state[key]) for key, tensor in official_state_dict(model).items())
+        processor = AutoVideoProcessor.from_pretrained(tmp_path / "built")
+        assert (processor.sampling, processor.frame_stride) == ("strided", 4)
+    finally:
+        read_registry.cache_clear()
 
 
 def test_a_student_of_mvd_is_published_from_a_local_file_with_its_licence(tmp_path, monkeypatch, capsys):
