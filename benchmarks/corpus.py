@@ -107,22 +107,23 @@ def finish(process: subprocess.Popen, output: Path) -> Table:
 
 
 def measure_memory(model: Path, videos: list[str], output: Path) -> tuple[Table, dict[str, float]]:
-    """The table of an uninterrupted command, and the resident memory of its main process between a fifth of the clips
-    and all of them."""
+    """The table of an uninterrupted command, and the resident memory of its main process from a fifth of the clips to
+    the last part, after which the process ends."""
     start = time.perf_counter()
     process, samples = command(model, videos, output), []
     while process.poll() is None:
-        resident = resident_bytes(process.pid)
-        parts = sum(1 for _ in output.glob("part-*.parquet")) if output.exists() else 0
-        samples.append((parts, resident))
+        samples.append((num_parts(output), resident_bytes(process.pid)))
         time.sleep(0.1)
     seconds = time.perf_counter() - start
     table = finish(process, output)
-    num_parts = max(parts for parts, _ in samples)
-    later = [resident for parts, resident in samples if parts >= num_parts / BLOCKS and resident]
-    # it only falls when the process ends
+    number = num_parts(output)
+    later = [resident for parts, resident in samples if number / BLOCKS <= parts < number]
     growth = {"mebibytes_at_a_fifth": later[0] / 2**20, "growth_mebibytes": (max(later) - later[0]) / 2**20}
     return table, {"seconds": seconds, "samples": len(later), **growth}
+
+
+def num_parts(output: Path) -> int:
+    return sum(1 for _ in output.glob("part-*.parquet"))
 
 
 def resident_bytes(process: int) -> int:
@@ -133,17 +134,18 @@ def resident_bytes(process: int) -> int:
         return 0
 
 
-def kill_and_resume(
-    model: Path, videos: list[str], output: Path, kills: int, seconds: float
-) -> tuple[Table, list[int]]:
-    """The table of a command that was killed at random moments, and the number of parts after each kill."""
+def kill_and_resume(model: Path, videos: list[str], output: Path, kills: int, number: int) -> tuple[Table, list[int]]:
+    """The table of a command that was killed at random moments, each after a random one of `number` parts, and the
+    number of parts after each kill."""
     generator, parts = random.Random(0), []
-    for _ in range(kills):
+    for target in sorted(generator.sample(range(number), kills)):
         process = command(model, videos, output)
-        time.sleep(generator.uniform(0.2, 0.9) * seconds / kills)
+        while num_parts(output) < target and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.5))
         process.kill()
         process.wait()
-        parts.append(sum(1 for _ in output.glob("part-*.parquet")))
+        parts.append(num_parts(output))
     return finish(command(model, videos, output), output), parts
 
 
@@ -166,8 +168,8 @@ def main(arguments: list[str] | None = None) -> dict:
         results["speed"] = measure_speed(model, videos, options.workers)
         expected, results["memory"] = measure_memory(model, videos, folder / "whole")
         is_whole = check(expected, expected, videos)
-        seconds = results["memory"]["seconds"]
-        killed, parts = kill_and_resume(model, videos, folder / "killed", options.kills, seconds)
+        number = num_parts(folder / "whole")
+        killed, parts = kill_and_resume(model, videos, folder / "killed", options.kills, number)
         results["kills"] = {"parts_after_each": parts, "equal": is_whole and check(killed, expected, videos)}
         launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
         two = folder / "two"

@@ -4,6 +4,7 @@ entirely."""
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -67,8 +68,8 @@ def decode_videos(
         collate_fn=identity_collate,
         generator=torch.Generator(),  # seeds the workers; by default the global generator would
     )
-    for rows, tensors in loader:
-        yield from _unpack(rows, tensors)
+    for rows, arrays in loader:
+        yield from _unpack(rows, arrays)
 
 
 def rows_per_message(num_values: int) -> int:
@@ -86,7 +87,7 @@ class _MessageStream(IterableDataset):
     def __init__(self, videos: Sequence[str], read: ReadVideo, size: int):
         self.videos, self.read, self.size = videos, read, size
 
-    def __iter__(self) -> Iterator[tuple[list[DecodedRow], list[torch.Tensor]]]:
+    def __iter__(self) -> Iterator[tuple[list[DecodedRow], list[np.ndarray]]]:
         worker = get_worker_info()
         for start in range(worker.id * self.size, len(self.videos), worker.num_workers * self.size):
             block = range(start, min(start + self.size, len(self.videos)))
@@ -95,16 +96,21 @@ class _MessageStream(IterableDataset):
                 yield _pack(group)
 
 
-def _pack(rows: list[DecodedRow]) -> tuple[list[DecodedRow], list[torch.Tensor]]:
-    """Rows with the number of their views in place of these, and the views in one tensor if they are of one shape: to
-    send a tensor costs about a millisecond, whatever its size."""
+def _pack(rows: list[DecodedRow]) -> tuple[list[DecodedRow], list[np.ndarray]]:
+    """Rows with the number of their views in place of these, and the views, in one array if they are of one shape.
+
+    Unusual: arrays, which are sent through a pipe. Tensors are sent in shared memory, which containers limit; where it
+    is full, a message is lost, and the process that expects it waits forever.
+    """
     tensors = [row.views for row in rows if row.views is not None]
     if len({views.shape[1:] for views in tensors}) == 1:
         tensors = [torch.cat(tensors)]
-    return [row._replace(views=None if row.views is None else len(row.views)) for row in rows], tensors
+    counted = [row._replace(views=None if row.views is None else len(row.views)) for row in rows]
+    return counted, [views.numpy() for views in tensors]
 
 
-def _unpack(rows: list[DecodedRow], tensors: list[torch.Tensor]) -> Iterator[DecodedRow]:
+def _unpack(rows: list[DecodedRow], arrays: list[np.ndarray]) -> Iterator[DecodedRow]:
+    tensors = [torch.from_numpy(views) for views in arrays]
     counts = [row.views for row in rows if row.views is not None]
     views = iter(tensors[0].split(counts) if len(tensors) == 1 else tensors)
     for row in rows:
