@@ -3,7 +3,7 @@
 Vectors are unit vectors of a mixture of clusters of low rank, as embeddings of videos are; `--structureless` takes
 independent ones, the hardest case for an approximate index. Queries are not among the vectors. Recall@10 is the
 fraction of the ten nearest windows of an exact search, computed by NumPy, that a search finds. Half of the queries are
-vectors of the mixture; the other half are moved towards one direction, like texts, which are not where videos are.
+vectors of the same kind; the other half are moved towards one direction, like texts, which are not where videos are.
 
     python -m benchmarks.vector_index --rows 1000000
 """
@@ -120,7 +120,7 @@ def size_of(folder: Path) -> int:
 def run(folder: Path, rows: int, dimension: int, num_queries: int, num_exact: int, make: Callable) -> dict:
     vectors = make(rows, dimension, 1)
     queries = make(num_queries, dimension, 2)
-    queries = {"of the mixture": queries, "text-like": text_like(queries, 3)}
+    queries = {"of the same kind": queries, "text-like": text_like(queries, 3)}
     expected = {name: nearest_rows(vectors, some) for name, some in queries.items()}
     (folder / "videos").mkdir()
     index = SearchIndex.create(folder / "index", folder / "videos", IndexModel("none", None, "0"), 10.0, dimension)
@@ -129,7 +129,7 @@ def run(folder: Path, rows: int, dimension: int, num_queries: int, num_exact: in
     facts = {"rows": rows, "dimension": dimension, "seconds to write": time.perf_counter() - started}
     del vectors
     facts["bytes without approximate index"] = size_of(folder / "index")
-    first = queries["of the mixture"][0]
+    first = queries["of the same kind"][0]
     started = time.perf_counter()
     index.nearest(first, TOP_K)  # checks all vectors once
     facts["seconds of the first exact search"] = time.perf_counter() - started
