@@ -30,7 +30,7 @@ RUNS = {  # device → name of the result → arguments
         "encoder_b16_384_bfloat16_cpu": "encoder --size b16 --frames 8 --image-size 384",
         "finetuning_b16_cpu": "training_steps --task finetuning --size b16 --batch 2",
         "stage2_b16_cpu": "training_steps --task stage2 --size b16 --batch 4",
-        "pretraining_narrow_float32_cpu": "pretraining_methods",
+        "pretraining_methods_narrow_float32_cpu": "pretraining_methods",
         "rerank_l16_bfloat16_cpu": "rerank --size l16 --texts 16 --videos 1",
         "rerank_l16_float32_cpu": "rerank --size l16 --texts 16 --videos 1 --dtype float32",
         "largest_batch_b16_bfloat16_cpu": "largest_batch --size b16 --batches 4 8",
@@ -52,8 +52,8 @@ RUNS = {  # device → name of the result → arguments
         "--precision bfloat16 --compile",
         "stage2_l16_cuda": "training_steps --task stage2 --size l16 --batch 64 --rounds 20 --device cuda "
         "--precision bfloat16 --compile",
-        "pretraining_b16_bfloat16_cuda": "pretraining_methods --size b16 --batch 32 --rounds 20 --precision bfloat16 "
-        "--device cuda",
+        "pretraining_methods_b16_bfloat16_cuda": "pretraining_methods --size b16 --batch 32 --rounds 20 "
+        "--dtype bfloat16 --device cuda",
         "rerank_l16_bfloat16_cuda": "rerank --size l16 --texts 128 --videos 4 --rounds 20 --device cuda",
         "motion_drop_l16_bfloat16_cuda": "motion_drop --size l16 --batch 8 --rounds 20 --device cuda --dtype bfloat16",
     },

@@ -5,7 +5,7 @@ the optimiser. Clips have 8 x 14 x 14 tokens: 16 frames in tubelets of two for M
 Masks hide 90 % of them, in stage 1 80 %. Teachers have the size of the student's encoder; decoders are those of the
 published ViT-B, in proportion. FLOPs are those of `umt pretrain --estimate`.
 
-    python -m benchmarks.pretraining_methods [--size b16] [--batch 2] [--device cuda] [--precision bfloat16]
+    python -m benchmarks.pretraining_methods [--size b16] [--batch 2] [--device cuda] [--dtype bfloat16]
 
 `narrow` has the blocks of ViT-B and an eighth of its width, which a CPU measures in a few minutes; `tiny` has smaller
 clips too.
@@ -119,19 +119,19 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--size", choices=ENCODERS, default="narrow")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--matmul-side", type=int, default=0)
     parser.add_argument("--tag", default="", help="added to the names of the result files")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    device, dtype = torch.device(options.device), getattr(torch, options.precision)
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     contenders, shares = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         common = {"output_dir": folder, "use_cpu": device.type == "cpu", "report_to": "none"}
         for method in METHODS:
-            trainer, teach = make_trainer(method, options.size, bf16=options.precision == "bfloat16", **common)
+            trainer, teach = make_trainer(method, options.size, bf16=options.dtype == "bfloat16", **common)
             model = trainer.accelerator.prepare(trainer.model)
             clips = sizes.clips(options.batch, trainer.model.config).to(device)
             batch = {"pixel_values_videos": clips, "sample_seeds": torch.arange(options.batch, device=device)}
@@ -154,11 +154,11 @@ def main(arguments: list[str] | None = None) -> dict:
         "remarks": {"batch": options.batch, "part of the teachers": shares},
         "contenders": measured,
     }
-    title = f"Pre-training steps, {options.size}, {options.batch} clips, {options.precision}, {device.type}"
+    title = f"Pre-training steps, {options.size}, {options.batch} clips, {options.dtype}, {device.type}"
     page = as_markdown(title, results, "clips", "stage1")
     write(
         options.output,
-        f"pretraining_{options.size}_{options.precision}_{device.type}{options.tag}",
+        f"pretraining_methods_{options.size}_{options.dtype}_{device.type}{options.tag}",
         results,
         page,
     )

@@ -292,10 +292,8 @@ def test_every_command_of_all_benchmarks_is_valid(device, tmp_path, monkeypatch)
         raise Parsed(parse(self, arguments))
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    scripts = {
-        module.__name__: module
-        for module in (data_loop, encoder, largest_batch, motion_drop, rerank, stage1, training_steps)
-    }
+    modules = (data_loop, encoder, largest_batch, motion_drop, pretraining_methods, rerank, stage1, training_steps)
+    scripts = {module.__name__: module for module in modules}
     to_do = all_benchmarks.commands(device, tmp_path, [])
     assert len(to_do) == len(all_benchmarks.RUNS[device])
     for name, (_, _, script, *arguments) in to_do.items():

@@ -306,7 +306,7 @@ def plain_runs(videos, tmp_path_factory):
     "arguments",
     [
         {"activation_checkpointing": True},
-        {"torch_compile": True, "torch_compile_backend": "aot_eager"},
+        {"torch_compile": True, "torch_compile_backend": "eager"},
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
     ],
     ids=["checkpointing", "compile", "accumulation"],
