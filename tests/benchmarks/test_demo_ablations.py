@@ -58,7 +58,7 @@ def test_pixels_are_predicted_at_the_tokens_that_a_tube_mask_hides(tmp_path):
     """The loss falls below that of constant predictions, on eight clips without augmentation."""
     frames, _ = render_motion_clips(0, 8)
     clips = MotionClipDataset(np.tile(frames, (8, 1, 1, 1, 1)))
-    trainer = pixel_trainer(clips, student_config(SIZE, NUM_FRAMES, 1), tmp_path, 12)
+    trainer = pixel_trainer(clips, student_config(SIZE, NUM_FRAMES, 1), tmp_path, 24)
     trainer.train()
     pixels = torch.from_numpy(frames).movedim(-1, 2)
     constant = pixel_targets(trainer.pixel_values(pixels), trainer.model.config).square().mean()
