@@ -63,6 +63,11 @@ class UMTConfig(PreTrainedConfig):
         final_norm (`"tokens"`, `"pooled"` or `"none"`, defaults to `"tokens"`): Whether the last LayerNorm is applied
             to the tokens (pre-training, action detection, stage 2), to their mean (classifiers), or does not exist (a
             VideoMAE encoder as teacher). Each head sets its own.
+        final_norm_eps (`float`, *optional*): Epsilon of the last LayerNorm; None: `layer_norm_eps`. That of the tower
+            of VideoChat is 1e-12.
+        single_frame (`"resize"` or `"first"`, defaults to `"resize"`): The position table of a clip of one time step.
+            - `"resize"`: the table of `position_grid` resized to one time step, as for other lengths.
+            - `"first"`: the rows of its first time step, as in the tower of VideoChat.
         pooling (`"mean"`, `"attention"` or `"frames"`, defaults to `"mean"`): How a classifier pools the tokens.
             - `"mean"`: their mean, as in the paper.
             - `"attention"`: one cross-attention block with a learned query, the attentive probe of V-JEPA (arXiv
@@ -131,6 +136,8 @@ class UMTConfig(PreTrainedConfig):
     position_type: str = "flat"
     position_grid: list[int] | tuple[int, ...] | None = field(default_factory=lambda: list(DEFAULT_POSITION_GRID))
     final_norm: str = "tokens"
+    final_norm_eps: float | None = None
+    single_frame: str = "resize"
     pooling: str = "mean"
     classifier_dropout: float | int = 0.0
     num_aligned_layers: int = 6
@@ -190,6 +197,7 @@ class UMTConfig(PreTrainedConfig):
         require_divisible(self, "num_frames", "tubelet_size")
         require_choice(self, "position_type", ("flat", "space_time"))
         require_choice(self, "final_norm", ("tokens", "pooled", "none"))
+        require_choice(self, "single_frame", ("resize", "first"))
         require_choice(self, "pooling", ("mean", "attention", "frames"))
         require_choice(self, "target_norm", ("l2", "none"))
         require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))

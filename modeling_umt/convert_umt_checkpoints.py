@@ -70,6 +70,7 @@ from .official_masked_modeling_umt import (
     videomae_encoder_state,
     videomae_key_map,
 )
+from .official_tower_umt import known_kind, tower_config, tower_key_map, tower_part, tower_state
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -112,8 +113,9 @@ VIDEOMAE_ENCODER = CheckpointKind(
     videomae_encoder_state,
     describes=lambda config: has_flat_positions(config) and config.final_norm == "none",
 )
+TOWER = CheckpointKind(UMTModel, tower_key_map, tower_config, tower_state)
 KINDS = {
-    "stage1": CheckpointKind(UMTForPreTraining, stage1_key_map, stage1_config),
+    "stage1": CheckpointKind(UMTForPreTraining, stage1_key_map, stage1_config, parts={"tower": (tower_part, TOWER)}),
     "classification": CheckpointKind(
         UMTForVideoClassification,
         classification_key_map,
@@ -145,7 +147,11 @@ KINDS = {
         stage2_key_map,
         stage2_config,
         multimodal_state,
-        parts={"teacher": (teacher_part, TEACHER), "video": (video_part, STAGE2_ENCODER)},
+        parts={
+            "teacher": (teacher_part, TEACHER),
+            "video": (video_part, STAGE2_ENCODER),
+            "tower": (tower_part, TOWER),
+        },
     ),
     "retrieval": CheckpointKind(
         UMTVideoTextModel,
@@ -183,6 +189,10 @@ def convert_umt_checkpoint(
             and the `position_type` and `position_grid` of models whose file does not determine their table, are kept.
         part (`str`, defaults to `"all"`): The part of the file to return: of a stage-2 file also `"teacher"`, of any
             multi-modality file and of a VideoMAE file also `"video"`, the encoder alone. `config` is then that part's.
+            `"tower"`, of a stage-2 file and of one with the names of stage 1: the vision tower of VideoChat2 and
+            VideoChat-Flash, a [`UMTModel`] without the last block; `config` then describes the file, with all its
+            blocks. The file `UMT-L_f4_vision.pt` of VideoChat-Flash is always converted to the tower. Others with
+            these names are converted to a stage-1 model, with a warning unless they are named as UMT's.
         labels (`str`, *optional*): Label list for the head of a classifier or an action detection model, one of
             `label_sets()`: `"k400"`, `"k600"`, `"k700"` and `"k710"` are the order of the official heads. By default
             it follows from the number of classes (of a classifier 400, 600, 700, 710 or 174, of an action detection
@@ -219,6 +229,8 @@ def convert_umt_checkpoint(
     kind_name = checkpoint_kind(state)
     if kind_name == "videomae" and config is not None and config.masked_targets is None:
         kind_name = "videomae_encoder"
+    if kind_name == "stage1" and part == "all" and known_kind(name) == "tower":
+        part = "tower"
     kind = KINDS[kind_name]
     if labels is not None and not kind.has_classes:
         raise ValueError(f"`labels` {labels!r} are names of classes, but this is a {kind_name} file.")
@@ -226,7 +238,8 @@ def convert_umt_checkpoint(
         if part not in kind.parts:
             raise ValueError(
                 f"A {kind_name} file has no part {part!r}; 'teacher' is a part of stage2 files, 'video' of all "
-                "multi-modality and VideoMAE files, and 'all' returns the complete file."
+                "multi-modality and VideoMAE files, 'tower' of stage1 and stage2 files, and 'all' returns the "
+                "complete file."
             )
         select_part, kind = kind.parts[part]
         state = select_part(state)

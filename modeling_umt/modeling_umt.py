@@ -126,10 +126,11 @@ class UMTModel(UMTPreTrainedModel):
         self.layers = nn.ModuleList(
             [UMTLayer(config, config.drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
         )
+        eps = config.layer_norm_eps if config.final_norm_eps is None else config.final_norm_eps
         if config.final_norm == "tokens":
-            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.norm = nn.LayerNorm(config.hidden_size, eps=eps)
         elif config.final_norm == "pooled":
-            self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.fc_norm = nn.LayerNorm(config.hidden_size, eps=eps)
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -36,7 +36,10 @@ class UMTPositionTable(nn.Module):
     def make_position_table(self, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
         """Position table (N, dim), float32, for a clip of token grid `grid` = (frames, rows, columns)."""
         config = self.config
-        return position_table(grid, self.position_dim, config.position_grid, device, config.position_type)
+        position_grid = config.position_grid
+        if position_grid is not None and grid[0] == 1 and config.single_frame == "first":
+            position_grid = (1, *position_grid[1:])  # the same rows as in the table of several frames
+        return position_table(grid, self.position_dim, position_grid, device, config.position_type)
 
     def positions_of(self, grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:
         """The table for a clip of token grid `grid`: the buffer, or computed for other clips than the model's."""

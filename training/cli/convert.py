@@ -37,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--part",
-        choices=("all", "teacher", "video"),
+        choices=("all", "teacher", "video", "tower"),
         default="all",
-        help="part of a multi-modality file to convert; video: its encoder, also of a VideoMAE file",
+        help="part of a multi-modality file to convert; video: its encoder, also of a VideoMAE file; tower: the "
+        "vision tower of VideoChat, of a stage-1 or stage-2 file and of UMT-L_f4_vision.pt",
     )
     parser.add_argument(
         "--vocabulary",
