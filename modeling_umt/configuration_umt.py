@@ -28,8 +28,45 @@ ENCODER_SIZES = (
 )
 
 
+class AgreeingLabels:
+    """Mixin of the configurations of classifiers, whose `label2id` is always the inverse of `id2label`.
+
+    It follows when `id2label` is changed, and is corrected, with a warning, in a file where the two disagree.
+    """
+
+    def __post_init__(self, **kwargs):
+        given = self.label2id
+        indices = given and integers(given)
+        if (
+            given
+            and self.id2label is None
+            and sorted(indices.values()) == list(range(kwargs.get("num_labels", len(given))))
+        ):
+            self.id2label = dict(enumerate(sorted(given, key=indices.get)))
+        elif given and "num_labels" not in kwargs and indices != inverse(self.id2label or {}):
+            logger.warning(
+                "The configuration's `label2id` disagrees with its `id2label`; the names of `id2label` are used."
+            )
+        super().__post_init__(**kwargs)
+        agrees = indices == inverse(self.id2label)
+        self.label2id = given if agrees else inverse(self.id2label)
+
+    def __setattr__(self, key, value):
+        super().__setattr__(key, value)
+        if key == "id2label" and value is not None:
+            self.label2id = inverse(value)
+
+    def require_agreeing_labels(self) -> None:
+        """Raise a ValueError if a `label2id` that was assigned disagrees with `id2label`."""
+        if integers(self.label2id) != inverse(self.id2label):
+            raise ValueError(
+                f"`label2id` {shortened(self.label2id)} disagrees with `id2label` {shortened(self.id2label)}. Give "
+                "`id2label` alone: `label2id` follows from it."
+            )
+
+
 @strict
-class UMTConfig(PreTrainedConfig):
+class UMTConfig(AgreeingLabels, PreTrainedConfig):
     r"""Configuration of [`UMTModel`], [`UMTForVideoClassification`], [`UMTForActionDetection`], [`UMTForPreTraining`]
     and [`UMTForMaskedModeling`].
 
@@ -164,34 +201,11 @@ class UMTConfig(PreTrainedConfig):
         if self.architectures is None:
             # AutoModelForPreTraining has two classes for this configuration, and chooses by name
             self.architectures = [] if self.masked_targets is None else ["UMTForMaskedModeling"]
-        given = self.label2id
-        indices = given and integers(given)
-        if (
-            given
-            and self.id2label is None
-            and sorted(indices.values()) == list(range(kwargs.get("num_labels", len(given))))
-        ):
-            self.id2label = dict(enumerate(sorted(given, key=indices.get)))
-        elif given and "num_labels" not in kwargs and indices != inverse(self.id2label or {}):
-            logger.warning(
-                "The configuration's `label2id` disagrees with its `id2label`; the names of `id2label` are used."
-            )
         super().__post_init__(**kwargs)
-        agrees = indices == inverse(self.id2label)
-        self.label2id = given if agrees else inverse(self.id2label)
-
-    def __setattr__(self, key, value):
-        super().__setattr__(key, value)
-        if key == "id2label" and value is not None:
-            self.label2id = inverse(value)
 
     def validate_architecture(self):
         """Raise a ValueError if fields do not fit together."""
-        if integers(self.label2id) != inverse(self.id2label):
-            raise ValueError(
-                f"`label2id` {shortened(self.label2id)} disagrees with `id2label` {shortened(self.id2label)}. Give "
-                "`id2label` alone: `label2id` follows from it."
-            )
+        self.require_agreeing_labels()
         require_positive(self, "num_frames", "tubelet_size", "target_dim", *ENCODER_SIZES)
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "num_frames", "tubelet_size")
@@ -482,20 +496,21 @@ def shortened(names: dict | None) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def aligned_layers(config: PreTrainedConfig) -> list[int]:
+def aligned_layers(
+    config: PreTrainedConfig, count_name: str = "num_aligned_layers", interval_name: str = "aligned_layer_interval"
+) -> list[int]:
     """Indices of the blocks whose outputs are aligned, ascending: `{depth - 1 - int(i * interval)}`.
 
-    `config` is of a student or a teacher: both have `num_hidden_layers`, `num_aligned_layers` and
-    `aligned_layer_interval`.
+    `config` is of a student or a teacher: both have `num_hidden_layers` and the fields of the two names.
 
     Raises:
-        ValueError: if these are not `num_aligned_layers` distinct blocks of the model.
+        ValueError: if these are not so many distinct blocks of the model.
     """
-    depth, count, interval = config.num_hidden_layers, config.num_aligned_layers, config.aligned_layer_interval
+    depth, count, interval = config.num_hidden_layers, getattr(config, count_name), getattr(config, interval_name)
     layers = sorted({depth - 1 - int(i * interval) for i in range(count)})
     if count < 1 or len(layers) != count or layers[0] < 0:
         raise ValueError(
-            f"`num_aligned_layers` {count} with `aligned_layer_interval` {interval} does not select {count} distinct "
+            f"`{count_name}` {count} with `{interval_name}` {interval} does not select {count} distinct "
             f"blocks of a model with `num_hidden_layers` {depth}."
         )
     return layers

@@ -89,24 +89,10 @@ class UMTEmbeddings(UMTPositionTable):
         self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token embeddings (B, V, D) and their position embeddings, (B, V, D), or (1, N, D) without a mask."""
-        patch, tubelet = self.config.patch_size, self.config.tubelet_size
         grid = self.token_grid(pixel_values_videos)
-        frames, rows, columns = grid
         positions = self.positions_of(grid, pixel_values_videos.device)
-
-        # a view, not yet a copy: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
-        patches = pixel_values_videos.unflatten(1, (frames, tubelet))
-        patches = patches.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))
-        patches = patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
-        if visible_indices is None:
-            positions = positions[None]  # (1, N, D)
-            patches = patches.flatten(4).flatten(1, 3)  # (B, N, patch_values)
-        else:
-            positions = positions[visible_indices]  # (B, V, D)
-            batch = torch.arange(patches.shape[0], device=patches.device)[:, None]
-            frame, cell = visible_indices // (rows * columns), visible_indices % (rows * columns)
-            patches = patches[batch, frame, cell // columns, cell % columns].flatten(2)  # (B, V, patch_values)
-
+        positions = positions[None] if visible_indices is None else positions[visible_indices]
+        patches = clip_patches(pixel_values_videos, grid, visible_indices)
         embeddings = self.patch_embeddings(patches.to(self.patch_embeddings.weight.dtype))
         return embeddings + positions.to(embeddings.dtype), positions
 
@@ -144,6 +130,30 @@ def clip_token_grid(
     return frames // tubelet_size, height // config.patch_size, width // config.patch_size
 
 
+def clip_patches(
+    pixel_values_videos: torch.Tensor, grid: tuple[int, int, int], visible_indices: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Clips as flattened patches, in the order of a kernel's weights, of which only the visible ones are copied.
+
+    Args:
+        pixel_values_videos: The clips (B, T, C, H, W).
+        grid: Tokens along frames, rows and columns.
+        visible_indices (int64 (B, V), *optional*): Indices of the patches to return; None: all.
+
+    Returns:
+        (B, V, C * tubelet * patch * patch).
+    """
+    frames, rows, columns = grid
+    # a view, not yet a copy: (B, frames, rows, columns, C, tubelet, patch, patch), the kernel's order at the end.
+    patches = pixel_values_videos.unflatten(1, (frames, -1)).unflatten(-2, (rows, -1)).unflatten(-1, (columns, -1))
+    patches = patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
+    if visible_indices is None:
+        return patches.flatten(4).flatten(1, 3)
+    batch = torch.arange(patches.shape[0], device=patches.device)[:, None]
+    frame, cell = visible_indices // (rows * columns), visible_indices % (rows * columns)
+    return patches[batch, frame, cell // columns, cell % columns].flatten(2)
+
+
 def frame_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Frames (B*T, C, H, W) as flattened patches (B*T, S, C * patch * patch), in the order of a kernel's weights."""
     rows, columns = frames.shape[-2] // patch_size, frames.shape[-1] // patch_size
@@ -151,4 +161,4 @@ def frame_patches(frames: torch.Tensor, patch_size: int) -> torch.Tensor:
     return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-__all__ = ["UMTEmbeddings", "UMTPositionTable", "clip_token_grid", "frame_patches"]
+__all__ = ["UMTEmbeddings", "UMTPositionTable", "clip_patches", "clip_token_grid", "frame_patches"]

@@ -39,12 +39,12 @@ def scaled_learning_rate(base_learning_rate: float, effective_batch_size: int) -
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies to a parameter: to all but 1-D tensors, biases and position tables.
+    """Whether weight decay applies to a parameter: to all but 1-D tensors, biases, position tables and class tokens.
 
     A 0-dimensional parameter (the temperature of stage 2) is decayed.
     """
-    is_position_table = name.rpartition(".")[2] == "position_embeddings"
-    return parameter.ndim != 1 and not name.endswith(".bias") and not is_position_table
+    is_added = name.rpartition(".")[2] in ("position_embeddings", "cls_token")
+    return parameter.ndim != 1 and not name.endswith(".bias") and not is_added
 
 
 def layer_id(name: str, num_layers: int) -> int:
