@@ -134,6 +134,10 @@ class InternVideo2Config(AgreeingLabels, PreTrainedConfig):
         if self.num_second_layers < 0:
             raise ValueError(f"`num_second_layers` must be 0 or more, but is {self.num_second_layers}.")
 
+    def get_text_config(self, *args, **kwargs) -> "InternVideo2Config":
+        """This configuration. Transformers would take `decoder` for the configuration of a text decoder."""
+        return self
+
     @property
     def image_height_width(self) -> tuple[int, int]:
         """Height and width in pixels of the clips whose position table is learned."""
