@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from modeling_umt.vocabulary_umt import record_vocabulary
     from processing_umt import UMTProcessor, UMTVideoProcessor
 
-    from ..cards.checkpoint_registry import read_registry
+    from ..cards.checkpoint_registry import licence_of_files
 
     check_direction(args)
     dtype = getattr(torch, args.dtype)
@@ -101,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
             processor.save_pretrained(building)
         os.replace(building, args.output)
     print(f"{args.output}: {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype}, {clip}")
-    if getattr(vision, "position_type", None) == "space_time":
-        print(f"the licence of MVD's official files is {read_registry()['sources']['mvd']['license_name']}")
+    if licence := licence_of_files(args.checkpoint, model):
+        print(licence)
     return 0
 
 
