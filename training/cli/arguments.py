@@ -6,18 +6,22 @@ import os
 import sys
 from typing import Any
 
-from ..model_sources import describe_model, has_file, read_model_config, require_architecture
+from ..model_sources import VIDEO_ENCODERS, describe_model, has_file, read_model_config, require_architecture
 from ..processes import COUNTS, is_main_process
 from ..quiet_loading import quiet_loading
 
-CLASSIFIER = ("UMTForVideoClassification",)
+CLASSIFIER = ("UMTForVideoClassification", "InternVideo2ForVideoClassification")
 VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 ANSWERER = ("UMTForVideoQuestionAnswering",)
 ACTION_DETECTOR = ("UMTForActionDetection",)
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
 # whose clips have a vector
-ENCODERS = ("UMTModel", "UMTForPreTraining", "UMTForMaskedModeling", *CLASSIFIER, *VIDEO_TEXT)
+ENCODERS = (
+    *("UMTModel", "UMTForPreTraining", "UMTForMaskedModeling", "InternVideo2Model", "InternVideo2ForPreTraining"),
+    *CLASSIFIER,
+    *VIDEO_TEXT,
+)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +216,7 @@ def load_processor(config: Any, args: argparse.Namespace) -> Any:
     except OSError as error:
         if has_file(args.model, *PROCESSORS):
             raise OSError(f"The video processor of {args.model} is damaged; save it again. ({error})") from error
-        if config.model_type != "umt":
+        if config.model_type not in VIDEO_ENCODERS:
             raise OSError(
                 f"{args.model} has no video processor; save one beside the model, for example with processor."
                 "save_pretrained()."
