@@ -35,6 +35,7 @@ KINDS = {
         "umt ask, umt evaluate --task question_answering",
     ),
 }
+OFFICIAL_ENDINGS = (".pth", ".pt", ".bin")  # of official files
 # model types of video encoders, whose processor follows from their configuration
 VIDEO_ENCODERS = ("umt", "internvideo2")
 # model types whose inputs are the clips of another model, so that their folders need no processor

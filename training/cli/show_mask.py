@@ -28,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="side of the teacher's frames (default: a saved UMT teacher's own, for others 14 patches)",
     )
     parser.add_argument(
-        "--mask-type", choices=("attention", "tube", "random"), default="attention", help="masking strategy"
+        "--mask-type",
+        choices=("attention", "clip_attention", "tube", "random"),
+        default="attention",
+        help="masking strategy",
     )
     parser.add_argument("--mask-ratio", type=float, default=0.8, metavar="RATIO", help="fraction of tokens to mask")
     parser.add_argument("--num-masks", type=int, default=1, metavar="N", help="number of masks")

@@ -36,7 +36,7 @@ from ..data.class_indices import class_names_of, normalize_name
 from ..data.labelled_records import check_classes, check_labels, describe_classes, hold_out, placeholder_names
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
-from ..model_sources import architecture_of, read_model_config
+from ..model_sources import OFFICIAL_ENDINGS, architecture_of, read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
@@ -56,7 +56,6 @@ CLASSIFIERS = {
     "umt": (UMTForVideoClassification, ("classifier.", "umt.fc_norm.", "attention_pooling.", "frame_pooling.")),
     "internvideo2": (InternVideo2ForVideoClassification, ("classifier.", "fc_norm.")),
 }
-OFFICIAL_ENDINGS = (".pth", ".pt", ".bin")
 
 
 @dataclass

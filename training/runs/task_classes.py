@@ -21,6 +21,7 @@ PACKAGE = Path(__file__).parents[1]
 TASKS = {
     "stage1": ("pretrain", "pretraining_run", "pretrain_stage1"),
     "stage2": ("pretrain", "video_text_run", "pretrain_stage2"),
+    "distillation": ("pretrain", "distillation_run", "pretrain_distillation"),
     "classification": ("finetune", "finetuning_run", "finetune_classification"),
     "detection": ("finetune", "detection_run", "finetune_detection"),
     "retrieval": ("finetune", "retrieval_run", "finetune_retrieval"),
@@ -31,6 +32,7 @@ TASKS = {
 TASK_CLASSES = {
     "stage1": ("runs.pretraining_run.PreTrainingRun", "trainers.pretraining.UMTPreTrainingArguments"),
     "stage2": ("runs.video_text_run.VideoTextRun", "trainers.video_text.UMTVideoTextArguments"),
+    "distillation": ("runs.distillation_run.DistillationRun", "trainers.distillation.UMTDistillationArguments"),
     "classification": ("runs.finetuning_run.FineTuningRun", "trainers.finetuning.UMTFineTuningArguments"),
     "detection": ("runs.detection_run.DetectionRun", "trainers.detection.UMTActionDetectionArguments"),
     "retrieval": ("runs.retrieval_run.RetrievalRun", "trainers.video_text.UMTVideoTextArguments"),

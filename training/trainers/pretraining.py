@@ -25,7 +25,7 @@ class UMTPreTrainingArguments(UMTTrainingArguments):
     """Arguments of [`UMTPreTrainingTrainer`]. The defaults are those of the published stage-1 recipe.
 
     Args:
-        mask_type: Token selection: `"attention"`, `"tube"` or `"random"`.
+        mask_type: Token selection: `"attention"`, `"clip_attention"`, `"tube"` or `"random"`.
         mask_ratio: Fraction of the tokens hidden from the student.
         num_masks_per_clip: Number of masks, and so of student views, for one forward pass of the teacher.
     """

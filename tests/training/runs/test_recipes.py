@@ -225,10 +225,11 @@ def test_where_recipes_are_searched(tmp_path):
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_states_the_task_of_its_run(name):
     recipe = read_recipe(name)
-    command = "pretrain" if name.endswith(("_stage1", "_stage2")) else "finetune"
+    command = "pretrain" if name.endswith(("_stage1", "_stage2", "_distillation")) else "finetune"
     module, function = tasks.find_run(command, recipe)
     assert callable(getattr(module, function))
-    for ending, task in (("_stage1", "stage1"), ("_stage2", "stage2"), ("_qa", "question_answering")):
+    endings = {f"_{task}": task for task in ("stage1", "stage2", "distillation")} | {"_qa": "question_answering"}
+    for ending, task in endings.items():
         assert name.endswith(ending) == (recipe["task"] == task)
     assert name.endswith(("_retrieval", "_mc")) == (recipe["task"] == "retrieval")
 
@@ -236,7 +237,7 @@ def test_every_recipe_states_the_task_of_its_run(name):
 @pytest.mark.parametrize(
     ("command", "recipe", "message"),
     [
-        ("pretrain", {}, "The recipe has no `task`; add one to it: `task: stage1`, or `task: stage2`."),
+        ("pretrain", {}, "The recipe has no `task`; add one to it: `task: stage1`, or `task: stage2`, or "),
         ("finetune", {"task": None}, "no `task`; add one to it: `task: classification`, or `task: detection`, or "),
         ("pretrain", {"task": "retrieval"}, "'retrieval', which `umt pretrain` does not train; train it with `umt f"),
         ("finetune", {"task": "stage2"}, "'stage2', which `umt finetune` does not train; train it with `umt pre"),
