@@ -18,7 +18,8 @@ GROUPS = {
         "views_per_video", "num_frames", "max_text_length", "max_broken_share",
     ),
     "model": (
-        "init_from", "teacher", "teacher_image_size", "text", "preset", "lora_rank", "merge_lora", "model", "vision",
+        "init_from", "teacher", "teacher_image_size", "teacher_layer_interval",
+        "text", "preset", "lora_rank", "merge_lora", "model", "vision",
         "mask_type", "mask_ratio", "image_mask_ratio", "num_masks_per_clip", "license",
     ),
     "optimisation": (
