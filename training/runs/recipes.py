@@ -147,9 +147,9 @@ def check_config_fields(key: str, given: Mapping[str, Any], config_class: type |
     types_of_fields = {field.name: field.type for kind in reversed(classes) for field in dataclasses.fields(kind)}
     unknown = sorted(str(name) for name in given if name not in types_of_fields)
     if unknown:
+        names = [f"{classes[0].__name__} does not have", *(kind.__name__ for kind in classes[1:])]
         raise ValueError(
-            f"`{key}` names {', '.join(unknown)}, which {' and '.join(kind.__name__ for kind in classes)} "
-            f"do{'es' if len(classes) == 1 else ''} not have; see the documentation for the fields."
+            f"`{key}` names {', '.join(unknown)}, which {', nor '.join(names)}; see the documentation for the fields."
         )
     return {name: check_type(f"`{name}` of `{key}`", value, types_of_fields[name]) for name, value in given.items()}
 
