@@ -10,10 +10,17 @@ from transformers import (
 )
 from transformers.utils import is_av_available
 
+from .configuration_internvideo2_umt import InternVideo2Config
 from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTTextConfig, UMTVideoTextConfig
 from .configuration_umt_image_teacher import UMTImageTeacherConfig
 from .convert_masked_autoencoders_umt import image_teacher_from_vit_mae, video_teacher_from_videomae
 from .convert_umt_checkpoints import convert_umt_checkpoint
+from .modeling_internvideo2_umt import (
+    InternVideo2ForPreTraining,
+    InternVideo2ForPreTrainingOutput,
+    InternVideo2ForVideoClassification,
+    InternVideo2Model,
+)
 from .modeling_umt import UMTForPreTraining, UMTForPreTrainingOutput, UMTForVideoClassification, UMTModel
 from .modeling_umt_action_detection import UMTActionDetectionOutput, UMTForActionDetection
 from .modeling_umt_dinov2_teacher import UMTDinov2Teacher
@@ -32,7 +39,14 @@ from .zero_shot_pipeline_umt import UMTZeroShotVideoClassificationPipeline
 
 # With `register_for_auto_class` every save writes the code beside the weights, so a repository loads without this
 # package.
-for config_class in (UMTConfig, UMTTeacherConfig, UMTImageTeacherConfig, UMTTextConfig, UMTVideoTextConfig):
+for config_class in (
+    UMTConfig,
+    UMTTeacherConfig,
+    UMTImageTeacherConfig,
+    UMTTextConfig,
+    UMTVideoTextConfig,
+    InternVideo2Config,
+):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     config_class.register_for_auto_class()
 for auto_class, model_class in (
@@ -47,6 +61,9 @@ for auto_class, model_class in (
     (AutoModel, UMTVideoTextModel),
     (AutoModelForPreTraining, UMTForVideoTextPreTraining),
     (AutoModelForVisualQuestionAnswering, UMTForVideoQuestionAnswering),
+    (AutoModel, InternVideo2Model),
+    (AutoModelForVideoClassification, InternVideo2ForVideoClassification),
+    (AutoModelForPreTraining, InternVideo2ForPreTraining),
 ):
     auto_class.register(model_class.config_class, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
@@ -58,6 +75,11 @@ if is_av_available():
     import processing_umt  # noqa: F401
 
 __all__ = [
+    "InternVideo2Config",
+    "InternVideo2ForPreTraining",
+    "InternVideo2ForPreTrainingOutput",
+    "InternVideo2ForVideoClassification",
+    "InternVideo2Model",
     "UMTActionDetectionOutput",
     "UMTConfig",
     "UMTDinov2Teacher",

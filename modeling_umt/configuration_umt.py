@@ -18,11 +18,13 @@ from .configuration_checks_umt import (
     height_width,
     integers,
     inverse,
+    require_all_tokens,
     require_choice,
     require_divisible,
     require_positive,
     require_whole_patches,
     shortened,
+    validate_motion_selection,
 )
 
 logger = logging.get_logger(__name__)
@@ -40,8 +42,45 @@ ENCODER_SIZES = (
 )
 
 
+class AgreeingLabels:
+    """Mixin of the configurations of classifiers, whose `label2id` is always the inverse of `id2label`.
+
+    It follows when `id2label` is changed, and is corrected, with a warning, in a file where the two disagree.
+    """
+
+    def __post_init__(self, **kwargs):
+        given = self.label2id
+        indices = given and integers(given)
+        if (
+            given
+            and self.id2label is None
+            and sorted(indices.values()) == list(range(kwargs.get("num_labels", len(given))))
+        ):
+            self.id2label = dict(enumerate(sorted(given, key=indices.get)))
+        elif given and "num_labels" not in kwargs and indices != inverse(self.id2label or {}):
+            logger.warning(
+                "The configuration's `label2id` disagrees with its `id2label`; the names of `id2label` are used."
+            )
+        super().__post_init__(**kwargs)
+        agrees = indices == inverse(self.id2label)
+        self.label2id = given if agrees else inverse(self.id2label)
+
+    def __setattr__(self, key, value):
+        super().__setattr__(key, value)
+        if key == "id2label" and value is not None:
+            self.label2id = inverse(value)
+
+    def require_agreeing_labels(self) -> None:
+        """Raise a ValueError if a `label2id` that was assigned disagrees with `id2label`."""
+        if integers(self.label2id) != inverse(self.id2label):
+            raise ValueError(
+                f"`label2id` {shortened(self.label2id)} disagrees with `id2label` {shortened(self.id2label)}. Give "
+                "`id2label` alone: `label2id` follows from it."
+            )
+
+
 @strict
-class UMTConfig(PreTrainedConfig):
+class UMTConfig(AgreeingLabels, PreTrainedConfig):
     r"""Configuration of [`UMTModel`], [`UMTForVideoClassification`], [`UMTForActionDetection`], [`UMTForPreTraining`]
     and [`UMTForMaskedModeling`].
 
@@ -75,6 +114,11 @@ class UMTConfig(PreTrainedConfig):
         final_norm (`"tokens"`, `"pooled"` or `"none"`, defaults to `"tokens"`): Whether the last LayerNorm is applied
             to the tokens (pre-training, action detection, stage 2), to their mean (classifiers), or does not exist (a
             VideoMAE encoder as teacher). Each head sets its own.
+        final_norm_eps (`float`, *optional*): Epsilon of the last LayerNorm; None: `layer_norm_eps`. That of the tower
+            of VideoChat is 1e-12.
+        single_frame (`"resize"` or `"first"`, defaults to `"resize"`): The position table of a clip of one time step.
+            - `"resize"`: the table of `position_grid` resized to one time step, as for other lengths.
+            - `"first"`: the rows of its first time step, as in the tower of VideoChat.
         pooling (`"mean"`, `"attention"` or `"frames"`, defaults to `"mean"`): How a classifier pools the tokens.
             - `"mean"`: their mean, as in the paper.
             - `"attention"`: one cross-attention block with a learned query, the attentive probe of V-JEPA (arXiv
@@ -149,6 +193,8 @@ class UMTConfig(PreTrainedConfig):
     position_type: str = "flat"
     position_grid: list[int] | tuple[int, ...] | None = field(default_factory=lambda: list(DEFAULT_POSITION_GRID))
     final_norm: str = "tokens"
+    final_norm_eps: float | None = None
+    single_frame: str = "resize"
     pooling: str = "mean"
     classifier_dropout: float | int = 0.0
     motion_drop_ratio: float | int = 0.0
@@ -177,39 +223,17 @@ class UMTConfig(PreTrainedConfig):
         if self.architectures is None:
             # AutoModelForPreTraining has two classes for this configuration, and chooses by name
             self.architectures = [] if self.masked_targets is None else ["UMTForMaskedModeling"]
-        given = self.label2id
-        indices = given and integers(given)
-        if (
-            given
-            and self.id2label is None
-            and sorted(indices.values()) == list(range(kwargs.get("num_labels", len(given))))
-        ):
-            self.id2label = dict(enumerate(sorted(given, key=indices.get)))
-        elif given and "num_labels" not in kwargs and indices != inverse(self.id2label or {}):
-            logger.warning(
-                "The configuration's `label2id` disagrees with its `id2label`; the names of `id2label` are used."
-            )
         super().__post_init__(**kwargs)
-        agrees = indices == inverse(self.id2label)
-        self.label2id = given if agrees else inverse(self.id2label)
-
-    def __setattr__(self, key, value):
-        super().__setattr__(key, value)
-        if key == "id2label" and value is not None:
-            self.label2id = inverse(value)
 
     def validate_architecture(self):
         """Raise a ValueError if fields do not fit together."""
-        if integers(self.label2id) != inverse(self.id2label):
-            raise ValueError(
-                f"`label2id` {shortened(self.label2id)} disagrees with `id2label` {shortened(self.id2label)}. Give "
-                "`id2label` alone: `label2id` follows from it."
-            )
+        self.require_agreeing_labels()
         require_positive(self, "num_frames", "tubelet_size", "target_dim", *ENCODER_SIZES)
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "num_frames", "tubelet_size")
         require_choice(self, "position_type", ("flat", "space_time"))
         require_choice(self, "final_norm", ("tokens", "pooled", "none"))
+        require_choice(self, "single_frame", ("resize", "first"))
         require_choice(self, "pooling", ("mean", "attention", "frames"))
         require_choice(self, "target_norm", ("l2", "none"))
         require_choice(self, "alignment_loss", ("l2", "mse", "smooth_l1"))
@@ -229,6 +253,8 @@ class UMTConfig(PreTrainedConfig):
                 f"`hidden_size` {self.hidden_size} must be a multiple of 16 with `position_type` 'space_time'."
             )
         validate_motion_selection(self)
+        if self.pooling == "frames":
+            require_all_tokens(self, '`pooling="frames"`')
         validate_masked_modeling(self)
 
     @property
@@ -472,31 +498,6 @@ class UMTVideoTextConfig(PreTrainedConfig):
     def num_frames(self) -> int:
         """Frames of the model's clips."""
         return self.vision_config.num_frames
-
-
-def validate_motion_selection(config: "UMTConfig") -> None:
-    """Raise a ValueError if tokens can't be selected by motion as the fields state."""
-    require_positive(config, "motion_groups")
-    if not config.motion_drop_ratio:
-        return
-    if config.pooling == "frames":
-        require_all_tokens(config, '`pooling="frames"`')
-    num_steps, groups = config.num_frames // config.tubelet_size, config.motion_groups
-    if num_steps % groups or num_steps // groups < 2:
-        raise ValueError(
-            f"`motion_drop_ratio` {config.motion_drop_ratio} compares time steps: the {num_steps} steps of a clip "
-            f"(`num_frames` / `tubelet_size`) must form {groups} groups (`motion_groups`) of the same length, two "
-            "steps or more."
-        )
-
-
-def require_all_tokens(config: "UMTConfig", user: str) -> None:
-    """Raise a ValueError if the configuration drops tokens, which `user`, the subject of the message, can't do."""
-    if config.motion_drop_ratio:
-        raise ValueError(
-            f"{user} requires all tokens of a clip, but `motion_drop_ratio` is {config.motion_drop_ratio}; set it "
-            "to 0."
-        )
 
 
 def validate_masked_modeling(config: "UMTConfig") -> None:

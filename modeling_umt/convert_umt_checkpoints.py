@@ -18,8 +18,11 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .checkpoint_files_umt import UnsupportedCheckpointError, read_official_state_dict
-from .configuration_umt import UMTConfig, UMTTeacherConfig, UMTVideoTextConfig
-from .configuration_umt_image_teacher import UMTImageTeacherConfig
+from .modeling_internvideo2_umt import (
+    InternVideo2ForPreTraining,
+    InternVideo2ForVideoClassification,
+    InternVideo2Model,
+)
 from .modeling_umt import UMTForPreTraining, UMTForVideoClassification, UMTModel
 from .modeling_umt_action_detection import UMTForActionDetection
 from .modeling_umt_image_teacher import UMTImageTeacherModel
@@ -38,6 +41,16 @@ from .official_configuration_umt import (
     stage2_config,
     teacher_config,
     video_config,
+)
+from .official_internvideo2_umt import (
+    internvideo2_classification_config,
+    internvideo2_classification_key_map,
+    internvideo2_encoder_config,
+    internvideo2_encoder_key_map,
+    internvideo2_pretraining_config,
+    internvideo2_pretraining_key_map,
+    internvideo2_state,
+    internvideo2_video_part,
 )
 from .official_kinds_umt import checkpoint_kind
 from .official_layout_umt import (
@@ -70,6 +83,7 @@ from .official_masked_modeling_umt import (
     videomae_encoder_state,
     videomae_key_map,
 )
+from .official_tower_umt import known_kind, tower_config, tower_key_map, tower_part, tower_state
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -91,6 +105,7 @@ class CheckpointKind:
         has_classes: Whether the model has named classes, which `labels` are for.
         describes: Whether the layout means a model of the given configuration: files do not contain what is computed.
         parts: Of each part, a function that selects its tensors, and its kind.
+        parts_only: Why the complete file can't be converted and what can; None: it can.
     """
 
     model_class: type[PreTrainedModel]
@@ -100,6 +115,7 @@ class CheckpointKind:
     has_classes: bool = False
     describes: Callable[[PreTrainedConfig], bool] = has_flat_positions
     parts: Mapping[str, tuple[Callable[[StateDict], StateDict], "CheckpointKind"]] = field(default_factory=dict)
+    parts_only: str | None = None
 
 
 TEACHER = CheckpointKind(UMTTeacherModel, teacher_key_map, teacher_config, teacher_state)
@@ -112,8 +128,12 @@ VIDEOMAE_ENCODER = CheckpointKind(
     videomae_encoder_state,
     describes=lambda config: has_flat_positions(config) and config.final_norm == "none",
 )
+INTERNVIDEO2_ENCODER = CheckpointKind(
+    InternVideo2Model, internvideo2_encoder_key_map, internvideo2_encoder_config, internvideo2_state
+)
+TOWER = CheckpointKind(UMTModel, tower_key_map, tower_config, tower_state)
 KINDS = {
-    "stage1": CheckpointKind(UMTForPreTraining, stage1_key_map, stage1_config),
+    "stage1": CheckpointKind(UMTForPreTraining, stage1_key_map, stage1_config, parts={"tower": (tower_part, TOWER)}),
     "classification": CheckpointKind(
         UMTForVideoClassification,
         classification_key_map,
@@ -145,7 +165,11 @@ KINDS = {
         stage2_key_map,
         stage2_config,
         multimodal_state,
-        parts={"teacher": (teacher_part, TEACHER), "video": (video_part, STAGE2_ENCODER)},
+        parts={
+            "teacher": (teacher_part, TEACHER),
+            "video": (video_part, STAGE2_ENCODER),
+            "tower": (tower_part, TOWER),
+        },
     ),
     "retrieval": CheckpointKind(
         UMTVideoTextModel,
@@ -161,12 +185,32 @@ KINDS = {
         multimodal_state,
         parts={"video": (video_part, FINETUNED_ENCODER)},
     ),
+    "internvideo2_classification": CheckpointKind(
+        InternVideo2ForVideoClassification,
+        internvideo2_classification_key_map,
+        internvideo2_classification_config,
+        internvideo2_state,
+        has_classes=True,
+    ),
+    "internvideo2_pretraining": CheckpointKind(
+        InternVideo2ForPreTraining,
+        internvideo2_pretraining_key_map,
+        internvideo2_pretraining_config,
+        internvideo2_state,
+    ),
+    "internvideo2_encoder": INTERNVIDEO2_ENCODER,
+    "internvideo2_video_text": replace(
+        INTERNVIDEO2_ENCODER,
+        parts={"video": (internvideo2_video_part, INTERNVIDEO2_ENCODER)},
+        parts_only="The text encoder of an InternVideo2 model of videos and texts can't be converted; its video "
+        'encoder is `part="video"` (--part video).',
+    ),
 }
 
 
 def convert_umt_checkpoint(
     checkpoint: str | os.PathLike | Mapping[str, torch.Tensor],
-    config: UMTConfig | UMTTeacherConfig | UMTImageTeacherConfig | UMTVideoTextConfig | None = None,
+    config: PreTrainedConfig | None = None,
     part: str = "all",
     labels: str | None = None,
     position_type: str | None = None,
@@ -176,13 +220,18 @@ def convert_umt_checkpoint(
     Args:
         checkpoint: A path to a `.pth` file, `repo_id:filename` of one on the Hub, or a loaded state dict in the
             official layout, flat or wrapped under `model` or `module`. The mapping is not changed.
-        config (*optional*): Overrides the inferred sizes; required where they are not those of UMT-B/16 or L/16,
-            because shapes do not contain the number of heads. `position_type`, `position_grid`, `final_norm`,
+        config (*optional*): A configuration of the model's class, whose sizes override the inferred ones; required
+            where they are not those of UMT-B/16 or L/16 or of a published InternVideo2, because shapes do not contain
+            the number of heads. Of a UMT model, `position_type`, `position_grid`, `final_norm`,
             `decoder_layer_norm_eps` and `decoder_projection_bias` always follow from the kind of file; only the
             `[frames, rows, columns]` of a multi-modality model whose table was computed for another number of frames,
             and the `position_type` and `position_grid` of models whose file does not determine their table, are kept.
         part (`str`, defaults to `"all"`): The part of the file to return: of a stage-2 file also `"teacher"`, of any
             multi-modality file and of a VideoMAE file also `"video"`, the encoder alone. `config` is then that part's.
+            `"tower"`, of a stage-2 file and of one with the names of stage 1: the vision tower of VideoChat2 and
+            VideoChat-Flash, a [`UMTModel`] without the last block; `config` then describes the file, with all its
+            blocks. The file `UMT-L_f4_vision.pt` of VideoChat-Flash is always converted to the tower. Others with
+            these names are converted to a stage-1 model, with a warning unless they are named as UMT's.
         labels (`str`, *optional*): Label list for the head of a classifier or an action detection model, one of
             `label_sets()`: `"k400"`, `"k600"`, `"k700"` and `"k710"` are the order of the official heads. By default
             it follows from the number of classes (of a classifier 400, 600, 700, 710 or 174, of an action detection
@@ -199,8 +248,11 @@ def convert_umt_checkpoint(
         [`UMTImageTeacherModel`] (MAE's encoder, with or without the decoder in the file),
         [`UMTForVideoTextPreTraining`] (stage 2, without its teacher), [`UMTVideoTextModel`] (retrieval),
         [`UMTForVideoQuestionAnswering`], [`UMTForMaskedModeling`] (MVD students; VideoMAE and EVEREST pre-training);
-        for `part="video"` [`UMTModel`]. A VideoMAE encoder, also of a complete file with `part="video"` or a `config`
-        without `masked_targets`, is a [`UMTModel`] with `final_norm="none"`, as which it teaches MVD students.
+        for `part="video"` [`UMTModel`]. Files of InternVideo2 become an [`InternVideo2ForVideoClassification`], an
+        [`InternVideo2ForPreTraining`] (stage 1 and distilled models) or, without a head and for `part="video"`, an
+        [`InternVideo2Model`]; the position table of a file is resized where `config` is of other clips.
+        A VideoMAE encoder, also of a complete file with `part="video"` or a `config` without `masked_targets`, is a
+        [`UMTModel`] with `final_norm="none"`, as which it teaches MVD students.
         The position table of a CLIP teacher is resized to the configuration's `image_size`, by default 14 patches a
         side (24 for ViT-L/14@336). Frames and resolution of a classifier come from its position table if the file has
         one, else from an official file name (`..._f16_res224.pth`), else they are 8 time steps of 224 pixels; an
@@ -219,14 +271,19 @@ def convert_umt_checkpoint(
     kind_name = checkpoint_kind(state)
     if kind_name == "videomae" and config is not None and config.masked_targets is None:
         kind_name = "videomae_encoder"
+    if kind_name == "stage1" and part == "all" and known_kind(name) == "tower":
+        part = "tower"
     kind = KINDS[kind_name]
     if labels is not None and not kind.has_classes:
         raise ValueError(f"`labels` {labels!r} are names of classes, but this is a {kind_name} file.")
+    if part == "all" and kind.parts_only is not None:
+        raise UnsupportedCheckpointError(kind.parts_only)
     if part != "all":
         if part not in kind.parts:
             raise ValueError(
                 f"A {kind_name} file has no part {part!r}; 'teacher' is a part of stage2 files, 'video' of all "
-                "multi-modality and VideoMAE files, and 'all' returns the complete file."
+                "multi-modality and VideoMAE files, 'tower' of stage1 and stage2 files, and 'all' returns the "
+                "complete file."
             )
         select_part, kind = kind.parts[part]
         state = select_part(state)

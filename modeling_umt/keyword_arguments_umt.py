@@ -20,6 +20,7 @@ OUTPUT_OPTIONS = ("output_hidden_states", "output_attentions", "return_dict")
 MEANINGFUL = {
     *TransformersKwargs.__annotations__,
     *("bool_masked_pos", "visible_indices", "token_selector", "target_indices", "target_features"),
+    *("target_final", "target_second"),
     *("interpolate_pos_encoding", "encoder_hidden_states"),
     *("input_ids", "inputs_embeds", "attention_mask", "head_mask", "pixel_values", "pixel_values_videos"),
     *("dropout", "scaling", "sliding_window", "softcap", "position_bias", "past_key_values", "cache"),

@@ -34,8 +34,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .alignment_umt import UMTAlignmentDecoder, align_features
-from .configuration_checks_umt import aligned_layers
-from .configuration_umt import UMTConfig, require_all_tokens
+from .configuration_checks_umt import aligned_layers, require_all_tokens
+from .configuration_umt import UMTConfig
 from .keyword_arguments_umt import only_documented_keywords
 from .pooling_heads_umt import UMTAttentionPooling, UMTFramePooling
 from .remote_code_umt import UMTRemoteCodeMixin
@@ -131,10 +131,11 @@ class UMTModel(UMTPreTrainedModel):
         self.layers = nn.ModuleList(
             [UMTLayer(config, config.drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
         )
+        eps = config.layer_norm_eps if config.final_norm_eps is None else config.final_norm_eps
         if config.final_norm == "tokens":
-            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.norm = nn.LayerNorm(config.hidden_size, eps=eps)
         elif config.final_norm == "pooled":
-            self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.fc_norm = nn.LayerNorm(config.hidden_size, eps=eps)
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -25,7 +25,8 @@ from transformers.utils import (
     requires_backends,
 )
 
-from .configuration_umt import UMTConfig, require_all_tokens
+from .configuration_checks_umt import require_all_tokens
+from .configuration_umt import UMTConfig
 from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTModel, UMTPreTrainedModel, with_final_norm
 

@@ -24,7 +24,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import maybe_autocast
 
-from .configuration_umt import UMTVideoTextConfig, require_all_tokens
+from .configuration_checks_umt import require_all_tokens
+from .configuration_umt import UMTVideoTextConfig
 from .keyword_arguments_umt import only_documented_keywords
 from .modeling_umt import UMTModel
 from .modeling_umt_text import UMTTextModel, init_bert_weights

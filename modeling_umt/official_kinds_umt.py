@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from .checkpoint_files_umt import UnsupportedCheckpointError
+from .official_internvideo2_umt import internvideo2_kind
 from .official_layout_umt import VIDEO_PREFIX
 
 StateDict = Mapping[str, torch.Tensor]
@@ -21,8 +22,8 @@ def checkpoint_kind(state: StateDict) -> str:
 
     Returns:
         `"stage1"`, `"classification"`, `"detection"`, `"teacher"`, `"stage2"`, `"retrieval"`, `"question_answering"`,
-        `"mvd"` (a pre-trained student), `"videomae"` (VideoMAE or EVEREST pre-training), `"videomae_encoder"` or
-        `"image_teacher"` (MAE).
+        `"mvd"` (a pre-trained student), `"videomae"` (VideoMAE or EVEREST pre-training), `"videomae_encoder"`,
+        `"image_teacher"` (MAE), or one of `internvideo2_kind`.
 
     Raises:
         UnsupportedCheckpointError: (a ValueError) if the keys are of another kind of file, which is named if it is
@@ -30,6 +31,8 @@ def checkpoint_kind(state: StateDict) -> str:
     """
     if has_class_token_of_images(state):
         return "image_teacher"
+    if kind := internvideo2_kind(state):
+        return kind
     if method := foreign_method(state):
         raise UnsupportedCheckpointError(f"This is a file of {method}, which can't be converted.")
     if "encoder.patch_embed.proj.weight" in state:
@@ -54,8 +57,6 @@ def checkpoint_kind(state: StateDict) -> str:
 
 def foreign_method(state: StateDict) -> str | None:
     """The name of a related method that a file belongs to, or None."""
-    if any("clip_projector." in key or key.endswith(".attn.q_norm.weight") for key in state):
-        return "InternVideo2"
     if any(key.startswith(("text_encoder.transformer.", "text_encoder.projection_layer")) for key in state):
         return "MobileCLIP (the text encoder of InternVideo2-CLIP)"
     prefixes = ("", "encoder.", "backbone.")

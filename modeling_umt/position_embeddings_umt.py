@@ -1,4 +1,4 @@
-"""Position tables: sine-cosine tables, which are computed, and the resizing of a teacher's learned one.
+"""Position tables: sine-cosine tables, which are computed, and the resizing of learned ones.
 
 Unusual: the angle of the `"flat"` table depends on the flattened token index `t * rows * columns + h * columns + w`
 alone, as in UMT's official code, so neighbours in a row differ by 1, in a column by `columns`, in time by
@@ -105,6 +105,35 @@ def position_table(
     source_grid = grid if position_grid is None else tuple(position_grid)
     table = sincos_position_table(source_grid[0] * source_grid[1] * source_grid[2], dim, device)
     return resize_position_table(table, source_grid, grid)
+
+
+def resize_learned_table(
+    table: torch.Tensor,
+    source_grid: tuple[int, int, int],
+    target_grid: tuple[int, int, int],
+    has_class_row: bool,
+    single_frame: str,
+) -> torch.Tensor:
+    """Resize a learned table of clips to another token grid, in float32.
+
+    Args:
+        table (`(rows, D)`): One row for each token of `source_grid`, after one for the class token.
+        source_grid, target_grid: Tokens along frames, rows and columns.
+        has_class_row: Whether the first row is that of the class token, which is kept.
+        single_frame: For a target of one time step, `"mean"` takes the mean over time, `"resize"` resizes.
+
+    Returns:
+        The table of `target_grid`, in the dtype of `table`.
+    """
+    if source_grid == target_grid:
+        return table
+    first = 1 if has_class_row else 0
+    patches = table[first:].float()
+    if target_grid[0] == 1 and single_frame == "mean":
+        patches = patches.unflatten(0, source_grid).mean(dim=0).flatten(0, 1)
+        source_grid = (1, *source_grid[1:])
+    patches = resize_position_table(patches, source_grid, target_grid).to(table.dtype)
+    return torch.cat([table[:first], patches])
 
 
 def resize_square_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

@@ -67,6 +67,21 @@ def attention_token_selection(
     return highest_scoring_tokens_per_frame(scores, _num_visible(tokens_per_frame, mask_ratio))
 
 
+def clip_attention_token_selection(
+    cls_attention: torch.Tensor,
+    mask_ratio: float,
+    generator: torch.Generator | None = None,
+    sample_seeds: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Keep `N - int(N * mask_ratio)` tokens of the clip, sampled without replacement in proportion to attention.
+
+    As [`attention_token_selection`], but the tokens of all frames compete, so that counts differ between frames
+    (InternVideo2's distillation, arXiv 2403.15377). Arguments, result and errors are the same.
+    """
+    _grid(cls_attention)
+    return attention_token_selection(cls_attention.flatten(1)[:, None], mask_ratio, generator, sample_seeds)
+
+
 def tube_token_selection(
     cls_attention: torch.Tensor,
     mask_ratio: float,

@@ -37,7 +37,10 @@ class UMTPositionTable(nn.Module):
     def make_position_table(self, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
         """Position table (N, dim), float32, for a clip of token grid `grid` = (frames, rows, columns)."""
         config = self.config
-        return position_table(grid, self.position_dim, config.position_grid, device, config.position_type)
+        position_grid = config.position_grid
+        if position_grid is not None and grid[0] == 1 and config.single_frame == "first":
+            position_grid = (1, *position_grid[1:])  # the same rows as in the table of several frames
+        return position_table(grid, self.position_dim, position_grid, device, config.position_type)
 
     def positions_of(self, grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:
         """The table for a clip of token grid `grid`: the buffer, or computed for other clips than the model's."""
@@ -69,35 +72,26 @@ def write_position_table(module: UMTPositionTable, _incompatible_keys: object = 
         module.position_embeddings = module.stored_position_table(device)
 
 
-class UMTEmbeddings(UMTPositionTable):
-    """Projected patches of a clip plus their position embeddings, of all tokens or of some."""
+class UMTPatchProjection:
+    """Mixin of a module that embeds the tokens of a clip: all of them, the visible ones, or those of most motion."""
 
-    def __init__(self, config: UMTConfig):
-        super().__init__()
-        patch_values = config.num_channels * config.tubelet_size * config.patch_size**2
-        # The official Conv3d kernel (D, C, tubelet, patch, patch), flattened: stride equals kernel size.
-        self.patch_embeddings = nn.Linear(patch_values, config.hidden_size)
-        self.store_position_table(config, config.hidden_size)
+    config: PreTrainedConfig  # with `tubelet_size`, `patch_size`, `motion_drop_ratio` and `motion_groups`
+    patch_embeddings: nn.Linear
 
     def token_grid(self, pixel_values_videos: torch.Tensor) -> tuple[int, int, int]:
         """Tokens of a clip along frames, rows and columns; a ValueError if the clip does not fit the model."""
         return clip_token_grid(pixel_values_videos, self.config, self.config.tubelet_size)
 
-    def forward(
+    def embed_tokens(
         self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token embeddings (B, V, D) and their position embeddings, (B, V, D), or (1, N, D) of all tokens.
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings without positions (B, V, D), and the indices of their tokens (B, V), None for all tokens.
 
         Without a mask the tokens are all, or with `motion_drop_ratio` of the configuration those of most motion.
         """
-        grid = self.token_grid(pixel_values_videos)
-        positions = self.positions_of(grid, pixel_values_videos.device)
         if visible_indices is None and self.config.motion_drop_ratio:
-            embeddings, visible_indices = self.embed_motion(pixel_values_videos)
-        else:
-            embeddings = self.embed_patches(pixel_values_videos, visible_indices)
-        positions = positions[None] if visible_indices is None else positions[visible_indices]
-        return embeddings + positions.to(embeddings.dtype), positions
+            return self.embed_motion(pixel_values_videos)
+        return self.embed_patches(pixel_values_videos, visible_indices), visible_indices
 
     def embed_motion(self, pixel_values_videos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of the tokens of most motion without positions (B, V, D), and the indices of these (B, V).
@@ -120,6 +114,29 @@ class UMTEmbeddings(UMTPositionTable):
         """Projected patches of all or of the visible tokens, without positions (B, V, D)."""
         patches = clip_patches(pixel_values_videos, self.token_grid(pixel_values_videos), visible_indices)
         return self.patch_embeddings(patches.to(self.patch_embeddings.weight.dtype))
+
+
+class UMTEmbeddings(UMTPatchProjection, UMTPositionTable):
+    """Projected patches of a clip plus their position embeddings, of all tokens or of some."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        patch_values = config.num_channels * config.tubelet_size * config.patch_size**2
+        # The official Conv3d kernel (D, C, tubelet, patch, patch), flattened: stride equals kernel size.
+        self.patch_embeddings = nn.Linear(patch_values, config.hidden_size)
+        self.store_position_table(config, config.hidden_size)
+
+    def forward(
+        self, pixel_values_videos: torch.Tensor, visible_indices: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token embeddings (B, V, D) and their position embeddings, (B, V, D), or (1, N, D) of all tokens.
+
+        The tokens are those of `embed_tokens`.
+        """
+        positions = self.positions_of(self.token_grid(pixel_values_videos), pixel_values_videos.device)
+        embeddings, visible_indices = self.embed_tokens(pixel_values_videos, visible_indices)
+        positions = positions[None] if visible_indices is None else positions[visible_indices]
+        return embeddings + positions.to(embeddings.dtype), positions
 
 
 def clip_token_grid(

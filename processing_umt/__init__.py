@@ -11,10 +11,12 @@ from .video_processing_umt import UMTVideoProcessor, fold_views
 from .video_source_umt import VideoDecodeError
 
 # Importing modeling_umt imports this package again, which is complete except for the registration below.
+from modeling_umt.configuration_internvideo2_umt import InternVideo2Config  # isort: skip
 from modeling_umt.configuration_umt import UMTConfig, UMTVideoTextConfig  # isort: skip
 
 AutoVideoProcessor.register(UMTConfig, UMTVideoProcessor, exist_ok=True)
 AutoVideoProcessor.register(UMTVideoTextConfig, UMTVideoProcessor, exist_ok=True)
+AutoVideoProcessor.register(InternVideo2Config, UMTVideoProcessor, exist_ok=True)
 AutoProcessor.register(UMTVideoTextConfig, UMTProcessor, exist_ok=True)
 UMTVideoProcessor.register_for_auto_class("AutoVideoProcessor")
 UMTProcessor.register_for_auto_class("AutoProcessor")

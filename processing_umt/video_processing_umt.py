@@ -150,11 +150,19 @@ class UMTVideoProcessor(ActionDetectionPostProcessing, BaseVideoProcessor):
     def for_config(cls, config: PreTrainedConfig) -> "UMTVideoProcessor":
         """The processor for clips of `config.num_frames` frames of `config.image_size` pixels (side length, or height
         and width); other options keep their defaults. The configuration of a saved action detection model gives that
-        of `for_action_detection`."""
+        of `for_action_detection`. The vision tower of VideoChat gets entire frames, resized without keeping their
+        aspect ratio, bicubically as in VideoChat."""
         if config.architectures == ["UMTForActionDetection"]:
             return cls.for_action_detection(config)
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
+        if getattr(config, "single_frame", None) == "first":  # only the tower's
+            return cls(
+                num_frames=config.num_frames,
+                size={"height": height, "width": width},
+                do_center_crop=False,
+                resample=PILImageResampling.BICUBIC,
+            )
         return cls(
             num_frames=config.num_frames,
             size={"shortest_edge": min(height, width)} if height == width else {"height": height, "width": width},

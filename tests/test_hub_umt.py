@@ -16,6 +16,9 @@ from hub_server import USER, LoopbackHub
 from subprocess_tools import complaints, run_clean
 
 from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForPreTraining,
+    InternVideo2ForVideoClassification,
     UMTConfig,
     UMTForActionDetection,
     UMTForMaskedModeling,
@@ -47,6 +50,7 @@ TEACHER_SIZES = {
 IMAGE_TEACHER_SIZES = {
     name: TEACHER_SIZES[name] for name in TEACHER_SIZES if name not in ("num_aligned_layers", "projection_dim")
 }
+INTERNVIDEO2_SIZES = SIZES | {"patch_size": 16, "num_pooling_heads": 2, "pooled_size": 8, "final_target_dim": 8}
 # The kinds of repository, and the Auto classes that must load each completely.
 KINDS = {
     "base": ["AutoModel"],
@@ -56,7 +60,11 @@ KINDS = {
     "masked": ["AutoModel", "AutoModelForPreTraining"],
     "teacher": ["AutoModel"],
     "image_teacher": ["AutoModel"],
+    "internvideo2": ["AutoModel", "AutoModelForVideoClassification"],
+    "internvideo2_student": ["AutoModel", "AutoModelForPreTraining"],
 }
+# of which an official file is on the Hub, under its name
+OFFICIAL_FILES = {"classifier": "classifier.pth", "pretraining": "b16_ptk710_f8_res224.pth"}
 PAIRS = [(kind, auto) for kind, autos in KINDS.items() for auto in autos]
 AUTO_MAP = {
     "AutoConfig": "configuration_umt.UMTConfig",
@@ -73,6 +81,12 @@ TEACHER_AUTO_MAP = {
 IMAGE_TEACHER_AUTO_MAP = {
     "AutoConfig": "configuration_umt_image_teacher.UMTImageTeacherConfig",
     "AutoModel": "modeling_umt_image_teacher.UMTImageTeacherModel",
+}
+INTERNVIDEO2_AUTO_MAP = {
+    "AutoConfig": "configuration_internvideo2_umt.InternVideo2Config",
+    "AutoModel": "modeling_internvideo2_umt.InternVideo2Model",
+    "AutoModelForVideoClassification": "modeling_internvideo2_umt.InternVideo2ForVideoClassification",
+    "AutoModelForPreTraining": "modeling_internvideo2_umt.InternVideo2ForPreTraining",
 }
 CODE = {
     "alignment_umt.py",
@@ -104,12 +118,25 @@ IMAGE_TEACHER_CODE = {
     "transformer_block_umt.py",
     "video_embeddings_umt.py",
 }
+INTERNVIDEO2_CODE = {
+    "alignment_umt.py",
+    "configuration_internvideo2_umt.py",
+    "configuration_umt.py",
+    "layers_internvideo2_umt.py",
+    "modeling_internvideo2_umt.py",
+    "position_embeddings_umt.py",
+    "transformer_block_umt.py",
+    "video_embeddings_umt.py",
+}
 CODE_OF = {"teacher": TEACHER_CODE, "image_teacher": IMAGE_TEACHER_CODE}
+CODE_OF |= dict.fromkeys(("internvideo2", "internvideo2_student"), INTERNVIDEO2_CODE)
 AUTO_MAP_OF = {
     "detection": DETECTION_AUTO_MAP,
     "masked": MASKED_AUTO_MAP,
     "teacher": TEACHER_AUTO_MAP,
     "image_teacher": IMAGE_TEACHER_AUTO_MAP,
+    "internvideo2": INTERNVIDEO2_AUTO_MAP,
+    "internvideo2_student": INTERNVIDEO2_AUTO_MAP,
 }
 SHARED_CODE = f"""
 import json, torch, transformers
@@ -133,7 +160,7 @@ def load(source, auto, **kwargs):
     config = transformers.AutoConfig.from_pretrained(source, **kwargs)
     model, info = getattr(transformers, auto).from_pretrained(source, output_loading_info=True, **kwargs)
     assert type(config).__name__ == type(model.config).__name__ in (
-        "UMTConfig", "UMTTeacherConfig", "UMTImageTeacherConfig")
+        "UMTConfig", "UMTTeacherConfig", "UMTImageTeacherConfig", "InternVideo2Config")
     problems = {{key: sorted(map(str, value)) for key, value in info.items() if value}}
     kind = {{"module": type(model).__module__, "class": type(model).__name__, "labels": config.id2label}}
     return model, {{"output": output(model), "problems": problems, **kind}}
@@ -165,14 +192,19 @@ def world(tmp_path_factory) -> SimpleNamespace:
     models["masked"] = UMTForMaskedModeling(UMTConfig(**SIZES, **targets))
     models["teacher"] = UMTTeacherModel(UMTTeacherConfig(**TEACHER_SIZES))
     models["image_teacher"] = UMTImageTeacherModel(UMTImageTeacherConfig(**IMAGE_TEACHER_SIZES))
+    names = {0: "clap", 1: "jump", 2: "wave"}
+    models["internvideo2"] = InternVideo2ForVideoClassification(
+        InternVideo2Config(**INTERNVIDEO2_SIZES, id2label=names)
+    )
+    models["internvideo2_student"] = InternVideo2ForPreTraining(InternVideo2Config(**INTERNVIDEO2_SIZES))
     with torch.no_grad():
-        for kind in ("classifier", "detection"):
+        for kind in ("classifier", "detection", "internvideo2"):
             models[kind].classifier.weight.normal_()
     for kind, model in models.items():
         model.save_pretrained(root / kind)
-    official = {f"{kind}.pth": io.BytesIO() for kind in ("classifier", "pretraining")}
-    for kind in ("classifier", "pretraining"):
-        torch.save(official_state_dict(models[kind]), official[f"{kind}.pth"])
+    official = {name: io.BytesIO() for name in OFFICIAL_FILES.values()}
+    for kind, name in OFFICIAL_FILES.items():
+        torch.save(official_state_dict(models[kind]), official[name])
     with LoopbackHub() as hub:
         hub.create_repo(f"{USER}/official", {name: buffer.getvalue() for name, buffer in official.items()})
         author = run(
@@ -180,16 +212,16 @@ def world(tmp_path_factory) -> SimpleNamespace:
             from modeling_umt import UMTConfig, convert_umt_checkpoint
             from transformers import Trainer, TrainingArguments
 
-            answer = {{}}
+            answer, official_files = {{}}, {OFFICIAL_FILES!r}
             for kind, autos in KINDS.items():
                 for auto in autos:
                     model, answer[f"{{kind}} {{auto}}"] = load(f"{root}/{{kind}}", auto)
                 model.push_to_hub(kind, commit_message="from the package")
                 for auto in autos:
                     model, answer[f"pushed {{kind}} {{auto}}"] = load(f"{{USER}}/{{kind}}", auto)
-                if kind in ("classifier", "pretraining"):
+                if kind in official_files:
                     config = UMTConfig(**{SIZES!r})
-                    official = convert_umt_checkpoint(f"{{USER}}/official:{{kind}}.pth", config=config)
+                    official = convert_umt_checkpoint(f"{{USER}}/official:{{official_files[kind]}}", config=config)
                     answer[f"official {{kind}}"] = output(official)
             model, _ = load(f"{root}/classifier", "AutoModelForVideoClassification")
             clip = {{"pixel_values_videos": torch.zeros(4, 3, 32, 32), "labels": 1}}
@@ -219,7 +251,7 @@ def auto_map(kind: str) -> dict[str, str]:
 def check_loaded(world: SimpleNamespace, loaded: dict, kind: str, auto: str) -> None:
     assert loaded["problems"] == {}
     assert loaded["class"] == auto_map(kind)[auto].split(".")[1]
-    if kind in ("classifier", "detection"):
+    if kind in ("classifier", "detection", "internvideo2"):
         assert loaded["labels"] == {"0": "clap", "1": "jump", "2": "wave"}
     torch.testing.assert_close(torch.tensor(loaded["output"]), expected_output(world, kind, auto), rtol=0, atol=1e-6)
 
@@ -231,10 +263,12 @@ def check_repository(files: dict[str, bytes], kind: str) -> None:
     config = json.loads(files["config.json"])
     assert config["auto_map"] == auto_map(kind)
     model_types = {"teacher": "umt_teacher", "image_teacher": "umt_image_teacher"}
+    model_types |= dict.fromkeys(("internvideo2", "internvideo2_student"), "internvideo2")
     assert config["model_type"] == model_types.get(kind, "umt")
     heads = {"base": "UMTModel", "classifier": "UMTForVideoClassification", "detection": "UMTForActionDetection"}
     heads |= {"pretraining": "UMTForPreTraining", "masked": "UMTForMaskedModeling", "teacher": "UMTTeacherModel"}
-    heads |= {"image_teacher": "UMTImageTeacherModel"}
+    heads |= {"image_teacher": "UMTImageTeacherModel", "internvideo2": "InternVideo2ForVideoClassification"}
+    heads |= {"internvideo2_student": "InternVideo2ForPreTraining"}
     assert config["architectures"] == [heads[kind]]
 
 
@@ -263,7 +297,7 @@ def test_trainer_writes_the_code(world):
     check_repository(world.hub.files(f"{USER}/trained"), "classifier")
 
 
-@pytest.mark.parametrize("kind", ["classifier", "pretraining"])
+@pytest.mark.parametrize("kind", OFFICIAL_FILES)
 def test_official_file_from_the_hub(world, kind):
     converted = torch.tensor(world.author[f"official {kind}"])
     torch.testing.assert_close(converted, expected_output(world, kind, KINDS[kind][-1]), rtol=0, atol=1e-6)

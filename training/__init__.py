@@ -5,6 +5,8 @@ import importlib
 _HOMES = {
     "UMTPreTrainingArguments": "trainers.pretraining",
     "UMTPreTrainingTrainer": "trainers.pretraining",
+    "UMTDistillationArguments": "trainers.distillation",
+    "UMTDistillationTrainer": "trainers.distillation",
     "UMTActionDetectionArguments": "trainers.detection",
     "UMTActionDetectionTrainer": "trainers.detection",
     "UMTFineTuningArguments": "trainers.finetuning",

@@ -19,6 +19,12 @@ KINDS = {
     "UMTForPreTraining": ("a stage-1 model, a video encoder without a classification head", "umt embed, umt finetune"),
     "UMTForMaskedModeling": ("a model of masked tokens without a classification head", "umt embed, umt finetune"),
     "UMTForVideoClassification": ("a classifier", "umt classify, umt embed, umt evaluate"),
+    "InternVideo2Model": ("an InternVideo2 video encoder without a head", "umt embed, umt finetune"),
+    "InternVideo2ForPreTraining": (
+        "a pre-trained InternVideo2 model, a video encoder without a classification head",
+        "umt embed, umt finetune",
+    ),
+    "InternVideo2ForVideoClassification": ("an InternVideo2 classifier", "umt classify, umt embed, umt evaluate"),
     "UMTForActionDetection": ("an action detection model", "umt detect, umt evaluate --task detection"),
     "UMTTeacherModel": ("a teacher", "umt pretrain, umt show-mask"),
     "UMTImageTeacherModel": ("an image teacher of masked modelling", "umt pretrain"),
@@ -30,11 +36,18 @@ KINDS = {
     ),
 }
 # architectures that a command can use
-CLASSIFIER = ("UMTForVideoClassification",)
+CLASSIFIER = ("UMTForVideoClassification", "InternVideo2ForVideoClassification")
 VIDEO_TEXT = ("UMTVideoTextModel", "UMTForVideoTextPreTraining")
 # whose clips have a vector
-ENCODERS = ("UMTModel", "UMTForPreTraining", "UMTForMaskedModeling", *CLASSIFIER, *VIDEO_TEXT)
+ENCODERS = (
+    *("UMTModel", "UMTForPreTraining", "UMTForMaskedModeling", "InternVideo2Model", "InternVideo2ForPreTraining"),
+    *CLASSIFIER,
+    *VIDEO_TEXT,
+)
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
+OFFICIAL_ENDINGS = (".pth", ".pt", ".bin")  # of official files
+# model types of video encoders, whose processor follows from their configuration
+VIDEO_ENCODERS = ("umt", "internvideo2")
 # model types whose inputs are the clips of another model, so that their folders need no processor
 WITHOUT_PROCESSOR = ("umt_teacher", "umt_image_teacher")
 _ADAPTER, _CONFIG = "adapter_config.json", "config.json"

@@ -50,9 +50,10 @@ def of_everest(models: dict) -> Iterator[tuple[str, Shapes]]:
 
 
 def of_internvideo2(models: dict) -> Iterator[tuple[str, Shapes]]:
-    """Lists of variants contain counts only, and are left out."""
+    """Variants are those of the classifier of their size with other clips, other classes, or no head."""
     for name, model in models.items():
         if "keys" not in model:
+            yield name, internvideo2_variant(name, models)
             continue
         is_text = name == "mobileclip_b_text"
         prefix, blocks = ("text_encoder.", "text_encoder.transformer.") if is_text else ("", "blocks.")
@@ -60,3 +61,19 @@ def of_internvideo2(models: dict) -> Iterator[tuple[str, Shapes]]:
         for i in range(model["blocks"]):
             shapes |= {f"{blocks}{i}.{key}": shape for key, shape in model["every_block"].items()}
         yield name, shapes
+
+
+def internvideo2_variant(name: str, models: dict) -> Shapes:
+    """The shapes of `classifier_SIZE_fFRAMES_CLASSES` or of `clip_vision_SIZE`."""
+    kind, _, variant = name.partition("_")
+    size, *clip = variant.removeprefix("vision_").split("_")
+    base = dict(of_internvideo2({"base": models[f"classifier_{size}_f8_400"]}))["base"]
+    if kind == "clip":
+        return {key: shape for key, shape in base.items() if not key.startswith(("fc_norm.", "head."))}
+    frames, classes = int(clip[0][1:]), int(clip[1])
+    table, head = base["pos_embed"], base["head.weight"]
+    return base | {
+        "pos_embed": [1, 1 + 256 * frames, table[2]],
+        "head.weight": [classes, head[1]],
+        "head.bias": [classes],
+    }

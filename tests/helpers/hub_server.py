@@ -182,6 +182,15 @@ class LoopbackHub:
         author = repo.split("/")[0]
         return _json({"id": repo, "author": author, "sha": commit.oid, **dates, **state, "siblings": siblings})
 
+    def list_commits(self, parts, query, headers, body) -> Response:
+        commits = reversed(self._repository(parts).commits.values())
+        return _json(
+            [
+                {"id": commit.oid, "title": commit.title, "message": "", "authors": [], "date": DATE}
+                for commit in commits
+            ]
+        )
+
     def tree(self, parts, query, headers, body) -> Response:
         commit = self._repository(parts).at(parts["revision"])
         root = parts["path"].rstrip("/") + "/" if parts["path"] else ""
@@ -328,6 +337,7 @@ ROUTES = [
         ("POST", r"/api/repos/create", LoopbackHub.create),
         ("GET", rf"{_API}(?:/revision/{_REVISION})?", LoopbackHub.info),
         ("GET", rf"{_API}/tree/{_REVISION}(?:/(?P<path>.+))?", LoopbackHub.tree),
+        ("GET", rf"{_API}/commits/{_REVISION}", LoopbackHub.list_commits),
         ("POST", rf"{_API}/paths-info/{_REVISION}", LoopbackHub.paths_info),
         ("GET", rf"{_GIT}/resolve/{_REVISION}/(?P<path>.+)", LoopbackHub.resolve),
         ("POST", rf"{_API}/preupload/{_REVISION}", LoopbackHub.preupload),
@@ -340,7 +350,10 @@ ROUTES = [
     ]
 ]
 # Routes without authentication: reading, and the storage, whose addresses are returned to authenticated clients only.
-_OPEN = (LoopbackHub.info, LoopbackHub.tree, LoopbackHub.paths_info, LoopbackHub.resolve, LoopbackHub.lfs_put)
+_OPEN = (
+    *(LoopbackHub.info, LoopbackHub.list_commits, LoopbackHub.tree, LoopbackHub.paths_info, LoopbackHub.resolve),
+    LoopbackHub.lfs_put,
+)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,7 +2,7 @@
 
 import torch
 
-from modeling_umt import UMTConfig, UMTTeacherConfig
+from modeling_umt import InternVideo2Config, UMTConfig, UMTTeacherConfig
 
 
 def sub_state(tensors: dict[str, torch.Tensor], prefix: str = "state/") -> dict[str, torch.Tensor]:
@@ -89,6 +89,35 @@ def pixel_model_config(recorded: dict, **fields) -> UMTConfig:
         decoder_num_hidden_layers=recorded["decoder_depth"],
         decoder_num_attention_heads=recorded["decoder_num_heads"],
         **fields,
+    )
+
+
+def internvideo2_config(recorded: dict, **fields) -> InternVideo2Config:
+    """The configuration of a recorded InternVideo2 model: encoder, classifier or student."""
+    students = {
+        "num_aligned_layers": "clip_return_layer",
+        "aligned_layer_interval": "clip_student_return_interval",
+        "target_dim": "clip_teacher_embed_dim",
+        "final_target_dim": "clip_teacher_final_dim",
+        "num_second_layers": "mae_return_layer",
+        "second_layer_interval": "mae_student_return_interval",
+        "second_target_dim": "mae_teacher_embed_dim",
+    }
+    given = {field: recorded[key] for field, key in students.items() if key in recorded}
+    if "clip_teacher_embed_dim" in recorded:
+        given["decoder"] = "mlp" if recorded.get("clip_student_decoder") == "MLP_Decoder" else "linear"
+    return InternVideo2Config(
+        image_size=recorded["img_size"],
+        patch_size=recorded["patch_size"],
+        num_frames=recorded["num_frames"],
+        tubelet_size=recorded["tubelet_size"],
+        hidden_size=recorded["embed_dim"],
+        num_hidden_layers=recorded["depth"],
+        num_attention_heads=recorded["num_heads"],
+        intermediate_size=int(recorded["embed_dim"] * recorded["mlp_ratio"]),
+        num_pooling_heads=recorded["attn_pool_num_heads"],
+        pooled_size=recorded["clip_embed_dim"],
+        **given | fields,
     )
 
 

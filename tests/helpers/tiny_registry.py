@@ -36,6 +36,8 @@ STAND_INS = {
     "stage2": "b16_25m",
     "retrieval": "ret_msrvtt_b16_25m",
     "question_answering": "qa_msvd_b16_25m",
+    "internvideo2_student": "internvideo2_s14",
+    "internvideo2_classification": "internvideo2_s14_k400",
 }
 
 
@@ -46,8 +48,13 @@ def write_tiny_registry(folder: Path, owner: str) -> Path:
     size = {"vision": VISION, "target_dim": 8, "text": TEXT, "bert": f"{owner}/bert", "vocabulary_hash": vocabulary}
     registry["sizes"] = dict.fromkeys(registry["sizes"], size)
     registry["source"]["hub"] = f"{owner}/official"
+    for source in registry["sources"].values():
+        if source.pop("revision", None):
+            source["hub"] = f"{owner}/official"
     for row in registry["checkpoints"].values():
         row.update(frames=4, resolution=32)
+        if row["kind"].startswith("internvideo2"):
+            row["config"] = row.get("config", {}) | {"patch_size": 16, "num_aligned_layers": 6}
         row.pop("sha256", None)
         if row["kind"] == "teacher":
             row.update(config={"image_size": 28, "patch_size": 14, "projection_dim": 8}, clip=f"{owner}/clip")

@@ -24,6 +24,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArg
 from transformers.utils import is_torchao_available, logging
 
 from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForPreTraining,
+    InternVideo2ForVideoClassification,
+    InternVideo2Model,
     UMTConfig,
     UMTForActionDetection,
     UMTForMaskedModeling,
@@ -151,6 +155,39 @@ def image_teacher_config(**fields) -> UMTImageTeacherConfig:
     return UMTImageTeacherConfig(**defaults | fields)
 
 
+def internvideo2_config(**fields) -> InternVideo2Config:
+    """4 frames of 64 x 64 pixels: 4 x 4 x 4 tokens and a class token."""
+    defaults = {"image_size": 64, "patch_size": 16, "num_frames": 4, "num_labels": 5, "intermediate_size": 64}
+    defaults |= {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_pooling_heads": 2}
+    defaults |= {"pooled_size": 24, "num_aligned_layers": 2, "target_dim": 24, "final_target_dim": 20}
+    defaults |= {"num_second_layers": 1, "second_target_dim": 12}
+    return InternVideo2Config(**defaults | fields)
+
+
+def internvideo2_shapes(config, batch, grid, visible):
+    return {
+        "last_hidden_state": (batch, 1 + visible, config.hidden_size),
+        "pooler_output": (batch, config.pooled_size),
+    }
+
+
+def internvideo2_student_shapes(config, batch, grid, visible):
+    return {
+        "student_features": (batch, config.num_aligned_layers, 1 + visible, config.target_dim),
+        "final_features": (batch, config.final_target_dim),
+        "second_features": (batch, config.num_second_layers, visible, config.second_target_dim),
+    }
+
+
+def features_of_two_teachers(config, batch, grid, visible):
+    generator, targets = torch.Generator().manual_seed(12), ("target_features", "target_final", "target_second")
+    shapes = internvideo2_student_shapes(config, batch, grid, visible).values()
+    return {
+        name: torch.nn.functional.normalize(torch.randn(shape, generator=generator), dim=-1)
+        for name, shape in zip(targets, shapes, strict=True)
+    }
+
+
 def video_text_config(**fields) -> UMTVideoTextConfig:
     """The video encoder of `umt_config`, to which `fields` belong, with a BERT of two text and two fusion layers."""
     text = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "fusion_layer": 2}
@@ -237,6 +274,7 @@ class Case:
     `fixed_frames`: clips must have exactly `num_frames` frames.
     `least_steps`: clips must have at least so many time steps.
     `unused`: pattern of the parameters that `forward` does not use.
+    `learns_positions`: a model created for another size has a position table of its own.
     """
 
     name: str
@@ -255,6 +293,7 @@ class Case:
     sequence: Callable[..., tuple[int, int]] = lambda config, batch, grid, visible: (batch, visible)
     lora_modules: tuple[str, ...] = ("q_proj", "v_proj", "fc1")
     unused: str = r"$^"
+    learns_positions: bool = False
     gradient_tolerance: float = 1e-5
 
     def build(self, **fields) -> PreTrainedModel:
@@ -414,6 +453,46 @@ CASES = [
         config=video_text_config,
         inputs=clips_and_questions,
     ),
+    *(
+        Case(
+            name,
+            model_class,
+            shapes,
+            targets=targets,
+            masks=masks,
+            config=internvideo2_config,
+            sequence=lambda config, batch, grid, visible: (batch, 1 + visible),
+            learns_positions=True,
+        )
+        for name, model_class, shapes, targets, masks in (
+            ("internvideo2", InternVideo2Model, internvideo2_shapes, None, "hide"),
+            (
+                "internvideo2-classifier",
+                InternVideo2ForVideoClassification,
+                classifier_shapes,
+                class_labels,
+                None,
+            ),
+            (
+                "internvideo2-student",
+                InternVideo2ForPreTraining,
+                internvideo2_student_shapes,
+                features_of_two_teachers,
+                "hide",
+            ),
+        )
+    ),
+    Case(
+        "motion-internvideo2-classifier",
+        InternVideo2ForVideoClassification,
+        classifier_shapes,
+        targets=class_labels,
+        config=internvideo2_config,
+        config_fields={"motion_drop_ratio": 0.4},
+        least_steps=2,
+        sequence=lambda config, batch, grid, visible: (batch, 1 + 38),  # of 64 patches
+        learns_positions=True,
+    ),
 ]
 
 
@@ -425,6 +504,7 @@ def cases(condition: Callable[[Case], bool] = lambda case: True):
 takes_masks = cases(lambda case: case.masks)
 hides_tokens = cases(lambda case: case.masks == "hide")
 cuts_patches = cases(lambda case: not case.resizes)
+computes_positions = cases(lambda case: not case.resizes and not case.learns_positions)
 has_loss = cases(lambda case: case.targets)
 drops_paths = cases(lambda case: hasattr(vision(case.config()), "drop_path_rate"))
 takes_tubelets = cases(lambda case: hasattr(vision(case.config()), "tubelet_size"))
@@ -610,7 +690,7 @@ def test_task_types_of_peft(case, task_type):
     from peft import LoraConfig, get_peft_model
 
     base = case.build()
-    if task_type == "SEQ_CLS" and not isinstance(base, UMTForVideoClassification):
+    if task_type == "SEQ_CLS" and not isinstance(base, UMTForVideoClassification | InternVideo2ForVideoClassification):
         pytest.skip("not a classifier")
     inputs = case.batch(base, targets=task_type == "SEQ_CLS")
     config = LoraConfig(r=2, target_modules=list(case.lora_modules), task_type=task_type)
@@ -1004,7 +1084,7 @@ def test_any_size_without_rebuilding(case, frames, height, width):
         assert actual[name].shape == shape and actual[name].isfinite().all()
 
 
-@cuts_patches
+@computes_positions
 @pytest.mark.parametrize("frames, height, width", SIZES, ids=str)
 def test_another_size_gives_the_result_of_a_model_created_for_it(case, frames, height, width):
     frames = 4 if case.fixed_frames else max(frames, case.least_steps)

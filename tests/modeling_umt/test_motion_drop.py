@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForPreTraining,
+    InternVideo2Model,
     UMTConfig,
     UMTForActionDetection,
     UMTForMaskedModeling,
@@ -36,6 +39,12 @@ def clips(frames: int = 4, batch: int = 2) -> torch.Tensor:
 def model_of(model_class: type, **fields):
     torch.manual_seed(0)
     return model_class(UMTConfig(**SIZES, **fields)).eval()
+
+
+def internvideo2(model_class: type, **fields):
+    torch.manual_seed(0)
+    pooling = {"patch_size": 16, "num_pooling_heads": 2, "pooled_size": 16, "layer_scale_init_value": 1.0}
+    return model_class(InternVideo2Config(**SIZES | pooling | fields)).eval()
 
 
 def video_text(model_class: type, **fields):
@@ -97,6 +106,29 @@ def test_dropping_tokens_equals_hiding_them(final_norm, groups):
     assert dropped.last_hidden_state.shape == (2, 38 if groups == 1 else 2 * 19, 32)
     assert_close(dropped.last_hidden_state, masked.last_hidden_state)
     assert_close(dropped.pooler_output, masked.pooler_output)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_internvideo2_drops_patches_and_keeps_its_class_token(groups):
+    model = internvideo2(InternVideo2Model, motion_groups=groups)
+    kept = motion_token_selection(model.motion_importance(clips(), groups), 0.4, groups=groups)
+    masked, complete = model(clips(), visible_indices=kept), model(clips())
+    model.config.motion_drop_ratio = 0.4
+    dropped = model(clips())
+    assert dropped.last_hidden_state.shape == (2, 1 + kept.shape[1], 32) and kept.shape[1] == 38
+    assert_close(dropped.last_hidden_state, masked.last_hidden_state)
+    assert_close(dropped.pooler_output, masked.pooler_output)
+    assert not torch.allclose(dropped.pooler_output, complete.pooler_output)
+
+
+def test_a_student_of_internvideo2_without_a_mask_decodes_the_kept_tokens():
+    fields = {"num_second_layers": 1, "second_target_dim": 8}
+    model = internvideo2(InternVideo2ForPreTraining, motion_drop_ratio=0.4, **fields)
+    kept = motion_token_selection(model.internvideo2.motion_importance(clips()), 0.4)
+    dropped, masked = model(clips()), model(clips(), visible_indices=kept)
+    assert dropped.student_features.shape == (2, 1, 1 + 38, 8) and dropped.second_features.shape == (2, 1, 38, 8)
+    for actual, expected in zip(dropped.to_tuple(), masked.to_tuple(), strict=True):
+        assert_close(actual, expected)
 
 
 def test_patches_are_embedded_once_and_blocks_receive_the_kept_tokens():
@@ -251,6 +283,16 @@ def boxes() -> torch.Tensor:
             "A feature map requires all tokens",
         ),
         (
+            lambda: internvideo2(InternVideo2Model),
+            lambda model: model.get_feature_map(clips()),
+            "A feature map requires all tokens",
+        ),
+        (
+            lambda: internvideo2(InternVideo2Model),
+            lambda model: model(clips(1)),
+            "1 in 1 groups leaves 1 in each.*longer clip",
+        ),
+        (
             lambda: model_of(UMTForActionDetection),
             lambda model: model(clips(), boxes()),
             "Action detection requires all tokens",
@@ -263,7 +305,10 @@ def boxes() -> torch.Tensor:
         (lambda: model_of(UMTModel), lambda model: model(clips(1)), "1 in 1 groups leaves 1 in each.*longer clip"),
         (lambda: model_of(UMTModel, motion_groups=2), lambda model: model(clips(3)), "3 time steps .* 2 groups"),
     ],
-    ids=["frames", "feature map", "detection", "vectors of frames", "image", "groups"],
+    ids=[
+        *("frames", "feature map", "InternVideo2 feature map", "InternVideo2 image", "detection", "vectors of frames"),
+        *("image", "groups"),
+    ],
 )
 def test_what_requires_all_tokens_refuses_a_ratio_that_is_set_later(model, call, message):
     model = model()

@@ -26,7 +26,10 @@ OUTCOMES = {
     r"mvd/image_teacher_": "UMTImageTeacherModel",
     r"(mvd|everest)/classifier_": ("cover 2 frames, as in MVD, VideoMAE and EVEREST",),
     r"internvideo2/mobileclip": ("MobileCLIP",),
-    r"internvideo2/": ("InternVideo2",),
+    r"internvideo2/clip_overlay": ("InternVideo2 without the blocks of its encoder",),
+    r"internvideo2/classifier_": "InternVideo2ForVideoClassification",
+    r"internvideo2/(distilled|stage1)_": "InternVideo2ForPreTraining",
+    r"internvideo2/clip_vision_": "InternVideo2Model",
 }
 
 
@@ -70,7 +73,10 @@ def test_each_published_file_is_converted_as_what_it_is_or_refused_by_name(name,
         unused = 2 * config.hidden_size if expected in ("UMTModel", "UMTImageTeacherModel") else 0
         expected_count = record.get("trainable_parameters", record["parameters"]) - unused
         assert sum(tensor.numel() for tensor in ours.values()) == expected_count
-    if not name.startswith("umt/") and expected != "UMTImageTeacherModel":
+    if name.startswith("internvideo2/"):
+        frames = 16 if "_f16" in name else 8
+        assert (config.num_frames, config.image_size, config.patch_size) == (frames, 224, 14)
+    elif not name.startswith("umt/") and expected != "UMTImageTeacherModel":
         frames, grid = (config.num_frames, config.tubelet_size), config.position_grid
         assert (frames, config.image_size, grid) == ((16, 2), 224, None)
     with torch.device("meta"):

@@ -20,7 +20,15 @@ from tiny_question_answering import save_tiny, tiny_answerer, tiny_stage2
 from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_model
 from transformers import AutoModel, AutoProcessor
 
-from modeling_umt import UMTForMaskedModeling, UMTForPreTraining, UMTModel
+from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForPreTraining,
+    InternVideo2ForVideoClassification,
+    InternVideo2Model,
+    UMTForMaskedModeling,
+    UMTForPreTraining,
+    UMTModel,
+)
 from processing_umt import VideoDecodeError
 
 FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
@@ -165,11 +173,17 @@ def test_adapters(world, tmp_path):
 
 
 MASKED = {"hidden_size": 32, "position_type": "space_time", "position_grid": None, "masked_targets": {"image": 8}}
+INTERNVIDEO2 = {"image_size": 32, "patch_size": 16, "num_frames": 4, "hidden_size": 32, "num_hidden_layers": 2}
+INTERNVIDEO2 |= {"num_attention_heads": 2, "intermediate_size": 64, "num_pooling_heads": 2, "pooled_size": 24}
+INTERNVIDEO2 |= {"num_aligned_layers": 1}
 ENCODERS = {
     "encoder": lambda: UMTModel(tiny_classifier().config),
     "stage 1": lambda: UMTForPreTraining(tiny_classifier().config),
     "masked modelling": lambda: UMTForMaskedModeling(tiny_classifier(**MASKED).config),
     "classifier": tiny_classifier,
+    "InternVideo2": lambda: InternVideo2Model(InternVideo2Config(**INTERNVIDEO2)),
+    "InternVideo2 student": lambda: InternVideo2ForPreTraining(InternVideo2Config(**INTERNVIDEO2)),
+    "InternVideo2 classifier": lambda: InternVideo2ForVideoClassification(InternVideo2Config(**INTERNVIDEO2)),
 }
 
 

@@ -8,6 +8,10 @@ from torch import nn
 from transformers_mixins import common
 
 from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForPreTraining,
+    InternVideo2ForVideoClassification,
+    InternVideo2Model,
     UMTConfig,
     UMTForActionDetection,
     UMTForMaskedModeling,
@@ -38,6 +42,9 @@ TEACHER |= {"num_attention_heads": 2, "intermediate_size": 32, "num_aligned_laye
 IMAGE_TEACHER = {
     name: value for name, value in TEACHER.items() if name not in ("num_aligned_layers", "projection_dim")
 }
+INTERNVIDEO2 = {name: value for name, value in VISION.items() if name != "position_grid"}
+INTERNVIDEO2 |= {"num_pooling_heads": 2, "pooled_size": 8, "final_target_dim": 8, "num_second_layers": 1}
+INTERNVIDEO2 |= {"second_target_dim": 8}
 TEXT = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "fusion_layer": 1}
 TEXT |= {"intermediate_size": 32, "max_position_embeddings": 16, "encoder_width": 16}
 TEXT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -143,6 +150,34 @@ class UMTModelsTest(PatchEmbeddings, CommonTests, unittest.TestCase):
             inputs["labels"] = torch.zeros(BATCH, dtype=torch.int64)
         if return_labels and model_class is UMTForPreTraining:
             inputs["target_features"] = torch.ones(BATCH, 1, VIDEO_TOKENS, 8)
+        return inputs
+
+
+class InternVideo2ModelsTest(PatchEmbeddings, CommonTests, unittest.TestCase):
+    all_model_classes = (InternVideo2Model, InternVideo2ForVideoClassification, InternVideo2ForPreTraining)
+    with_loss = (InternVideo2ForVideoClassification, InternVideo2ForPreTraining)
+    config_class, fields = InternVideo2Config, INTERNVIDEO2
+    seq_length = 1 + VIDEO_TOKENS  # the class token first
+
+    def setUp(self):
+        super().setUp()
+
+        def set_norm_eps(config):
+            config.rms_norm_eps = config.layer_norm_eps = 1.0
+
+        # the mixin's own function takes `decoder`, here a string, for the configuration of a decoder
+        patched = mock.patch.object(common("test_modeling_common"), "set_config_for_less_flaky_test", set_norm_eps)
+        patched.start()
+        self.addCleanup(patched.stop)
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class)
+        if return_labels and model_class is InternVideo2ForVideoClassification:
+            inputs["labels"] = torch.zeros(BATCH, dtype=torch.int64)
+        if return_labels and model_class is InternVideo2ForPreTraining:
+            inputs["target_features"] = torch.ones(BATCH, 1, 1 + VIDEO_TOKENS, 8)
+            inputs["target_final"] = torch.ones(BATCH, 8)
+            inputs["target_second"] = torch.ones(BATCH, 1, VIDEO_TOKENS, 8)
         return inputs
 
 

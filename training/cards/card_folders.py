@@ -18,8 +18,10 @@ LIST_HEAD = """\
 # Published checkpoints
 
 All checkpoints of the official model zoos of UMT, its CLIP teachers, the students of MVD, whose licence is CC BY-NC \
-4.0, and the models of EVEREST, whose authors state no licence. `umt card build` generates the table and the folders \
-from `registry.yaml` and `results.yaml`; `umt card check` lists the files that are out of date.
+4.0, the models of EVEREST, the vision tower of VideoChat, and the video models of InternVideo2. For the weights of \
+EVEREST and InternVideo2 no licence is stated: `umt publish` requires `--license` for them. `umt card build` \
+generates the table and the folders from `registry.yaml` and `results.yaml`; `umt card check` lists the files that \
+are out of date.
 
 A folder contains the files specific to a checkpoint: card, `config.json`, processor settings, and the published \
 results in the form of the Hub's `.eval_results/` if the data set is on the Hub. `umt publish ROW --repo-id \

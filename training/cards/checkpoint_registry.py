@@ -6,6 +6,7 @@ This module does not read weight files. A row describes a file, and `publishing`
 
 import functools
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +15,15 @@ import yaml
 from transformers import BertTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 import modeling_umt
-from modeling_umt import UMTConfig, UMTTeacherConfig, UMTVideoTextConfig
+from modeling_umt import InternVideo2Config, UMTConfig, UMTTeacherConfig, UMTVideoTextConfig
 from modeling_umt.labels_umt import load_labels
 from processing_umt import UMTProcessor, UMTVideoProcessor
 
 from .card_template import CARDS_FOLDER
 
 VIDEO_TEXT_KINDS = ("stage2", "retrieval", "question_answering")
+CLASSIFICATION_KINDS = ("classification", "internvideo2_classification")
+INTERNVIDEO2_KINDS = ("internvideo2_student", "internvideo2_classification")
 # A vocabulary for processors of which only the settings matter.
 PLACEHOLDER_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a")
 
@@ -45,8 +48,10 @@ class CheckpointRow:
     teacher: str | None = None
     teachers: str | None = None
     start: str | None = None
-    origin: str | None = None
     license: str | None = None
+    origin: str | None = None
+    hub: str | None = None
+    revision: str | None = None
     sha256: str | None = None
     bytes: int | None = None
     classes: int | None = None
@@ -86,9 +91,11 @@ class CheckpointRow:
 
     @property
     def source(self) -> dict[str, Any]:
-        """The registry's entry for the origin of the row, or of its kind of checkpoint."""
+        """The registry's entry for the origin of the row, or of its kind, with the row's own repository."""
         registry, name = read_registry(), self.origin or self.shared.get("source")
-        return registry["sources"][name] if name else registry["source"]
+        source = registry["sources"][name] if name else registry["source"]
+        own = {"hub": self.hub, "revision": self.revision}
+        return source | {key: value for key, value in own.items() if value is not None}
 
     @property
     def is_on_hub(self) -> bool:
@@ -96,8 +103,16 @@ class CheckpointRow:
         return "hub" in self.source
 
     @property
-    def official_file(self) -> str:
-        """Path of the official file in the official repository on the Hub; the row's name for a file that is not."""
+    def licence(self) -> str | None:
+        """Identifier of the licence of the official weights; None if none is stated."""
+        return self.license or self.source["license"]
+
+    @property
+    def official_file(self) -> str | None:
+        """Path of the official file in the official repository on the Hub, None if its name is not known; the row's
+        name for a file that is not on the Hub."""
+        if self.file is None and self.kind in INTERNVIDEO2_KINDS:
+            return None
         name = self.file or f"{self.name}.pth"
         return f"{self.shared['folder']}/{name}" if self.shared["folder"] and self.is_on_hub else name
 
@@ -155,15 +170,18 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
         config = UMTVideoTextConfig(vision_config=vision, text_config=text, **fields)
         config.vision_config.dtype = config.text_config.dtype = torch.float32
         config.is_encoder_decoder = row.kind == "question_answering"
+    elif row.kind in INTERNVIDEO2_KINDS:
+        fields = {"num_frames": row.frames, "image_size": row.resolution} | size["vision"]
+        if row.kind == "internvideo2_classification":
+            fields |= class_fields(row) | {"single_frame": "resize"}
+        config = InternVideo2Config(**fields | row.config)
     else:
         fields = {"num_frames": row.frames, "image_size": row.resolution} | size["vision"]
         fields |= row.shared.get("config", {})
         if row.kind == "stage1":
             fields["target_dim"] = size["target_dim"]
-        elif row.kind in ("classification", "detection"):
-            names = load_labels(row.labels) if row.labels else [f"LABEL_{index}" for index in range(row.classes)]
-            fields["id2label"] = dict(enumerate(names))
-            fields["label2id"] = {name: index for index, name in enumerate(names)}
+        elif row.kind not in ("mvd", "everest", "tower"):
+            fields |= class_fields(row)
             fields["final_norm"] = "tokens" if row.kind == "detection" else "pooled"
         config = UMTConfig(**fields | row.config)
         if row.kind in ("stage1", "detection"):  # the position table is computed over the clip's own grid
@@ -172,6 +190,48 @@ def row_config(row: CheckpointRow) -> PreTrainedConfig:
     config.auto_map = dict(model_class.remote_code)
     config.dtype = torch.float32
     return config
+
+
+def class_fields(row: CheckpointRow) -> dict[str, Any]:
+    """The fields of a configuration that name the classes of a row."""
+    names = load_labels(row.labels) if row.labels else [f"LABEL_{index}" for index in range(row.classes)]
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def row_of_file(checkpoint: str) -> CheckpointRow | None:
+    """The row of an official file by its name: `repo_id:filename`, or the end of a path; None if it has no row."""
+    for name in row_names():
+        row = checkpoint_row(name)
+        if row.official_file is None or row.clip is not None:
+            continue
+        if checkpoint == f"{row.source.get('hub')}:{row.official_file}":
+            return row
+        file = row.official_file.removeprefix(f"{row.shared['folder']}/")
+        if f"/{checkpoint.replace(os.sep, '/')}".endswith(f"/{file}"):
+            return row
+    return None
+
+
+def licence_of_files(checkpoint: str, model: PreTrainedModel) -> str | None:
+    """A sentence on the licence of the official files that a converted model is of; None for unknown origins.
+
+    Args:
+        checkpoint: The converted file.
+        model: The model that it became.
+    """
+    config, sources = model.config, read_registry()["sources"]
+    if row := row_of_file(checkpoint):
+        name, source = row.name, row.source
+        return f"the licence of {name} is {source['license_name'] if row.license is None else row.license}"
+    if config.model_type == InternVideo2Config.model_type:
+        source = sources["internvideo2"]
+    elif getattr(config, "position_type", None) == "space_time":
+        source = sources["mvd"]
+    elif getattr(config, "single_frame", None) == "first":
+        source = sources["tower"]
+    else:
+        return None
+    return f"the licence of {source['name']}'s official files is {source['license_name']}"
 
 
 def count_parameters(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int:

@@ -13,6 +13,7 @@ from processing_umt import UMTVideoProcessor
 
 from .card_template import UMT_CITATION, bullets, code_block, render_card, table
 from .checkpoint_registry import (
+    CLASSIFICATION_KINDS,
     VIDEO_TEXT_KINDS,
     CheckpointRow,
     count_parameters,
@@ -38,18 +39,24 @@ SNIPPETS = {
     "stage2": SEARCH,
     "retrieval": SEARCH,
     "question_answering": ASK,
+    "tower": EMBED,
+    "internvideo2_student": EMBED,
+    "internvideo2_classification": CLASSIFY,
 }
 
 
-def repository_files(row: CheckpointRow, repo_id: str | None = None, origin: str | None = None) -> dict[str, str]:
+def repository_files(
+    row: CheckpointRow, repo_id: str | None = None, origin: str | None = None, licence: str | None = None
+) -> dict[str, str]:
     """The files of a row's repository, except weights, code and vocabulary, as name → text.
 
     Args:
         row: The row of the registry.
         repo_id: Id on the Hub in the card's code.
         origin: How the weights were converted, in Markdown.
+        licence: The licence of the weights, where the row states none.
     """
-    card = {"README.md": str(published_card(row, repo_id, origin))}
+    card = {"README.md": str(published_card(row, repo_id, origin, licence))}
     return card | settings_files(row) | result_files(row)
 
 
@@ -74,14 +81,16 @@ def settings_text(settings: dict[str, Any]) -> str:
 # --- the card -------------------------------------------------------------------------------------------------------
 
 
-def published_card(row: CheckpointRow, repo_id: str | None = None, origin: str | None = None) -> ModelCard:
-    """The card of a published checkpoint."""
+def published_card(
+    row: CheckpointRow, repo_id: str | None = None, origin: str | None = None, licence: str | None = None
+) -> ModelCard:
+    """The card of a published checkpoint; arguments as in `repository_files`."""
     repo_id = repo_id or f"{PLACEHOLDER_OWNER}/{row.name}"
     source = row.source
     data = ModelCardData(
         model_name=row.name,
         language="en" if row.kind in VIDEO_TEXT_KINDS else None,
-        license=row.license or source["license"],
+        license=row.licence or licence,
         library_name="transformers",
         pipeline_tag=row.shared["task"],
         tags=["video", source.get("tag", "unmasked-teacher"), "umt", row.kind],
@@ -101,7 +110,7 @@ def published_card(row: CheckpointRow, repo_id: str | None = None, origin: str |
         results=describe_results(row, repo_id),
         notes=bullets(row.notes),
         origin=describe_origin(row) + (f"\n\n{origin}" if origin else ""),
-        licence=describe_licence(row),
+        licence=describe_licence(row, licence),
         citation=source.get("citation", UMT_CITATION),
     )
 
@@ -110,7 +119,8 @@ def card_title(row: CheckpointRow) -> str:
     kind = row.shared["name"]
     if row.kind == "teacher":
         return f"UMT {kind}: {row.name}"
-    return f"{row.source.get('name', 'UMT')}-{row.size}, {kind}: {row.name}"
+    model = "UMT" if row.kind == "tower" else row.source.get("name", "UMT")
+    return f"{model}-{row.size}, {kind}: {row.name}"
 
 
 def describe_purpose(row: CheckpointRow) -> str:
@@ -175,13 +185,15 @@ def describe_key_frames(row: CheckpointRow, video: UMTVideoProcessor) -> list[tu
 
 
 def describe_resize(row: CheckpointRow, video: UMTVideoProcessor) -> str:
+    if row.kind == "tower":
+        return "the entire frame to this size, bicubic with antialias"
     if video.resize_kernel == "bicubic_no_antialias":
         return "the entire frame to this size, bicubic without antialias, as in the official code"
     text = (
         'the short side to this size and a centre crop, with antialias; `resize_kernel="opencv_bilinear"` is the '
         "authors' OpenCV resize without antialias"
     )
-    return f"{text}, which `umt evaluate` uses" if row.kind == "classification" else text
+    return f"{text}, which `umt evaluate` uses" if row.kind in CLASSIFICATION_KINDS else text
 
 
 def describe_class_names(row: CheckpointRow) -> str:
@@ -233,25 +245,28 @@ def describe_origin(row: CheckpointRow) -> str:
             f"SHA-256 of the file: {f'`{row.sha256}`' if row.sha256 else 'not known; `umt publish` prints it'}."
         )
     if row.clip:
-        return f"The weights are those of `{row.clip}` on the Hub; the official code calls them `{row.file}`."
-    return "\n".join(
-        [
-            f"The official file is `{row.official_file}` of [{source['hub']}](https://huggingface.co/{source['hub']}).",
-            f"The link of the official repository, `{source['was']}/{row.official_file}`, has been dead since 2024.",
-            f"SHA-256 of the file: {f'`{row.sha256}`' if row.sha256 else 'not known; `umt publish` prints it'}.",
-        ]
-    )
-
-
-def describe_licence(row: CheckpointRow) -> str:
-    source = row.source
-    if source["license"] == "unknown":
         return (
-            f"The [official repository]({source['code']}), which links the file, states no licence, neither for the "
-            "code nor for the weights; ask the authors before you publish or use them. The weights are the authors'. "
-            "The training videos have licences of their own; some allow research only."
+            f"The weights are those of `{row.clip}` on the Hub, not pinned to a revision; the official code calls "
+            f"them `{row.file}`."
         )
-    if "license_name" in source:
+    file = f"`{row.official_file}` of" if row.official_file else "in"
+    lines = [
+        f"The official file is {file} [{source['hub']}](https://huggingface.co/{source['hub']}), "
+        + (f"revision `{source['revision']}`." if source.get("revision") else "not pinned: no revision is known.")
+    ]
+    if "was" in source:
+        dead = f"{source['was']}/{row.official_file}"
+        lines.append(f"The link of the official repository, `{dead}`, has been dead since 2024.")
+    known = f"`{row.sha256}`" if row.sha256 else "not known; `umt publish` prints it"
+    return "\n".join([*lines, f"SHA-256 of the file: {known}."])
+
+
+def describe_licence(row: CheckpointRow, given: str | None = None) -> str:
+    source = row.source
+    if "licence_text" in source:
+        published = f"Published as `{given}`, as stated by whoever uploaded it.\n\n" if given else ""
+        return published + source["licence_text"]
+    if row.kind == "mvd":
         return (
             f"{source['license_name']}, the licence of the [official repository]({source['code']}), which links the "
             "file. The weights are the authors'. The training videos have licences of their own; some allow research "
@@ -260,7 +275,8 @@ def describe_licence(row: CheckpointRow) -> str:
     if row.kind == "teacher":
         return "MIT, the licence of OpenAI's CLIP repository. CLIP's own card states its limitations."
     return (
-        f"The [official code repository]({source['code']}) is under the MIT licence; no statement about the weights "
-        "was found in it. The weights are the authors'. The training videos have licences of their own; some allow "
-        "research only."
+        f"The [official code repository]({source['code']}) is under the MIT licence, and the Hub tags "
+        f"[{source['hub']}](https://huggingface.co/{source['hub']}), which contains the weights, as MIT; the "
+        "repositories contain no other statement about the weights. The weights are the authors'. The training videos "
+        "have licences of their own; some allow research only."
     )

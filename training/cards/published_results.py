@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
 from .card_template import table
-from .checkpoint_registry import VIDEO_TEXT_KINDS, CheckpointRow, read_registry
+from .checkpoint_registry import CLASSIFICATION_KINDS, VIDEO_TEXT_KINDS, CheckpointRow, read_registry
 
 LEVELS = (1, 5, 10)
 DIRECTIONS = {"t2v": ("text_to_video", "text to video"), "v2t": ("video_to_text", "video to text")}
@@ -20,11 +20,11 @@ def describe_results(row: CheckpointRow, repo_id: str) -> str:
     """The section of results: published ones and those measured with this package."""
     if row.finetuned:
         published = finetuned_table(row)
-    elif row.kind in ("teacher", "stage1"):
+    elif row.kind in ("teacher", "stage1", "tower", "internvideo2_student"):
         published = "The authors published no score of this checkpoint itself."
     elif row.kind == "detection":
         published = f"Published by the authors ([model zoo]({zoo_url(row)})): {row.map} % mAP at IoU 0.5 on AVA 2.2."
-    elif row.kind == "classification":
+    elif row.kind in CLASSIFICATION_KINDS:
         published = classification_table(row, repo_id)
     else:
         published = video_text_table(row)
@@ -120,7 +120,7 @@ def published_scores(row: CheckpointRow) -> list[tuple[str, str, str, str, float
     """The published results of a row, as (data set, task id, metric type, name of the metric, value in percent)."""
     if row.kind == "detection":
         return [("ava", "action_detection_map", "mean_average_precision", "mAP at IoU 0.5 (%)", row.map)]
-    if row.kind == "classification":
+    if row.kind in CLASSIFICATION_KINDS:
         views = f"{row.views[0]} clips x {row.views[1]} crops"
         scores = [(row.data[-1], "top1_accuracy", "accuracy", f"Top-1 accuracy (%), {views}", row.top1)]
         if row.top5:
@@ -148,7 +148,7 @@ def score_source(row: CheckpointRow, dataset: str, task: str) -> tuple[str, str]
         return f"{row.source['name']} {'paper' if 'arxiv' in url else 'README'}", url
     if task == "top5_accuracy":
         return "UMT paper, table 6", read_registry()["source"]["paper"]
-    return "UMT model zoo", zoo_url(row)
+    return f"{row.source.get('name', 'UMT')} model zoo", zoo_url(row)
 
 
 def link(row: CheckpointRow, dataset: str) -> str:
@@ -158,6 +158,8 @@ def link(row: CheckpointRow, dataset: str) -> str:
 
 
 def zoo_url(row: CheckpointRow) -> str:
+    if "results" in row.source:
+        return row.source["results"]
     source = read_registry()["source"]
     if row.kind == "detection":
         return f"{source['code']}/blob/{source['commit']}/single_modality/action_detection/README.md"

@@ -29,7 +29,12 @@ MAX_SHARD_SIZE = "1GB"
 
 
 def build_repository(
-    row: CheckpointRow, folder: Path, repo_id: str, checkpoint: str | None = None, vocabulary: str | None = None
+    row: CheckpointRow,
+    folder: Path,
+    repo_id: str,
+    checkpoint: str | None = None,
+    vocabulary: str | None = None,
+    licence: str | None = None,
 ) -> None:
     """Create the complete repository of a row, including weights and code, in `folder`.
 
@@ -40,6 +45,7 @@ def build_repository(
         checkpoint (*optional*): The official file. Default: it is downloaded from the Hub.
         vocabulary (*optional*): Hub id or folder of a BERT, or its `vocab.txt`, for a video-text model. Default: the
             row's.
+        licence (*optional*): The licence of the weights, where the row states none.
 
     Raises:
         ValueError: if the folder exists, or the file or the vocabulary does not fit the row.
@@ -50,7 +56,7 @@ def build_repository(
     config = row_config(row)
     model, origin = official_model(row, config, checkpoint)
     require_row(row, model, config)
-    vocabulary = vocabulary or read_registry()["sizes"][row.size]["bert"]
+    vocabulary = vocabulary or read_registry()["sizes"][row.size].get("bert")
     processor = row_processor(row, vocabulary)
     if row.kind in VIDEO_TEXT_KINDS:
         record_vocabulary(model.config, processor.tokenizer, row.name, vocabulary)
@@ -61,7 +67,7 @@ def build_repository(
         repository = Path(temporary) / "repository"
         model.save_pretrained(repository, max_shard_size=MAX_SHARD_SIZE)
         processor.save_pretrained(repository)
-        for name, text in repository_files(row, repo_id, origin).items():
+        for name, text in repository_files(row, repo_id, origin, licence).items():
             path = repository / name
             if path.suffix == ".json":  # saved above, and must equal the settings of the registry
                 require_same_settings(path, text)
@@ -86,8 +92,15 @@ def official_model(
             f"The file of {row.name} is not on the Hub; download it from the page {row.source['page']} and give it as "
             "--checkpoint."
         )
+    if checkpoint is None and row.official_file is None:
+        raise ValueError(
+            f"The name of the file of {row.name} in {row.source['hub']} is not known; download it and give it as "
+            "--checkpoint."
+        )
     if checkpoint is None:
-        checkpoint = hf_hub_download(read_registry()["source"]["hub"], row.official_file)
+        hub = row.source["hub"]
+        revision = full_revision(hub, row.source["revision"]) if row.source.get("revision") else None
+        checkpoint = hf_hub_download(hub, row.official_file, revision=revision)
     if not os.path.isfile(checkpoint):
         raise FileNotFoundError(f"The checkpoint {checkpoint!r} does not exist; give the path of {row.official_file}.")
     sha256 = file_sha256(checkpoint)
@@ -102,7 +115,26 @@ def official_model(
         f"Converted by `umt publish` from a file of {os.path.getsize(checkpoint):,} bytes with the SHA-256 `{sha256}`:"
         f"\n\n{table(('package', 'version'), environment())}"
     )
+    if row.kind == "tower":  # its configuration is given as that of the file, which has all blocks
+        config = type(config).from_dict(config.to_dict(), num_hidden_layers=config.num_hidden_layers + 1)
+        return convert_umt_checkpoint(checkpoint, config=config, part="tower"), origin
     return convert_umt_checkpoint(checkpoint, config=config), origin
+
+
+def full_revision(repo_id: str, revision: str) -> str:
+    """The commit of a repository that a shortened hash belongs to: the Hub downloads by complete hashes alone.
+
+    Raises:
+        ValueError: if the repository has no such commit.
+    """
+    commits = [commit.commit_id for commit in HfApi().list_repo_commits(repo_id)]
+    found = [commit for commit in commits if commit.startswith(revision)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{repo_id} has {len(found) or 'no'} commit {revision}, to which the registry pins its files; download "
+            "the file and give it as --checkpoint."
+        )
+    return found[0]
 
 
 def require_row(row: CheckpointRow, model: PreTrainedModel, config: PreTrainedConfig) -> None:

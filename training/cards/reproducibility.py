@@ -8,17 +8,17 @@ and marked as such.
 from typing import Any
 
 from .card_template import table
-from .checkpoint_registry import CheckpointRow, checkpoint_row, read_registry, row_names
+from .checkpoint_registry import CLASSIFICATION_KINDS, CheckpointRow, checkpoint_row, read_registry, row_names
 from .published_results import evaluation_command
 
 HEAD = """\
 # Reproducibility
 
-The published results of Unmasked Teacher, MVD and EVEREST, row by row: the result reported by the authors, the \
-command that measures it with this package, the recipe that trains it, and the known departures. **None of these \
-results has been measured again.** What has been checked is the computation: converted models reproduce the official \
-code's outputs on recorded inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, crops, schedules and \
-metrics equal those of the official code on recorded examples.
+The published results of Unmasked Teacher, MVD, EVEREST and InternVideo2, row by row: the result reported by the \
+authors, the command that measures it with this package, the recipe that trains it, and the known departures. **None \
+of these results has been measured again.** What has been checked is the computation: converted models reproduce the \
+official code's outputs on recorded inputs to 1e-5 (`tests/modeling_umt/test_parity.py`), and sampling, crops, \
+schedules and metrics equal those of the official code on recorded examples.
 
 `umt card build` generates this page from `model_cards/registry.yaml` and `model_cards/results.yaml`.
 
@@ -126,10 +126,11 @@ def classification(rows: list[CheckpointRow]) -> str:
     names = read_registry()["datasets"]
     lines = []
     for row in rows:
-        if row.kind == "classification" and row.is_on_hub:
+        if row.kind in CLASSIFICATION_KINDS and row.is_on_hub:
+            model = f"{row.source.get('name', 'UMT')}-{row.size}"
             views, script = (" x ".join(map(str, views)) for views in (row.views, row.script_views or row.views))
             lines.append(
-                (names[row.data[-1]]["name"], f"{row.size}, {row.frames} x {row.resolution}", views, script,
+                (names[row.data[-1]]["name"], f"{model}, {row.frames} x {row.resolution}", views, script,
                  f"{row.top1:.1f}", code(evaluation_command(row, row.name)), code(row.recipe), " ".join(row.notes))
             )  # fmt: skip
     header = ("data", "model", "views, zoo", "views, here", "published", "measure", "recipe", "departures")

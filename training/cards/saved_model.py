@@ -33,6 +33,9 @@ USES = {
     "UMTForPreTraining": EMBED,
     "UMTForMaskedModeling": EMBED,
     "UMTForVideoClassification": CLASSIFY,
+    "InternVideo2Model": EMBED,
+    "InternVideo2ForPreTraining": EMBED,
+    "InternVideo2ForVideoClassification": CLASSIFY,
     "UMTForActionDetection": DETECT,
     "UMTTeacherModel": TEACH,
     "UMTImageTeacherModel": TEACH_IMAGES,
@@ -42,6 +45,7 @@ USES = {
 }
 PIPELINE_TAGS = {
     "UMTForVideoClassification": "video-classification",
+    "InternVideo2ForVideoClassification": "video-classification",
     "UMTForActionDetection": "object-detection",
     "UMTForVideoQuestionAnswering": "visual-question-answering",
 }

@@ -6,7 +6,7 @@ from huggingface_hub import EvalResult
 from peft import PeftModel
 from transformers import Trainer
 
-from modeling_umt import UMTForMaskedModeling, UMTForVideoClassification
+from modeling_umt import InternVideo2ForVideoClassification, UMTForMaskedModeling, UMTForVideoClassification
 from modeling_umt.configuration_umt import PIXELS
 
 from ..data.class_indices import class_names_of
@@ -25,6 +25,7 @@ ARGUMENTS = {
     "mask_ratio": "mask ratio",
     "num_masks_per_clip": "masks per clip",
 }
+METHODS = {"umt": "Unmasked Teacher (UMT)", "internvideo2": "InternVideo2"}  # by model type
 MOST_CLASSES = 50  # that are named
 
 
@@ -36,8 +37,9 @@ def video_sections(trainer: Trainer) -> CardSections:
         f"{config.num_hidden_layers} layers of hidden size {config.hidden_size}, for clips of {config.num_frames} "
         f"frames of {width} x {height} pixels."
     )
+    method = f"An {METHODS[config.model_type]}"
     encoder = CardSections(
-        summary=f"An Unmasked Teacher (UMT) video model that encodes clips{pretraining_of(trainer)}: {size}",
+        summary=f"{method} video model that encodes clips{pretraining_of(trainer)}: {size}",
         use=EMBED,
         data=describe_data(trainer, "videos"),
         results=describe_results(trainer),
@@ -51,7 +53,7 @@ def video_sections(trainer: Trainer) -> CardSections:
     has_adapter = isinstance(trainer.model, PeftModel)
     return replace(
         encoder,
-        summary=f"An Unmasked Teacher (UMT) video model that {labels}: {size}",
+        summary=f"{method} video model that {labels}: {size}",
         data=f"{encoder.data}\n{describe_classes(trainer)}",
         use=CLASSIFY_WITH_ADAPTER if has_adapter else CLASSIFY,
         scores=accuracies(trainer),
@@ -73,7 +75,8 @@ def pretraining_of(trainer: Trainer) -> str:
 
 def is_classifier(trainer: Trainer) -> bool:
     model = trainer.model
-    return isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, UMTForVideoClassification)
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    return isinstance(model, UMTForVideoClassification | InternVideo2ForVideoClassification)
 
 
 def describe_classes(trainer: Trainer) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..model_sources import (
     PROCESSORS,
+    VIDEO_ENCODERS,
     VIDEO_TEXT,
     describe_model,
     has_file,
@@ -171,11 +172,11 @@ def motion_fields(args: argparse.Namespace, config: dict[str, Any]) -> dict[str,
     if not 0 <= ratio < 1:
         raise ValueError(f"--motion-drop-ratio is {ratio}; expected a fraction of at least 0 and less than 1.")
     fields = {"motion_drop_ratio": ratio}
-    places = {"umt": fields, "umt_video_text": {"vision_config": fields}}
+    places = dict.fromkeys(VIDEO_ENCODERS, fields) | {"umt_video_text": {"vision_config": fields}}
     if config.get("model_type") not in places:
         raise ValueError(
-            f"--motion-drop-ratio is for UMT models; {args.model} is {describe_model(config)} of the type "
-            f"{config.get('model_type')!r}."
+            f"--motion-drop-ratio is for UMT and InternVideo2 models; {args.model} is {describe_model(config)} of the "
+            f"type {config.get('model_type')!r}."
         )
     return places[config["model_type"]]
 
@@ -252,7 +253,7 @@ def load_processor(config: Any, args: argparse.Namespace) -> Any:
     except OSError as error:
         if has_file(args.model, *PROCESSORS):
             raise OSError(f"The video processor of {args.model} is damaged; save it again. ({error})") from error
-        if config.model_type != "umt":
+        if config.model_type not in VIDEO_ENCODERS:
             raise OSError(
                 f"{args.model} has no video processor; save one beside the model, for example with processor."
                 "save_pretrained()."

@@ -37,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--part",
-        choices=("all", "teacher", "video"),
+        choices=("all", "teacher", "video", "tower"),
         default="all",
-        help="part of a multi-modality file to convert; video: its encoder, also of a VideoMAE file",
+        help="part of a multi-modality file to convert; video: its encoder, also of a VideoMAE file; tower: the "
+        "vision tower of VideoChat, of a stage-1 or stage-2 file and of UMT-L_f4_vision.pt",
     )
     parser.add_argument(
         "--vocabulary",
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from modeling_umt.vocabulary_umt import record_vocabulary
     from processing_umt import UMTProcessor, UMTVideoProcessor
 
-    from ..cards.checkpoint_registry import read_registry
+    from ..cards.checkpoint_registry import licence_of_files
 
     check_direction(args)
     dtype = getattr(torch, args.dtype)
@@ -99,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
             processor.save_pretrained(building)
         os.replace(building, args.output)
     print(f"{args.output}: {type(model).__name__}, {model.num_parameters():,} parameters, {args.dtype}, {clip}")
-    if getattr(vision, "position_type", None) == "space_time":
-        print(f"the licence of MVD's official files is {read_registry()['sources']['mvd']['license_name']}")
+    if licence := licence_of_files(args.checkpoint, model):
+        print(licence)
     return 0
 
 

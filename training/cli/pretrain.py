@@ -1,11 +1,17 @@
-"""`umt pretrain`: stage 1, stage 2 or masked modelling, by the `task` of a recipe. `--key value` overrides a key."""
+"""`umt pretrain`: stage 1, stage 2, masked modelling or distillation, by the `task` of a recipe.
+
+`--key value` overrides a key.
+"""
 
 import argparse
 
 from .arguments import require_all_processes
 from .run_help import add_run_arguments, require_recipe, run_help
 
-HELP = "pre-train on unlabelled videos (stage 1, masked modelling) or on captioned videos and images (stage 2)"
+HELP = (
+    "pre-train on unlabelled videos (stage 1, masked modelling, distillation), or on captioned videos and images "
+    "(stage 2)"
+)
 TAKES_OVERRIDES = True
 
 

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="check everything, list what would be uploaded, and stop"
     )
     own = parser.add_argument_group("for your own model")
-    own.add_argument("--license", help="licence of the model, an identifier of the Hub such as apache-2.0")
+    own.add_argument(
+        "--license",
+        help="licence of the model, an identifier of the Hub such as apache-2.0; also of an official checkpoint for "
+        "which none is stated",
+    )
     row = parser.add_argument_group("for an official checkpoint")
     row.add_argument("--checkpoint", help="path of the official file (default: downloaded from the Hub)")
     row.add_argument(
@@ -53,14 +57,22 @@ def run(args: argparse.Namespace) -> int:
         if given := [name for name in ROW_OPTIONS if getattr(args, name) is not None]:
             raise ValueError(f"--{given[0]} is for official checkpoints, but {args.model} is a folder; leave it out.")
         return publish_folder(args)
-    if args.license is not None:
-        raise ValueError("--license is for your own model; the licence of an official checkpoint is that of its row.")
     if not is_row:
         raise ValueError(
             f"The registry has no checkpoint {args.model!r}, and it is not a folder; model_cards/README.md lists the "
             f"checkpoints{did_you_mean(args.model, row_names()) or '.'}"
         )
-    return publish_row(args, checkpoint_row(args.model))
+    row = checkpoint_row(args.model)
+    if args.license is not None and row.licence is not None:
+        raise ValueError(
+            f"--license is for your own model; the licence of {row.name} is that of its row, {row.licence}."
+        )
+    if args.license is None and row.licence is None:
+        raise ValueError(
+            f"The licence of {row.name} is {row.source['license_name']}; publish it only if you may, and give the "
+            "licence as --license."
+        )
+    return publish_row(args, row)
 
 
 def require_repo_id(repo_id: str) -> None:
@@ -99,9 +111,8 @@ def publish_row(args: argparse.Namespace, row) -> int:
     folder = args.output or (Path(row.name) if args.dry_run else None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = folder or Path(temporary, row.name)
-        build_repository(row, folder, args.repo_id, args.checkpoint, args.vocabulary)
-        if licence := row.source.get("license_name"):
-            print(f"{row.name}: licence {licence}")
+        build_repository(row, folder, args.repo_id, args.checkpoint, args.vocabulary, args.license)
+        print(f"{row.name}: licence {args.license or row.license or row.source['license_name']}")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
         print_files(sizes)

@@ -19,9 +19,9 @@ GROUPS = {
         "frame_pool_ratio", "views_per_video", "num_frames", "max_text_length", "max_broken_share",
     ),
     "model": (
-        "init_from", "teacher", "teacher_image_size", "teachers", "text", "preset", "lora_rank", "merge_lora", "model",
-        "vision", "motion_drop_ratio", "mask_type", "mask_ratio", "keep_ratio", "image_mask_ratio",
-        "num_masks_per_clip", "license",
+        "init_from", "teacher", "teacher_image_size", "teacher_layer_interval", "teachers", "text", "preset",
+        "lora_rank", "merge_lora", "model", "vision", "motion_drop_ratio", "mask_type", "mask_ratio", "keep_ratio",
+        "image_mask_ratio", "num_masks_per_clip", "license",
     ),
     "optimisation": (
         "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",

@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "new weights for patches of 16 x 16 pixels, as at the start of a run)",
     )
     parser.add_argument(
-        "--mask-type", choices=("attention", "tube", "random", "motion"), default="attention", help="masking strategy"
+        "--mask-type",
+        choices=("attention", "clip_attention", "tube", "random", "motion"),
+        default="attention",
+        help="masking strategy",
     )
     parser.add_argument("--mask-ratio", type=float, default=0.8, metavar="RATIO", help="fraction of tokens to mask")
     parser.add_argument("--num-masks", type=int, default=1, metavar="N", help="number of masks")

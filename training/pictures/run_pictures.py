@@ -112,8 +112,8 @@ def first_clip(trainer: Any) -> dict[str, Any] | None:
 
 @torch.no_grad()
 def draw_attention_masks(trainer: Any, batch: dict[str, Any]) -> Image.Image:
-    """A picture of the first clip of a stage-1 run, its masks in epoch 0, and what they follow from: the teacher's
-    attention, or the motion."""
+    """A picture of the first clip of a run of stage 1 or distillation, its masks in epoch 0, and what they follow
+    from: the teacher's attention, or the motion."""
     clip = trainer.pixel_values(batch["pixel_values_videos"])
     with trainer.compute_loss_context_manager():
         cls_attention = trainer.teacher(clip).cls_attention  # (1, T, S)

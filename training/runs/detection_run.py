@@ -33,7 +33,7 @@ from ..data.movie_files import Movie, describe_missing, find_movies, present_key
 from ..evaluation.detection_set import DetectionSet, detection_set, videos_folder
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.detection import UMTActionDetectionArguments, UMTActionDetectionTrainer
-from .finetuning_run import ENCODERS, head_rows, load_source
+from .finetuning_run import UMT_ENCODERS, head_rows, load_source
 from .initial_weights import load_initial_weights
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
@@ -269,7 +269,7 @@ def load_detector(run: DetectionRun, class_names: list[str]) -> UMTForActionDete
     Raises:
         ValueError: the checkpoint is not a UMT video model.
     """
-    source = load_source(run.init_from, (*ENCODERS, UMTForActionDetection), run.model.get("position_type"))
+    source = load_source(run.init_from, (*UMT_ENCODERS, UMTForActionDetection), run.model.get("position_type"))
     names = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
     # a classifier may pool or drop tokens, which a detector can't
     plain = {"pooling": "mean", "motion_drop_ratio": 0.0}

@@ -10,10 +10,14 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.trainer_utils import HubStrategy
 
 from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForPreTraining,
+    InternVideo2ForVideoClassification,
+    InternVideo2Model,
     UMTConfig,
     UMTForMaskedModeling,
     UMTForPreTraining,
@@ -22,7 +26,7 @@ from modeling_umt import (
     convert_umt_checkpoint,
 )
 from modeling_umt.labels_umt import k710_rows, load_labels
-from modeling_umt.modeling_umt import UMTPreTrainedModel
+from modeling_umt.position_embeddings_umt import resize_learned_table
 from processing_umt import UMTVideoProcessor
 from processing_umt.augmentation_umt import augment_for_finetuning
 from processing_umt.frame_sampling_umt import RULES_WITH_STRIDE, sample_training_clip
@@ -32,19 +36,25 @@ from ..data.class_indices import class_names_of, normalize_name
 from ..data.labelled_records import check_classes, check_labels, describe_classes, hold_out, placeholder_names
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
-from ..model_sources import architecture_of, read_model_config
+from ..model_sources import OFFICIAL_ENDINGS, architecture_of, read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
 from .initial_weights import load_initial_weights
 from .motion_setting import with_motion_drop
-from .recipes import parse_recipe, require_keys
+from .recipes import check_config_fields, parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import check_sampling, data_seed, describe_evaluation_data, evaluation_clips, training_crop
 from .run_folder import RunFolder
 
 # from which classification is fine-tuned
-ENCODERS = (UMTModel, UMTForPreTraining, UMTForMaskedModeling, UMTForVideoClassification)
+UMT_ENCODERS = (UMTModel, UMTForPreTraining, UMTForMaskedModeling, UMTForVideoClassification)
+ENCODERS = (*UMT_ENCODERS, InternVideo2Model, InternVideo2ForPreTraining, InternVideo2ForVideoClassification)
+# model type -> its classifier, and the prefixes of the weights that a start may lack
+CLASSIFIERS = {
+    "umt": (UMTForVideoClassification, ("classifier.", "umt.fc_norm.", "attention_pooling.", "frame_pooling.")),
+    "internvideo2": (InternVideo2ForVideoClassification, ("classifier.", "fc_norm.")),
+}
 
 
 @dataclass
@@ -62,15 +72,15 @@ class FineTuningRun:
         labels: Label list that gives the classes and their order: `k400`, `k600`, `k700`, `k710` (the official order),
             `k400_alphabetical` and its siblings (sorted by name), `mitv1`, `ssv2`. By default the classes are those of
             the data.
-        init_from: A saved UMT model, a Hub id, or an official `.pth`, whose encoder is the start. Rows of its head are
-            kept if its classes include the run's, also under the names of a smaller Kinetics set for a Kinetics-710
-            head.
+        init_from: A saved UMT or InternVideo2 model, a Hub id, or an official file, whose encoder is the start. Rows
+            of its head are kept if its classes include the run's, also under the names of a smaller Kinetics set for a
+            Kinetics-710 head.
         preset: What is trained: `full`, `lora`, `attentive` or `linear`.
         lora_rank: Rank of LoRA's updates.
         merge_lora: Save the model with the updates merged in, instead of the adapter alone, which refers to the model
             it started from in `output_dir/base`.
-        model: Fields of `UMTConfig` that differ from the checkpoint's, as a mapping. An official classifier of MVD,
-            VideoMAE or EVEREST needs its `position_type`.
+        model: Fields of the configuration that differ from the checkpoint's, as a mapping. An official classifier of
+            MVD, VideoMAE or EVEREST needs its `position_type`.
         motion_drop_ratio: Fraction of the tokens that the model drops by motion, in training and afterwards: 0.4 takes
             about half of the time. By default that of the checkpoint.
         sampling: Frame sampling of training clips, a rule of `sample_training_clip`: `sparse`, or `segments` for
@@ -94,7 +104,7 @@ class FineTuningRun:
     preset: str = "full"
     lora_rank: int = 16
     merge_lora: bool = False
-    model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": UMTConfig})
+    model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": (UMTConfig, InternVideo2Config)})
     motion_drop_ratio: float | None = None
     sampling: str = "sparse"
     eval_sampling: str | None = None
@@ -238,22 +248,26 @@ def load_processor(run: FineTuningRun, config: UMTConfig) -> UMTVideoProcessor:
 # --- model ----------------------------------------------------------------------------------------------------------
 
 
-def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoClassification:
-    """The classifier of a run, in float32: the encoder of any UMT checkpoint, and its head if the classes match.
+def load_classifier(
+    run: FineTuningRun, class_names: list[str]
+) -> UMTForVideoClassification | InternVideo2ForVideoClassification:
+    """The classifier of a run, in float32: the encoder of any UMT or InternVideo2 checkpoint, and its head if the
+    classes match.
 
     Raises:
-        ValueError: the checkpoint is not a UMT video model.
+        ValueError: the checkpoint is not a video model of either, or `model` has fields of the other.
     """
     source = load_source(run.init_from, position_type=run.model.get("position_type"))
-    config = UMTConfig.from_dict(
+    check_config_fields("model", run.model, type(source.config))
+    config = type(source.config).from_dict(
         source.config.to_dict(),
         id2label=dict(enumerate(class_names)),
         label2id={name: index for index, name in enumerate(class_names)},
-        **with_motion_drop(run.model, run.motion_drop_ratio) | preset_config(run.preset),
+        **with_motion_drop(run.model, run.motion_drop_ratio) | preset_config(run.preset, source.config.model_type),
     )
     state = source.state_dict()
     rows = None
-    if "classifier.weight" in state and config.pooling == source.config.pooling:
+    if "classifier.weight" in state and getattr(config, "pooling", "") == getattr(source.config, "pooling", ""):
         rows = head_rows(source.config, class_names)
     for key in ("classifier.weight", "classifier.bias"):
         weight = state.pop(key, None)
@@ -261,15 +275,17 @@ def load_classifier(run: FineTuningRun, class_names: list[str]) -> UMTForVideoCl
             state[key] = weight[rows].clone()
     for key in ("norm.weight", "norm.bias"):
         state.pop(key, None)  # of a `UMTModel`; a classifier has `fc_norm` instead
-    new = ("classifier.", "umt.fc_norm.", "attention_pooling.", "frame_pooling.")
-    return load_initial_weights(
-        UMTForVideoClassification, None, new, config=config, state_dict=state, dtype=torch.float32
-    )
+    for key in [key for key in state if key.endswith("embeddings.positions.position_embeddings")]:
+        # learned for the clips of the checkpoint
+        grids = source.config.token_grid, config.token_grid
+        state[key] = resize_learned_table(state[key][0], *grids, True, config.single_frame)[None]
+    model_class, new = CLASSIFIERS[config.model_type]
+    return load_initial_weights(model_class, None, new, config=config, state_dict=state, dtype=torch.float32)
 
 
 def load_source(
-    name: str, kinds: Sequence[type[UMTPreTrainedModel]] = ENCODERS, position_type: str | None = None
-) -> UMTPreTrainedModel:
+    name: str, kinds: Sequence[type[PreTrainedModel]] = ENCODERS, position_type: str | None = None
+) -> PreTrainedModel:
     """The model that a run starts from, of one of several classes.
 
     Args:
@@ -279,17 +295,19 @@ def load_source(
             `convert_umt_checkpoint`.
 
     Raises:
-        ValueError: it is not a UMT video model, or of another class.
+        ValueError: it is not a video model of these classes.
     """
     classes = {kind.__name__: kind for kind in kinds}
-    if name.endswith(".pth"):
+    if name.endswith(OFFICIAL_ENDINGS):
         source = convert_umt_checkpoint(name, position_type=position_type)
         if isinstance(source, tuple(kinds)):
             return source
         raise ValueError(f"{name} contains a {type(source).__name__}, not a UMT video encoder ({', '.join(classes)}).")
     config = read_model_config(name)
-    architecture, model_type = architecture_of(config) or "UMTModel", config.get("model_type")
-    if model_type != "umt" or architecture not in classes:
+    model_type = config.get("model_type")
+    encoders = {kind.config_class.model_type: kind.__name__ for kind in reversed(kinds)}
+    architecture = architecture_of(config) or encoders.get(model_type)
+    if architecture not in classes or classes[architecture].config_class.model_type != model_type:
         raise ValueError(
             f"{name} is a {architecture} of type {model_type!r}; fine-tuning starts from a saved UMT video "
             f"model: {', '.join(classes)}."

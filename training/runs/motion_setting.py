@@ -6,7 +6,7 @@ from typing import Any
 
 
 def with_motion_drop(fields: Mapping[str, Any], ratio: float | None) -> dict[str, Any]:
-    """Fields of a `UMTConfig` with a run's `motion_drop_ratio`; None leaves the model's own.
+    """Fields of a configuration with a run's `motion_drop_ratio`; None leaves the model's own.
 
     Raises:
         ValueError: the fields state another ratio.

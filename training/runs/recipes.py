@@ -105,7 +105,7 @@ def recipe_values(recipe: Mapping[str, Any], overrides: Sequence[str], *dataclas
         overrides: `--key value`, `--key=value`, `--key value value` for lists, or `--key` alone for true. Keys are not
             abbreviated. Values are YAML, but for fields of type `str`, which take them literally.
         dataclass_types: The dataclasses whose fields are the keys. The metadata `fields_of` of a field names the
-            configuration class whose fields its mapping contains.
+            configuration class, or the classes, whose fields its mapping contains.
 
     Raises:
         ValueError: a key is not a field of any of them, or a value does not have the type of its field.
@@ -140,14 +140,16 @@ def require_keys(run: Any, *keys: str) -> None:
             raise ValueError(f"No `{key}` given; add it to the recipe, or give --{key.replace('_', '-')} VALUE.")
 
 
-def check_config_fields(key: str, given: Mapping[str, Any], config_class: type) -> dict[str, Any]:
-    """Fields of a configuration, all known and of the right type: Transformers would keep a misspelt one unused."""
-    types_of_fields = {field.name: field.type for field in dataclasses.fields(config_class)}
+def check_config_fields(key: str, given: Mapping[str, Any], config_class: type | tuple[type, ...]) -> dict[str, Any]:
+    """Fields of a configuration, of one of several classes, all known and of the right type: Transformers would keep a
+    misspelt one unused."""
+    classes = config_class if isinstance(config_class, tuple) else (config_class,)
+    types_of_fields = {field.name: field.type for kind in reversed(classes) for field in dataclasses.fields(kind)}
     unknown = sorted(str(name) for name in given if name not in types_of_fields)
     if unknown:
+        names = [f"{classes[0].__name__} does not have", *(kind.__name__ for kind in classes[1:])]
         raise ValueError(
-            f"`{key}` names {', '.join(unknown)}, which {config_class.__name__} does not have; see its "
-            "documentation for the fields."
+            f"`{key}` names {', '.join(unknown)}, which {', nor '.join(names)}; see the documentation for the fields."
         )
     return {name: check_type(f"`{name}` of `{key}`", value, types_of_fields[name]) for name, value in given.items()}
 

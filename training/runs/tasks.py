@@ -14,7 +14,7 @@ from .task_classes import TASKS, find_task, task_classes
 
 
 def pretrain(recipe: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> UMTTrainer:
-    """Run a recipe of the task `stage1`, `stage2` or `masked_modeling`, as `umt pretrain` does.
+    """Run a recipe of the task `stage1`, `stage2`, `masked_modeling` or `distillation`, as `umt pretrain` does.
 
     A run resumes from the last checkpoint in `output_dir` if there is one. The trained model, its code, its processor
     and its card are saved to `output_dir`. Without an accelerator a run is in float32, whatever the recipe says.

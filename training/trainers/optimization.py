@@ -43,13 +43,13 @@ def scaled_learning_rate(base_learning_rate: float, effective_batch_size: int) -
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies to a parameter: to all but 1-D tensors, biases, position tables and the mask token
-    of pixels.
+    """Whether weight decay applies to a parameter: to all but 1-D tensors, biases, position tables, class tokens and
+    the mask token of pixels.
 
     A 0-dimensional parameter (the temperature of stage 2) is decayed.
     """
-    is_position_table = name.rpartition(".")[2] == "position_embeddings"
-    is_excluded = is_position_table or name.endswith(f"decoders.{PIXELS}.mask_token")
+    is_added = name.rpartition(".")[2] in ("position_embeddings", "cls_token")
+    is_excluded = is_added or name.endswith(f"decoders.{PIXELS}.mask_token")
     return parameter.ndim != 1 and not name.endswith(".bias") and not is_excluded
 
 

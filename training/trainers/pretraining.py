@@ -27,8 +27,9 @@ class UMTPreTrainingArguments(UMTTrainingArguments):
     """Arguments of [`UMTPreTrainingTrainer`]. The defaults are those of the published stage-1 recipe.
 
     Args:
-        mask_type: Token selection: `"attention"`, `"tube"`, `"random"` or `"motion"`, the tokens whose embeddings by
-            the student differ most from the same place one time step earlier (EVEREST, arXiv 2211.10636).
+        mask_type: Token selection: `"attention"`, `"clip_attention"`, `"tube"`, `"random"` or `"motion"`, the tokens
+            whose embeddings by the student differ most from the same place one time step earlier (EVEREST, arXiv
+            2211.10636).
         mask_ratio: Fraction of the tokens hidden from the student.
         num_masks_per_clip: Number of masks, and so of student views, for one forward pass of the teacher. Masks by
             motion are disjoint, so that the tokens of a clip limit their number.

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from modeling_umt.token_selection_umt import (
     attention_token_selection,
+    clip_attention_token_selection,
     draw_masks,
     draw_motion_masks,
     random_token_selection,
@@ -27,6 +28,7 @@ from .training_arguments import UMTTrainingArguments
 
 TOKEN_SELECTIONS: dict[str, Callable] = {
     "attention": attention_token_selection,
+    "clip_attention": clip_attention_token_selection,
     "tube": tube_token_selection,
     "random": random_token_selection,
 }

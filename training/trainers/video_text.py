@@ -43,7 +43,7 @@ class UMTVideoTextArguments(AbsoluteLearningRateArguments):
     """Arguments of [`UMTVideoTextTrainer`]. The defaults are those of the published stage-2 recipes.
 
     Args:
-        mask_type: Token selection: `"attention"`, `"tube"` or `"random"`.
+        mask_type: Token selection: `"attention"`, `"clip_attention"`, `"tube"` or `"random"`.
         mask_ratio, image_mask_ratio: Fraction of the tokens hidden, of videos and of images. Without a teacher all
             tokens are visible.
         contrastive_gradients: With several processes: `"global"`, the gradients of the entire batch, or `"official"`,

@@ -14,7 +14,15 @@ from transformers import AutoConfig, AutoVideoProcessor
 from modeling_umt.labels_umt import load_labels
 from umt_training.cards import checkpoint_registry
 from umt_training.cards.card_folders import build_cards, stale_files, written_files
-from umt_training.cards.checkpoint_registry import VIDEO_TEXT_KINDS, checkpoint_row, read_registry, row_names
+from umt_training.cards.checkpoint_registry import (
+    CLASSIFICATION_KINDS,
+    INTERNVIDEO2_KINDS,
+    VIDEO_TEXT_KINDS,
+    checkpoint_row,
+    read_registry,
+    row_names,
+    row_of_file,
+)
 from umt_training.cards.published_card import published_card
 from umt_training.cli import main
 from umt_training.runs.recipes import RECIPES_FOLDER, parse_recipe, read_recipe, recipe_names
@@ -37,12 +45,23 @@ EVEREST = {
     "everest_b16_ucf101": 94_210_944, "everest_b16_ucf101_finetuned": 86_304_869, "everest_b16_k400": 94_210_944,
     "everest_b16_k400_finetuned": 86_227_200 + 400 * 769,
 }  # fmt: skip
+# without a head, and of stage 1 of 1B; a head has 769 parameters a class, and its norm 1536
+INTERNVIDEO2 = {"S/14": 23_043_840, "B/14": 89_438_976, "L/14": 308_929_280, "1B/14": 1_020_708_608}
+INTERNVIDEO2_STUDENTS = {"S/14": 29_169_792, "B/14": 102_252_288, "L/14": 327_183_872, "1B/14": 1_070_042_752}
+TOWER = 290_479_104
 TEACHERS = {"clip_vit_b16": 86_192_640, "clip_vit_l14": 303_904_768, "clip_vit_l14_336": 304_293_888}
 
 
 def official_parameters(row) -> int:
     if row.name in (others := TEACHERS | MVD | EVEREST):
         return others[row.name]
+    if row.kind == "tower":
+        return TOWER
+    if row.kind == "internvideo2_student":
+        return INTERNVIDEO2_STUDENTS[row.size]
+    if row.kind == "internvideo2_classification":
+        eight_more_frames = 8 * 256 * 1408 if row.frames == 16 else 0
+        return INTERNVIDEO2[row.size] + eight_more_frames + 1536 + 769 * row.classes
     if row.kind in ("classification", "detection"):
         backbone, dim = BACKBONE[row.size]
         return backbone + 2 * dim + row.classes * (dim + 1)
@@ -60,11 +79,12 @@ def test_every_checkpoint_of_the_zoos_has_a_row():
     counts = {kind: kinds.count(kind) for kind in kinds}
     assert counts == {
         "teacher": 3, "stage1": 2, "classification": 19, "detection": 2, "stage2": 6, "retrieval": 14,
-        "question_answering": 6, "mvd": 5, "everest": 2,
+        "question_answering": 6, "mvd": 5, "everest": 2, "tower": 1, "internvideo2_student": 4,
+        "internvideo2_classification": 22,
     }  # fmt: skip
     assert {name for name in row_names() if checkpoint_row(name).kind == "mvd"} == set(MVD)
     assert {name for name in row_names() if checkpoint_row(name).source.get("name") == "EVEREST"} == set(EVEREST)
-    names = set(row_names()) - set(TEACHERS) - set(MVD) - set(EVEREST)
+    names = {name for name in row_names() if not of_another_source(name)} - set(TEACHERS)
     sizes = ("b16", "l16")
     assert {f"{size}_{corpus}" for size in sizes for corpus in ("5m", "17m", "25m")} <= names
     sets = ("msrvtt", "didemo", "anet", "lsmdc", "msvd", "ssv2_label", "ssv2_tpl")
@@ -73,12 +93,55 @@ def test_every_checkpoint_of_the_zoos_has_a_row():
     assert all(name.startswith(sizes) or name.startswith(("ret_", "qa_")) for name in names)
 
 
+def of_another_source(name: str) -> bool:
+    """Whether the file of a row is not in the repository of UMT."""
+    return checkpoint_row(name).source.get("name") is not None
+
+
+def test_files_are_pinned_where_a_revision_is_known():
+    pinned = {name: checkpoint_row(name).source.get("revision") for name in row_names()}
+    assert {revision for revision in pinned.values() if revision} == {"cf1c1ee", "449f7ea"}
+    for name, revision in pinned.items():
+        card = (CARDS / name / "README.md").read_text()
+        assert (f"revision `{revision}`" in card) if revision else ("not pinned" in card or "not on the Hub" in card)
+
+
+def test_the_known_errors_of_the_model_zoo_are_notes():
+    for name, text in (
+        ("internvideo2_l14_k710", "links the file of the distilled model"),
+        ("internvideo2_b14_ssv2", "links the file fine-tuned on Kinetics-700"),
+        ("internvideo2_1b_k600", "links the file of Kinetics-400"),
+        ("internvideo2_s14", "exchanges the scripts of S/14 and B/14"),
+        ("internvideo2_l14_ssv2", "names the model of S/14"),
+    ):
+        assert text in (CARDS / name / "README.md").read_text()
+
+
+def test_a_file_is_recognised_by_its_name():
+    files = "stage1/S14/S14_ft_k710_ft_k400_f8/pytorch_model.bin"
+    for checkpoint, name in (
+        (f"OpenGVLab/InternVideo2_distillation_models:{files}", "internvideo2_s14_k400"),
+        (f"/data/{files}", "internvideo2_s14_k400"),
+        ("UMT-L_f4_vision.pt", "umt_l16_tower"),
+        ("OpenGVLab/UMT:single_modality/l16_ptk710_f8_res224.pth", "l16_ptk710_f8_res224"),
+        ("downloads/l16_ptk710_f8_res224.pth", "l16_ptk710_f8_res224"),
+    ):
+        assert row_of_file(checkpoint).name == name
+    for checkpoint in ("pytorch_model.bin", "my_l16_25m.pth", "other/name:pretrain.pth.zip"):
+        assert row_of_file(checkpoint) is None
+
+
 @pytest.mark.parametrize("name", row_names())
 def test_a_row_agrees_with_its_name(name):
     row = checkpoint_row(name)
-    if row.kind != "teacher":
+    if row.kind.startswith("internvideo2"):
+        size, _, data = name.removeprefix("internvideo2_").partition("_")
+        assert row.size == f"{size.removesuffix('14').upper()}/14"
+        assert row.data[-1] == (data.removesuffix("_f16") or "kmash").replace("stage1", "kmash")
+        assert row.frames == (16 if data.endswith("_f16") else 8)
+    elif row.kind != "teacher":
         assert row.size == {"s": "S/16", "b": "B/16", "l": "L/16"}[re.search(r"(?:^|_)([sbl])16", name)[1]]
-    if row.kind != "teacher" and row.is_on_hub:
+    if row.kind != "teacher" and not of_another_source(name):
         assert row.official_file == f"{row.shared['folder']}/{name}.pth"
     if named := re.search(r"_f(\d+)_res(\d+)$", name):
         assert (row.frames, row.resolution) == (int(named[1]), int(named[2]))
@@ -177,18 +240,30 @@ def test_a_card_shows_its_row(name):
     row = checkpoint_row(name)
     card = ModelCard.load(CARDS / name / "README.md")
     data = card.data
-    licence = {"mvd": "cc-by-nc-4.0"}.get(row.kind, "unknown" if name in EVEREST else "mit")
+    licences = {"mvd": "cc-by-nc-4.0", "tower": "apache-2.0"} | dict.fromkeys(INTERNVIDEO2_KINDS)
+    licence = None if name in EVEREST else licences.get(row.kind, "mit")
     assert (data.license, data.library_name, data.pipeline_tag) == (licence, "transformers", row.shared["task"])
     hash_text = row.sha256 or ("not known" if row.clip is None else row.clip)
-    origin = [row.source["page"]] if not row.is_on_hub else [row.official_file]
-    origin += {"mit": [], "unknown": ["states no licence"]}.get(licence, [row.source.get("license_name")])
+    origin = [row.official_file or "in"] if row.is_on_hub else [row.source["page"]]
+    if row.kind == "mvd":
+        origin.append(row.source["license_name"])
+    if row.is_on_hub and row.kind != "teacher":
+        origin.append(row.source["hub"])
+    if row.source == read_registry()["source"] and row.kind != "teacher":
+        origin.append("as MIT")
+    if row.licence is None:
+        origin.append("Not known: the page" if row.is_on_hub and row.source["revision"] is None else "None is stated")
     for text in (*row.notes, *row.shared["for"], *row.shared["not_for"], *origin, hash_text):
         assert text in card.text
     assert "Measured with this package: nothing yet." in card.text
-    assert (data.eval_results is None) == (row.kind in ("teacher", "stage1", "mvd", "everest"))
-    sources = ("UMT model zoo", "UMT paper, table 6") if row.is_on_hub else ("EVEREST README", "EVEREST paper")
+    without_scores = ("teacher", "stage1", "mvd", "everest", "tower", "internvideo2_student")
+    assert (data.eval_results is None) == (row.kind in without_scores)
+    sources = ["EVEREST README", "EVEREST paper"]
+    if row.is_on_hub:
+        sources = [f"{row.source.get('name', 'UMT')} model zoo", "UMT paper, table 6"]
     for result in data.eval_results or []:
-        assert result.source_name in sources and result.source_url.startswith("https")
+        assert result.source_name in sources
+        assert result.source_url.startswith("https")
         assert f"{result.metric_value:.1f}" in card.text
     if row.top1:
         assert data.eval_results[0].metric_value == row.top1
@@ -269,7 +344,7 @@ def page() -> str:
 def test_the_page_has_every_published_result(page):
     rows = [checkpoint_row(name) for name in row_names()]
     for row in rows:
-        if row.kind == "classification" and row.is_on_hub:
+        if row.kind in CLASSIFICATION_KINDS and row.is_on_hub:
             assert f"| {row.top1:.1f} | `umt evaluate --model {row.name} " in page
         elif row.kind == "detection":
             assert f"| {row.map} |" in page

@@ -29,7 +29,13 @@ from modeling_umt import convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from modeling_umt.labels_umt import load_labels
 from umt_training.cards.card_template import CARDS_FOLDER
-from umt_training.cards.checkpoint_registry import VIDEO_TEXT_KINDS, checkpoint_row, read_registry, row_config
+from umt_training.cards.checkpoint_registry import (
+    INTERNVIDEO2_KINDS,
+    VIDEO_TEXT_KINDS,
+    checkpoint_row,
+    read_registry,
+    row_config,
+)
 from umt_training.cards.publishing import build_repository
 from umt_training.cli import main
 
@@ -43,7 +49,11 @@ AUTO_CLASSES = {
     "stage2": ["AutoModelForPreTraining", "AutoModel"],
     "retrieval": ["AutoModel"],
     "question_answering": ["AutoModelForVisualQuestionAnswering"],
+    "internvideo2_student": ["AutoModelForPreTraining", "AutoModel"],
+    "internvideo2_classification": ["AutoModelForVideoClassification", "AutoModel"],
 }
+# of the weights for which none is stated
+LICENCE = ["--license", "other"]
 PUBLISH = """
 from pathlib import Path
 import umt_training.cards.checkpoint_registry as registry
@@ -116,7 +126,10 @@ def world(tmp_path_factory):
         hub.create_repo(OFFICIAL, files)
         hub.create_repo(f"{USER}/clip", files_of(tiny_clip(root / "clip")))
         hub.create_repo(f"{USER}/bert", files_of(tiny_bert(root / "bert")))
-        commands = [[name, "--repo-id", f"{USER}/{name}"] for name in STAND_INS.values()]
+        commands = [
+            [name, "--repo-id", f"{USER}/{name}", *(LICENCE if kind in INTERNVIDEO2_KINDS else [])]
+            for kind, name in STAND_INS.items()
+        ]
         result = publish(hub, folder, root / "author", commands)
         assert result.returncode == 0, result.stderr
         assert exit_codes(result) == [0] * len(commands), result.stderr
@@ -132,7 +145,8 @@ def test_a_repository_is_complete_and_uploaded_in_one_commit(world, kind):
     files = world.hub.files(f"{USER}/{name}")
     titles = [commit.title for commit in world.hub.commits(f"{USER}/{name}")]
     assert titles == ["initial commit", f"{name}, converted from the official checkpoint"]
-    code = {"configuration_umt.py", "modeling_umt_teacher.py" if kind == "teacher" else "modeling_umt.py"}
+    models = {"teacher": "modeling_umt_teacher.py"} | dict.fromkeys(INTERNVIDEO2_KINDS, "modeling_internvideo2_umt.py")
+    code = {"configuration_umt.py", models.get(kind, "modeling_umt.py")}
     assert code | {"README.md", "config.json", "model.safetensors"} <= files.keys()
     built = {path.relative_to(CARDS_FOLDER / name).as_posix() for path in (CARDS_FOLDER / name).rglob("*.*")}
     assert {path for path in built if (CARDS_FOLDER / name / path).is_file()} <= files.keys()
@@ -220,7 +234,7 @@ def test_every_card_has_the_code_that_was_run(world):
         kind: snippet(world.hub.files(f"{USER}/{name}")["README.md"].decode()).replace(f"{USER}/{name}", "ID")
         for kind, name in STAND_INS.items()
     }
-    run["mvd"] = run["everest"] = run["stage1"]
+    run["mvd"] = run["everest"] = run["tower"] = run["stage1"]
     for name, row in ((name, checkpoint_row(name)) for name in read_registry()["checkpoints"]):
         card = (CARDS_FOLDER / name / "README.md").read_text()
         assert snippet(card).replace(f"your-name/{name}", "ID") == run[row.kind]
@@ -428,3 +442,68 @@ def test_a_student_of_mvd_is_published_from_a_local_file_with_its_licence(tmp_pa
         assert "the licence of MVD's official files is CC BY-NC 4.0" in capsys.readouterr().out
     finally:
         read_registry.cache_clear()
+
+
+def test_weights_without_a_stated_licence_are_published_only_with_one(tmp_path, monkeypatch, capsys):
+    name, stated = STAND_INS["internvideo2_classification"], STAND_INS["stage1"]
+    use_registry(monkeypatch, write_tiny_registry(tmp_path / "registry", USER))
+    try:
+        torch.save(official_state(name), tmp_path / "pytorch_model.bin")
+        command = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
+        command += ["--checkpoint", str(tmp_path / "pytorch_model.bin")]
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert f"The licence of {name} is none stated" in error and "give the licence as --license" in error
+        assert not (tmp_path / "built").exists()
+        assert main([*command, "--license", "apache-2.0"]) == 0
+        assert f"{name}: licence apache-2.0" in capsys.readouterr().out
+        card = (tmp_path / "built" / "README.md").read_text()
+        assert "license: apache-2.0" in card and "Published as `apache-2.0`" in card
+        assert "None is stated for the weights" in card
+        assert main(["publish", stated, "--repo-id", f"{USER}/x", "--dry-run", "--license", "mit"]) == 1
+        assert f"the licence of {stated} is that of its row, mit" in capsys.readouterr().err
+
+        unknown = "internvideo2_1b_k700"  # the name of its file is not known
+        assert main(["publish", unknown, "--repo-id", f"{USER}/x", "--dry-run", *LICENCE]) == 1
+        assert f"The name of the file of {unknown} in OpenGVLab/InternVideo2" in capsys.readouterr().err
+    finally:
+        read_registry.cache_clear()
+
+
+def test_the_vision_tower_is_published_from_a_file_with_all_blocks(tmp_path, monkeypatch, capsys):
+    use_registry(monkeypatch, write_tiny_registry(tmp_path / "registry", USER))
+    try:
+        row = checkpoint_row("umt_l16_tower")
+        rows = read_registry()["checkpoints"]
+        rows[row.name]["config"] = {"num_hidden_layers": 5}
+        stage1 = official_state(STAND_INS["stage1"])  # of six blocks
+        torch.save(stage1, tmp_path / row.file)
+        folder = tmp_path / "built"
+        build_repository(checkpoint_row(row.name), folder, f"{USER}/x", str(tmp_path / row.file))
+        model, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+        assert type(model).__name__ == "UMTModel" and len(model.layers) == 5 and not any(info.values())
+        assert (model.config.single_frame, model.config.final_norm_eps) == ("first", 1e-12)
+        assert torch.equal(model.norm.weight, stage1["encoder.norm.weight"])
+        assert not AutoVideoProcessor.from_pretrained(folder).do_center_crop
+
+        config = row_config(checkpoint_row(STAND_INS["stage1"]))
+        config.save_pretrained(tmp_path / "config")
+        command = ["convert", str(tmp_path / row.file), str(tmp_path / "x"), "--config", str(tmp_path / "config")]
+        assert main(command) == 0
+        assert "the licence of umt_l16_tower is Apache-2.0" in capsys.readouterr().out
+    finally:
+        read_registry.cache_clear()
+
+
+def test_a_shortened_revision_is_resolved_to_the_commit(tmp_path):
+    with LoopbackHub() as hub:
+        commits = [hub.create_repo(OFFICIAL, {"a.bin": bytes([i])}) for i in range(2)]
+        code = f"""
+from umt_training.cards.publishing import full_revision
+
+print(*[full_revision({OFFICIAL!r}, commit[:7]) for commit in {commits!r}])
+full_revision({OFFICIAL!r}, "zzzzzzz")
+"""
+        result = run_clean(code, cwd=tmp_path, env=hub.env(), allow_umt=True)
+    assert result.stdout.split() == commits
+    assert f"ValueError: {OFFICIAL} has no commit zzzzzzz, to which the registry pins" in result.stderr

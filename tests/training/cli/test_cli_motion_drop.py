@@ -19,7 +19,8 @@ from transformers import AutoModel, AutoModelForVideoClassification, ViTConfig, 
 
 from umt_training import cli
 from umt_training.cli import ask, classify, embed, evaluate, search
-from umt_training.cli.arguments import CLASSIFIER, ENCODERS, load_model, load_video_text_model
+from umt_training.cli.arguments import load_model, load_video_text_model
+from umt_training.model_sources import CLASSIFIER, ENCODERS
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_a_ratio_out_of_range_is_refused_in_one_line(classifier, videos, ratio, 
 def test_models_of_other_families_are_refused(tmp_path):
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
     ViTForImageClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"--motion-drop-ratio is for UMT models; .* of the type 'vit'"):
+    with pytest.raises(ValueError, match=r"--motion-drop-ratio is for UMT and InternVideo2 models; .* type 'vit'"):
         load_model(AutoModel, loading_arguments(tmp_path, 0.4), ENCODERS, "embed")
 
 

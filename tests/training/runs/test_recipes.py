@@ -226,10 +226,12 @@ def test_where_recipes_are_searched(tmp_path):
 def test_every_recipe_states_the_task_of_its_run(name):
     recipe = read_recipe(name)
     is_masked_modeling = "_from_" in name or name.endswith("_pretraining")
-    command = "pretrain" if name.endswith(("_stage1", "_stage2")) or is_masked_modeling else "finetune"
+    is_pretraining = name.endswith(("_stage1", "_stage2", "_distillation")) or is_masked_modeling
+    command = "pretrain" if is_pretraining else "finetune"
     module, function = tasks.find_run(command, recipe)
     assert callable(getattr(module, function))
-    for ending, task in (("_stage1", "stage1"), ("_stage2", "stage2"), ("_qa", "question_answering")):
+    endings = {f"_{task}": task for task in ("stage1", "stage2", "distillation")} | {"_qa": "question_answering"}
+    for ending, task in endings.items():
         assert name.endswith(ending) == (recipe["task"] == task)
     assert name.endswith(("_retrieval", "_mc")) == (recipe["task"] == "retrieval")
     assert is_masked_modeling == (recipe["task"] == "masked_modeling")

@@ -502,7 +502,7 @@ def test_a_run_in_which_every_step_was_skipped_is_an_error(records, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mask_type": "stripes"}, "`mask_type` must be one of attention, tube, random, motion, but is 'stripes'"),
+        ({"mask_type": "stripes"}, "`mask_type` must be one of attention, clip_attention, tube, random, motion, but"),
         ({"num_masks_per_clip": 0}, "`num_masks_per_clip` must be at least 1, but is 0"),
         ({"learning_rate": 3e-4}, "`learning_rate` 0.0003 was given.*`base_learning_rate`"),
         ({"learning_rate": 5e-5}, "`learning_rate` 5e-05 was given"),  # the default of Transformers

@@ -163,7 +163,7 @@ def test_sharding_is_an_error(media, tmp_path, sharded_trainers):
     [
         ({"base_learning_rate": 1.5e-4}, "`base_learning_rate` was given, but stage 2's learning rate is absolute"),
         ({"mask_type": "blocks"}, "`mask_type` must be one of"),
-        ({"mask_type": "motion"}, "'motion' compares time steps, which the images .* one of attention, tube, random"),
+        ({"mask_type": "motion"}, "'motion' compares time steps, which the images .* one of attention, clip"),
         ({"contrastive_gradients": "local"}, "one of global, official"),
     ],
 )

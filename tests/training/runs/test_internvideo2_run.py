@@ -1,0 +1,136 @@
+"""InternVideo2 in the commands: fine-tuning with each preset, from saved and official models, then classification,
+evaluation, embedding and publishing of what was trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from finetuning_tools import changed, save_clips_of_classes, write_recipe
+from peft import PeftModel
+from transformers import AutoModelForVideoClassification
+
+from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForPreTraining,
+    InternVideo2ForVideoClassification,
+    InternVideo2Model,
+)
+from modeling_umt.convert_umt_checkpoints import official_state_dict
+from modeling_umt.position_embeddings_umt import resize_learned_table
+from processing_umt import UMTVideoProcessor
+from umt_training.cli import main
+
+SIZES = {
+    "image_size": 32, "patch_size": 16, "num_frames": 2, "hidden_size": 16, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 32, "num_pooling_heads": 2, "pooled_size": 8,
+    "num_aligned_layers": 2, "target_dim": 8, "final_target_dim": 8,
+}  # fmt: skip
+HARDLY_TRAINED = {"base_learning_rate": 1e-9, "base_min_learning_rate": 0.0, "base_warmup_learning_rate": 0.0}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    return save_clips_of_classes(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Path:
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("student")
+    InternVideo2ForPreTraining(InternVideo2Config(**SIZES)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(clips, student, tmp_path_factory):
+    """Function (name, keys) → the folder of a run of `umt finetune` with these keys, run once for each name."""
+    root, done = tmp_path_factory.mktemp("runs"), {}
+
+    def run(name: str, **keys) -> Path:
+        if name not in done:
+            keys = {"init_from": str(student), "data": str(clips), "eval_share": 0.25, "num_train_epochs": 1} | keys
+            recipe = write_recipe(root / f"{name}.yaml", **keys)
+            assert main(["finetune", "--config", recipe, "--output-dir", str(root / name)]) == 0
+            done[name] = root / name
+        return done[name]
+
+    return run
+
+
+@pytest.mark.parametrize("preset", ["full", "linear", "attentive"])
+def test_each_preset_trains_its_part(runs, student, preset):
+    folder = runs(preset, preset=preset, base_learning_rate=5.0)
+    model, info = AutoModelForVideoClassification.from_pretrained(folder, output_loading_info=True)
+    assert type(model) is InternVideo2ForVideoClassification and not any(info.values())
+    assert set(model.config.id2label.values()) == {"jump", "run"}
+    assert (folder / "modeling_internvideo2_umt.py").exists() and "InternVideo2" in (folder / "README.md").read_text()
+    before = InternVideo2Model.from_pretrained(student).state_dict()
+    parts = {name.split(".")[0] for name in changed(before, model.internvideo2.state_dict())}
+    expected = {"full": {"embeddings", "layers", "pooling"}, "attentive": {"pooling"}, "linear": set()}
+    assert parts == expected[preset]
+    assert torch.equal(model.fc_norm.weight, torch.ones(8)) == (preset == "linear")
+
+
+def test_lora_saves_an_adapter(runs, monkeypatch, tmp_path):
+    folder = runs("lora", preset="lora", lora_rank=2)
+    assert (folder / "adapter_model.safetensors").exists() and not (folder / "model.safetensors").exists()
+    base = AutoModelForVideoClassification.from_pretrained(folder / "base")
+    assert type(PeftModel.from_pretrained(base, folder).merge_and_unload()) is InternVideo2ForVideoClassification
+
+
+def test_a_run_with_more_frames_starts_from_the_resized_table(runs, student):
+    frames = runs("frames", model={"num_frames": 4, "image_size": 48}, **HARDLY_TRAINED)
+    model = InternVideo2ForVideoClassification.from_pretrained(frames)
+    source = InternVideo2Model.from_pretrained(student).embeddings.positions.position_embeddings[0]
+    table = resize_learned_table(source, (2, 2, 2), (4, 3, 3), True, "mean")
+    actual = model.internvideo2.embeddings.positions.position_embeddings[0]
+    torch.testing.assert_close(actual, table, rtol=0, atol=1e-5)
+    assert UMTVideoProcessor.from_pretrained(frames).num_frames == 4
+
+
+def test_fields_of_the_other_family_are_refused(clips, student, tmp_path, capsys):
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml", init_from=str(student), data=str(clips), model={"position_type": "space_time"}
+    )
+    assert main(["finetune", "--config", recipe, "--output-dir", str(tmp_path / "run")]) == 1
+    assert "`model` names position_type, which InternVideo2Config does not have" in capsys.readouterr().err
+
+
+def test_rows_of_a_head_and_official_files_are_a_start(runs, clips, tmp_path):
+    torch.manual_seed(3)
+    names = {0: "walk", 1: "run", 2: "jump"}
+    source = InternVideo2ForVideoClassification(InternVideo2Config(**SIZES, id2label=names))
+    torch.nn.init.normal_(source.classifier.weight)
+    source.save_pretrained(tmp_path / "source")
+    folder = runs("rows", init_from=str(tmp_path / "source"), **HARDLY_TRAINED)
+    model = InternVideo2ForVideoClassification.from_pretrained(folder)
+    torch.testing.assert_close(model.classifier.weight, source.classifier.weight[[2, 1]], rtol=0, atol=1e-5)
+
+    # a size that was never published
+    torch.save({"module": official_state_dict(source)}, tmp_path / "pytorch_model.bin")
+    recipe = write_recipe(tmp_path / "r.yaml", init_from=str(tmp_path / "pytorch_model.bin"), data=str(clips))
+    assert main(["finetune", "--config", recipe, "--output-dir", str(tmp_path / "run")]) == 1
+
+
+def test_a_trained_model_classifies_is_evaluated_embeds_and_is_published(runs, clips, tmp_path, capsys):
+    folder = runs("full", preset="full", base_learning_rate=5.0)
+    video = str(clips / "run" / "0.mp4")
+    assert main(["classify", video, "--model", str(folder)]) == 0
+    assert "jump" in capsys.readouterr().out
+    output = ["--output", str(tmp_path / "evaluation")]
+    command = ["evaluate", "--model", str(folder), "--data", str(clips), "--clips", "2", "--crops", "3"]
+    assert main([*command, *output, "--num-workers", "0"]) == 0
+    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert 0 <= results["metrics"]["top1"] <= 100
+    assert main(["embed", video, "--model", str(folder), "--output", str(tmp_path / "vectors.npy")]) == 0
+    assert np.load(tmp_path / "vectors.npy").shape == (1, 8)
+    assert main(["publish", str(folder), "--repo-id", "someone/model", "--dry-run"]) == 0
+    assert "modeling_internvideo2_umt.py" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_processor_gets_that_of_its_configuration(student, clips, tmp_path, capsys):
+    command = ["embed", str(clips / "run" / "0.mp4"), "--model", str(student), "--output", str(tmp_path / "v.npy")]
+    assert main(command) == 0
+    assert "has no video processor; using the default" in capsys.readouterr().err

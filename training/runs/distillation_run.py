@@ -1,0 +1,113 @@
+"""A distillation run from a recipe: InternVideo2 student, video encoder as teacher, data, trainer, resume (arXiv
+2403.15377, section 3.1)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from transformers import set_seed
+
+from modeling_umt import InternVideo2Config, InternVideo2ForPreTraining, convert_umt_checkpoint
+from processing_umt import UMTVideoProcessor
+
+from ..cards.run_facts import RunFacts
+from ..model_sources import OFFICIAL_ENDINGS, read_model_config
+from ..trainers.argument_ranges import require_ranges
+from ..trainers.distillation import UMTDistillationArguments, UMTDistillationTrainer
+from ..trainers.video_teacher import VideoTeacher, load_video_encoder
+from .initial_weights import load_initial_weights
+from .motion_setting import refuse_motion_drop
+from .pretraining_run import load_training_clips
+from .recipes import parse_recipe, require_keys
+from .resume import run_to_end
+from .run_folder import RunFolder
+
+DECODERS = ("decoders.", "final_decoder.", "aligned_positions.")
+
+
+@dataclass
+class DistillationRun:
+    """The keys of a distillation recipe beside the training arguments.
+
+    Args:
+        task: `distillation`.
+        data: The videos: a folder, a list file, a table, a Hub dataset id, shards (see `load_video_records`).
+        data_root: Folder that relative paths of the data start from.
+        streaming: Read a Hub data set as a stream instead of downloading it first.
+        samples_per_epoch: Clips in an epoch of a stream or of tar shards, whose length is unknown.
+        teacher: A saved InternVideo2, UMT or stage-2 model, a Hub id, or an official file; its video encoder teaches.
+        teacher_layer_interval: Distance between the teacher's aligned blocks, counted from the last.
+        model: Fields of `InternVideo2Config` that differ from InternVideo2-1B, or from the checkpoint's, as a mapping.
+            `target_dim` and `final_target_dim` follow from the teacher.
+        init_from: Start from a saved InternVideo2 model, a Hub id or an official file instead of random weights.
+    """
+
+    task: Literal["distillation"] = "distillation"
+    data: str | None = None
+    data_root: str | None = None
+    streaming: bool = False
+    samples_per_epoch: int = 1_100_000
+    teacher: str | None = None
+    teacher_layer_interval: float = 1.0
+    model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": InternVideo2Config})
+    init_from: str | None = None
+
+    def __post_init__(self):
+        require_ranges(self, {"samples_per_epoch": "[1, inf)", "teacher_layer_interval": "(0, inf)"})
+        refuse_motion_drop("model", self.model)
+
+
+def pretrain_distillation(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTDistillationTrainer:
+    """Run a distillation recipe to its end or resume it; see `tasks.pretrain`."""
+    run, args = parse_recipe(recipe, overrides, DistillationRun, UMTDistillationArguments)
+    require_keys(run, "data", "teacher")
+    folder = RunFolder.open(run, args)
+    set_seed(args.seed)
+    encoder = load_video_encoder(run.teacher)
+    dims = {
+        "target_dim": encoder.config.hidden_size,
+        "final_target_dim": getattr(encoder.config, "pooled_size", encoder.config.hidden_size),
+    }
+    student = load_student(run.init_from, dims | run.model)
+    trainer = UMTDistillationTrainer(
+        model=student,
+        teacher=VideoTeacher(encoder, student.config, run.teacher_layer_interval),
+        args=args,
+        processing_class=UMTVideoProcessor.for_config(student.config),
+        train_dataset=load_training_clips(run, args, student.config),
+        run_facts=RunFacts(
+            data=(run.data,),
+            starts=(run.init_from,) if run.init_from else (),
+            settings={"started from": run.init_from, "teacher": run.teacher},
+        ),
+    )
+    return run_to_end(trainer, folder, f"umt finetune --data CLIPS --init-from {args.output_dir} --output-dir NEW")
+
+
+def load_student(init_from: str | None, fields: Mapping[str, Any]) -> InternVideo2ForPreTraining:
+    """The student of a run; decoders that a checkpoint does not contain are initialised.
+
+    Args:
+        init_from: A saved InternVideo2 model, a Hub id or an official file. None: random weights.
+        fields: Fields of `InternVideo2Config` that differ from InternVideo2-1B, or from the checkpoint's.
+    """
+    if init_from is None:
+        return InternVideo2ForPreTraining(InternVideo2Config(**fields))
+    if not init_from.endswith(OFFICIAL_ENDINGS):
+        read_model_config(init_from)  # an error that states what the name is
+        return load_initial_weights(InternVideo2ForPreTraining, init_from, DECODERS, dtype=torch.float32, **fields)
+    official = convert_umt_checkpoint(init_from)
+    config = InternVideo2Config.from_dict(official.config.to_dict(), **fields)
+    return load_initial_weights(
+        InternVideo2ForPreTraining, init_from, DECODERS, config=config, state_dict=official.state_dict()
+    )
+
+
+def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """Refuse: the cost of a distillation is not estimated.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("--estimate is for the tasks stage1 and stage2; the cost of a distillation is not estimated.")
