@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
     index = find_index(args)
     check_fits(args, index)
+    if index is not None:
+        args.motion_drop_ratio = index.facts.model.motion_drop_ratio
     if args.model is None:
         args.model = index.model
     model, processor = load_video_text_model(args, "search")
@@ -158,6 +160,12 @@ def check_fits(args: argparse.Namespace, index: Any) -> None:
             f"The index {index.uri} has windows of {index.facts.window:g} s, not {args.window:g} s; leave "
             "--window out, delete the index, or keep another one elsewhere (--index)."
         )
+    ratio = index.facts.model.motion_drop_ratio
+    if args.motion_drop_ratio not in (None, ratio):
+        raise ValueError(
+            f"The index {index.uri} was created with --motion-drop-ratio {ratio:g}, not {args.motion_drop_ratio:g}; "
+            "leave the option out, delete the index, or keep another one elsewhere (--index)."
+        )
     if args.model is None and not index.is_own:
         raise ValueError(
             f"The index {index.uri} was not created by this user on this machine, so that its model is not loaded "
@@ -174,7 +182,12 @@ def open_index(index: Any, args: argparse.Namespace, model: Any, processor: Any)
     from ..search.fingerprint import fingerprint
     from ..search.search_index import IndexModel, SearchIndex
 
-    identity = IndexModel(args.model, getattr(model.config, "_commit_hash", None), fingerprint(model, processor))
+    identity = IndexModel(
+        args.model,
+        getattr(model.config, "_commit_hash", None),
+        fingerprint(model, processor),
+        model.config.vision_config.motion_drop_ratio,
+    )
     if index is None:
         window, dimension = args.window or DEFAULT_WINDOW, model.config.projection_dim
         return SearchIndex.create(args.index, args.videos, identity, window, dimension)

@@ -28,11 +28,13 @@ _KEY_BYTES = 32
 
 
 class IndexModel(NamedTuple):
-    """The model of an index: its id on the Hub or its folder, its revision on the Hub, and its `fingerprint`."""
+    """The model of an index: its id on the Hub or its folder, its revision on the Hub, its `fingerprint`, and the
+    fraction of tokens that it drops by motion, which may be another than in its saved configuration."""
 
     name: str
     revision: str | None
     fingerprint: str
+    motion_drop_ratio: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def _parse_facts(fields: Any) -> IndexFacts:
     _require(not is_local_path(model.name) or _is_relative(model.name), f"its model is {model.name!r}")
     _require(model.revision is None or _is_hexadecimal(model.revision), f"its revision is {model.revision!r}")
     _require(_is_hexadecimal(model.fingerprint), f"its fingerprint is {model.fingerprint!r}")
+    ratio = model.motion_drop_ratio
+    _require(is_number(ratio) and 0 <= ratio < 1, f"its model drops the fraction {ratio!r} of the tokens")
     _require(is_number(window) and 0 < window < math.inf, f"its window is {window!r}")
     return IndexFacts(videos, model, float(window))
 

@@ -107,15 +107,18 @@ def test_evaluate_keeps_results_of_other_ratios_apart(classifier, tmp_path, monk
     assert (models[1]["motion_drop_ratio"], models[1]["motion_groups"]) == (0.4, 1)
 
 
-def test_an_index_of_another_ratio_is_refused(retrieval, videos, tmp_path, capsys):
+def test_an_index_keeps_its_ratio(retrieval, videos, tmp_path, capsys):
     command = ["search", "a dog", str(videos), "--index", str(tmp_path / "index"), "--model", str(retrieval)]
-    command += ["--num-workers", "0", "--device", "cpu"]
+    command += ["--num-workers", "0", "--device", "cpu", "--json"]
     assert cli.main([*command, "--motion-drop-ratio", "0.4"]) == 0
-    assert cli.main([*command, "--motion-drop-ratio", "0.4"]) == 0
-    capsys.readouterr()
-    assert cli.main(command) == 1
+    first = capsys.readouterr()
+    for options in (["--motion-drop-ratio", "0.4"], []):  # without the option, that of the index
+        assert cli.main([*command, *options]) == 0
+        again = capsys.readouterr()
+        assert again.out == first.out and "indexed" not in again.err
+    assert cli.main([*command, "--motion-drop-ratio", "0"]) == 1
     message = capsys.readouterr().err
-    assert "was created with" in message and len(message.strip().splitlines()) == 1
+    assert "created with --motion-drop-ratio 0.4, not 0;" in message and len(message.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("ratio", ["1", "-0.1", "nan", "40"])
