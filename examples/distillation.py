@@ -1,4 +1,4 @@
-"""Distillation of an InternVideo2 student in minutes on a laptop, without network, against one without a teacher.
+"""Distillation of a tiny InternVideo2 student, without network, against the same student without a teacher.
 
 A tiny InternVideo2 is trained on many labelled clips and becomes the teacher. The student, half as deep and as wide,
 is distilled from it on clips without labels, and then fine-tuned on few labelled ones; the other student is fine-tuned
