@@ -238,7 +238,7 @@ def load_processor(config: Any, args: argparse.Namespace) -> Any:
     """The video processor of `args.model`; if the folder has none, the default processor for the configuration.
 
     Raises:
-        OSError: the processor is damaged, or a model that is not a UMT video encoder has none.
+        OSError: the processor is damaged, or a model that is not a video encoder has none.
         ValueError: a video-text model and its tokenizer have different vocabularies: the vectors of its videos are
             compared with those of texts.
     """

@@ -9,14 +9,14 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from ..model_sources import read_model_config
+from ..model_sources import VIDEO_ENCODERS, read_model_config
 from ..quiet_loading import quiet_loading
 from .arguments import require_at_least
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from modeling_umt import UMTModel
+    from modeling_umt import InternVideo2Model, UMTModel
 
 HELP = "draw the visible tokens of a video and the teacher's attention"
 
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--student",
-        help="masks by motion: Hub id or folder of a UMT model, whose patch embedding compares time steps (default: "
-        "new weights for patches of 16 x 16 pixels, as at the start of a run)",
+        help="masks by motion: Hub id or folder of a UMT or InternVideo2 model, whose patch embedding compares time "
+        "steps (default: new weights for patches of 16 x 16 pixels, as at the start of a run)",
     )
     parser.add_argument(
         "--mask-type",
@@ -116,22 +116,26 @@ def require_options_of_type(args: argparse.Namespace, is_motion: bool) -> None:
         raise ValueError(f"{args.mask_type} masks are shown beside the attention of a teacher; give --teacher.")
 
 
-def load_motion_student(args: argparse.Namespace) -> "UMTModel":
+def load_motion_student(args: argparse.Namespace) -> "UMTModel | InternVideo2Model":
     """The video encoder of `--student`, or a new one, whose patch embedding compares time steps."""
     import torch
+    from transformers import AutoModel
 
     from modeling_umt import UMTConfig, UMTModel
 
     if args.student is None:
         torch.manual_seed(args.seed)
         return UMTModel(UMTConfig(num_hidden_layers=1, num_aligned_layers=1)).eval()
-    if (family := read_model_config(args.student, "student").get("model_type")) != "umt":
-        raise ValueError(f"{args.student!r} is a {family!r} model; a student is a saved UMT video model ('umt').")
+    if (family := read_model_config(args.student, "student").get("model_type")) not in VIDEO_ENCODERS:
+        raise ValueError(
+            f"{args.student!r} is a {family!r} model; a student is a saved video model of UMT or InternVideo2 "
+            f"({', '.join(VIDEO_ENCODERS)})."
+        )
     with quiet_loading():
-        return UMTModel.from_pretrained(args.student).eval()
+        return AutoModel.from_pretrained(args.student).eval()
 
 
-def student_frame(args: argparse.Namespace, student: "UMTModel") -> tuple[int, int]:
+def student_frame(args: argparse.Namespace, student: "UMTModel | InternVideo2Model") -> tuple[int, int]:
     """Side of the frames of masks by motion, in pixels and in tokens."""
     height, width = student.config.image_height_width
     size, patch = height if args.image_size is None else args.image_size, student.config.patch_size

@@ -16,7 +16,7 @@ from ..model_sources import OFFICIAL_ENDINGS, read_model_config
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.distillation import UMTDistillationArguments, UMTDistillationTrainer
 from ..trainers.video_teacher import VideoTeacher, load_video_encoder
-from .initial_weights import load_initial_weights
+from .initial_weights import load_initial_weights, require_model_type
 from .motion_setting import refuse_motion_drop
 from .pretraining_run import load_training_clips
 from .recipes import parse_recipe, require_keys
@@ -91,13 +91,19 @@ def load_student(init_from: str | None, fields: Mapping[str, Any]) -> InternVide
     Args:
         init_from: A saved InternVideo2 model, a Hub id or an official file. None: random weights.
         fields: Fields of `InternVideo2Config` that differ from InternVideo2-1B, or from the checkpoint's.
+
+    Raises:
+        OSError: the model does not exist.
+        ValueError: it is of another type, or lacks weights of the encoder.
     """
     if init_from is None:
         return InternVideo2ForPreTraining(InternVideo2Config(**fields))
     if not init_from.endswith(OFFICIAL_ENDINGS):
-        read_model_config(init_from)  # an error that states what the name is
+        require_model_type(init_from, read_model_config(init_from), InternVideo2Config.model_type)
         return load_initial_weights(InternVideo2ForPreTraining, init_from, DECODERS, dtype=torch.float32, **fields)
     official = convert_umt_checkpoint(init_from)
+    official.config.architectures = [type(official).__name__]
+    require_model_type(init_from, official.config.to_dict(), InternVideo2Config.model_type)
     config = InternVideo2Config.from_dict(official.config.to_dict(), **fields)
     return load_initial_weights(
         InternVideo2ForPreTraining, init_from, DECODERS, config=config, state_dict=official.state_dict()

@@ -302,15 +302,15 @@ def load_source(
         source = convert_umt_checkpoint(name, position_type=position_type)
         if isinstance(source, tuple(kinds)):
             return source
-        raise ValueError(f"{name} contains a {type(source).__name__}, not a UMT video encoder ({', '.join(classes)}).")
+        raise ValueError(f"{name} contains a {type(source).__name__}, not a video encoder ({', '.join(classes)}).")
     config = read_model_config(name)
     model_type = config.get("model_type")
     encoders = {kind.config_class.model_type: kind.__name__ for kind in reversed(kinds)}
     architecture = architecture_of(config) or encoders.get(model_type)
     if architecture not in classes or classes[architecture].config_class.model_type != model_type:
         raise ValueError(
-            f"{name} is a {architecture} of type {model_type!r}; fine-tuning starts from a saved UMT video "
-            f"model: {', '.join(classes)}."
+            f"{name} is a {architecture} of type {model_type!r}; fine-tuning starts from a saved video model: "
+            f"{', '.join(classes)}."
         )
     return load_initial_weights(classes[architecture], name)
 

@@ -4,13 +4,14 @@ Transformers prints a report for every model with new weights, which a run alway
 decoders of a teacher. A run names its new weights in a line, and refuses a checkpoint that lacks any others.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import accumulate
+from typing import Any
 
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from ..model_sources import architecture_of
+from ..model_sources import architecture_of, describe_model
 from ..quiet_loading import quiet_loading
 
 
@@ -55,6 +56,15 @@ def load_initial_weights(
     if missing and PartialState().is_main_process:
         print(f"new weights: {', '.join(dict.fromkeys(key.rpartition('.')[0] for key in missing))}", flush=True)
     return model
+
+
+def require_model_type(name: str, config: Mapping[str, Any], model_type: str) -> None:
+    """Raise a ValueError unless the model that a run starts from, with this configuration, is of the type."""
+    if config.get("model_type") != model_type:
+        raise ValueError(
+            f"{name} is {describe_model(config)} of the type {config.get('model_type')!r}; this run starts from a "
+            f"model of the type {model_type!r}."
+        )
 
 
 def absent_parts(model: PreTrainedModel, missing: Collection[str]) -> list[str]:

@@ -24,7 +24,7 @@ from ..trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTraine
 from ..trainers.teacher_student import MOTION, draw_scored_masks
 from ..trainers.teachers import load_teacher, size_teacher
 from .estimate import describe_cost, estimate_pretraining
-from .initial_weights import load_initial_weights
+from .initial_weights import load_initial_weights, require_model_type
 from .motion_setting import refuse_motion_drop
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
@@ -109,14 +109,20 @@ def load_student(
             contain are initialised. None: random weights.
         fields: Fields of `UMTConfig` that differ from UMT-L/16, or from the checkpoint's.
         model_class: Its class, [`UMTForPreTraining`] (stage 1) or [`UMTForMaskedModeling`].
+
+    Raises:
+        OSError: the model does not exist.
+        ValueError: it is of another type, or lacks weights of the encoder.
     """
     if init_from is None:
         return model_class(UMTConfig(**fields))
     new = ("decoders.", "umt.norm.")
     if not init_from.endswith(".pth"):
-        read_model_config(init_from)  # an error that states what the name is
+        require_model_type(init_from, read_model_config(init_from), UMTConfig.model_type)
         return load_initial_weights(model_class, init_from, new, dtype=torch.float32, **fields)
     official = convert_umt_checkpoint(init_from)
+    official.config.architectures = [type(official).__name__]
+    require_model_type(init_from, official.config.to_dict(), UMTConfig.model_type)
     config = UMTConfig.from_dict(official.config.to_dict(), **fields)
     return load_initial_weights(model_class, init_from, new, config=config, state_dict=official.state_dict())
 

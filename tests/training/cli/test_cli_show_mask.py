@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_classifier import save_noise
 from tiny_pretraining import make_teacher
 
-from modeling_umt import UMTConfig, UMTForMaskedModeling, UMTModel
+from modeling_umt import InternVideo2Config, InternVideo2ForPreTraining, UMTConfig, UMTForMaskedModeling, UMTModel
 from modeling_umt.token_selection_umt import draw_masks, tokens_with_most_motion
 from umt_training.cli import main
 from umt_training.cli import show_mask as cli_show_mask
@@ -101,6 +101,18 @@ def test_motion_masks_are_those_of_a_saved_student(show_motion, tmp_path, capsys
     assert masks.flatten().sort().values.tolist() == tokens_with_most_motion(importance[None], 26)[0].tolist()
 
 
+def test_motion_masks_are_those_of_a_student_of_internvideo2(show_motion, tmp_path, capsys):
+    fields = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    fields |= {"image_size": 56, "num_frames": 4, "num_pooling_heads": 2, "num_aligned_layers": 1}
+    student = InternVideo2ForPreTraining(InternVideo2Config(**fields))
+    student.save_pretrained(tmp_path / "student")
+    clip, masks, importance, grid, *_ = show_motion("--student", tmp_path / "student")
+    assert "13 of 64 tokens are visible" in capsys.readouterr().out
+    assert clip.shape == (4, 3, 56, 56) and grid == (4, 4)
+    torch.testing.assert_close(importance, student.internvideo2.motion_importance(clip[None])[0])
+    assert masks.tolist() == tokens_with_most_motion(importance[None], 13).tolist()
+
+
 def test_motion_masks_without_a_student_are_those_of_new_weights(show_motion, capsys):
     clip, masks, importance, *_ = show_motion("--seed", 5, "--image-size", 64, "--num-frames", 4)
     assert "13 of 64 tokens are visible" in capsys.readouterr().out and clip.shape == (4, 3, 64, 64)
@@ -132,7 +144,7 @@ def test_options_of_another_type_of_masks_are_refused_in_one_line(options, messa
 def test_a_teacher_is_no_student(teacher, video, tmp_path, capsys):
     command = ["show-mask", str(video), "--mask-type", "motion", "--student", str(teacher)]
     assert main([*command, "--output", str(tmp_path / "mask.png")]) == 1
-    assert "is a 'umt_teacher' model; a student is a saved UMT video model" in capsys.readouterr().err
+    assert "is a 'umt_teacher' model; a student is a saved video model of UMT or" in capsys.readouterr().err
 
 
 def test_the_seed_determines_the_picture(show):

@@ -403,7 +403,7 @@ def test_what_a_run_cannot_start_from(tmp_path, monkeypatch):
     monkeypatch.setattr(
         finetuning_run, "convert_umt_checkpoint", lambda name, **_: UMTTeacherModel.from_pretrained(tmp_path)
     )
-    with pytest.raises(ValueError, match=r"teacher\.pth contains a UMTTeacherModel, not a UMT video encoder"):
+    with pytest.raises(ValueError, match=r"teacher\.pth contains a UMTTeacherModel, not a video encoder"):
         load_classifier(FineTuningRun(init_from="teacher.pth"), ["a"])
 
 

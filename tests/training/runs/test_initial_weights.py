@@ -1,13 +1,27 @@
 """Weights that a run starts from: those that a checkpoint lacks are named or refused."""
 
 import pytest
+import torch
 from finetuning_tools import SIZES, save_stage1
 from safetensors.torch import load_file, save_file
 
-from modeling_umt import UMTConfig, UMTForActionDetection, UMTForPreTraining, UMTForVideoClassification
+from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2Model,
+    UMTConfig,
+    UMTForActionDetection,
+    UMTForMaskedModeling,
+    UMTForPreTraining,
+    UMTForVideoClassification,
+)
+from modeling_umt.convert_umt_checkpoints import official_state_dict
 from processing_umt import UMTVideoProcessor
 from umt_training.quiet_loading import without_weight_bars
+from umt_training.runs import distillation_run, pretraining_run
 from umt_training.runs.initial_weights import load_initial_weights
+
+INTERNVIDEO2 = {"image_size": 28, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+INTERNVIDEO2 |= {"intermediate_size": 32, "num_pooling_heads": 2, "pooled_size": 8}
 
 
 def test_new_weights_are_named(tmp_path, capfd):
@@ -44,6 +58,25 @@ def test_other_weights_are_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         load_initial_weights(UMTForPreTraining, str(tmp_path), ("decoders.",))
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("model_class", [UMTForPreTraining, UMTForMaskedModeling])
+def test_students_of_umt_do_not_start_from_internvideo2(tmp_path, model_class):
+    InternVideo2Model(InternVideo2Config(**INTERNVIDEO2)).save_pretrained(tmp_path)
+    message = r"is an InternVideo2 video encoder .* of the type 'internvideo2'; this run starts from .* type 'umt'\."
+    with pytest.raises(ValueError, match=message) as error:
+        pretraining_run.load_student(str(tmp_path), {}, model_class)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_students_of_internvideo2_do_not_start_from_umt(tmp_path):
+    save_stage1(tmp_path / "saved")
+    published_width = SIZES | {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 1}
+    official = UMTForPreTraining(UMTConfig(**published_width | {"num_aligned_layers": 1}))
+    torch.save({"model": official_state_dict(official)}, tmp_path / "official.pth")
+    for start in (tmp_path / "saved", tmp_path / "official.pth"):
+        with pytest.raises(ValueError, match=r"is a stage-1 model.* of the type 'umt'; .* of the type 'internvideo2'"):
+            distillation_run.load_student(str(start), {})
 
 
 def test_weights_of_another_size_are_refused(tmp_path):

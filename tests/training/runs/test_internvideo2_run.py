@@ -9,6 +9,7 @@ import pytest
 import torch
 from finetuning_tools import changed, save_clips_of_classes, write_recipe
 from peft import PeftModel
+from pyarrow import parquet
 from transformers import AutoModelForVideoClassification
 
 from modeling_umt import (
@@ -20,7 +21,9 @@ from modeling_umt import (
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from modeling_umt.position_embeddings_umt import resize_learned_table
 from processing_umt import UMTVideoProcessor
+from umt_training import UMTBatchClassifier, UMTBatchEmbedder
 from umt_training.cli import main
+from umt_training.runs.detection_run import DetectionRun, load_detector
 
 SIZES = {
     "image_size": 32, "patch_size": 16, "num_frames": 2, "hidden_size": 16, "num_hidden_layers": 2,
@@ -128,6 +131,42 @@ def test_a_trained_model_classifies_is_evaluated_embeds_and_is_published(runs, c
     assert np.load(tmp_path / "vectors.npy").shape == (1, 8)
     assert main(["publish", str(folder), "--repo-id", "someone/model", "--dry-run"]) == 0
     assert "modeling_internvideo2_umt.py" in capsys.readouterr().out
+
+
+def test_a_data_set_of_results_equals_the_results_in_a_file(runs, clips, tmp_path):
+    folder, videos = runs("full", preset="full", base_learning_rate=5.0), str(clips / "run")
+    names = [str(path) for path in sorted((clips / "run").iterdir())]
+    command = ["--model", str(folder), "--num-workers", "0", "--output"]
+    assert main(["embed", videos, *command, str(tmp_path / "vectors.npy")]) == 0
+    vectors = np.load(tmp_path / "vectors.npy")
+    for task in ("embed", "classify"):
+        assert main([task, videos, *command, f"{tmp_path / task}/"]) == 0
+    embedded, classified = (parquet.read_table(tmp_path / task) for task in ("embed", "classify"))
+    assert embedded["video"].to_pylist() == classified["video"].to_pylist() == names
+    np.testing.assert_allclose(embedded["embedding"].to_pylist(), vectors, atol=1e-6)
+    np.testing.assert_allclose(UMTBatchEmbedder(str(folder))({"video": names})["embedding"], vectors, atol=1e-6)
+    labels = UMTBatchClassifier(str(folder))({"video": names})["label"]
+    assert labels.tolist() == classified["label"].to_pylist()
+
+
+def test_tokens_are_dropped_by_motion_in_training_and_in_commands(runs, clips, student, tmp_path, capsys):
+    folder = runs("motion", motion_drop_ratio=0.4, **HARDLY_TRAINED)
+    model = AutoModelForVideoClassification.from_pretrained(folder)
+    assert model.config.motion_drop_ratio == 0.4
+    tokens = model.internvideo2(torch.randn(1, 2, 3, 32, 32)).last_hidden_state
+    assert tokens.shape[1] == 1 + 4  # int(0.6 * 2 * 2 * 2)
+    assert "| tokens dropped by motion | 0.4 |" in (folder / "README.md").read_text()
+    for ratio in ("0", "0.4"):
+        command = ["embed", str(clips / "run" / "0.mp4"), "--model", str(student), "--motion-drop-ratio", ratio]
+        assert main([*command, "--output", str(tmp_path / f"{ratio}.npy")]) == 0
+    assert not np.allclose(np.load(tmp_path / "0.npy"), np.load(tmp_path / "0.4.npy"), atol=1e-6)
+
+
+def test_action_detection_does_not_start_from_it(student):
+    with pytest.raises(
+        ValueError, match=r"InternVideo2ForPreTraining of type 'internvideo2'; .* a saved video model: UMT"
+    ):
+        load_detector(DetectionRun(init_from=str(student)), ["sit", "talk"])
 
 
 def test_a_folder_without_a_processor_gets_that_of_its_configuration(student, clips, tmp_path, capsys):

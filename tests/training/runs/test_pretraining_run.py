@@ -107,10 +107,11 @@ def test_a_student_from_a_bare_encoder(tmp_path):
 def test_a_student_from_official_files(tmp_path, warnings_of_transformers):
     torch.manual_seed(5)
     source = UMTForPreTraining(UMTConfig(**PUBLISHED_WIDTH))
-    torch.save({"model": official_state_dict(source)}, tmp_path / "stage1.pth")
+    path = tmp_path / "b16_ptk710_f8_res224.pth"  # a published name: others may be towers, and are warned about
+    torch.save({"model": official_state_dict(source)}, path)
     # the file does not contain the size of clips
     size = {"image_size": 64, "num_frames": 2, "drop_path_rate": 0.1}
-    student = load_student(str(tmp_path / "stage1.pth"), size)
+    student = load_student(str(path), size)
     assert student.config.drop_path_rate == 0.1 and student.config.num_aligned_layers == 1
     for name, tensor in source.state_dict().items():
         assert torch.equal(student.state_dict()[name], tensor), name
