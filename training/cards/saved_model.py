@@ -25,6 +25,7 @@ from .card_template import code_block, environment, render_card, table
 from .publishing import nonfinite_tensors
 from .snippets import ANSWER, CLASSIFY, CLASSIFY_WITH_ADAPTER, COMPARE, DETECT, EMBED, TEACH, TEACH_IMAGES
 from .trainer_card import NO_LICENCE
+from .video_card import METHODS
 
 CARD, BASE = "README.md", "base"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -112,10 +113,11 @@ def new_card(folder: Path, config: dict[str, Any], use: str, license: str | None
     clip = f"clips of {vision['num_frames']} frames" if "num_frames" in vision else "single frames"
     size = vision["image_size"]
     pixels = f"{size} x {size}" if isinstance(size, int) else f"{size[1]} x {size[0]}"
+    method = METHODS.get(config["model_type"], METHODS["umt"])
     return render_card(
         metadata,
         title=name,
-        summary=f"An Unmasked Teacher (UMT) model: {describe_model(config)}. Input: {clip} of {pixels} pixels.",
+        summary=f"An {method} model: {describe_model(config)}. Input: {clip} of {pixels} pixels.",
         use=use,
         data="The data are not recorded in the model's folder.",
         results=recorded_results(folder),

@@ -2,6 +2,7 @@
 evaluation, embedding and publishing of what was trained."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,13 @@ def test_action_detection_does_not_start_from_it(student):
         ValueError, match=r"InternVideo2ForPreTraining of type 'internvideo2'; .* a saved video model: UMT"
     ):
         load_detector(DetectionRun(init_from=str(student)), ["sit", "talk"])
+
+
+def test_the_card_of_a_saved_model_names_its_family(student, tmp_path):
+    folder = shutil.copytree(student, tmp_path / "student")
+    assert main(["card", str(folder)]) == 0
+    text = (folder / "README.md").read_text()
+    assert "An InternVideo2 model: a pre-trained InternVideo2 model" in text and "SentenceTransformer(" in text
 
 
 def test_a_folder_without_a_processor_gets_that_of_its_configuration(student, clips, tmp_path, capsys):
