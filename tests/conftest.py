@@ -1,5 +1,6 @@
 """Fixtures of all tests. Tests run offline, and a deprecated call of this repository is an error."""
 
+import logging
 import os
 
 import own_warnings
@@ -12,6 +13,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 from recorded import find_shared, load_recorded  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def same_verbosity():
+    """What a test changes of Transformers' logger is undone: without its records, a deprecated call is not found."""
+    logger = logging.getLogger("transformers")
+    level, disabled = logger.level, logger.disabled
+    yield
+    logger.setLevel(level)
+    logger.disabled = disabled
 
 
 @pytest.fixture

@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.license is None and row.licence is None:
         raise ValueError(
-            f"The licence of {row.name} is {row.source['license_name']}; publish it only if you may, and give the "
-            "licence as --license."
+            f"Licence of the weights of {row.name}: {row.source['license_name']}. Publish them only if you may, and "
+            "give the licence as --license."
         )
     return publish_row(args, row)
 

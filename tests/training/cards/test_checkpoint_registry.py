@@ -176,12 +176,13 @@ def test_invalid_rows_are_errors(monkeypatch):
 def test_cards_of_everest_state_their_tokens_views_and_missing_licence():
     card = str(published_card(checkpoint_row("everest_b16_ucf101_finetuned")))
     for text in (
-        "license: unknown", "states no licence, neither for the code nor for the weights", "arXiv 2211.10636",
+        "None is stated", "states no licence, neither for the code nor for the weights", "arXiv 2211.10636",
         "16, a window at a stride of 4 frames (`strided`)", "`motion_drop_ratio` 0.4",
         "Started from `everest_b16_ucf101`", "| UCF101 | top-5, % | 98.9 | 5 clips x 3 crops | [README]",
         "--clips 5 --crops 3",
     ):  # fmt: skip
         assert text in card
+    assert "\nlicense:" not in card
     config = AutoConfig.from_pretrained(CARDS / "everest_b16_ucf101_finetuned")
     assert (config.motion_drop_ratio, config.tubelet_size, config.position_grid) == (0.4, 2, None)
     card = str(published_card(checkpoint_row("everest_b16_k400")))

@@ -399,8 +399,11 @@ def test_a_model_of_everest_is_published_from_a_local_file(name, tmp_path, monke
         key = "model" if name == "everest_b16_ucf101" else "module"
         torch.save({key: state}, tmp_path / "checkpoint.pth")
         dry_run = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
-        assert main([*dry_run, "--checkpoint", str(tmp_path / "checkpoint.pth")]) == 0
-        assert f"{name}: licence none stated by the authors" in capsys.readouterr().out
+        dry_run += ["--checkpoint", str(tmp_path / "checkpoint.pth")]
+        assert main(dry_run) == 1
+        assert f"Licence of the weights of {name}: none stated. Publish them only if" in capsys.readouterr().err
+        assert main([*dry_run, "--license", "other"]) == 0
+        assert f"{name}: licence other" in capsys.readouterr().out
         auto_class = AutoModelForPreTraining if key == "model" else AutoModelForVideoClassification
         model, info = auto_class.from_pretrained(tmp_path / "built", output_loading_info=True)
         assert not any(info.values()) and model.config.motion_drop_ratio == (0.0 if key == "model" else 0.4)
@@ -453,7 +456,7 @@ def test_weights_without_a_stated_licence_are_published_only_with_one(tmp_path, 
         command += ["--checkpoint", str(tmp_path / "pytorch_model.bin")]
         assert main(command) == 1
         error = capsys.readouterr().err
-        assert f"The licence of {name} is none stated" in error and "give the licence as --license" in error
+        assert f"Licence of the weights of {name}: none stated" in error and "give the licence as --license" in error
         assert not (tmp_path / "built").exists()
         assert main([*command, "--license", "apache-2.0"]) == 0
         assert f"{name}: licence apache-2.0" in capsys.readouterr().out

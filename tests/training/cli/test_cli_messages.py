@@ -14,8 +14,8 @@ from tiny_video_text_retrieval import save_tiny_retrieval_model
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
 
 from umt_training import cli
-from umt_training.cli import classify as cli_classify
 from umt_training.cli.errors import user_message
+from umt_training.corpus import class_scores
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_errors_of_operations_are_bugs(bug):
 def test_a_bug_shows_its_traceback(folder, monkeypatch):
     """A ValueError too, if an operation raised it."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(cli_classify, "class_scores", lambda *args: unpacking())
+    monkeypatch.setattr(class_scores, "class_scores", lambda *args: unpacking())
     with pytest.raises(ValueError, match="too many values to unpack"):
         cli.main(["classify", VIDEO, "--model", "classifier"])
 

@@ -14,7 +14,7 @@ from modeling_umt import UMTVideoTextConfig, vocabulary_hash
 from processing_umt import UMTProcessor
 from umt_training import cli
 from umt_training.cards.saved_model import repository_contents
-from umt_training.search.indexing import fingerprint
+from umt_training.search.fingerprint import fingerprint
 
 OTHER = {"larger": [*WORDS, "zebra"], "smaller": WORDS[:-1], "permuted": [*WORDS[1:], WORDS[0]]}
 
