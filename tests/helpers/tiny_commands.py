@@ -136,8 +136,9 @@ def search_command(parts: Path) -> list[str]:
 
 
 def output_of(name: str, folder: Path) -> str:
-    """The output of a command: a folder, or an index in object storage, which LanceDB keeps in a folder."""
-    return f"file-object-store://{folder}" if name == "search_object_store" else str(folder)
+    """The output of a command in a folder of outputs. An index in object storage is kept in a folder by LanceDB."""
+    path = str(folder / name.removesuffix("_no_update"))
+    return f"file-object-store://{path}" if name == "search_object_store" else path
 
 
 def training_command(name: str, parts: Path, processes: int = 1, accumulation: int = 1) -> list[str]:
@@ -213,10 +214,11 @@ def run_in_process_group(parts: Path, folder: Path) -> None:
     commands |= {f"corpus-{name}": corpus_command(name, parts) for name in CORPORA}
     commands |= {name: detection_command(name, parts) for name in DETECTIONS}
     commands |= {name: search_command(parts) for name in SEARCHES}
+    commands["search_no_update"] = [*search_command(parts), "--no-update"]
     commands |= {f"train-{name}": training_command(name, parts, processes=2) for name in TRAININGS}
     with mock.patch.object(PartialState, "destroy_process_group"):
         for name, command in commands.items():
-            result = run_command(command, output_of(name, folder / name))
+            result = run_command(command, output_of(name, folder))
             state = PartialState()
             result["processes"] = state.num_processes
             (folder / f"{name}-{state.process_index}.json").write_text(json.dumps(result))

@@ -66,7 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SCORE",
         help=f"least score of an action; 0 lists all classes (default: {THRESHOLD:g})",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the results; processes of a launcher share the videos",
+    )
     parser.add_argument(
         "--boxes-only",
         action="store_true",

@@ -97,13 +97,13 @@ def run(args: argparse.Namespace) -> int:
         args.motion_drop_ratio = index.facts.model.motion_drop_ratio
     if args.model is None:
         args.model = index.model
-    if args.no_update and not state.is_main_process:
-        return 0
     model, processor = load_video_text_model(args, "search")
     note_texts(processor.inspect_texts(args.query), "the text to search for", state.is_main_process)
     index = open_index(index, args, model, processor, state)
     if not args.no_update:
-        update_index(index, args, model, processor, state)
+        update_index(index, args, model, processor, state.is_main_process)
+    state.wait_for_everyone()
+    state.destroy_process_group()
     if not state.is_main_process:
         return 0
     moments = search(
@@ -212,15 +212,13 @@ def open_index(index: Any, args: argparse.Namespace, model: Any, processor: Any,
     return index
 
 
-def update_index(index: Any, args: argparse.Namespace, model: Any, processor: Any, state: Any) -> None:
+def update_index(index: Any, args: argparse.Namespace, model: Any, processor: Any, is_main_process: bool) -> None:
     """Updates the index; the main process reports the files that were read on stderr."""
     from ..search.indexing import update
 
     num_workers = default_workers(args)
     num_done, broken = update(index, model, processor, batch_size=args.batch_size, num_workers=num_workers)
-    state.wait_for_everyone()
-    state.destroy_process_group()
-    if not state.is_main_process:
+    if not is_main_process:
         return
     for facts in broken.values():
         print(f"umt search: {printable(facts.message)}", file=sys.stderr)
