@@ -1,4 +1,4 @@
-"""A tiny command line for every evaluation task, every trainer and every command on a corpus, and the videos of a
+"""A tiny command line for every evaluation task, every trainer and every command on many videos, and the videos of a
 process in it.
 
 As a script of a launcher, `tiny_commands.py PARTS FOLDER` runs all of them in every process and writes their results.
@@ -16,7 +16,9 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from bert_vocabulary import write_vocabulary
+from huggingface_hub import constants
 from tiny_classifier import CLASSES, save_noise, save_tiny_classifier
+from tiny_detection import save_tiny_action_detector, save_tiny_person_detector
 from tiny_pretraining import STUDENT, make_student, make_teacher
 from tiny_question_answering import ANSWERS, save_tiny, tiny_answerer, tiny_stage2
 from tiny_video_text import TEXT
@@ -29,15 +31,18 @@ from umt_training.corpus import class_scores
 from umt_training.data import video_dataset
 from umt_training.data.video_dataset import video_name
 from umt_training.evaluation import clips
-from umt_training.search import windows
+from umt_training.search import indexing, windows
 from umt_training.trainers.base_trainer import UMTTrainer
 
 NUM_EVALUATED = 5  # an odd number; the third one is broken
+NUM_SEARCHED = 5  # the fourth one is broken
 NUM_TRAINED = 10  # two steps of four clips in an epoch; two clips are left out, or are not in the shards
 STEPS, LAST = 4, 3  # of two epochs, and of the checkpoint
 
 EVALUATIONS = ("classification", "retrieval", "question_answering", "multiple_choice")
 CORPORA = ("classify", "embed")
+DETECTIONS = ("detect", "detect_boxes_only")
+SEARCHES = ("search", "search_object_store")  # the first one updates an index, the second one creates it
 # whether the batch of a process may be split by accumulation without another result: a contrast spans a batch
 TRAININGS = {
     "stage1": True, "stage1_stream": True, "stage2": False, "classification": True, "retrieval": False,
@@ -50,6 +55,8 @@ def write_parts(folder: Path) -> Path:
     save_tiny_classifier(folder / "classifier")
     save_tiny_retrieval_model(folder / "retrieval")
     save_tiny(tiny_answerer(), folder / "answerer")
+    save_tiny_action_detector(folder / "actions")
+    save_tiny_person_detector(folder / "persons")
     start = tiny_stage2()
     start.config.text_config.hidden_dropout_prob = start.config.text_config.attention_probs_dropout_prob = 0.0
     save_tiny(start, folder / "stage2")
@@ -80,7 +87,22 @@ def write_parts(folder: Path) -> Path:
     for shard in range(4):  # two videos in each
         videos = [folder / "trained" / CLASSES[number % 2] / f"{number}.mp4" for number in (shard, shard + 4)]
         write_tar(folder / f"s-{shard}.tar", [(video.name, video.read_bytes()) for video in videos])
+    write_searched(folder)
     return folder
+
+
+def write_searched(folder: Path) -> None:
+    """The videos of detections and searches, of which the fourth one is broken, and an earlier index of two of them.
+    One of these has changed since, the other one is deleted."""
+    videos = folder / "searched"
+    save_noise(videos / "0.mp4", 200, 9, 32, 48)
+    deleted = save_noise(videos / "deleted.mp4", 200, 6, 32, 48)
+    with mock.patch.object(constants, "HF_HOME", str(folder / "home")):
+        assert run_command(search_command(folder), folder / "search")["code"] == 0
+    deleted.unlink()
+    for number in range(NUM_SEARCHED):
+        save_noise(videos / f"{number}.mp4", 300 + number, 6 + number, 32, 48)
+    (videos / "3.mp4").write_bytes(b"no video")
 
 
 def evaluation_command(task: str, parts: Path) -> list[str]:
@@ -98,6 +120,25 @@ def corpus_command(command: str, parts: Path) -> list[str]:
     """Of ten videos in parts of three."""
     model = str(parts / "classifier")
     return [command, str(parts / "trained"), "--model", model, "--batch-size", "3", "--num-workers", "0"]
+
+
+def detection_command(name: str, parts: Path) -> list[str]:
+    """Of five videos, of which one is broken."""
+    command = ["detect", str(parts / "searched"), "--detector", str(parts / "persons")]
+    if name == "detect_boxes_only":
+        return [*command, "--boxes-only"]
+    return [*command, "--model", str(parts / "actions"), "--threshold", "0"]
+
+
+def search_command(parts: Path) -> list[str]:
+    command = ["search", "a man runs", str(parts / "searched"), "--model", str(parts / "retrieval")]
+    return [*command, "--window", "0.5", "--rerank", "2", "--num-workers", "0"]
+
+
+def output_of(name: str, folder: Path) -> str:
+    """The output of a command in a folder of outputs. An index in object storage is kept in a folder by LanceDB."""
+    path = str(folder / name.removesuffix("_no_update"))
+    return f"file-object-store://{path}" if name == "search_object_store" else path
 
 
 def training_command(name: str, parts: Path, processes: int = 1, accumulation: int = 1) -> list[str]:
@@ -137,40 +178,47 @@ def training_command(name: str, parts: Path, processes: int = 1, accumulation: i
     return ["pretrain" if task in ("stage1", "stage2", "masked_modeling") else "finetune", "--config", str(recipe)]
 
 
-def run_command(command: list[str], output: Path) -> dict:
+def run_command(command: list[str], output: Path | str) -> dict:
     """Runs a command that writes to `output` in this process: its exit code, and the names of the videos that it
     evaluated, or the indices of those that it trained on."""
     seen = []
 
     def open_video(video):
         seen.append(Path(video_name(video)).name)
-        return video_dataset.open_video(video)
+        return real_open(video)
 
     def training_step(trainer, model, inputs, *args, **kwargs):
         seen.extend(inputs["video_index"].tolist())
         return real_step(trainer, model, inputs, *args, **kwargs)
 
-    real_step = UMTTrainer.training_step
-    option = "--output-dir" if command[0] in ("pretrain", "finetune") else "--output"
+    real_open, real_step = video_dataset.open_video, UMTTrainer.training_step
+    options = {"pretrain": "--output-dir", "finetune": "--output-dir", "search": "--index"}
     with (
         mock.patch.object(class_scores, "open_video", open_video),
         mock.patch.object(clips, "open_video", open_video),
         mock.patch.object(windows, "open_video", open_video),
+        mock.patch.object(video_dataset, "open_video", open_video),
+        mock.patch.object(indexing, "_COMMIT_SECONDS", 0.0),
+        mock.patch.object(indexing, "_COMMIT_SHARE", 0.0),
         mock.patch.object(UMTTrainer, "training_step", training_step),
     ):
-        code = main([*command, option, str(output)])
+        code = main([*command, options.get(command[0], "--output"), str(output)])
     return {"code": code, "seen": seen}
 
 
 def run_in_process_group(parts: Path, folder: Path) -> None:
     """All commands, one after the other, in a process of the launcher; only the first one joins the process group."""
     evaluate.config.HF_METRICS_CACHE = str(folder / f"metrics-{os.getpid()}")
+    constants.HF_HOME = str(folder / "home")
     commands = {f"evaluate-{task}": evaluation_command(task, parts) for task in EVALUATIONS}
     commands |= {f"corpus-{name}": corpus_command(name, parts) for name in CORPORA}
+    commands |= {name: detection_command(name, parts) for name in DETECTIONS}
+    commands |= {name: search_command(parts) for name in SEARCHES}
+    commands["search_no_update"] = [*search_command(parts), "--no-update"]
     commands |= {f"train-{name}": training_command(name, parts, processes=2) for name in TRAININGS}
     with mock.patch.object(PartialState, "destroy_process_group"):
         for name, command in commands.items():
-            result = run_command(command, folder / name)
+            result = run_command(command, output_of(name, folder))
             state = PartialState()
             result["processes"] = state.num_processes
             (folder / f"{name}-{state.process_index}.json").write_text(json.dumps(result))

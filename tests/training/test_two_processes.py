@@ -1,4 +1,4 @@
-"""Two processes equal one, in every evaluation task, every trainer and every command on a corpus, and each has its
+"""Two processes equal one, in every evaluation task, every trainer and every command on many videos, and each has its
 part of the videos.
 
 One launch runs all commands (`tests/helpers/tiny_commands.py`), because starting Python costs more than they do. Equal
@@ -12,29 +12,38 @@ from collections import Counter
 from pathlib import Path
 
 import evaluate
+import numpy as np
 import pytest
 import tiny_commands
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from huggingface_hub import constants
 from pyarrow import parquet
 from safetensors.torch import load_file
 from tiny_commands import (
     CORPORA,
+    DETECTIONS,
     EVALUATIONS,
     LAST,
     NUM_EVALUATED,
+    NUM_SEARCHED,
     NUM_TRAINED,
+    SEARCHES,
     STEPS,
     TRAININGS,
     corpus_command,
+    detection_command,
     evaluation_command,
+    output_of,
     run_command,
+    search_command,
     training_command,
 )
 from tiny_pretraining import launch
 
 from umt_training.processes import join_processes
+from umt_training.search.search_index import SearchIndex
 
 PER_STEP = 4
 
@@ -48,6 +57,7 @@ def parts(tmp_path_factory) -> Path:
 def two(parts, tmp_path_factory) -> Path:
     """The folder of the results of two processes."""
     folder = tmp_path_factory.mktemp("two")
+    shutil.copytree(parts / "search", folder / "search")
     done = launch(tiny_commands.__file__, str(parts), str(folder))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     (folder / "stdout.txt").write_text(done.stdout)
@@ -56,15 +66,16 @@ def two(parts, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def evaluate_cache(tmp_path, monkeypatch):
-    """`evaluate` creates a folder for every metric; the tests use a temporary one."""
+def caches(tmp_path, monkeypatch):
+    """`evaluate` creates a folder for every metric, and `umt search` a key; the tests use temporary ones."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
 
 
-def seen_by_both(two: Path, name: str) -> list[list]:
-    """The videos of each process."""
+def seen_by_both(two: Path, name: str, code: int = 0) -> list[list]:
+    """The videos of each process, of which the main one returned `code`."""
     results = [json.loads((two / f"{name}-{process}.json").read_text()) for process in range(2)]
-    assert [(result["code"], result["processes"]) for result in results] == [(0, 2), (0, 2)]
+    assert [(result["code"], result["processes"]) for result in results] == [(code, 2), (0, 2)]
     return [result["seen"] for result in results]
 
 
@@ -99,6 +110,66 @@ def test_a_corpus_is_shared_and_equals_that_of_one_process(name, parts, two, tmp
     resumed = run_command(corpus_command(name, parts), tmp_path / "half")
     assert resumed["code"] == 0 and len(resumed["seen"]) == 3
     assert parquet.read_table(tmp_path / "half").equals(table)
+
+
+def lines_of(two: Path, stream: str, part: str) -> list[str]:
+    """The lines of two processes that contain a text."""
+    return [line for line in (two / f"{stream}.txt").read_text().splitlines() if part in line]
+
+
+@pytest.mark.parametrize("name", DETECTIONS)
+def test_a_detection_is_shared_and_equals_that_of_one_process(name, parts, two, tmp_path, capsys):
+    """Every file byte for byte, and every line. One process skips what two have done."""
+    alone = run_command(detection_command(name, parts), tmp_path / "out")
+    printed = capsys.readouterr()
+    assert alone["code"] == 1 and Counter(alone["seen"]) == Counter(f"{n}.mp4" for n in range(NUM_SEARCHED))
+    first, second = seen_by_both(two, name, code=1)
+    assert len(first) == 3 and len(second) == 2 and Counter(first + second) == Counter(alone["seen"])
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert {path.name: path.read_bytes() for path in (two / name).iterdir()} == files
+    assert set(files) >= {"metadata.jsonl" if name == "detect_boxes_only" else "index.html"}
+
+    expected = printed.out.replace(str(tmp_path / "out"), str(two / name)).splitlines()
+    assert len(expected) == NUM_SEARCHED
+    for line in expected:
+        assert lines_of(two, "stdout", line) == [line]
+    (broken,) = printed.err.splitlines()
+    assert lines_of(two, "stderr", broken) == [broken] * len(DETECTIONS)
+
+    if name == "detect":
+        shutil.copytree(two / name, tmp_path / "again")
+        assert run_command(detection_command(name, parts), tmp_path / "again") == {"code": 1, "seen": ["3.mp4"]}
+        assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == files
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_an_index_is_shared_and_equals_that_of_one_process(name, parts, two, tmp_path, capsys):
+    """With a commit for each video. A changed video is indexed again, and a deleted one removed."""
+    if name == "search":
+        shutil.copytree(parts / "search", tmp_path / "search")
+    alone = run_command(search_command(parts), output_of(name, tmp_path))
+    printed = capsys.readouterr()
+    assert alone["code"] == 0 and set(alone["seen"]) == {f"{n}.mp4" for n in range(NUM_SEARCHED)}
+    first, second = seen_by_both(two, name)
+    assert Counter(first + second) == Counter(alone["seen"]) and set(second) == {"1.mp4", "3.mp4"}
+    index, expected = (SearchIndex(output_of(name, folder), parts / "searched") for folder in (two, tmp_path))
+    assert index.known() == expected.known() and index.known().keys() == set(alone["seen"])
+    assert index.broken() == expected.broken() and list(index.broken()) == ["3.mp4"]
+    rows, expected_rows = (sorted_rows(index), sorted_rows(expected))
+    assert [row[:3] for row in rows] == [row[:3] for row in expected_rows] and len(rows) == 8
+    np.testing.assert_allclose([row[3] for row in rows], [row[3] for row in expected_rows], atol=1e-5)
+
+    for line in printed.out.splitlines():
+        assert lines_of(two, "stdout", line) == [line] * (len(SEARCHES) + 1)  # and without an update
+    broken, summary = printed.err.splitlines()
+    assert lines_of(two, "stderr", broken) == [broken] * len(SEARCHES)
+    line = summary.replace(output_of(name, tmp_path), output_of(name, two))
+    assert line.startswith("indexed 5 videos, 1 of them broken") and lines_of(two, "stderr", line) == [line]
+
+
+def sorted_rows(index: SearchIndex) -> list[tuple]:
+    rows = index.table.search().where("vector IS NOT NULL").to_arrow().to_pylist()
+    return sorted((row["video"], row["start"], row["end"], row["vector"]) for row in rows)
 
 
 def table_of(path: Path) -> list[dict[str, str]]:

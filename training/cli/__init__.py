@@ -23,7 +23,7 @@ COMMANDS = (
     "classify", "embed", "search", "ask", "detect", "convert", "check-videos", "show-mask", "pretrain", "finetune",
     "evaluate", "card", "publish", "demo",
 )  # fmt: skip
-SHARED_BY_PROCESSES = ("pretrain", "finetune", "evaluate")  # whatever their arguments
+SHARED_BY_PROCESSES = ("pretrain", "finetune", "evaluate", "detect", "search")  # whatever their arguments
 VERSIONS = ("torch", "transformers", "av")
 
 

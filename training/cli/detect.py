@@ -3,13 +3,15 @@
 Persons are found on one key frame per second by an object detector, or read from a file, and linked into tracks by the
 overlap of their boxes. An action detection model (UMT, arXiv 2303.16058, section 4) predicts what each of them does.
 Broken videos are reported on stderr, with exit code 1. A command that is given again skips the videos that are done.
+Processes of a launcher share the videos.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..atomic_files import require_writable
 from ..data.video_files import check_unicode
@@ -24,6 +26,7 @@ from .arguments import (
     require_positive_seconds,
     select_device,
 )
+from .corpus_common import join_for_corpus
 
 HELP = "find persons and what each of them is doing"
 
@@ -63,7 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SCORE",
         help=f"least score of an action; 0 lists all classes (default: {THRESHOLD:g})",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the results; processes of a launcher share the videos",
+    )
     parser.add_argument(
         "--boxes-only",
         action="store_true",
@@ -74,50 +83,84 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the files of each video and a page, or with `--boxes-only` the metadata. Returns 1 if a video is broken.
+    """Writes the files of each video and a page, or with `--boxes-only` the metadata. Returns 1 if a video is broken;
+    of several processes, the main process does.
 
     Raises:
         ValueError: an option is invalid, a result would replace an input, or no person is found in any video.
         OSError: a model does not exist, or the folder can't be written.
     """
     check_options(args)
-    files = list_inputs(args)
+    state = join_for_corpus(args)
+
+    from accelerate.utils import broadcast_object_list, gather_object
+
+    # as the main process sees the folders, in which another process may be writing already
+    (files,) = broadcast_object_list([list_inputs(args) if state.is_main_process else None])
     names = check_outputs(args, files)
-
-    from processing_umt import VideoDecodeError
-
     persons = load_persons(args)
     recognizer = None if args.boxes_only else load_recognizer(args)
     results = make_results(args, persons, recognizer)
-    num_unknown, num_broken = 0, 0
-    for file, name in zip(files, names, strict=True):
-        try:
-            line = results.find(file, name) or detect(file, name, persons, recognizer, results)
-        except VideoDecodeError as error:
-            num_broken += 1
-            print(f"umt detect: {printable(str(error))}", file=sys.stderr)
-            continue
-        if line is None:
-            num_unknown += 1
-            print(f"umt detect: {printable(f'{file}: {args.boxes} has no boxes of it')}", file=sys.stderr)
-        else:
-            print(printable(line))
-    if num_unknown == len(files):
+    mine = range(state.process_index, len(files), state.num_processes)
+    parts = gather_object([detect_in_videos(mine, files, names, args, persons, recognizer, results)])
+    done = {number: video for part in parts for number, video in part.items()}
+    finished = [done[number] for number in sorted(done) if done[number] is not None]
+    num_broken = len(files) - len(done)
+    if not finished and not num_broken:
         raise ValueError(f"{args.boxes} has no boxes of any of the {len(files)} videos; check the names in it.")
-    num_read = len(files) - num_unknown - num_broken
-    if num_read:
-        line = results.finish()
-        if not results.num_boxes:
+    if finished:
+        line = results.finish(finished) if state.is_main_process else None
+        if not any(video.num_boxes for video in finished):
             raise ValueError(
-                f"No person was found in any of {num_read} videos; lower --detector-threshold "
+                f"No person was found in any of {len(finished)} videos; lower --detector-threshold "
                 f"({args.detector_threshold:g}), or use another detector."
             )
-        print(printable(line))
-    return 1 if num_broken else 0
+        if line is not None:
+            print_line(line, sys.stdout)
+    state.wait_for_everyone()
+    state.destroy_process_group()
+    return 1 if num_broken and state.is_main_process else 0
 
 
-def detect(file: str, name: str, persons: Any, recognizer: Any, results: Any) -> str | None:
-    """Detects in one video and adds it to the results; a line about them, or None without key frames.
+def detect_in_videos(
+    numbers: Iterable[int],
+    files: list[str],
+    names: list[str],
+    args: argparse.Namespace,
+    persons: Any,
+    recognizer: Any,
+    results: Any,
+) -> dict[int, Any]:
+    """Detects in some of the videos and prints a line about each when it is finished.
+
+    Returns:
+        By number, the `FinishedVideo` of each, or None without key frames. Broken videos are left out.
+    """
+    from processing_umt import VideoDecodeError
+
+    done = {}
+    for number in numbers:
+        file, name = files[number], names[number]
+        try:
+            video = results.find(file, name) or detect(file, name, persons, recognizer, results)
+        except VideoDecodeError as error:
+            print_line(f"umt detect: {error}", sys.stderr)
+            continue
+        done[number] = video
+        if video is None:
+            print_line(f"umt detect: {file}: {args.boxes} has no boxes of it", sys.stderr)
+        else:
+            print_line(video.line, sys.stdout)
+    return done
+
+
+def print_line(line: str, stream: TextIO) -> None:
+    """Prints a line in one write, so that it is not mixed with one of another process."""
+    print(f"{printable(line)}\n", end="", file=stream, flush=True)
+
+
+def detect(file: str, name: str, persons: Any, recognizer: Any, results: Any) -> Any:
+    """Detects in one video and adds it to the results: its `FinishedVideo`, or None without key frames.
 
     Raises:
         VideoDecodeError: the video can't be read.

@@ -7,6 +7,8 @@ given: another folder, or object storage.
 An index that another user wrote is not trusted with names: its model is loaded, and videos elsewhere are read, only if
 the command line names them.
 
+Processes of a launcher share the videos that are read; the main process searches.
+
 Unreadable videos are reported once, and again only if the file changes; they do not change the exit code.
 """
 
@@ -29,6 +31,7 @@ from .arguments import (
     require_at_least,
     require_positive_seconds,
 )
+from .corpus_common import add_worker_argument, default_workers, join_for_corpus
 
 HELP = "find moments of videos by a text"
 DEFAULT_WINDOW = 10.0  # seconds
@@ -66,22 +69,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="windows per batch")
-    parser.add_argument(
-        "--num-workers", type=int, metavar="N", help="decoding processes (default: one per CPU core of the machine)"
-    )
+    add_worker_argument(parser)
     add_motion_argument(parser)
     add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the moments, best first: rank, probability of a match, similarity, time, file. Returns 1 if nothing was
-    found."""
+    found. Other processes than the main one only update the index."""
     require_at_least(args, top_k=1, rerank=0, batch_size=1, num_workers=0)
     require_positive_seconds(args, "window")
     if not args.query.strip():
         raise ValueError("The text to search for is empty.")
     if not os.path.isdir(args.videos):
         raise ValueError(f"The folder {args.videos} does not exist.")
+
+    state = join_for_corpus(args)
 
     from ..data.text_columns import note_texts
 
@@ -95,10 +98,14 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None:
         args.model = index.model
     model, processor = load_video_text_model(args, "search")
-    note_texts(processor.inspect_texts(args.query), "the text to search for")
-    index = open_index(index, args, model, processor)
+    note_texts(processor.inspect_texts(args.query), "the text to search for", state.is_main_process)
+    index = open_index(index, args, model, processor, state)
     if not args.no_update:
-        update_index(index, args, model, processor)
+        update_index(index, args, model, processor, state.is_main_process)
+    state.wait_for_everyone()
+    state.destroy_process_group()
+    if not state.is_main_process:
+        return 0
     moments = search(
         index,
         model,
@@ -173,11 +180,12 @@ def check_fits(args: argparse.Namespace, index: Any) -> None:
         )
 
 
-def open_index(index: Any, args: argparse.Namespace, model: Any, processor: Any) -> Any:
-    """The index, which is created if it does not exist.
+def open_index(index: Any, args: argparse.Namespace, model: Any, processor: Any, state: Any) -> Any:
+    """The index, which the main process creates if it does not exist.
 
     Raises:
-        ValueError: the index was created with another model.
+        ValueError: the index was created with another model, or the main process created it where this process does
+            not find it.
     """
     from ..search.fingerprint import fingerprint
     from ..search.search_index import IndexModel, SearchIndex
@@ -188,19 +196,30 @@ def open_index(index: Any, args: argparse.Namespace, model: Any, processor: Any)
         fingerprint(model, processor),
         model.config.vision_config.motion_drop_ratio,
     )
+    state.wait_for_everyone()  # a process that looks for the index must not find it half created
+    with state.main_process_first():
+        if index is None and state.is_main_process:
+            window, dimension = args.window or DEFAULT_WINDOW, model.config.projection_dim
+            index = SearchIndex.create(args.index, args.videos, identity, window, dimension)
+        elif index is None:
+            index = find_index(args)
     if index is None:
-        window, dimension = args.window or DEFAULT_WINDOW, model.config.projection_dim
-        return SearchIndex.create(args.index, args.videos, identity, window, dimension)
+        raise ValueError(
+            f"The main process has created the index {args.index}, but it is not on this machine; processes of "
+            "several machines need a folder of the index that they share."
+        )
     index.require_model(identity)
     return index
 
 
-def update_index(index: Any, args: argparse.Namespace, model: Any, processor: Any) -> None:
-    """Updates the index and reports the files that were read on stderr."""
+def update_index(index: Any, args: argparse.Namespace, model: Any, processor: Any, is_main_process: bool) -> None:
+    """Updates the index; the main process reports the files that were read on stderr."""
     from ..search.indexing import update
 
-    num_workers = (os.cpu_count() or 1) if args.num_workers is None else args.num_workers
+    num_workers = default_workers(args)
     num_done, broken = update(index, model, processor, batch_size=args.batch_size, num_workers=num_workers)
+    if not is_main_process:
+        return
     for facts in broken.values():
         print(f"umt search: {printable(facts.message)}", file=sys.stderr)
     if num_done:

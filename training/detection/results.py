@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from processing_umt.video_decoding_umt import VideoReader
 
 from ..corpus.fingerprints import video_keys
 from ..pictures.drawing import save_picture
+from ..processes import is_main_process
 from ..terminal import printable
 from .annotated_video import write_annotated_video
 from .contact_sheet import ContactSheet
@@ -28,6 +30,21 @@ from .writers import metadata_rows, write_ava_csv, write_json, write_metadata
 SUFFIXES = (".mp4", ".json", ".csv", ".png")
 PAGE, METADATA = "index.html", "metadata.jsonl"
 _SOURCE = "umt detect"  # text of a contact sheet: what the files of its video are made from
+
+
+@dataclass(frozen=True)
+class FinishedVideo:
+    """What is kept of a video until all are finished. Processes of a launcher exchange it.
+
+    Args:
+        line: about its results.
+        num_boxes: boxes of persons on its key frames.
+        content: for the page or the metadata of all videos.
+    """
+
+    line: str
+    num_boxes: int
+    content: Any
 
 
 class VideoResults:
@@ -47,18 +64,16 @@ class VideoResults:
     def __init__(self, folder: Path, model: str, detector: str, label2id: Mapping[str, int], fingerprint: str):
         self.folder, self.model, self.detector, self.label2id = folder, model, detector, label2id
         self.fingerprint = fingerprint
-        self.videos: list[VideoFiles] = []
-        self.num_boxes = 0
 
-    def find(self, file: str, name: str) -> str | None:
-        """Adds a video whose files an earlier command wrote with the same models and settings.
+    def find(self, file: str, name: str) -> FinishedVideo | None:
+        """A video whose files an earlier command wrote with the same models and settings.
 
         Args:
             file: path or URL of the video.
             name: name of the files without extension.
 
         Returns:
-            The line about the results that `add` returned; None if a file is missing or of something else.
+            What `add` returned; None if a file is missing or of something else.
         """
         annotated, json_file, csv_file, picture = self._paths(name)
         try:
@@ -69,7 +84,7 @@ class VideoResults:
             video = detected_video(json.loads(json_file.read_text(encoding="utf-8")))
         except (OSError, UnidentifiedImageError, SyntaxError):  # a damaged PNG is a SyntaxError of Pillow
             return None
-        return self._collect(name, video)
+        return self._finished(name, video)
 
     def add(
         self,
@@ -79,7 +94,7 @@ class VideoResults:
         sheet: ContactSheet,
         reader: VideoReader,
         times: np.ndarray,
-    ) -> str:
+    ) -> FinishedVideo:
         """Writes the files of a video, each atomically, the annotated video first, as only that can fail by damage.
 
         Args:
@@ -89,9 +104,6 @@ class VideoResults:
             sheet: the pictures of its key frames.
             reader: the open video.
             times: its `frame_times`.
-
-        Returns:
-            A line about the results.
 
         Raises:
             VideoDecodeError: a frame of the video can't be read; no file is written then.
@@ -103,7 +115,7 @@ class VideoResults:
         write_json(json_file, video, self.model, self.detector)
         write_ava_csv(csv_file, name, video, self.label2id)
         save_picture(sheet.draw(video, name), picture, {_SOURCE: self._source(file, json_file)})
-        return self._collect(name, video)
+        return self._finished(name, video)
 
     def _paths(self, name: str) -> list[Path]:
         return [self.folder / f"{name}{suffix}" for suffix in SUFFIXES]
@@ -113,16 +125,26 @@ class VideoResults:
         content = hashlib.blake2b(json_file.read_bytes(), digest_size=8).hexdigest()
         return f"{self.fingerprint} {video_keys([file], [file])[0]:016x} {content}"
 
-    def _collect(self, name: str, video: DetectedVideo) -> str:
+    def _finished(self, name: str, video: DetectedVideo) -> FinishedVideo:
         annotated, json_file, csv_file, picture = self._paths(name)
-        self.videos.append(VideoFiles(video, picture, annotated, (json_file, csv_file)))
-        self.num_boxes += video.num_boxes
-        return f"{annotated}: {describe(video)}"
+        files = VideoFiles(video, picture, annotated, (json_file, csv_file))
+        return FinishedVideo(f"{annotated}: {describe(video)}", video.num_boxes, files)
 
-    def finish(self) -> str:
-        """Writes the page, and returns a line about it."""
-        page = write_detection_page(self.folder / PAGE, self.model, self.detector, self.videos)
-        return f"{page}: {len(self.videos)} video{'s' * (len(self.videos) > 1)}"
+    def finish(self, finished: Sequence[FinishedVideo]) -> str:
+        """Writes the page of all videos, in order, and returns a line about it; it is called by one process.
+
+        Raises:
+            ValueError: the files of another process are not in the folder.
+        """
+        videos = [video.content for video in finished]
+        for files in videos:
+            if not files.annotated.exists():
+                raise ValueError(
+                    f"{files.annotated} was written by another process, but is not on this machine; processes of "
+                    "several machines need an --output that they share."
+                )
+        page = write_detection_page(self.folder / PAGE, self.model, self.detector, videos)
+        return f"{page}: {len(videos)} video{'s' * (len(videos) > 1)}"
 
 
 class MetadataResults:
@@ -135,9 +157,6 @@ class MetadataResults:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.rows: list[dict[str, Any]] = []
-        self.elsewhere: list[tuple[str, str]] = []
-        self.num_boxes = 0
 
     def find(self, file: str, name: str) -> None:
         """The metadata of all videos are written at the end, so that there are none of an earlier command."""
@@ -150,37 +169,37 @@ class MetadataResults:
         sheet: ContactSheet,
         reader: VideoReader,
         times: np.ndarray,
-    ) -> str:
-        """Adds the key frames of a video, and returns a line about them. Arguments: see `VideoResults.add`."""
-        file_name = self._file_name(name, video.video)
-        self.rows += metadata_rows(video, file_name)
-        self.num_boxes += video.num_boxes
-        return f"{video.video}: {describe(video)}"
+    ) -> FinishedVideo:
+        """The key frames of a video, of which nothing is written yet. Arguments: see `VideoResults.add`."""
+        file_name, is_elsewhere = self._file_name(name, video.video)
+        content = (metadata_rows(video, file_name), (video.video, file_name) if is_elsewhere else None)
+        return FinishedVideo(f"{video.video}: {describe(video)}", video.num_boxes, content)
 
-    def finish(self) -> str:
-        """Writes the file, unless no person was found, and returns a line about it."""
+    def finish(self, finished: Sequence[FinishedVideo]) -> str:
+        """Writes the file, unless no person was found, and returns a line about it; it is called by one process."""
         path = self.folder / METADATA
-        if self.rows:
-            write_metadata(path, self.rows)
-        line = f"{path}: {len(self.rows)} key frames with persons; fill in their categories"
-        if self.elsewhere:
-            video, file_name = self.elsewhere[0]
+        rows = [row for video in finished for row in video.content[0]]
+        elsewhere = [video.content[1] for video in finished if video.content[1] is not None]
+        if rows:
+            write_metadata(path, rows)
+        line = f"{path}: {len(rows)} key frames with persons; fill in their categories"
+        if elsewhere:
+            video, file_name = elsewhere[0]
             line += (
-                f", and copy or link {len(self.elsewhere)} of the videos to this folder under the names in it, such "
+                f", and copy or link {len(elsewhere)} of the videos to this folder under the names in it, such "
                 f"as {video} to {self.folder / file_name}"
             )
         return line
 
-    def _file_name(self, name: str, video: str) -> str:
-        """The path of a video relative to the folder."""
+    def _file_name(self, name: str, video: str) -> tuple[str, bool]:
+        """The path of a video relative to the folder, and whether the video is elsewhere."""
         file, folder = Path(os.path.abspath(video)), Path(os.path.abspath(self.folder))
         if os.path.exists(video) and file.is_relative_to(folder):
-            return file.relative_to(folder).as_posix()
-        file_name = f"{name}{extension(video)}"
-        self.elsewhere.append((video, file_name))
-        return file_name
+            return file.relative_to(folder).as_posix(), False
+        return f"{name}{extension(video)}", True
 
 
 def progress_bar(name: str, total: int, unit: str) -> tqdm:
-    """A bar on stderr, which appears after a second and disappears at the end."""
-    return tqdm(total=total, desc=printable(name), unit=unit, delay=1, file=sys.stderr, leave=False)
+    """A bar of the main process on stderr, which appears after a second and disappears at the end."""
+    options = {"delay": 1, "file": sys.stderr, "leave": False, "disable": not is_main_process()}
+    return tqdm(total=total, desc=printable(name), unit=unit, **options)

@@ -19,6 +19,9 @@ from umt_training import UMTActionDetectionPipeline, cli
 from umt_training.data.action_records import load_annotated_actions
 from umt_training.data.ava_csv import read_detections
 from umt_training.detection import video_detection
+from umt_training.detection.detections import DetectedVideo
+from umt_training.detection.page import VideoFiles
+from umt_training.detection.results import FinishedVideo, VideoResults
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +129,18 @@ def test_damage_after_the_key_frames_leaves_no_file(detect, tmp_path):
     code, _, errors = detect(f"videos/clip.mp4 videos/odd.mp4 {MODELS} --output out --every 0.8")
     assert code == 1 and len(errors) == 1 and "videos/clip.mp4: it can't be decoded" in errors[0]
     assert {path.stem for path in (tmp_path / "out").iterdir()} == {"odd", "index"}
+
+
+def test_files_of_another_process_that_are_not_in_the_folder_are_missed(tmp_path):
+    """On a machine without the folder of the others."""
+    paths = [tmp_path / f"clip{suffix}" for suffix in (".png", ".mp4", ".json")]
+    files = VideoFiles(DetectedVideo("clip.mp4", 10.0, 80, 48, []), paths[0], paths[1], (paths[2],))
+    results = VideoResults(tmp_path, "model", "detector", {}, "0")
+    with pytest.raises(
+        ValueError, match=r"clip\.mp4 was written by another process.* need an --output that they share"
+    ):
+        results.finish([FinishedVideo("a line", 1, files)])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_person_in_any_video_is_one_line(detect, tmp_path):

@@ -179,7 +179,14 @@ def test_underscores_and_dashes_are_the_same_in_the_options_of_all_commands(fold
 
 
 @pytest.mark.parametrize(
-    "command", ["evaluate --model classifier", "finetune", "pretrain --config umt_b16_k710_stage1"]
+    "command",
+    [
+        "evaluate --model classifier --data videos",
+        "finetune --data videos",
+        "pretrain --config umt_b16_k710_stage1 --data videos",
+        "detect videos --boxes-only --output out",
+        "search a videos --model model",
+    ],
 )
 def test_one_process_of_several_that_accelerate_was_given_is_an_error(command, folder, monkeypatch, capsys):
     """`accelerate launch --cpu --num_processes 2` sets these variables, and starts one process."""
@@ -188,7 +195,7 @@ def test_one_process_of_several_that_accelerate_was_given_is_an_error(command, f
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    assert cli.main([*command.split(), "--data", "videos"]) == 1
+    assert cli.main(command.split()) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert "starts only one without MPI; use torchrun --nproc-per-node N -m umt_training.cli" in line
 

@@ -7,7 +7,9 @@ import os
 import re
 import shlex
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -46,6 +48,16 @@ def run(*argv) -> int:
     parser = argparse.ArgumentParser()
     cli_search.add_arguments(parser)
     return cli_search.run(parser.parse_args([str(word) for word in (*argv, "--device", "cpu", "--num-workers", 0)]))
+
+
+def test_an_index_that_the_main_process_created_on_another_machine_is_missed(videos, model, monkeypatch):
+    state = SimpleNamespace(is_main_process=False, wait_for_everyone=lambda: None, main_process_first=nullcontext)
+    monkeypatch.setattr(cli_search, "join_for_corpus", lambda args: state)
+    with pytest.raises(
+        ValueError, match=r"has created the index .*\.umt-index, but .* a folder of the index that they"
+    ):
+        run("a dog runs", videos, "--model", model)
+    assert not (videos / search_index.FOLDER).exists()
 
 
 def test_index_then_search(videos, model, capsys):

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -247,6 +249,33 @@ def test_videos_that_two_processes_added_are_read_again(videos, model, processor
     index.add([row for row in rows_of(index) if row["video"] == "clip1.mp4"], {})
     assert [video for video, stamp in index.known().items() if stamp is None] == ["clip1.mp4"]
     assert update(index, model, processor) == (1, {}) and spans(index) == SPANS
+
+
+@pytest.mark.parametrize("scheme", ["", "file-object-store://"])
+def test_commits_at_the_same_time_lose_and_double_no_row(scheme, videos, tmp_path):
+    """As those of the processes of a launcher, of which each has an index of its own."""
+    uri, num_writers, num_commits = f"{scheme}{tmp_path}/index", 6, 4
+    make_at(uri, videos)
+    start = Barrier(num_writers)
+
+    def write(number: int) -> None:
+        index = SearchIndex(uri, videos)
+        start.wait()
+        for commit in range(num_commits):
+            index.add(window_rows([f"{number}-{commit}.mp4"], RANDOM), {})
+
+    with ThreadPoolExecutor(num_writers) as pool:
+        list(pool.map(write, range(num_writers)))
+    known = SearchIndex(uri, videos).known()
+    assert len(known) == num_writers * num_commits and None not in known.values()
+
+
+def test_rows_of_a_process_with_another_index_are_missed(videos, model, processor, monkeypatch):
+    """On a machine without the folder of the others."""
+    index = make_index(videos, model, processor)
+    monkeypatch.setattr(indexing, "gather_object", lambda parts: [*parts, (3, {})])
+    with pytest.raises(ValueError, match=r"has 9 rows, but the processes have added up to 12; .* that they share"):
+        update(index, model, processor)
 
 
 def test_only_the_model_of_the_index_is_accepted(videos, model, processor):
