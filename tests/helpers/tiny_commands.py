@@ -183,8 +183,11 @@ def run_command(command: list[str], output: Path | str) -> dict:
     evaluated, or the indices of those that it trained on."""
     seen = []
 
+    is_training = command[0] in ("pretrain", "finetune")
+
     def open_video(video):
-        seen.append(Path(video_name(video)).name)
+        if not is_training:
+            seen.append(Path(video_name(video)).name)
         return real_open(video)
 
     def training_step(trainer, model, inputs, *args, **kwargs):
