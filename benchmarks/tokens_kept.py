@@ -35,7 +35,7 @@ from umt_training.pictures.curves import draw_curves
 from umt_training.pictures.drawing import save_picture
 
 from . import sizes
-from .demo_ablations import interval
+from .demo_variants import interval
 from .experiment import in_worker, remembered, run_experiment
 from .finetuning_presets import LABELLED, TEST, pretrain, train_motion_teacher
 from .harness import Contender

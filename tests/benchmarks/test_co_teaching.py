@@ -3,26 +3,13 @@
 import re
 
 import pytest
+from few_demo_steps import FEW
 from transformers import AutoConfig
 
 from benchmarks import co_teaching
 from benchmarks.co_teaching import ALIGNMENT, VARIANTS, run, steps_of_variants
 from umt_training.demo.demo import DemoSettings
 from umt_training.demo.worker_pool import Done
-
-FEW = DemoSettings(
-    seeds=1,
-    long_seeds=0,
-    unlabelled=64,
-    labelled=2,
-    validation=8,
-    test=16,
-    teacher_clips=32,
-    teacher_steps=2,
-    pretrain_steps=4,
-    finetune_steps=2,
-    rates=(1e-3,),
-)
 
 
 def test_every_variant_is_taught_by_its_teachers_and_has_a_row(tmp_path, capsys, monkeypatch):

@@ -5,28 +5,16 @@ import re
 import numpy as np
 import pytest
 import torch
+from few_demo_steps import FEW
 from transformers import AutoModel, AutoVideoProcessor
 
-from benchmarks.demo_ablations import ABLATIONS, interval, pixel_steps, pixel_trainer, run_ablation
+from benchmarks.demo_ablations import ABLATIONS, pixel_steps, pixel_trainer, run_ablation
+from benchmarks.demo_variants import interval
 from modeling_umt.objectives_umt import pixel_targets
 from umt_training.demo.demo import DemoSettings
 from umt_training.demo.motion_clips import NUM_FRAMES, SIZE, MotionClipDataset, render_motion_clips
 from umt_training.demo.tiny_runs import student_config
 from umt_training.demo.worker_pool import Done
-
-FEW = DemoSettings(
-    seeds=1,
-    long_seeds=0,
-    unlabelled=64,
-    labelled=2,
-    validation=8,
-    test=16,
-    teacher_clips=32,
-    teacher_steps=2,
-    pretrain_steps=4,
-    finetune_steps=2,
-    rates=(1e-3,),
-)
 
 
 def test_an_ablation_has_a_row_for_each_variant(tmp_path, capsys):

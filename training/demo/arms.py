@@ -24,6 +24,7 @@ from .tiny_runs import (
     NO_MIXING,
     classifier,
     finetuning_trainer,
+    loss_curve,
     pretraining_trainer,
     student_config,
     train_teacher,
@@ -98,8 +99,7 @@ def pretrain(
     trainer.train()
     trainer.save_model()
     trainer.create_model_card()
-    curve = [(line["step"], line["loss"]) for line in trainer.state.log_history if "loss" in line]
-    return {"curve": curve, "loss": curve[-1][1]}
+    return loss_curve(trainer)
 
 
 # --- classifiers -----------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def finetune(run: ArmRun, clips: DemoClips, folder: Path, on_step: Callable[...,
     )
     trainer.train()
     row = {"arm": run.arm, "rate": run.learning_rate, "seed": run.seed, "steps": run.num_steps}
-    row["curve"] = [(line["step"], line["loss"]) for line in trainer.state.log_history if "loss" in line]
+    row["curve"] = loss_curve(trainer)["curve"]
     row["validation"] = trainer.evaluate()["eval_top1"]
     for name, control in (("test", None), ("one_frame", repeat_one_frame), ("shuffled", shuffle_frames)):
         row[name] = accuracy(trainer, clips.for_evaluation("test", control))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTTeacherModel
 
@@ -178,6 +178,12 @@ def pretraining_arguments(
         **fields,
         **QUIET,
     )
+
+
+def loss_curve(trainer: Trainer) -> dict[str, Any]:
+    """The logged losses of a run: `curve` of (step, loss), and the last `loss`."""
+    curve = [(line["step"], line["loss"]) for line in trainer.state.log_history if "loss" in line]
+    return {"curve": curve, "loss": curve[-1][1]}
 
 
 # --- the classifier --------------------------------------------------------------------------------------------------

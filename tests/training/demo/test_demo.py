@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from few_demo_steps import FEW_DEMO as FEW
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from umt_training import cli
@@ -14,20 +15,6 @@ from umt_training.demo import report as demo_report
 from umt_training.demo.data import repeat_one_frame, shuffle_frames, split_real_clips
 from umt_training.demo.demo import DemoSettings, equal_parts, run_demo
 from umt_training.demo.motion_clips import render_motion_clips, write_motion_clips
-
-FEW = DemoSettings(
-    seeds=2,
-    unlabelled=64,
-    labelled=2,
-    validation=8,
-    test=16,
-    teacher_clips=32,
-    teacher_steps=2,
-    pretrain_steps=2,
-    finetune_steps=2,
-    long_factor=2,
-    rates=(1e-3,),
-)
 
 
 @pytest.fixture(scope="module")
