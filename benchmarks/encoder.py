@@ -7,9 +7,7 @@ they support it. Weights are stored in the measured precision, as for inference.
     python -m benchmarks.encoder --size l16 --frames 8 16 32 64 --image-size 224 [--device cuda] [--compile]
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,7 +17,7 @@ from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Mode
 from modeling_umt import UMTConfig, UMTModel
 
 from . import sizes
-from .harness import RESULTS, Contender, as_markdown, environment, measure, write
+from .harness import Contender, as_markdown, environment, measure, measurement_parser, write
 
 PEERS = ("umt", "videomae", "vjepa2", "timm")
 
@@ -78,20 +76,14 @@ def forward(model: nn.Module, inputs: torch.Tensor) -> None:
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = measurement_parser(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sizes.ENCODERS, default="l16")
     parser.add_argument("--frames", type=int, nargs="+", default=[8])
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--compile", action="store_true", help="compile every contender")
     parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--matmul-side", type=int, default=0)
-    parser.add_argument("--tag", default="", help="added to the names of the result files")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     results, pages = {}, []

@@ -10,6 +10,7 @@ is measured in an additional, untimed step, as the increase over the memory befo
 allocator on a GPU, resident memory on a CPU.
 """
 
+import argparse
 import ctypes
 import gc
 import json
@@ -48,6 +49,18 @@ class Contender:
     units: float = 1
     flops: float = 0
     dtype: torch.dtype = torch.float32
+
+
+def measurement_parser(description: str) -> argparse.ArgumentParser:
+    """The options that all scripts with `measure` have: its arguments, the device, and the files of the results."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--matmul-side", type=int, default=0)
+    parser.add_argument("--tag", default="", help="added to the names of the result files")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    return parser
 
 
 def measure(

@@ -8,9 +8,7 @@ beside one of 3. Models have random weights.
     python -m benchmarks.key_frame --size b16 [--device cuda] [--dtype float32]
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modeling_umt import UMTConfig, UMTForActionDetection, UMTForVideoClassification
 
 from . import sizes
-from .harness import RESULTS, Contender, as_markdown, environment, measure, write
+from .harness import Contender, as_markdown, environment, measure, measurement_parser, write
 
 # name → height and width of the input in patches, number of boxes; None for a view of classification
 INPUTS = {
@@ -63,15 +61,9 @@ def forward(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = measurement_parser(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sizes.ENCODERS, default="b16")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--matmul-side", type=int, default=0)
-    parser.add_argument("--tag", default="", help="added to the names of the result files")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     torch.manual_seed(0)

@@ -11,9 +11,7 @@ With one thread the CPU seconds contain no waiting of threads for each other. On
 bfloat16`.
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modeling_umt import UMTConfig, UMTForVideoClassification
 
 from . import sizes
-from .harness import MATMUL, RESULTS, Contender, as_markdown, environment, measure, write
+from .harness import MATMUL, Contender, as_markdown, environment, measure, measurement_parser, write
 
 ALL_TOKENS = "all tokens"
 
@@ -47,17 +45,11 @@ def count_flops(config: UMTConfig, shape: tuple[int, ...], ratio: float) -> int:
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = measurement_parser(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sizes.ENCODERS, default="b16")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.4, 0.7])
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--matmul-side", type=int, default=0)
-    parser.add_argument("--tag", default="", help="added to the names of the result files")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     torch.manual_seed(0)

@@ -11,11 +11,9 @@ published ViT-B, in proportion. FLOPs are those of `umt pretrain --estimate`.
 clips too.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -37,7 +35,7 @@ from umt_training.trainers.masked_modeling import UMTMaskedModelingArguments, UM
 from umt_training.trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 
 from . import sizes
-from .harness import RESULTS, Contender, as_markdown, environment, measure, write
+from .harness import Contender, as_markdown, environment, measure, measurement_parser, write
 from .training_steps import step
 
 NARROW = {"hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 384}
@@ -115,16 +113,10 @@ def make_trainer(
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = measurement_parser(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=ENCODERS, default="narrow")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--matmul-side", type=int, default=0)
-    parser.add_argument("--tag", default="", help="added to the names of the result files")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     contenders, shares = {}, {}

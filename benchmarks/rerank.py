@@ -6,16 +6,14 @@ Both get the same encoded texts and videos, with random weights, and must return
     python -m benchmarks.rerank --size l16 --texts 16 --videos 2 --frames 12 [--device cuda] [--dtype float32]
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from modeling_umt import UMTVideoTextConfig, UMTVideoTextModel
 
 from . import sizes
-from .harness import RESULTS, Contender, as_markdown, environment, measure, write
+from .harness import Contender, as_markdown, environment, measure, measurement_parser, write
 from .plain import plain_rerank
 
 
@@ -29,19 +27,13 @@ def match_all(
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = measurement_parser(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sizes.ENCODERS, default="l16")
     parser.add_argument("--texts", type=int, default=16)
     parser.add_argument("--length", type=int, default=32, help="tokens of a text")
     parser.add_argument("--videos", type=int, default=2)
     parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--matmul-side", type=int, default=0)
-    parser.add_argument("--tag", default="", help="added to the names of the result files")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     torch.manual_seed(0)

@@ -15,10 +15,8 @@ which keep all aligned layers for the backward pass, adamw_loop, adamw_fused. FL
 `benchmarks/largest_batch.py`.
 """
 
-import argparse
 import tempfile
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -29,7 +27,7 @@ from umt_training.runs.estimate import Cost, estimate_pretraining
 from umt_training.trainers.pretraining import UMTPreTrainingArguments, UMTPreTrainingTrainer
 
 from . import sizes
-from .harness import RESULTS, Contender, as_markdown, environment, measure, write
+from .harness import Contender, as_markdown, environment, measure, measurement_parser, write
 from .plain import PlainStageOne
 
 CONTENDERS = (
@@ -228,16 +226,10 @@ def optimizer_step(student: UMTForPreTraining, optimizer: torch.optim.Optimizer)
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = measurement_parser(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sizes.ENCODERS, default="b16")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--matmul-side", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--tag", default="", help="added to the names of the result files")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as folder:

@@ -7,10 +7,8 @@ all tokens, mixup, soft labels. Stage 2: 80 % of the tokens masked, texts of 32 
     python -m benchmarks.training_steps --task stage2 --size b16 --batch 8 [--device cuda] [--compile]
 """
 
-import argparse
 import tempfile
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,7 +20,7 @@ from umt_training.trainers.finetuning import UMTFineTuningArguments, UMTFineTuni
 from umt_training.trainers.video_text import UMTVideoTextArguments, UMTVideoTextTrainer
 
 from . import sizes
-from .harness import RESULTS, Contender, as_markdown, environment, measure, write
+from .harness import Contender, as_markdown, environment, measure, measurement_parser, write
 
 TEXT_LENGTH = 32
 STAGE2_FRAMES = 4
@@ -82,19 +80,13 @@ def step(trainer: UMTTrainer, model: torch.nn.Module, inputs: dict[str, torch.Te
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = measurement_parser(__doc__.splitlines()[0])
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--size", choices=sizes.ENCODERS, default="b16")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--frames", type=int, help="default: 8 in fine-tuning, 4 in stage 2")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--compile", action="store_true", help="also measure compiled blocks in bf16")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--matmul-side", type=int, default=0)
-    parser.add_argument("--tag", default="", help="added to the names of the result files")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     make, frames = TASKS[options.task]
