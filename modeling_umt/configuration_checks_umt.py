@@ -8,22 +8,6 @@ def height_width(image_size: int | list[int] | tuple[int, int]) -> tuple[int, ..
     return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
 
 
-def inverse(id2label: dict[int | str, str]) -> dict[str, int]:
-    """The `label2id` of an `id2label`, whose keys are strings in a JSON file."""
-    return {name: int(index) for index, name in id2label.items()}
-
-
-def integers(label2id: dict[str, int | str]) -> dict[str, int]:
-    """A `label2id` whose indices may be strings."""
-    return {name: int(index) for name, index in label2id.items()}
-
-
-def shortened(names: dict | None) -> str:
-    """A dictionary of class names for a message."""
-    text = str(names)
-    return text if len(text) <= 80 else f"{text[:80]}…"
-
-
 def aligned_layers(
     config: PreTrainedConfig, count_name: str = "num_aligned_layers", interval_name: str = "aligned_layer_interval"
 ) -> list[int]:

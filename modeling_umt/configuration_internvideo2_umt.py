@@ -6,18 +6,18 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .configuration_checks_umt import (
-    height_width,
     require_choice,
     require_divisible,
     require_positive,
     require_whole_patches,
     validate_motion_selection,
 )
-from .configuration_umt import ENCODER_SIZES, AgreeingLabels
+from .configuration_mixins_umt import AgreeingLabels, ClipSizes
+from .configuration_umt import ENCODER_SIZES
 
 
 @strict
-class InternVideo2Config(AgreeingLabels, PreTrainedConfig):
+class InternVideo2Config(AgreeingLabels, ClipSizes, PreTrainedConfig):
     r"""Configuration of [`InternVideo2Model`], [`InternVideo2ForVideoClassification`] and
     [`InternVideo2ForPreTraining`].
 
@@ -146,17 +146,6 @@ class InternVideo2Config(AgreeingLabels, PreTrainedConfig):
     def get_text_config(self, *args, **kwargs) -> "InternVideo2Config":
         """This configuration. Transformers would take `decoder` for the configuration of a text decoder."""
         return self
-
-    @property
-    def image_height_width(self) -> tuple[int, int]:
-        """Height and width in pixels of the clips whose position table is learned."""
-        return height_width(self.image_size)
-
-    @property
-    def token_grid(self) -> tuple[int, int, int]:
-        """Patch tokens along frames, rows and columns of the clips whose position table is learned."""
-        height, width = self.image_height_width
-        return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
 
 __all__ = ["InternVideo2Config"]

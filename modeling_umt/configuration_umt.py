@@ -11,23 +11,17 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.utils import logging
 
 from .configuration_checks_umt import (
     aligned_layers,
-    height_width,
-    integers,
-    inverse,
     require_all_tokens,
     require_choice,
     require_divisible,
     require_positive,
     require_whole_patches,
-    shortened,
     validate_motion_selection,
 )
-
-logger = logging.get_logger(__name__)
+from .configuration_mixins_umt import AgreeingLabels, ClipSizes
 
 # the entry of `masked_targets` that is computed from the clip
 PIXELS = "pixels"
@@ -42,45 +36,8 @@ ENCODER_SIZES = (
 )
 
 
-class AgreeingLabels:
-    """Mixin of the configurations of classifiers, whose `label2id` is always the inverse of `id2label`.
-
-    It follows when `id2label` is changed, and is corrected, with a warning, in a file where the two disagree.
-    """
-
-    def __post_init__(self, **kwargs):
-        given = self.label2id
-        indices = given and integers(given)
-        if (
-            given
-            and self.id2label is None
-            and sorted(indices.values()) == list(range(kwargs.get("num_labels", len(given))))
-        ):
-            self.id2label = dict(enumerate(sorted(given, key=indices.get)))
-        elif given and "num_labels" not in kwargs and indices != inverse(self.id2label or {}):
-            logger.warning(
-                "The configuration's `label2id` disagrees with its `id2label`; the names of `id2label` are used."
-            )
-        super().__post_init__(**kwargs)
-        agrees = indices == inverse(self.id2label)
-        self.label2id = given if agrees else inverse(self.id2label)
-
-    def __setattr__(self, key, value):
-        super().__setattr__(key, value)
-        if key == "id2label" and value is not None:
-            self.label2id = inverse(value)
-
-    def require_agreeing_labels(self) -> None:
-        """Raise a ValueError if a `label2id` that was assigned disagrees with `id2label`."""
-        if integers(self.label2id) != inverse(self.id2label):
-            raise ValueError(
-                f"`label2id` {shortened(self.label2id)} disagrees with `id2label` {shortened(self.id2label)}. Give "
-                "`id2label` alone: `label2id` follows from it."
-            )
-
-
 @strict
-class UMTConfig(AgreeingLabels, PreTrainedConfig):
+class UMTConfig(AgreeingLabels, ClipSizes, PreTrainedConfig):
     r"""Configuration of [`UMTModel`], [`UMTForVideoClassification`], [`UMTForActionDetection`], [`UMTForPreTraining`]
     and [`UMTForMaskedModeling`].
 
@@ -265,17 +222,6 @@ class UMTConfig(AgreeingLabels, PreTrainedConfig):
             self.hidden_size if hidden_size is None else hidden_size,
             self.num_attention_heads if num_heads is None else num_heads,
         )
-
-    @property
-    def image_height_width(self) -> tuple[int, int]:
-        """Height and width of the model's clips in pixels."""
-        return height_width(self.image_size)
-
-    @property
-    def token_grid(self) -> tuple[int, int, int]:
-        """Tokens along frames, rows and columns of the model's clips."""
-        height, width = self.image_height_width
-        return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
 
 @strict

@@ -380,7 +380,9 @@ class InternVideo2ForPreTraining(InternVideo2PreTrainedModel):
             ValueError: if the clip, mask or targets do not fit.
         """
         if target_second is not None and not self.second_layers:
-            raise ValueError("`target_second` was given, but `num_second_layers` is 0: there is no second teacher.")
+            raise ValueError(
+                "`target_second` was given, but `num_second_layers` is 0: no block is aligned with a second teacher."
+            )
         returned_layers = sorted({*self.aligned_layers, *self.second_layers})
         encoded = self.internvideo2.encode(
             pixel_values_videos, bool_masked_pos, visible_indices, returned_layers, return_dict=True, **kwargs

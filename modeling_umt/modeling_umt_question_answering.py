@@ -98,7 +98,7 @@ class UMTForVideoQuestionAnswering(UMTVideoTextPreTrainedModel, GenerationMixin)
         "AutoConfig": "configuration_umt.UMTVideoTextConfig",
         "AutoModelForVisualQuestionAnswering": "modeling_umt_question_answering.UMTForVideoQuestionAnswering",
     }
-    embedding_methods = {}  # without projections there is no joint space
+    embedding_methods = {}  # its video and text vectors are not projected into a joint space
     _can_compile_fullgraph = False  # `generate` has no static cache; a forward pass alone does compile into one graph
     _tied_weights_keys = {"lm_head.decoder.weight": "text_decoder.embeddings.word_embeddings.weight"}
 

@@ -1,5 +1,5 @@
 """The vision tower of VideoChat2 and VideoChat-Flash: recorded values, the parts of files, and files that can't be
-told apart."""
+distinguished."""
 
 import logging
 

@@ -35,7 +35,7 @@ def select_masked_tokens(
         mask_ratio: Fraction of the tokens hidden from the student.
         keep_ratio: Fraction of the tokens that selection by motion keeps, visible and predicted ones together.
         token_selection: A function with the signature of [`tube_token_selection`], whose first argument contains
-            zeros, because there is no attention; None for selection by motion.
+            zeros, because teachers return no attention; None for selection by motion.
     """
     if token_selection is None:
         importance = encoder.motion_importance(clips)

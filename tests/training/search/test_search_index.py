@@ -243,7 +243,7 @@ def test_two_updates_at_once(videos, model, processor):
 
 
 def test_videos_that_two_processes_added_are_read_again(videos, model, processor):
-    """In object storage there is no lock."""
+    """Object storage has no lock."""
     index = make_index(videos, model, processor)
     update(index, model, processor)
     index.add([row for row in rows_of(index) if row["video"] == "clip1.mp4"], {})
