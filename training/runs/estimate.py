@@ -42,7 +42,7 @@ class Cost:
 
     def hours(self, num_clips: float, num_masks: int, num_devices: int, peak_flops: float) -> float:
         """Hours to train on `num_clips` clips at the assumed fraction of `peak_flops` per device."""
-        return num_clips * self.training_flops(num_masks) / (num_devices * peak_flops * ASSUMED_UTILISATION) / 3600
+        return hours_of(num_clips * self.training_flops(num_masks), num_devices, peak_flops)
 
 
 def estimate_pretraining(
@@ -68,8 +68,7 @@ def estimate_pretraining(
         # without targets the decoders run once; their recomputation, which saves memory, is not useful work
         student.train()(clip, visible_indices=targets.visible_indices).student_features.sum().backward()
 
-    student_parameters = sum(parameter.numel() for parameter in student.parameters())
-    teacher_parameters = sum(parameter.numel() for parameter in teacher.parameters())
+    student_parameters, teacher_parameters = num_parameters(student), num_parameters(teacher)
     visible_tokens = targets.visible_indices.shape[1]
     return Cost(
         student_parameters=student_parameters,
@@ -95,10 +94,31 @@ def describe_cost(cost: Cost, num_clips: int, num_epochs: float, num_masks: int,
         f"memory per device for {batch} clips in 16 bit: about {cost.state_bytes / 2**30:.1f} GiB of state and "
         f"{batch * num_masks * cost.activation_bytes / 2**30:.1f} GiB of activations",
     ]
-    for name, peak in DEVICES.items():
-        hours = cost.hours(num_clips * num_epochs, num_masks, num_devices, peak)
-        lines.append(
-            f"{num_clips:,} clips x {num_epochs:g} epochs: {hours:,.1f} hours on {num_devices} {name}, assuming "
-            f"{ASSUMED_UTILISATION:.0%} of {peak / 1e12:.0f} TFLOP/s and no waiting for videos"
-        )
+    work = f"{num_clips:,} clips x {num_epochs:g} epochs"
+    lines += describe_hours(work, num_clips * num_epochs * cost.training_flops(num_masks), num_devices)
     return "\n".join(lines)
+
+
+def describe_hours(work: str, flops: float, num_devices: int, data: str = "videos") -> list[str]:
+    """A line for each of `DEVICES` with the hours of an amount of work.
+
+    Args:
+        work: The amount in words.
+        flops: The amount in FLOPs.
+        num_devices: Devices that share it.
+        data: What a step may have to wait for.
+    """
+    return [
+        f"{work}: {hours_of(flops, num_devices, peak):,.1f} hours on {num_devices} {name}, assuming "
+        f"{ASSUMED_UTILISATION:.0%} of {peak / 1e12:.0f} TFLOP/s and no waiting for {data}"
+        for name, peak in DEVICES.items()
+    ]
+
+
+def hours_of(flops: float, num_devices: int, peak_flops: float) -> float:
+    """Hours of an amount of FLOPs at the assumed fraction of `peak_flops` per device."""
+    return flops / (num_devices * peak_flops * ASSUMED_UTILISATION) / 3600
+
+
+def num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

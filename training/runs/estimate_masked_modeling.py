@@ -15,7 +15,7 @@ from modeling_umt import UMTForMaskedModeling
 
 from ..trainers.masked_modeling_teachers import frame_step
 from ..trainers.masked_tokens import num_pool_frames, select_masked_tokens, select_pool_frames
-from .estimate import ACTIVATION_BYTES, ASSUMED_UTILISATION, DEVICES
+from .estimate import ACTIVATION_BYTES, describe_hours, num_parameters
 
 
 @dataclass
@@ -110,10 +110,6 @@ def estimate_masked_modeling(
     )
 
 
-def num_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def describe_masked_modeling_cost(
     cost: MaskedModelingCost, *, num_clips: int, num_epochs: float, batch: int, num_devices: int
 ) -> str:
@@ -133,10 +129,6 @@ def describe_masked_modeling_cost(
         f"memory per device for {batch} clips in 16 bit: about {cost.state_bytes / 2**30:.1f} GiB of state and "
         f"{batch * cost.activation_bytes / 2**30:.1f} GiB of activations",
     ]
-    for name, peak in DEVICES.items():
-        seconds = num_clips * num_epochs * cost.training_flops / (num_devices * peak * ASSUMED_UTILISATION)
-        lines.append(
-            f"{num_clips:,} clips x {num_epochs:g} epochs: {seconds / 3600:,.1f} hours on {num_devices} {name}, "
-            f"assuming {ASSUMED_UTILISATION:.0%} of {peak / 1e12:.0f} TFLOP/s and no waiting for videos"
-        )
+    work = f"{num_clips:,} clips x {num_epochs:g} epochs"
+    lines += describe_hours(work, num_clips * num_epochs * cost.training_flops, num_devices)
     return "\n".join(lines)

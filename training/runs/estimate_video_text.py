@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_umt import UMTForVideoTextPreTraining, UMTTextConfig
 
-from .estimate import ASSUMED_UTILISATION, DEVICES
+from .estimate import describe_hours, num_parameters
 
 _BATCH = 4  # FLOPs of a pair depend on it in the contrastive loss only, which is negligible
 
@@ -93,8 +93,7 @@ def describe_video_text_cost(
     num_devices: int,
 ) -> str:
     """The estimate as text."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    teacher_parameters = 0 if teacher is None else sum(parameter.numel() for parameter in teacher.parameters())
+    parameters, teacher_parameters = num_parameters(model), 0 if teacher is None else num_parameters(teacher)
     # weights, gradients and two moments in float32, autocast's copy of the weights, the teacher in 16 bit
     state = (18 * parameters + 2 * teacher_parameters) / 2**30
     lines = [f"model {parameters:,} parameters, teacher {teacher_parameters:,}; about {state:.1f} GiB of state"]
@@ -104,11 +103,6 @@ def describe_video_text_cost(
             f"{cost.teacher_flops / 1e12:.4g}, with {cost.visible_tokens} visible tokens"
         )
     total = num_epochs * (num_videos * video.flops + num_images * image.flops)
-    for name, peak in DEVICES.items():
-        hours = total / (num_devices * peak * ASSUMED_UTILISATION) / 3600
-        lines.append(
-            f"({num_videos:,} videos + {num_images:,} images) x {num_epochs:g} epochs: {hours:,.1f} hours on "
-            f"{num_devices} {name}, assuming {ASSUMED_UTILISATION:.0%} of {peak / 1e12:.0f} TFLOP/s and no waiting "
-            "for data"
-        )
+    work = f"({num_videos:,} videos + {num_images:,} images) x {num_epochs:g} epochs"
+    lines += describe_hours(work, total, num_devices, data="data")
     return "\n".join(lines)
