@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tiny_pretraining import GLOBAL_BATCH, losses_of
+from tiny_pretraining import ARGUMENTS, GLOBAL_BATCH, losses_of
 from transformers import VideoMAEConfig, VideoMAEModel, ViTMAEConfig, ViTMAEModel
 
 from modeling_umt import UMTConfig, UMTForMaskedModeling, UMTImageTeacherConfig, UMTImageTeacherModel, UMTModel
@@ -92,24 +92,12 @@ def make_trainer(
     **arguments,
 ) -> UMTMaskedModelingTrainer:
     """A trainer of the tiny models, on the folder `videos` unless a data set is given."""
-    defaults = {
-        "output_dir": str(output_dir),
-        "mask_ratio": 0.75,
-        "num_train_epochs": 1,
-        "warmup_epochs": 0,
-        "base_learning_rate": 0.05,
-        "per_device_train_batch_size": GLOBAL_BATCH,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
     if dataset is None and videos is not None:
         dataset = VideoClipDataset(load_video_records(str(videos)), **clip_options())
     return UMTMaskedModelingTrainer(
         model=student or make_student(),
         teachers=make_teachers() if teachers is None else teachers,
-        args=UMTMaskedModelingArguments(**defaults | arguments),
+        args=UMTMaskedModelingArguments(**ARGUMENTS | {"output_dir": str(output_dir)} | arguments),
         train_dataset=dataset,
         eval_dataset=eval_dataset,
     )

@@ -82,6 +82,20 @@ class PoisonedClips(VideoClipDataset):
         return sample
 
 
+# of the trainers of stage 1 and of masked modelling
+ARGUMENTS = {
+    "mask_ratio": 0.75,
+    "num_train_epochs": 1,
+    "warmup_epochs": 0,
+    "base_learning_rate": 0.05,
+    "per_device_train_batch_size": GLOBAL_BATCH,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+
 class LoggedTrainer(UMTPreTrainingTrainer):
     """Records the videos in the batches of this process."""
 
@@ -104,24 +118,12 @@ def make_trainer(
     **arguments,
 ) -> LoggedTrainer:
     """A trainer of the tiny models, on the folder `videos` unless a data set is given."""
-    defaults = {
-        "output_dir": str(output_dir),
-        "mask_ratio": 0.75,
-        "num_train_epochs": 1,
-        "warmup_epochs": 0,
-        "base_learning_rate": 0.05,
-        "per_device_train_batch_size": GLOBAL_BATCH,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
     if dataset is None and videos is not None:
         dataset = VideoClipDataset(load_video_records(str(videos)), **clip_options())
     return LoggedTrainer(
         model=student or make_student(),
         teacher=teacher or make_teacher(),
-        args=UMTPreTrainingArguments(**defaults | arguments),
+        args=UMTPreTrainingArguments(**ARGUMENTS | {"output_dir": str(output_dir)} | arguments),
         train_dataset=dataset,
         eval_dataset=eval_dataset,
     )
