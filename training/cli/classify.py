@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         partial(score_table, class_names=labels, top_k=args.top_k),
         dimension=len(labels),
         dtype=str(model.dtype),
-        rows="labels",
+        row="label",
     )
 
 

@@ -58,7 +58,7 @@ def write_corpus(
     *,
     dimension: int,
     dtype: str,
-    rows: str,
+    row: str,
 ) -> int:
     """Computes this process's parts of a corpus, and when all processes are done, reports the results.
 
@@ -68,7 +68,7 @@ def write_corpus(
         state: of `join_for_corpus`.
         folder: the `CorpusFolder`.
         videos, process, make_table, dimension, dtype: see `compute_parts`.
-        rows: what the rows are, such as `vectors`.
+        row: what a row is, such as `vector`.
 
     Returns:
         The exit code: 1 of the main process if a video is broken.
@@ -87,7 +87,9 @@ def write_corpus(
     code = 0
     if state.is_main_process:
         summary = folder.finish()
-        print(f"{output}: {summary.num_rows} {rows} of {len(videos)} videos, in {folder.num_parts} parts")
+        numbers = {row: summary.num_rows, "video": len(videos), "part": folder.num_parts}
+        rows, files, parts = (f"{number} {name}{'s' * (number != 1)}" for name, number in numbers.items())
+        print(f"{output}: {rows} of {files}, in {parts}")
         if summary.broken:
             code = 1
             print(

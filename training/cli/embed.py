@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         vector_table,
         dimension=vector_dimension(model, processor),
         dtype=str(model.dtype),
-        rows="vectors",
+        row="vector",
     )
 
 
