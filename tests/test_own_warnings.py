@@ -33,6 +33,13 @@ def test_a_deprecated_call_of_ours_is_an_error(statement):
         library_function(DEPRECATED.format(statement))(None)
 
 
+def test_a_record_factory_wrapped_by_a_dependency_changes_nothing(monkeypatch):
+    wrapped = library_function("def function(factory):\n    return lambda *args, **kwargs: factory(*args, **kwargs)")
+    monkeypatch.setattr(logging, "_logRecordFactory", wrapped(logging.getLogRecordFactory()))
+    with pytest.raises(DeprecatedCallError, match="deprecated call: `old` is deprecated"):
+        library_function(DEPRECATED.format("logger.warning('`old` is deprecated')"))(None)
+
+
 def test_a_decorator_in_the_same_file_is_not_the_caller():
     code = "def inner():\n    warnings.warn('old', FutureWarning)\ndef function(_):\n    inner()"
     with pytest.raises(DeprecatedCallError):

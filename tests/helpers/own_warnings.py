@@ -42,6 +42,18 @@ def calling_line(frame: FrameType | None) -> str | None:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+def logging_frame(frame: FrameType | None) -> FrameType | None:
+    """The frame that called a logger, from the frame that called the record factory.
+
+    A package (Ray) may have wrapped the factory; its frames come before those of the logging modules of Python and of
+    Transformers.
+    """
+    for is_logging in (False, True):
+        while frame is not None and ("logging" in frame.f_code.co_filename) is is_logging:
+            frame = frame.f_back
+    return frame
+
+
 def raise_error(report: str) -> None:
     raise DeprecatedCallError(report)
 
@@ -60,10 +72,7 @@ def install(report: Callable[[str], None] = raise_error) -> None:
     def record_factory(*arguments, **options):
         record = make_record(*arguments, **options)
         if "deprecated" in str(record.msg):
-            frame = sys._getframe(1)
-            while frame is not None and "logging" in frame.f_code.co_filename:  # Python's, and Transformers' own
-                frame = frame.f_back
-            line = calling_line(frame)
+            line = calling_line(logging_frame(sys._getframe(1)))
             if line:
                 report(f"{line}: deprecated call: {record.getMessage()}")
         return record
