@@ -8,6 +8,7 @@ import contextlib
 import faulthandler
 import gc
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -17,8 +18,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -62,6 +64,16 @@ class Outcome(NamedTuple):
     seconds: float
     memory: int
     """Growth in bytes of the peak memory of the case."""
+
+
+def result_in_fork(function: Callable[..., Any], *arguments: object) -> Any:
+    """What a function returns in a forked process.
+
+    What it loads is not loaded here: a process forked from one that has loaded LanceDB can crash, as LanceDB's threads
+    do not exist in it.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as executor:
+        return executor.submit(function, *arguments).result()
 
 
 def run_case(case: Case) -> Outcome:

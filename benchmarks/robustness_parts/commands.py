@@ -26,6 +26,7 @@ from modeling_umt.convert_umt_checkpoints import official_state_dict
 from processing_umt import UMTProcessor, UMTVideoProcessor
 from umt_training.cli import main
 
+from ..robustness_cases import result_in_fork
 from .noise import write_noise
 
 CLASSES = ("archery", "bowling")
@@ -136,10 +137,14 @@ def files_of(output: Path) -> dict[str, bytes]:
 
 
 def index_result(output: Path) -> list[dict[str, Any]]:
-    from umt_training.search.search_index import SearchIndex
-
-    rows = SearchIndex(output).table.to_arrow().to_pylist()
+    rows = result_in_fork(index_rows, output)
     return sorted(rows, key=lambda row: (row["video"], row["reason"] or "", row["start"] or 0))
+
+
+def index_rows(output: Path) -> list[dict[str, Any]]:
+    from umt_training.search.search_index import SearchIndex  # only in the fork: it loads LanceDB
+
+    return SearchIndex(output).table.to_arrow().to_pylist()
 
 
 COMMANDS = (

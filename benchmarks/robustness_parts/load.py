@@ -12,9 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from umt_training.search.search_index import SearchIndex
-
-from ..robustness_cases import Case, Wrong
+from ..robustness_cases import Case, Wrong, result_in_fork
 from .commands import CLASSES, NOISE, Corpus, start
 from .noise import write_noise
 
@@ -52,6 +50,12 @@ def embedded(output: Path, log: str) -> tuple[int, int]:
 
 
 def indexed(output: Path, log: str) -> tuple[int, int]:
+    return result_in_fork(videos_of_index, output)
+
+
+def videos_of_index(output: Path) -> tuple[int, int]:
+    from umt_training.search.search_index import SearchIndex  # only in the fork: it loads LanceDB
+
     index = SearchIndex(output)
     num_broken = len(index.broken())
     return len(index.known()) - num_broken, num_broken

@@ -27,7 +27,6 @@ from umt_training.cli.errors import user_message
 from umt_training.data.video_checks import check_videos
 from umt_training.data.video_records import load_video_records
 from umt_training.data.video_shards import read_shards
-from umt_training.search.search_index import IndexModel, SearchIndex
 
 from ..robustness_cases import Case, Wrong
 from .noise import write_noise
@@ -348,6 +347,8 @@ def _index(name: str) -> Callable[[Path], None]:
     """An index of `umt search` whose folder or file is a link to what must not change."""
 
     def make(folder: Path) -> None:
+        from umt_training.search.search_index import IndexModel, SearchIndex  # only in the case: it loads LanceDB
+
         videos, own = folder / "videos", folder / "own"
         (videos / ".umt-index").mkdir(parents=True)
         own.write_text("own")

@@ -1,8 +1,11 @@
 """The framework of the robustness benchmark: each verdict is found, and none can be missed."""
 
+import multiprocessing
 import os
 import signal
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from benchmarks import robustness
 from benchmarks.robustness import FAULTS
 from benchmarks.robustness_cases import Case, Outcome, Wrong, run_case
+from benchmarks.robustness_parts import load
 
 
 def wrong(folder: Path) -> str:
@@ -100,9 +104,23 @@ def test_the_table_counts_every_verdict():
     assert page.count("## videos: ") == 4
 
 
+def run_tenth(part: str) -> tuple[list[Outcome], bool]:
+    """The outcomes of a tenth of the cases of a part, and whether the process has loaded LanceDB."""
+    multiprocessing.set_start_method(None, force=True)  # the default: a spawned process would spawn its data loaders
+    load.NUM_FILES = 200
+    return robustness.run_part(part, fraction=0.1), "lancedb" in sys.modules
+
+
+@pytest.fixture(scope="module")
+def fresh_process():
+    """A process that has loaded nothing that the tests before have: the cases are forked from it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        yield executor
+
+
 @pytest.mark.parametrize("part", robustness.PARTS)
-def test_a_tenth_of_the_cases_has_no_fault(part, monkeypatch):
-    monkeypatch.setattr("benchmarks.robustness_parts.load.NUM_FILES", 200)
-    outcomes = robustness.run_part(part, fraction=0.1)
+def test_a_tenth_of_the_cases_has_no_fault(part, fresh_process):
+    outcomes, has_loaded_lancedb = fresh_process.submit(run_tenth, part).result()
     faults = [f"{outcome.name}: {robustness.describe(outcome)}" for outcome in outcomes if outcome.verdict in FAULTS]
     assert outcomes and not faults
+    assert not has_loaded_lancedb
