@@ -15,7 +15,6 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,6 +28,7 @@ from processing_umt import UMTProcessor
 from umt_training.search.window_vectors import window_vectors  # noqa: F401 (loaded before the forks)
 
 from .harness import RESULTS, environment, write
+from .robustness_cases import result_in_fork
 from .robustness_parts.noise import write_noise
 
 WINDOW, DIMENSION = 0.5, 16
@@ -47,20 +47,13 @@ def tiny_model() -> UMTVideoTextModel:
     ).eval()
 
 
-def in_process(task: Callable[..., Any], *arguments: object) -> tuple[Any, Connection]:
-    """Starts a task, whose first argument is its end of a pipe."""
+def start_update(uri: Path, videos: Path, model: UMTVideoTextModel, processor: UMTProcessor) -> tuple[Any, Connection]:
+    """A forked process that updates the index, and the end of a pipe that receives "ready" and "done"."""
     own, other = FORK.Pipe()
-    process = FORK.Process(target=task, args=(other, *arguments))
+    process = FORK.Process(target=update_index, args=(other, uri, videos, model, processor))
     process.start()
     other.close()
     return process, own
-
-
-def result_of(task: Callable[..., Any], *arguments: object) -> Any:
-    process, pipe = in_process(task, *arguments)
-    result = pipe.recv()
-    process.join()
-    return result
 
 
 def update_index(pipe: Connection, uri: Path, videos: Path, model: UMTVideoTextModel, processor: UMTProcessor) -> None:
@@ -75,10 +68,10 @@ def update_index(pipe: Connection, uri: Path, videos: Path, model: UMTVideoTextM
     pipe.send("done")
 
 
-def read_rows(pipe: Connection, uri: Path) -> None:
+def read_rows(uri: Path) -> list[dict]:
     from umt_training.search.search_index import SearchIndex
 
-    pipe.send(SearchIndex(uri).table.to_arrow().to_pylist() if SearchIndex.exists(uri) else [])
+    return SearchIndex(uri).table.to_arrow().to_pylist() if SearchIndex.exists(uri) else []
 
 
 def checked_rows(uri: Path, num_windows: int) -> list[dict]:
@@ -87,7 +80,7 @@ def checked_rows(uri: Path, num_windows: int) -> list[dict]:
     Raises:
         RuntimeError: a video does not have each of its windows once.
     """
-    rows = result_of(read_rows, uri)
+    rows = result_in_fork(read_rows, uri)
     keys = Counter((row["video"], row["start"]) for row in rows)
     counts = Counter(row["video"] for row in rows)
     if max(keys.values(), default=1) > 1 or set(counts.values()) - {num_windows}:
@@ -127,9 +120,9 @@ def main(arguments: list[str] | None = None) -> dict:
         started = time.monotonic()
         run_to_end(Path(folder, "first"), videos, model, processor)
         seconds = time.monotonic() - started
-        num_windows = len({row["start"] for row in result_of(read_rows, Path(folder, "first"))})
+        num_windows = len({row["start"] for row in result_in_fork(read_rows, Path(folder, "first"))})
         while len(moments) < options.kills:
-            process, pipe = in_process(update_index, uri, videos, model, processor)
+            process, pipe = start_update(uri, videos, model, processor)
             pipe.recv()
             moment = generator.uniform(0, seconds / 10)
             if not pipe.poll(moment):
@@ -169,7 +162,7 @@ def tiny_processor(folder: str) -> UMTProcessor:
 
 
 def run_to_end(uri: Path, videos: Path, model: UMTVideoTextModel, processor: UMTProcessor) -> None:
-    process, pipe = in_process(update_index, uri, videos, model, processor)
+    process, pipe = start_update(uri, videos, model, processor)
     if (pipe.recv(), pipe.recv()) != ("ready", "done"):
         raise RuntimeError("the update did not end")
     process.join()
