@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from recorded import load_recorded
-from recorded_models import sub_state
+from recorded_models import encoder_sizes, sub_state
 from video_files import write_video
 
 from modeling_umt import UMTConfig, UMTModel
@@ -22,13 +22,7 @@ def tower(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tower")
     description, tensors = load_recorded("umt_tower_f4_224")
     recorded = description["constructor"]
-    config = UMTConfig(
-        num_frames=4,
-        hidden_size=recorded["encoder_embed_dim"],
-        num_hidden_layers=recorded["encoder_depth"],
-        num_attention_heads=recorded["encoder_num_heads"],
-        intermediate_size=4 * recorded["encoder_embed_dim"],
-    )
+    config = UMTConfig(**encoder_sizes(recorded), num_frames=4)
     config.save_pretrained(folder / "config")
     torch.save(sub_state(tensors), folder / "UMT-L_f4_vision.pt")
     files = [str(folder / name) for name in ("UMT-L_f4_vision.pt", "model")]

@@ -10,17 +10,26 @@ def sub_state(tensors: dict[str, torch.Tensor], prefix: str = "state/") -> dict[
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
+def encoder_sizes(recorded: dict) -> dict[str, int]:
+    """The fields of a configuration that state the sizes of a recorded encoder, alone or with decoders."""
+    prefix = "encoder_" if "encoder_embed_dim" in recorded else ""
+    dim = recorded[f"{prefix}embed_dim"]
+    return {
+        "image_size": recorded["img_size"],
+        "patch_size": recorded.get("patch_size", 16),
+        "hidden_size": dim,
+        "num_hidden_layers": recorded[f"{prefix}depth"],
+        "num_attention_heads": recorded[f"{prefix}num_heads"],
+        "intermediate_size": int(recorded.get("mlp_ratio", 4) * dim),
+    }
+
+
 def student_config(recorded: dict, **fields) -> UMTConfig:
     """The configuration of a recorded encoder with decoders, of stage 1 or stage 2."""
     return UMTConfig(
-        image_size=recorded["img_size"],
-        patch_size=recorded["patch_size"],
+        **encoder_sizes(recorded),
         num_frames=recorded["num_frames"],
         tubelet_size=recorded.get("tubelet_size", 1),
-        hidden_size=recorded["encoder_embed_dim"],
-        num_hidden_layers=recorded["encoder_depth"],
-        num_attention_heads=recorded["encoder_num_heads"],
-        intermediate_size=4 * recorded["encoder_embed_dim"],
         num_aligned_layers=recorded["clip_return_layer"] or 1,
         aligned_layer_interval=recorded.get("clip_student_return_interval", 1),
         target_dim=recorded["clip_output_dim"],
@@ -54,14 +63,9 @@ def teacher_config(recorded: dict, **fields) -> UMTTeacherConfig:
 def masked_student_config(recorded: dict, **fields) -> UMTConfig:
     """The configuration of a recorded student of MVD."""
     return UMTConfig(
-        image_size=recorded["img_size"],
-        patch_size=recorded["patch_size"],
+        **encoder_sizes(recorded),
         num_frames=recorded["num_frames"],
         tubelet_size=recorded["tubelet_size"],
-        hidden_size=recorded["encoder_embed_dim"],
-        num_hidden_layers=recorded["encoder_depth"],
-        num_attention_heads=recorded["encoder_num_heads"],
-        intermediate_size=4 * recorded["encoder_embed_dim"],
         position_type="space_time",
         masked_targets={"image": recorded["target_feature_dim"], "video": recorded["target_video_feature_dim"]},
         decoder_hidden_size=recorded["feat_decoder_embed_dim"],
@@ -74,14 +78,9 @@ def masked_student_config(recorded: dict, **fields) -> UMTConfig:
 def pixel_model_config(recorded: dict, **fields) -> UMTConfig:
     """The configuration of a recorded VideoMAE or EVEREST model."""
     return UMTConfig(
-        image_size=recorded["img_size"],
-        patch_size=recorded["patch_size"],
+        **encoder_sizes(recorded),
         num_frames=16,
         tubelet_size=2,
-        hidden_size=recorded["encoder_embed_dim"],
-        num_hidden_layers=recorded["encoder_depth"],
-        num_attention_heads=recorded["encoder_num_heads"],
-        intermediate_size=4 * recorded["encoder_embed_dim"],
         masked_targets={"pixels": recorded["decoder_num_classes"]},
         masked_loss="mse",
         normalize_targets=True,
@@ -107,14 +106,9 @@ def internvideo2_config(recorded: dict, **fields) -> InternVideo2Config:
     if "clip_teacher_embed_dim" in recorded:
         given["decoder"] = "mlp" if recorded.get("clip_student_decoder") == "MLP_Decoder" else "linear"
     return InternVideo2Config(
-        image_size=recorded["img_size"],
-        patch_size=recorded["patch_size"],
+        **encoder_sizes(recorded),
         num_frames=recorded["num_frames"],
         tubelet_size=recorded["tubelet_size"],
-        hidden_size=recorded["embed_dim"],
-        num_hidden_layers=recorded["depth"],
-        num_attention_heads=recorded["num_heads"],
-        intermediate_size=int(recorded["embed_dim"] * recorded["mlp_ratio"]),
         num_pooling_heads=recorded["attn_pool_num_heads"],
         pooled_size=recorded["clip_embed_dim"],
         **given | fields,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from bert_vocabulary import write_vocabulary
+from recorded_models import encoder_sizes, sub_state
 
 from modeling_umt import UMTTextConfig, UMTVideoTextConfig, UMTVideoTextModel, convert_umt_checkpoint
 from processing_umt import UMTProcessor
@@ -31,20 +32,11 @@ def recorded_retrieval_model(description: dict, tensors: dict[str, torch.Tensor]
     vision, bert = (description["config"][name] for name in ("vision_encoder", "text_encoder"))
     fields = UMTTextConfig().to_dict().keys() - {"architectures", "model_type"}
     config = UMTVideoTextConfig(
-        vision_config={
-            "image_size": vision["img_size"],
-            "num_frames": vision["num_frames"],
-            "hidden_size": vision["encoder_embed_dim"],
-            "num_hidden_layers": vision["encoder_depth"],
-            "num_attention_heads": vision["encoder_num_heads"],
-            "intermediate_size": 4 * vision["encoder_embed_dim"],
-            "num_aligned_layers": 1,
-        },
+        vision_config={**encoder_sizes(vision), "num_frames": vision["num_frames"], "num_aligned_layers": 1},
         text_config={key: value for key, value in bert["bert_config"].items() if key in fields},
         projection_dim=description["config"]["embed_dim"],
     )
-    state = {key.removeprefix("state/"): value for key, value in tensors.items() if key.startswith("state/")}
-    return convert_umt_checkpoint(state, config)
+    return convert_umt_checkpoint(sub_state(tensors), config)
 
 
 def save_tiny_retrieval_model(folder: Path, seed: int = 0) -> Path:

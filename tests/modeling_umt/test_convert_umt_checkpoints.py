@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 from recorded import load_recorded
+from recorded_models import sub_state
 from transformers import (
     AutoModel,
     AutoModelForObjectDetection,
@@ -554,7 +555,7 @@ def test_any_other_table_is_an_error(spoil):
 
 def test_the_recorded_perturbed_table_is_an_error():
     recorded, tensors = load_recorded("classifier_small_pos_perturbed")
-    state = {key.removeprefix("state/"): tensor for key, tensor in tensors.items() if key.startswith("state/")}
+    state = sub_state(tensors)
     sizes = {"hidden_size": 36, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 144}
     config = UMTConfig(**sizes, image_size=recorded["constructor"]["img_size"])
     with pytest.raises(ValueError, match=r"'pos_embed'.*is not the position table"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from recorded import load_recorded
-from recorded_models import sub_state
+from recorded_models import encoder_sizes, sub_state
 from subprocess_tools import run_clean
 from transformers import AutoModelForObjectDetection
 
@@ -48,14 +48,7 @@ def official():
     """The recorded model, its tensors, the padded boxes given to it, and their mask."""
     recorded, tensors = load_recorded("ava_head_padded")
     constructor = recorded["constructor"]
-    config = UMTConfig(
-        image_size=constructor["img_size"],
-        num_frames=constructor["all_frames"],
-        hidden_size=constructor["embed_dim"],
-        num_hidden_layers=constructor["depth"],
-        num_attention_heads=constructor["num_heads"],
-        intermediate_size=4 * constructor["embed_dim"],
-    )
+    config = UMTConfig(**encoder_sizes(constructor), num_frames=constructor["all_frames"])
     model = convert_umt_checkpoint(sub_state(tensors), config)
     assert type(model) is UMTForActionDetection and model.config.num_labels == constructor["num_classes"]
     counts = tensors["input/boxes_per_clip"]

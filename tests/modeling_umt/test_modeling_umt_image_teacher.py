@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import load_recorded
-from recorded_models import sub_state
+from recorded_models import encoder_sizes, sub_state
 from transformers import AutoModel, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel, ViTModel
 from transformers import logging as transformers_logging
 
@@ -29,15 +29,7 @@ UNUSED = ("pos_embed", "norm.weight", "norm.bias")
 def recorded_teacher(name: str) -> tuple[UMTImageTeacherConfig, dict, dict]:
     """The configuration, the official state dict and all tensors of a recorded teacher."""
     recorded, tensors = load_recorded(name)
-    theirs = recorded["constructor"]
-    config = UMTImageTeacherConfig(
-        image_size=theirs["img_size"],
-        patch_size=theirs["patch_size"],
-        hidden_size=theirs["embed_dim"],
-        num_hidden_layers=theirs["depth"],
-        num_attention_heads=theirs["num_heads"],
-        intermediate_size=theirs["mlp_ratio"] * theirs["embed_dim"],
-    )
+    config = UMTImageTeacherConfig(**encoder_sizes(recorded["constructor"]))
     return config, sub_state(tensors, "state/"), tensors
 
 

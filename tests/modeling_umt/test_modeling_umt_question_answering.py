@@ -11,6 +11,7 @@ import textwrap
 import pytest
 import torch
 from recorded import load_recorded
+from recorded_models import encoder_sizes, sub_state
 from subprocess_tools import complaints, run_clean
 
 from modeling_umt import (
@@ -67,22 +68,10 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual.detach().view_as(expected), expected, **TOLERANCE)
 
 
-def state_of(tensors: dict) -> dict:
-    return {key.removeprefix("state/"): tensor for key, tensor in tensors.items() if key.startswith("state/")}
-
-
 def recorded_config(description: dict) -> UMTVideoTextConfig:
     recorded, ids = description["config"]["vision_encoder"], description["special_token_ids"]
     bert = description["config"]["text_encoder"]["bert_config"]
-    vision = UMTConfig(
-        image_size=recorded["img_size"],
-        num_frames=recorded["num_frames"],
-        hidden_size=recorded["encoder_embed_dim"],
-        num_hidden_layers=recorded["encoder_depth"],
-        num_attention_heads=recorded["encoder_num_heads"],
-        intermediate_size=4 * recorded["encoder_embed_dim"],
-        num_aligned_layers=1,
-    )
+    vision = UMTConfig(**encoder_sizes(recorded), num_frames=recorded["num_frames"], num_aligned_layers=1)
     known = UMTTextConfig().to_dict().keys() - {"architectures", "model_type"}
     text = UMTTextConfig(
         **{key: value for key, value in bert.items() if key in known},
@@ -97,7 +86,7 @@ def recorded_config(description: dict) -> UMTVideoTextConfig:
 @pytest.fixture(scope="module")
 def recorded_case():
     description, tensors = load_recorded("vqa")
-    model = convert_umt_checkpoint(state_of(tensors), recorded_config(description))
+    model = convert_umt_checkpoint(sub_state(tensors), recorded_config(description))
     assert type(model) is UMTForVideoQuestionAnswering
     given = {key.removeprefix("input/"): tensor for key, tensor in tensors.items() if key.startswith("input/")}
     expected = {
@@ -149,7 +138,7 @@ def test_ranking_has_the_recorded_values(recorded_case, implementation, name):
 def test_the_conversion_is_reversible_bit_for_bit(recorded_case):
     _, model, *_ = recorded_case
     _, tensors = load_recorded("vqa")
-    learned = {key: tensor for key, tensor in state_of(tensors).items() if not key.endswith("position_ids")}
+    learned = {key: tensor for key, tensor in sub_state(tensors).items() if not key.endswith("position_ids")}
     official = official_state_dict(model)
     assert official.keys() == learned.keys()
     assert all(torch.equal(official[key], tensor) for key, tensor in learned.items())

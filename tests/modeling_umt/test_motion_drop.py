@@ -3,7 +3,7 @@
 import pytest
 import torch
 from recorded import load_recorded
-from recorded_models import sub_state
+from recorded_models import encoder_sizes, sub_state
 from tiny_classifier import CLASSES, save_noise, save_tiny_classifier, tiny_classifier
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -58,14 +58,9 @@ def test_a_classifier_of_everest_predicts_and_learns_as_recorded(name):
     description, tensors = load_recorded(name)
     recorded, video = description["constructor"], tensors["input/video"].transpose(1, 2)
     config = UMTConfig(
-        image_size=recorded["img_size"],
-        patch_size=recorded["patch_size"],
+        **encoder_sizes(recorded),
         num_frames=16,
         tubelet_size=2,
-        hidden_size=recorded["embed_dim"],
-        num_hidden_layers=recorded["depth"],
-        num_attention_heads=recorded["num_heads"],
-        intermediate_size=4 * recorded["embed_dim"],
         position_grid=None,
         motion_drop_ratio=recorded["mcm_ratio"],
     )

@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 from recorded import load_recorded
-from recorded_models import sub_state
+from recorded_models import encoder_sizes, sub_state
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import TOWER, UnsupportedCheckpointError, official_state_dict
@@ -19,14 +19,9 @@ RECORDED = ["f4_224", "f8_224", "f4_288", "image_224", "image_336"]
 
 def file_config(recorded: dict, **fields) -> UMTConfig:
     """The configuration of the file, with all its blocks."""
-    dim = recorded["encoder_embed_dim"]
     return UMTConfig(
-        image_size=recorded["img_size"],
+        **encoder_sizes(recorded),
         num_frames=recorded["num_frames"],
-        hidden_size=dim,
-        num_hidden_layers=recorded["encoder_depth"],
-        num_attention_heads=recorded["encoder_num_heads"],
-        intermediate_size=4 * dim,
         num_aligned_layers=recorded["decoders_in_file"],
         target_dim=768,
         **fields,

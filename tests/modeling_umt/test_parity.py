@@ -7,7 +7,7 @@ frames, height, width), recorded layers are K-first.
 import pytest
 import torch
 from recorded import load_recorded
-from recorded_models import fold_layer_scale, student_config, sub_state
+from recorded_models import encoder_sizes, fold_layer_scale, student_config, sub_state
 
 from modeling_umt import UMTConfig, UMTForPreTraining, UMTForVideoClassification, UMTModel, convert_umt_checkpoint
 from modeling_umt.convert_umt_checkpoints import official_state_dict
@@ -20,14 +20,9 @@ IMPLEMENTATIONS = ("eager", "sdpa")
 
 def classifier_config(recorded: dict, **fields) -> UMTConfig:
     return UMTConfig(
-        image_size=recorded["img_size"],
-        patch_size=recorded["patch_size"],
+        **encoder_sizes(recorded),
         num_frames=recorded["all_frames"],
         tubelet_size=recorded["tubelet_size"],
-        hidden_size=recorded["embed_dim"],
-        num_hidden_layers=recorded["depth"],
-        num_attention_heads=recorded["num_heads"],
-        intermediate_size=4 * recorded["embed_dim"],
         **fields,
     )
 

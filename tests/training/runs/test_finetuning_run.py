@@ -244,7 +244,7 @@ def test_head_rows_by_name():
 def test_interpolated_checkpoint_of_710_classes(tmp_path):
     """Another clip size, twice the frames, and 400 of 710 classes, as the official loader adapts them."""
     recorded, tensors = load_recorded("checkpoint_interpolate")
-    state = {name.removeprefix("state/"): tensor for name, tensor in tensors.items() if name.startswith("state/")}
+    state = sub_state(tensors)
     stored_table = state.pop("pos_embed")[0]
     sizes = {
         "image_size": 64, "num_frames": 8, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3,

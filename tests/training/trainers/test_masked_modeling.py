@@ -3,7 +3,7 @@
 import pytest
 import torch
 from recorded import load_recorded
-from recorded_models import masked_student_config, sub_state
+from recorded_models import encoder_sizes, masked_student_config, sub_state
 from tiny_masked_modeling import (
     PIXELS,
     clip_options,
@@ -42,23 +42,11 @@ def videos(tmp_path_factory):
 
 def recorded_teachers(description: dict, tensors: dict) -> dict[str, torch.nn.Module]:
     image, video = description["image_teacher"], description["video_teacher"]
-    image_config = UMTImageTeacherConfig(
-        image_size=image["img_size"],
-        patch_size=image["patch_size"],
-        hidden_size=image["embed_dim"],
-        num_hidden_layers=image["depth"],
-        num_attention_heads=image["num_heads"],
-        intermediate_size=4 * image["embed_dim"],
-    )
+    image_config = UMTImageTeacherConfig(**encoder_sizes(image))
     video_config = UMTConfig(
-        image_size=video["img_size"],
-        patch_size=video["patch_size"],
+        **encoder_sizes(video),
         num_frames=16,
         tubelet_size=2,
-        hidden_size=video["encoder_embed_dim"],
-        num_hidden_layers=video["encoder_depth"],
-        num_attention_heads=video["encoder_num_heads"],
-        intermediate_size=4 * video["encoder_embed_dim"],
         final_norm="none",
         position_grid=None,
     )
