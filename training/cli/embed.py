@@ -152,5 +152,5 @@ def write_one_file(output: Path, videos: list[str], process: Callable, dtype: st
                 raise ValueError(f"None of the {len(videos)} videos could be read; nothing was written.")
 
         number, dimension = write_vectors(output, rows())
-    print(f"{output}: {number} vectors of dimension {dimension}")
+    print(f"{output}: {number} vector{'s' * (number != 1)} of dimension {dimension}")
     return 1 if errors else 0
