@@ -142,7 +142,7 @@ def evaluate_file(args: argparse.Namespace, state: Any) -> Path:
             f"{sum(result.num_annotated.values())} annotated ones, protocol {args.protocol}",
             *rows({"mAP at IoU 0.5": result}),
         ],
-        sections=[class_section(output, {"per_class": result}, actions.label_map)],
+        sections=[class_section(output, {args.detections: result}, actions.label_map)],
         next_command="umt detect VIDEO --model MODEL --output FOLDER",
     )
     return output
@@ -198,11 +198,11 @@ def evaluate_model(args: argparse.Namespace, state: Any) -> Path:
         write_detections(output / "detections.csv", scores.detections)
         write_classes(output / "per_class.csv", result, actions.label_map)
         metrics = {"map50": result.map50}
-        shown, drawn = {"mAP at IoU 0.5": result}, {"per_class": result}
+        shown, drawn = {"mAP at IoU 0.5": result}, {f"{scores.protocol['boxes']} boxes": result}
         if annotated is not None:
             write_classes(output / "per_class_annotated.csv", annotated, actions.label_map)
             metrics["annotated_map50"] = annotated.map50
-            shown["  with annotated boxes"] = drawn["per_class_annotated"] = annotated
+            shown["  with annotated boxes"] = drawn["annotated boxes"] = annotated
         persons = f"{scores.num_persons} {scores.protocol['boxes']} persons"
         if num_below:
             persons += f" ({num_below} below the score {args.detector_threshold:g} left out)"

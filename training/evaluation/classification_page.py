@@ -40,13 +40,14 @@ def classification_sections(
     accuracies = PerClassAccuracy().compute(predictions=probabilities, references=labels)["per_class_accuracy"]
     confusion = save_picture(draw_confusion_matrix(matrix, class_names, title), folder / "confusion.png")
     bars = save_picture(draw_bars(class_names, accuracies, "Accuracy of each class"), folder / "per_class.png")
+    pairs = confused_pairs(matrix, class_names)
     sections = [
         Section("Classes", [Picture(bars, "Percentage of the videos of each class that are classified correctly.")]),
         Section(
             "Confusions",
             [
                 Picture(confusion, "Confusion matrix: videos of the row's class predicted as the column's."),
-                confused_pairs(matrix, class_names),
+                *([pairs] if pairs.rows else []),
             ],
         ),
     ]

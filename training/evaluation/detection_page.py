@@ -24,17 +24,19 @@ _MAX_SIDE = 480  # pixels of a picture
 
 
 def class_section(folder: Path, results: Mapping[str, FrameMAP], label_map: Mapping[int, str]) -> Section:
-    """Draws the average precision of each class in `per_class*.png`.
+    """Draws the average precision of each class as bars.
 
     Args:
         folder: Folder of the page.
-        results: File name of the picture without its suffix, such as `per_class`, → the result.
+        results: Which persons were classified, such as "annotated boxes" → the result; the first picture is
+            `per_class.png`, the second `per_class_2.png`.
         label_map: Action id → name of the class.
     """
     pictures = []
-    for name, result in results.items():
-        title = f"Average precision of each class, {name.replace('_', ' ')}: mAP {result.map50:.2f} %"
-        bars = draw_bars([*label_map.values()], [result.ap50[number] for number in label_map], title)
+    for number, (persons, result) in enumerate(results.items(), 1):
+        name = "per_class" if number == 1 else f"per_class_{number}"
+        title = f"Average precision of each class, {persons}: mAP {result.map50:.2f} %"
+        bars = draw_bars([*label_map.values()], [result.ap50[action] for action in label_map], title)
         pictures.append(Picture(save_picture(bars, folder / f"{name}.png"), title))
     return Section("Classes", pictures)
 

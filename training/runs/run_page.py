@@ -54,6 +54,6 @@ def result(trainer: UMTTrainer) -> Table:
         rows += [
             (f"{name.removeprefix('eval_').replace('_', ' ')}, evaluation after step {entry['step']}", f"{value:.4g}")
             for name, value in entry.items()
-            if name.startswith("eval_") and isinstance(value, (int, float)) and not name.endswith("per_second")
+            if name.startswith("eval_") and not name.endswith(("runtime", "per_second"))
         ]
     return Table(("", "value"), rows)

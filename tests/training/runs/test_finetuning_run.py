@@ -570,7 +570,8 @@ def test_the_page_shows_curves_and_the_held_out_videos(presets, preset):
         assert (folder / unquote(name)).exists(), name
     for name in ("curves.png", "confusion.png", "per_class.png"):
         assert f'src="pictures/{name}"' in page
-    assert ("predicted as" in page) == (folder / "pictures" / "mistakes").exists()
+    strips = list((folder / "pictures").glob("mistakes/*.jpg"))
+    assert page.count('<img src="pictures/mistakes/') == len(strips)
     assert f"umt classify VIDEO --model {preset}" in page
 
 
