@@ -1,20 +1,12 @@
 """`umt evaluate --task classification`: top-1, top-5 and per-class accuracy (UMT, arXiv 2303.16058, section 4)."""
 
 import argparse
-import io
 from pathlib import Path
 from typing import Any
 
 from ..model_sources import CLASSIFIER
 from .arguments import load_model, load_processor, require_at_least
-from .evaluate_common import (
-    computation_options,
-    default_output,
-    remove_partial_scores,
-    report_results,
-    write_csv,
-    write_file,
-)
+from .evaluate_common import computation_options, default_output, remove_partial_scores, report_results, write_csv
 
 
 def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
@@ -43,8 +35,8 @@ def add_task_arguments(group: argparse._ArgumentGroup) -> list[argparse.Action]:
 
 
 def evaluate(args: argparse.Namespace, state: Any) -> Path:
-    """Prints a table and writes `confusion.csv`, `confusion.png`, `per_class.csv`, `videos.csv` and finally
-    `results.json` into the output folder, which it returns. Files are written atomically."""
+    """Prints a table and writes `confusion.csv`, `per_class.csv`, `videos.csv`, pictures, `results.json` and finally
+    `index.html` into the output folder, which it returns. Files are written atomically."""
     from transformers import AutoModelForVideoClassification
 
     import modeling_umt  # noqa: F401 (registers the models)
@@ -52,6 +44,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..data.class_indices import class_names_of
     from ..data.video_records import load_video_records
     from ..evaluation.classification import evaluate_classifier
+    from ..evaluation.classification_page import classification_sections
 
     require_at_least(args, clips=1, crops=1, frame_stride=1)
     records = load_video_records(args.data, root=args.root, split=args.split, reads=())
@@ -73,8 +66,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     )
     if state.is_main_process:
         names = class_names_of(model.config)
-        title = f"{Path(args.model).name} on {Path(args.data).name}: top-1 {scores.top1:.2f} % of {len(scores.videos)}"
-        write_tables(output, scores, names, title)
+        write_tables(output, scores, names)
         metrics = {name: getattr(scores, name) for name in ("top1", "top5", "mean_class_accuracy")}
         metrics = {name: value for name, value in metrics.items() if value is not None}
         report_results(
@@ -88,6 +80,16 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             metrics=metrics,
             scores=scores,
             table=table(scores, metrics),
+            sections=classification_sections(
+                output,
+                scores.probabilities,
+                scores.labels,
+                names,
+                f"top-1 {scores.top1:.2f} % of {len(scores.videos)} videos",
+                scores.videos,
+                lambda index: records[int(scores.rows[index])]["video"],
+            ),
+            next_command=f"umt classify VIDEO --model {args.model}",
             effect="not counted:",
         )
     remove_partial_scores(scores.partial_folder, state)
@@ -129,21 +131,15 @@ def table(scores: Any, metrics: dict[str, float]) -> list[str]:
     ]
 
 
-def write_tables(output: Path, scores: Any, names: list[str], title: str) -> None:
-    """The confusion matrix as a table and as a picture, the accuracy of each class, and the prediction of each video.
+def write_tables(output: Path, scores: Any, names: list[str]) -> None:
+    """The confusion matrix, the accuracy of each class, and the prediction of each video.
 
     Args:
         scores: `ClassificationScores`.
         names: class names in the order of the model.
-        title: title of the picture.
     """
-    from ..pictures.confusion_plot import draw_confusion_matrix
-
     matrix = scores.confusion_matrix
     write_csv(output / "confusion.csv", ["true \\ predicted", *names], zip(names, *matrix.T.tolist(), strict=True))
-    picture = io.BytesIO()
-    draw_confusion_matrix(matrix, names, title).save(picture, "PNG")
-    write_file(output / "confusion.png", picture.getvalue())
     columns = (range(len(names)), names, matrix.sum(1).tolist(), matrix.diagonal().tolist(), scores.per_class_accuracy)
     header = ["label", "class", "videos", "correct", "accuracy"]
     write_csv(output / "per_class.csv", header, zip(*columns, strict=True))

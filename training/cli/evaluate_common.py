@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,12 @@ def report_results(
     metrics: dict[str, Any],
     scores: Any,
     table: list[str],
+    next_command: str,
+    sections: Sequence[Any] = (),
     effect: str = "",
     unit: str = "videos",
 ) -> None:
-    """Writes `results.json` and prints a table, and, to stderr, what was resumed.
+    """Writes `results.json` and `index.html` and prints a table, and, to stderr, what was resumed.
 
     Args:
         output: folder of the results.
@@ -86,9 +88,13 @@ def report_results(
         protocol, metrics: entries of `results.json`.
         scores: results of the evaluation, with `skipped` and `num_resumed`; None if no video was read.
         table: lines to print.
+        next_command: a command that uses the model.
+        sections: sections of the page, of `pictures.run_page`.
         effect: effect of skipped videos on the metrics, such as "not counted:".
         unit: what `scores.num_resumed` counts.
     """
+    from ..evaluation.page import write_evaluation_page
+
     skipped, num_resumed = (scores.skipped, scores.num_resumed) if scores is not None else ([], 0)
     video = getattr(config, "vision_config", config)
     if ratio := getattr(video, "motion_drop_ratio", 0.0):
@@ -110,13 +116,16 @@ def report_results(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_file(output / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
-    if num_resumed:
-        print(f"{num_resumed} {unit} were scored before an interruption", file=sys.stderr)
-    print("\n".join(table))
     if skipped:
         reasons = collections.Counter(video.reason for video in skipped).most_common()
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
-        print(f"  {effect} {len(skipped)} videos that can't be read ({listed})")
+        table = [*table, f"  {effect} {len(skipped)} videos that can't be read ({listed})"]
+    name = Path(args.model or args.detections).name
+    title = f"{name} on {Path(args.data).name}: {task.replace('-', ' ')}"
+    write_evaluation_page(output, title, results, table, sections, next_command)
+    if num_resumed:
+        print(f"{num_resumed} {unit} were scored before an interruption", file=sys.stderr)
+    print("\n".join(table))
 
 
 def remove_partial_scores(folder: Path, state: Any) -> None:

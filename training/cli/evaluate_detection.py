@@ -112,6 +112,7 @@ def evaluate_file(args: argparse.Namespace, state: Any) -> Path:
     from ..data.ava_csv import read_detections, read_excluded
     from ..data.movie_files import find_movies
     from ..evaluation.detection_metrics import frame_map
+    from ..evaluation.detection_page import class_section
     from ..evaluation.detection_set import as_fractions, videos_folder
 
     output = args.output or Path("evaluation", f"{Path(args.detections).stem}-{Path(args.data).resolve().stem}")
@@ -141,6 +142,8 @@ def evaluate_file(args: argparse.Namespace, state: Any) -> Path:
             f"{sum(result.num_annotated.values())} annotated ones, protocol {args.protocol}",
             *rows({"mAP at IoU 0.5": result}),
         ],
+        sections=[class_section(output, {args.detections: result}, actions.label_map)],
+        next_command="umt detect VIDEO --model MODEL --output FOLDER",
     )
     return output
 
@@ -156,6 +159,7 @@ def evaluate_model(args: argparse.Namespace, state: Any) -> Path:
     from ..data.class_indices import class_names_of
     from ..data.movie_files import describe_missing
     from ..evaluation.detection import evaluate_detection
+    from ..evaluation.detection_page import class_section, errors_section
     from ..evaluation.detection_set import detection_set, videos_folder
 
     detected, num_below = None, 0
@@ -194,11 +198,11 @@ def evaluate_model(args: argparse.Namespace, state: Any) -> Path:
         write_detections(output / "detections.csv", scores.detections)
         write_classes(output / "per_class.csv", result, actions.label_map)
         metrics = {"map50": result.map50}
-        shown = {"mAP at IoU 0.5": result}
+        shown, drawn = {"mAP at IoU 0.5": result}, {f"{scores.protocol['boxes']} boxes": result}
         if annotated is not None:
             write_classes(output / "per_class_annotated.csv", annotated, actions.label_map)
             metrics["annotated_map50"] = annotated.map50
-            shown["  with annotated boxes"] = annotated
+            shown["  with annotated boxes"] = drawn["annotated boxes"] = annotated
         persons = f"{scores.num_persons} {scores.protocol['boxes']} persons"
         if num_below:
             persons += f" ({num_below} below the score {args.detector_threshold:g} left out)"
@@ -228,6 +232,11 @@ def evaluate_model(args: argparse.Namespace, state: Any) -> Path:
             metrics=metrics,
             scores=scores,
             table=table,
+            sections=[
+                class_section(output, drawn, actions.label_map),
+                errors_section(output / "errors", result, scores.detections, data, actions.label_map),
+            ],
+            next_command=f"umt detect VIDEO --model {args.model} --output FOLDER",
             effect="missed: the persons of",
             unit="key frames",
         )

@@ -20,6 +20,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..data.text_columns import note_texts
     from ..data.video_records import load_video_records
     from ..evaluation.multiple_choice import check_choices, evaluate_multiple_choice
+    from ..evaluation.text_pages import multiple_choice_sections
 
     records = load_video_records(
         args.data, root=args.root, split=args.split, with_labels=False, reads=("caption", "answer")
@@ -49,6 +50,8 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             metrics={"accuracy": scores.accuracy},
             scores=scores,
             table=table(scores),
+            sections=multiple_choice_sections(output, scores, records["video"], records["caption"]),
+            next_command=f"umt search TEXT FOLDER --model {args.model}",
             effect="counted as wrong:",
         )
     remove_partial_scores(scores.partial_folder, state)

@@ -35,6 +35,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..data.question_records import load_question_records, read_answers, read_question_types
     from ..data.text_columns import note_texts
     from ..evaluation.question_answering import evaluate_questions
+    from ..evaluation.text_pages import question_answering_sections
 
     require_at_least(args, scored=1)
     if args.answers is None:
@@ -76,6 +77,8 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             metrics={"accuracy": scores.accuracy, "accuracy_by_type": scores.accuracy_by_type},
             scores=scores,
             table=table(scores),
+            sections=question_answering_sections(output, scores, records["video"]),
+            next_command=f"umt ask VIDEO QUESTION --model {args.model}",
             effect=f"counted as wrong: {num_unread} questions about",
         )
     remove_partial_scores(scores.partial_folder, state)

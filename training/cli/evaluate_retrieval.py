@@ -53,6 +53,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
     from ..data.text_columns import note_texts
     from ..data.video_records import load_video_records
     from ..evaluation.retrieval import evaluate_retrieval, retrieval_set
+    from ..evaluation.text_pages import retrieval_sections
 
     require_at_least(args, reranked=0, frames=1, max_text_length=2)
     require_positive_seconds(args, "trim_seconds")
@@ -93,6 +94,8 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             metrics=scores.metrics,
             scores=scores,
             table=table(scores),
+            sections=retrieval_sections(output, scores),
+            next_command=f"umt search TEXT FOLDER --model {args.model}",
             effect="not counted:",
         )
         if scores.num_skipped_texts:

@@ -57,6 +57,8 @@ class ClassificationScores:
     """int64 `(classes, classes)`: number of videos of the row's class that were predicted as the column's."""
     videos: list[str]
     """Names of the scored videos, in the order of the table."""
+    rows: np.ndarray
+    """int64 `(videos,)`, their rows in the table."""
     labels: np.ndarray
     """int64 `(videos,)`, class indices of the model."""
     probabilities: np.ndarray
@@ -159,6 +161,7 @@ def evaluate_classifier(
     return ClassificationScores(
         **results,
         videos=[names[row] for row in scored],
+        rows=np.array(scored),
         labels=labels,
         probabilities=probabilities,
         skipped=skipped,

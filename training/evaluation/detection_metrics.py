@@ -29,6 +29,7 @@ from ..data.ava_csv import ActionTable
 PROTOCOLS = ("ava", "ava-kinetics")
 _IOU_THRESHOLD = 0.5  # smallest IoU of a correct detection
 _HIGHEST_PAIRS = 50  # of a key frame, that the AVA-Kinetics challenge counts
+_MOST_ERRORS = 100
 _CHUNK = 1 << 20  # pairs of detection and annotated box that are compared at once
 
 
@@ -43,6 +44,8 @@ class FrameMAP:
         num_detections: number of detections that were counted.
         num_ignored: number of detections left out: of other classes, excluded or unlisted key frames, below the 50
             highest, or without area.
+        highest_errors: rows of the counted detections that are not correct, the 100 of the highest scores, the highest
+            first.
     """
 
     map50: float
@@ -50,6 +53,7 @@ class FrameMAP:
     num_annotated: dict[int, int]
     num_detections: int
     num_ignored: int
+    highest_errors: tuple[int, ...]
 
 
 def frame_map(
@@ -113,6 +117,7 @@ def _frame_map(
         _Boxes.of(detections, frames.of_detections, classes).take(counted),
         detections.scores[counted],
         classes,
+        np.flatnonzero(counted),
         num_ignored=int((~counted).sum()),
     )
 
@@ -283,8 +288,10 @@ def _average_precisions(
     detected: _Boxes,
     scores: np.ndarray,
     classes: np.ndarray,
+    rows: np.ndarray,
     num_ignored: int,
 ) -> FrameMAP:
+    """The result, of counted detections and their scores and rows in the table, `(detections,)` each."""
     order = np.lexsort((-scores, detected.classes))
     detected = detected.take(order)
     is_correct = _correct(annotated, detected)
@@ -303,7 +310,13 @@ def _average_precisions(
         num_annotated=dict(zip(classes.tolist(), num_annotated.tolist(), strict=True)),
         num_detections=len(scores),
         num_ignored=num_ignored,
+        highest_errors=tuple(_highest_first(rows[order], scores[order], ~is_correct)[:_MOST_ERRORS].tolist()),
     )
+
+
+def _highest_first(rows: np.ndarray, scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The chosen rows in the order of their scores, the highest first."""
+    return rows[chosen][np.argsort(-scores[chosen], kind="stable")]
 
 
 def _correct(annotated: _Boxes, detected: _Boxes) -> np.ndarray:

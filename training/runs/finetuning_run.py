@@ -37,9 +37,11 @@ from ..data.labelled_records import check_classes, check_labels, describe_classe
 from ..data.video_dataset import VideoClipDataset
 from ..data.video_records import load_video_records
 from ..model_sources import OFFICIAL_ENDINGS, architecture_of, read_model_config
+from ..pictures.run_page import Section
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.finetuning import UMTFineTuningArguments, UMTFineTuningTrainer
 from ..trainers.presets import FROZEN_ENCODER, apply_preset, preset_config
+from .finetuning_page import evaluation_sections
 from .initial_weights import load_initial_weights
 from .motion_setting import with_motion_drop
 from .recipes import check_config_fields, parse_recipe, require_keys
@@ -152,6 +154,9 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
         run_facts=run_facts(run),
     )
 
+    def evaluated() -> list[Section]:
+        return evaluation_sections(trainer, eval_records, class_names)
+
     def merge_adapter() -> None:
         trainer.model = trainer.model.merge_and_unload()
         if args.should_save:
@@ -162,6 +167,7 @@ def finetune_classification(recipe: Mapping[str, Any], overrides: Sequence[str])
         folder,
         f"umt classify VIDEO --model {args.output_dir}",
         class_names=class_names,
+        evaluate=evaluated if eval_records is not None else None,
         before_saving=merge_adapter if run.preset == "lora" and run.merge_lora else None,
     )
 

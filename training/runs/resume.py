@@ -22,11 +22,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..cards.trainer_card import evaluations_of_weights
+from ..pictures.run_page import Section
+from ..pictures.run_pictures import warn_on_failure
 from ..trainers.base_trainer import UMTTrainer
 from ..trainers.checkpoint_files import checkpoint_problem
 from ..trainers.run_progress import log_line
 from ..trainers.run_state import RunState
 from .run_folder import RunFolder
+from .run_page import PAGE, write_run_page
 
 
 def run_to_end(
@@ -35,15 +38,18 @@ def run_to_end(
     next_command: str,
     *,
     class_names: Sequence[str] = (),
+    evaluate: Callable[[], list[Section]] | None = None,
     before_saving: Callable[[], None] | None = None,
 ) -> UMTTrainer:
-    """Train a run, or the rest of it, save the model with its card, and report the result. A complete run is loaded.
+    """Train a run, or the rest of it, save the model with its card and the page of the run, and report the result. A
+    complete run is loaded.
 
     Args:
         trainer: The trainer of the run.
         folder: The folder of the run.
         next_command: A command that uses the model, to print at the end.
         class_names: Names of the classes, which must not change when the run is resumed.
+        evaluate (*optional*): Called by all processes after training; returns sections for the page.
         before_saving (*optional*): Called with the trained model in the trainer.
 
     Returns:
@@ -53,9 +59,13 @@ def run_to_end(
         load_complete(trainer)
         return trainer
     train_or_resume(trainer, folder, class_names)
+    sections = [] if evaluate is None else evaluate()
     if before_saving is not None:
         before_saving()
     save_with_card(trainer)
+    if trainer.is_world_process_zero():
+        with warn_on_failure("its page"):
+            write_run_page(trainer, next_command, sections)
     folder.finish(pushed=trainer.args.push_to_hub)
     report_end(trainer, next_command)
     return trainer
@@ -174,7 +184,8 @@ def report_end(trainer: UMTTrainer, next_command: str) -> None:
     for entry in evaluations_of_weights(trainer):
         metrics = {name: value for name, value in entry.items() if name != "step"}
         print(f"saved weights, {log_line(metrics, entry['step'], state.max_steps, entry['epoch'])}")
-    print(f"saved to {folder}: weights, processor, code, and the model card {os.path.join(folder, 'README.md')}")
+    card, page = (os.path.join(folder, name) for name in ("README.md", PAGE))
+    print(f"saved to {folder}: weights, processor, code, the model card {card}, and the page {page}")
     print(f"next: {next_command}", flush=True)
 
 

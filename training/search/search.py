@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 from transformers import BaseVideoProcessor, PreTrainedModel
 from transformers.video_utils import VideoMetadata
@@ -20,16 +19,13 @@ from transformers.video_utils import VideoMetadata
 from processing_umt import UMTProcessor, VideoDecodeError
 from processing_umt.video_decoding_umt import VideoReader
 
-from ..atomic_files import atomic_write
 from ..clock import clock
 from ..data.batching import batches
 from ..pictures.run_page import Link, Picture, Section, Table, Text, write_page
+from ..pictures.video_strip import STRIP_FRAMES, save_strip
 from ..terminal import printable
 from .search_index import SearchIndex
 from .windows import time_windows
-
-STRIP_FRAMES = 4
-STRIP_HEIGHT, STRIP_GAP = 160, 4  # pixels
 
 
 @dataclass
@@ -140,27 +136,15 @@ def write_search_page(
         link = Link(name, moment.video, f"t={moment.start:g},{moment.end:g}")
         rows.append((number, link, clock(moment.start), clock(moment.end), match, f"{moment.similarity:.3f}"))
         try:
-            strip = frame_strip(read_moment(moment, processor.video_processor, index.facts.window, STRIP_FRAMES))
+            frames = read_moment(moment, processor.video_processor, index.facts.window, STRIP_FRAMES)
         except VideoDecodeError as error:
             print(f"umt search: {printable(str(error))}", file=sys.stderr)
             continue
         picture = folder / f"{number:03}.jpg"
-        with atomic_write(picture) as temporary:
-            strip.save(temporary, "JPEG", quality=85)
+        save_strip(frames, picture)
         pictures.append(Picture(picture, f"{number}. {name}, {span}", link))
     revision = index.facts.model.revision
     source = Text(f"Videos of {index.videos}, model {index.model}{f' ({revision})' if revision else ''}.")
     header = ("", "video", "from", "to", "match", "similarity")
     table = Table(header, rows, "Match: probability by the cross-encoder. Similarity: mean of cosines.")
     write_page(path, f"“{query}”", [Section("Moments", [*pictures]), Section("Scores", [source, table])])
-
-
-def frame_strip(frames: np.ndarray) -> Image.Image:
-    """Frames, uint8 `(frames, height, width, 3)`, side by side in one picture."""
-    height, width = frames.shape[1:3]
-    size = (max(1, round(width * STRIP_HEIGHT / height)), STRIP_HEIGHT)
-    step = size[0] + STRIP_GAP
-    strip = Image.new("RGB", (step * len(frames) - STRIP_GAP, STRIP_HEIGHT), "white")
-    for position, frame in enumerate(frames):
-        strip.paste(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), (position * step, 0))
-    return strip

@@ -4,9 +4,11 @@ import argparse
 import csv
 import importlib.metadata
 import json
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import unquote
 
 import evaluate
 import numpy as np
@@ -23,9 +25,11 @@ from umt_training.cli import evaluate_classification, evaluate_common
 from umt_training.data.video_records import load_video_records
 from umt_training.evaluation import clips
 from umt_training.evaluation.classification import evaluate_classifier
+from umt_training.evaluation.classification_page import worst_mistakes
 from umt_training.pictures.confusion_plot import draw_confusion_matrix
 
-FILES = ["confusion.csv", "confusion.png", "per_class.csv", "results.json", "videos.csv"]
+FILES = ["confusion.csv", "confusion.png", "index.html", "mistakes", "per_class.csv", "per_class.png", "results.json"]
+FILES += ["videos.csv"]
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +138,20 @@ def test_tables(done):
         [row[best], row[label]] for row, best, label in zip(expected.probabilities, best, expected.labels, strict=True)
     ]
     np.testing.assert_allclose(np.array([row[3:] for row in videos], dtype=float), own, atol=1e-6)
+
+
+def test_the_page_has_the_result_the_mistakes_and_the_broken_video(done, data):
+    output, expected = done
+    page = (output / "index.html").read_text(encoding="utf-8")
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert (output / unquote(name)).exists(), name
+    assert f"top1                 {expected.top1:.2f} %" in page and str(data / "drumming" / "clip2.mp4") in page
+    num_wrong = int((expected.probabilities.argmax(axis=1) != expected.labels).sum())
+    strips = sorted(path.name for path in (output / "mistakes").iterdir())
+    assert strips == [f"{number:02}.jpg" for number in range(1, num_wrong + 1)] and num_wrong > 1
+    worst = worst_mistakes(expected.probabilities, expected.labels)
+    positions = [page.index(f"{number}. {expected.videos[row]}:") for number, row in enumerate(worst, 1)]
+    assert positions == sorted(positions)
 
 
 def test_the_picture_shows_the_matrix(done):

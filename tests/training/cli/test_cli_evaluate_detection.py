@@ -94,8 +94,11 @@ def test_a_model_is_scored_with_detected_and_annotated_boxes(model, videos, tmp_
     )
     out = capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
-        "detections.csv", "per_class.csv", "per_class_annotated.csv", "results.json",
+        "detections.csv", "errors", "index.html", "per_class.csv", "per_class.png", "per_class_2.png",
+        "per_class_annotated.csv", "results.json",
     ]  # fmt: skip
+    page = (tmp_path / "a" / "index.html").read_text(encoding="utf-8")
+    assert page.count('<img src="errors/') == len(list((tmp_path / "a" / "errors").iterdir())) > 0
     results = read_results(tmp_path / "a")
     assert results["task"] == "object-detection" and results["model"]["num_labels"] == 3
     assert results["metrics"].keys() == {"map50", "annotated_map50"}

@@ -154,7 +154,8 @@ def test_the_output(recipe, videos, tmp_path, capsys):
     assert lines[2].startswith("step 1/8, epoch 0.12: loss ") and " left" in lines[2] and "left" not in lines[9]
     assert lines[10].startswith("done in 0:00:")
     assert lines[11:] == [
-        f"saved to {tmp_path}: weights, processor, code, and the model card {tmp_path / 'README.md'}",
+        f"saved to {tmp_path}: weights, processor, code, the model card {tmp_path / 'README.md'}, and the page "
+        f"{tmp_path / 'index.html'}",
         f"next: umt finetune --data CLIPS --init-from {tmp_path} --output-dir NEW",
     ]
     for word in ("warn", "error", "deprecat"):

@@ -1,12 +1,14 @@
 """Classification runs: data, heads that are kept, interruption and resume, and the models of every preset."""
 
 import json
+import re
 import shutil
 import socket
 import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -558,6 +560,19 @@ def presets(clips, stage1, tmp_path_factory) -> dict:
 def test_runs_are_silent(presets):
     """Except for Transformers' list of newly initialised weights."""
     assert [line for line in complaints(presets["stderr"]) if "LOAD REPORT" not in line] == []
+
+
+@pytest.mark.parametrize("preset", ["full", "lora", "merged"])
+def test_the_page_shows_curves_and_the_held_out_videos(presets, preset):
+    folder = presets["root"] / preset
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert (folder / unquote(name)).exists(), name
+    for name in ("curves.png", "confusion.png", "per_class.png"):
+        assert f'src="pictures/{name}"' in page
+    strips = list((folder / "pictures").glob("mistakes/*.jpg"))
+    assert page.count('<img src="pictures/mistakes/') == len(strips)
+    assert f"umt classify VIDEO --model {preset}" in page
 
 
 @pytest.mark.parametrize("preset", ["full", "attentive", "linear", "merged"])
