@@ -46,8 +46,9 @@ class WarmPython:
         settings = json.dumps({"path": self.path, "modules": modules})
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
         atexit.register(self.stop)
+        flags = "-IB" if sys.dont_write_bytecode else "-I"
         return subprocess.Popen(
-            [sys.executable, "-I", str(HELPERS / "warm_server.py"), settings],
+            [sys.executable, flags, str(HELPERS / "warm_server.py"), settings],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
