@@ -6,7 +6,8 @@ import urllib.request
 
 import pytest
 from hub_server import TOKEN, USER, LoopbackHub, Request
-from subprocess_tools import PACKAGES, REPOSITORY, complaints, run_clean
+from recorded import REPOSITORY
+from subprocess_tools import PACKAGES, complaints, run_clean
 
 REPO = f"{USER}/thing"
 WEIGHTS = bytes(range(256)) * 1000  # uploaded by LFS because of its file name

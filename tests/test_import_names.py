@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from recorded import REPOSITORY
+from warm_python import libraries
 
 COMMANDS = {
     "umt": [str(Path(sys.executable).with_name("umt")), "--help"],
@@ -16,19 +17,34 @@ COMMANDS = {
         *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "umt_training.cli", "evaluate", "--help"),
     ],
-    "import": [sys.executable, "-c", "from umt_training import UMTPreTrainingTrainer"],
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_package_training_in_the_working_directory_is_not_ours(command, tmp_path):
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+ENVIRONMENTS = [ENVIRONMENT, ENVIRONMENT | {"PYTHONPATH": "."}]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A working directory with a package `training`."""
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "__init__.py").write_text("raise ImportError('this is somebody else')\n")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    for variables in ({}, {"PYTHONPATH": "."}):
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_beside_a_package_training_is_ours(command, folder):
+    for environment in ENVIRONMENTS:
         result = subprocess.run(
-            COMMANDS[command], cwd=tmp_path, env=environment | variables, capture_output=True, text=True, check=False
+            COMMANDS[command], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
+        assert result.returncode == 0, result.stderr
+
+
+def test_an_import_beside_a_package_training_is_ours(folder):
+    for environment in ENVIRONMENTS:
+        code = "from umt_training import UMTPreTrainingTrainer"
+        result = libraries.run(["-c", code], cwd=folder, env=environment)
         assert result.returncode == 0, result.stderr
 
 

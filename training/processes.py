@@ -3,6 +3,7 @@
 The command line imports this module before a command runs, so torch and accelerate are imported by functions.
 """
 
+import multiprocessing
 import os
 from typing import Any
 
@@ -19,6 +20,18 @@ def launched_processes() -> int:
 def is_main_process() -> bool:
     """Whether this is the first process of the launcher, or was started without a launcher."""
     return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0) == 0
+
+
+def fresh_start_method(module: str) -> str:
+    """How `multiprocessing` starts processes that have neither the threads nor the locks of this one.
+
+    Where the platform can fork, they are forked from a process that imports `module` once for all of them; elsewhere
+    they are spawned.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload([module])
+    return "forkserver"
 
 
 def join_processes(device: Any, **options: Any) -> Any:

@@ -1,20 +1,18 @@
 """The framework of the robustness benchmark: each verdict is found, and none can be missed."""
 
-import multiprocessing
+import json
 import os
 import signal
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from warm_python import packages
 
 from benchmarks import robustness
 from benchmarks.robustness import FAULTS
 from benchmarks.robustness_cases import Case, Outcome, Wrong, run_case
-from benchmarks.robustness_parts import load
 
 
 def wrong(folder: Path) -> str:
@@ -104,23 +102,24 @@ def test_the_table_counts_every_verdict():
     assert page.count("## videos: ") == 4
 
 
-def run_tenth(part: str) -> tuple[list[Outcome], bool]:
-    """The outcomes of a tenth of the cases of a part, and whether the process has loaded LanceDB."""
-    multiprocessing.set_start_method(None, force=True)  # the default: a spawned process would spawn its data loaders
-    load.NUM_FILES = 200
-    return robustness.run_part(part, fraction=0.1), "lancedb" in sys.modules
+# a seeded tenth of the cases of a part, in a process that has loaded nothing that the tests before have
+TENTH = """
+import json, sys
+from benchmarks import robustness
+from benchmarks.robustness_parts import load
 
-
-@pytest.fixture(scope="module")
-def fresh_process():
-    """A process that has loaded nothing that the tests before have: the cases are forked from it."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-        yield executor
+load.NUM_FILES = 200
+outcomes = [outcome._asdict() for outcome in robustness.run_part(sys.argv[1], fraction=0.1)]
+print(json.dumps({"outcomes": outcomes, "has_loaded_lancedb": "lancedb" in sys.modules}))
+"""
 
 
 @pytest.mark.parametrize("part", robustness.PARTS)
-def test_a_tenth_of_the_cases_has_no_fault(part, fresh_process):
-    outcomes, has_loaded_lancedb = fresh_process.submit(run_tenth, part).result()
+def test_a_tenth_of_the_cases_has_no_fault(part):
+    done = packages.run(["-c", TENTH, part], timeout=900)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    outcomes = [Outcome(**outcome) for outcome in result["outcomes"]]
     faults = [f"{outcome.name}: {robustness.describe(outcome)}" for outcome in outcomes if outcome.verdict in FAULTS]
     assert outcomes and not faults
-    assert not has_loaded_lancedb
+    assert not result["has_loaded_lancedb"]

@@ -2,7 +2,7 @@
 
 Only deprecated functions and arguments used by our own code can be fixed here; warnings about calls inside
 dependencies are ignored. `install` raises an error for such a call, or reports it, for any stack level and for Python
-warnings as well as log records. Standard library only: `subprocess_tools` runs this file in child interpreters.
+warnings as well as log records. Standard library only: `warm_server` runs this file before any other import.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Runs Python code in a new interpreter, with or without the packages of this repository.
+"""Runs Python code in a process of its own, with or without the packages of this repository.
 
 Missing files of remote code are only detected if `modeling_umt` cannot be imported, and the test environment usually
 has it installed (editable or not). Therefore the child process hides the three packages from every import finder.
@@ -8,11 +8,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from recorded import REPOSITORY
+from warm_python import libraries
+
 PACKAGES = ("modeling_umt", "processing_umt", "umt_training")
 
 # Output that a clean run must not contain: deprecated calls of ours, records of our own loggers, warnings raised in
@@ -28,9 +29,6 @@ COMPLAINT = re.compile(
 # output; such records are printed again with a prefix.
 PRELUDE = """
 import importlib.util, logging, runpy, sys
-
-own_warnings = runpy.run_path(OWN_WARNINGS)
-own_warnings["install"](lambda report: print(f"[OURS] {report}", file=sys.stderr, flush=True))
 
 class Hiding:
     # Wraps a finder and hides some packages; importlib.metadata reads its other attributes.
@@ -67,7 +65,8 @@ runpy.run_path(script, run_name="__main__")
 def run_clean(
     code: str, *, cwd: Path, env: dict[str, str] | None = None, allow_umt: bool = False, timeout: float = 180
 ) -> subprocess.CompletedProcess:
-    """Runs `code` (dedented) in an isolated interpreter (`python -I`) in `cwd` and returns its output as text.
+    """Runs `code` (dedented) as `python -I` does, in `cwd`, and returns its output as text. `warm_python` has imported
+    torch before, but nothing that uses the Hub.
 
     `modeling_umt`, `processing_umt` and `umt_training` cannot be imported, or with `allow_umt=True` are those of this
     checkout. The child process inherits only PATH, temporary folder, locale and CUDA settings of the environment; it
@@ -88,17 +87,8 @@ def run_clean(
         "OMP_NUM_THREADS": "1",
     }
     settings = [str(script), str(REPOSITORY), [] if allow_umt else PACKAGES]
-    own_warnings = Path(__file__).with_name("own_warnings.py")
-    prelude = PRELUDE.replace("SETTINGS", json.dumps(settings)).replace("OWN_WARNINGS", repr(str(own_warnings)))
-    return subprocess.run(
-        [sys.executable, "-I", "-c", prelude],
-        cwd=cwd,
-        env=environment | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    prelude = PRELUDE.replace("SETTINGS", json.dumps(settings))
+    return libraries.run(["-c", prelude], timeout, cwd=cwd, env=environment | (env or {}), isolated=True)
 
 
 def complaints(stderr: str) -> list[str]:

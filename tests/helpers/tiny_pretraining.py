@@ -6,7 +6,6 @@ results. The same function runs them in one process, for comparison.
 
 import json
 import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -214,18 +213,6 @@ def python_environment() -> dict[str, str]:
     """The environment of a child process that imports the packages and the test helpers of this checkout."""
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
-def launch(*command: str) -> subprocess.CompletedProcess:
-    """A Python command in two processes of one process group."""
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command],
-        env=python_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def main(videos: str, folder: str, *cases: str) -> None:

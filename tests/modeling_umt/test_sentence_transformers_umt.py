@@ -11,8 +11,9 @@ import torch
 from hub_server import USER, LoopbackHub
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from recorded import REPOSITORY
 from sentence_transformers import SentenceTransformer
-from subprocess_tools import REPOSITORY, complaints, run_clean
+from subprocess_tools import complaints, run_clean
 from tiny_classifier import save_noise, save_tiny_classifier, tiny_classifier, tiny_processor
 from tiny_detection import save_tiny_action_detector
 from tiny_pretraining import make_teacher

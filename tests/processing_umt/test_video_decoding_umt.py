@@ -6,8 +6,6 @@ import io
 import itertools
 import pickle
 import struct
-import subprocess
-import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from warm_python import packages
 
 from processing_umt import video_decoding_umt
 from processing_umt.video_decoding_umt import VideoDecodeError, VideoReader
@@ -1095,7 +1094,7 @@ for path in sys.argv[1:]:
         pass
 """
     paths = [clip("h264.mp4")[0], clip("hevc-open.mkv")[0], str(tmp_path / "damaged.mp4"), str(tmp_path / "text.mp4")]
-    result = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, cwd=ROOT)
+    result = packages.run(["-c", program, *paths])
     assert result.returncode == 0
     assert result.stdout == ""
     assert "begin" in result.stderr and result.stderr.split("begin\n")[1] == ""

@@ -6,10 +6,7 @@ import http.server
 import io
 import json
 import math
-import os
 import pickle
-import subprocess
-import sys
 import threading
 import types
 from pathlib import Path
@@ -20,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from subprocess_tools import run_clean
 from transformers import AutoVideoProcessor, Trainer, TrainingArguments, pipeline
 from transformers.video_utils import VideoMetadata
 
@@ -766,13 +764,8 @@ classify = pipeline("video-classification", model={str(repository)!r}, trust_rem
 print(classify({str(clip)!r}, top_k=1)[0]["score"])
 classify.video_processor.num_clips = 3
 print(classify({str(clip)!r}, top_k=1)[0]["score"])
-assert not any(name.split(".")[0] in ("processing_umt", "modeling_umt", "umt_training") for name in sys.modules)
 """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    outcome = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
+    outcome = run_clean(script, cwd=tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     total, score, mean_score = map(float, outcome.stdout.split())
     assert total == pytest.approx(float(pixels(clip, num_clips=2).double().sum()))

@@ -40,7 +40,7 @@ from tiny_commands import (
     search_command,
     training_command,
 )
-from tiny_pretraining import launch
+from warm_python import launch
 
 from umt_training.processes import join_processes
 from umt_training.search.search_index import SearchIndex

@@ -5,6 +5,7 @@ This module does not read weight files. A row describes a file, and `publishing`
 """
 
 import functools
+import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -235,9 +236,15 @@ def licence_of_files(checkpoint: str, model: PreTrainedModel) -> str | None:
 
 
 def count_parameters(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int:
-    """The number of learned parameters of a model, shared tensors counted once; allocates no memory."""
+    """The number of learned parameters of a model, shared tensors counted once; allocates no memory. Counted once for
+    equal configurations."""
+    return _count_parameters(config.to_json_string(use_diff=False), model_class)
+
+
+@functools.cache
+def _count_parameters(config: str, model_class: type[PreTrainedModel]) -> int:
     with torch.device("meta"):
-        model = model_class(config)
+        model = model_class(model_class.config_class.from_dict(json.loads(config)))
     return sum(math.prod(parameter.shape) for parameter in {id(p): p for p in model.parameters()}.values())
 
 

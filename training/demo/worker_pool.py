@@ -21,6 +21,8 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
+from ..processes import fresh_start_method
+
 _MOST_PROCESSES = 4
 _worker: Any = None  # in a worker: the queue to the parent, and the folder of the logs
 
@@ -51,7 +53,7 @@ class WorkerPool:
 
     def __enter__(self) -> "WorkerPool":
         self.logs.mkdir(parents=True, exist_ok=True)
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(fresh_start_method(f"{__package__}.tiny_runs"))
         self._queue = context.Queue()
         self._pool = ProcessPoolExecutor(
             self.num_processes, context, _start_worker, (self._queue, self.num_threads, self.logs)

@@ -6,7 +6,6 @@ next update continues with the videos that are not in the index. Processes of a 
 adds its own: commits that add rows do not conflict.
 """
 
-import multiprocessing
 import os
 import sys
 import time
@@ -23,7 +22,7 @@ from transformers import PreTrainedModel
 from processing_umt import UMTProcessor, VideoDecodeError
 
 from ..data.video_files import check_unicode, list_video_files
-from ..processes import join_processes
+from ..processes import fresh_start_method, join_processes
 from .search_index import BrokenVideo, SearchIndex, is_remote
 from .window_vectors import window_vectors
 
@@ -31,8 +30,6 @@ _COMMIT_SECONDS = 2.0
 _COMMIT_SHARE = 0.05  # of the time since the update began
 _PROGRESS = {"desc": "indexing", "unit": " videos", "delay": 1, "leave": False, "file": sys.stderr}
 _FEW_BYTES = 64 << 20  # of videos that are decoded before decoding processes would have started
-# LanceDB's threads do not survive a fork: decoding processes are forked from a process that has never loaded it
-_START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def update(
@@ -183,8 +180,6 @@ def _read_videos(
         For each video when its last window is encoded: its path, its windows `{"start", "end", "vector"}`, and the
         error of a broken video, of which the windows are those before the error.
     """
-    if _START_METHOD == "forkserver":
-        multiprocessing.set_forkserver_preload([window_vectors.__module__])  # imported once for all workers
     encoded = window_vectors(
         [os.path.join(index.videos, video) for video in videos],
         model,
@@ -192,7 +187,8 @@ def _read_videos(
         index.facts.window,
         batch_size=batch_size,
         num_workers=num_workers,
-        start_method=_START_METHOD,
+        # LanceDB's threads do not survive a fork: decoding processes are forked from one that has never loaded it
+        start_method=fresh_start_method(window_vectors.__module__),
     )
     for outputs in encoded:
         video, error = videos[outputs.index], outputs.error

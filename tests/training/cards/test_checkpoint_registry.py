@@ -305,7 +305,13 @@ def test_a_measurement_of_this_package_is_distinguished_from_published_results(m
 # --- stale files ----------------------------------------------------------------------------------------------------
 
 
-def test_the_built_files_are_up_to_date(capsys):
+@pytest.fixture(scope="module")
+def written() -> dict[str, str]:
+    return written_files()
+
+
+def test_the_built_files_are_up_to_date(written, monkeypatch):
+    monkeypatch.setattr("umt_training.cards.card_folders.written_files", lambda: written)
     assert stale_files(REPOSITORY) == [], "run `umt card build`"
 
 
@@ -337,9 +343,9 @@ def test_stale_files_are_found_and_written(tmp_path, monkeypatch, capsys):
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def page() -> str:
-    return written_files()["docs/reproducibility.md"]
+@pytest.fixture
+def page(written) -> str:
+    return written["docs/reproducibility.md"]
 
 
 def test_the_page_has_every_published_result(page):

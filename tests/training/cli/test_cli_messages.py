@@ -1,17 +1,16 @@
 """What `umt` prints for mistakes: one line that names the cause and what to do, and the traceback of a bug only."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
 import torch
 from tiny_classifier import save_class_folders, save_tiny_classifier, tiny_classifier, tiny_processor
-from tiny_pretraining import make_student, make_teacher, python_environment
+from tiny_pretraining import make_student, make_teacher
 from tiny_question_answering import save_tiny, tiny_answerer
 from tiny_video_text_retrieval import save_tiny_retrieval_model
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
+from warm_python import packages
 
 from umt_training import cli
 from umt_training.cli.errors import user_message
@@ -319,15 +318,18 @@ def test_a_bug_shows_its_traceback(folder, monkeypatch):
 )
 def test_a_full_disk_is_one_line_that_names_the_file(command, file, folder):
     """The limit on the size of a file stands for a disk without space."""
-    code = (
-        "import sys, resource\n"
-        "from umt_training import cli\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-        f"sys.exit(cli.main({command.split()!r}))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=python_environment(), cwd=folder, capture_output=True, text=True, check=False
-    )
+    code = f"""
+import contextlib, io, resource, sys
+from umt_training import cli
+sys.dont_write_bytecode = True  # of which the limit would leave the first bytes
+with contextlib.redirect_stderr(io.StringIO()) as errors:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    code = cli.main({command.split()!r})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+sys.stderr.write(errors.getvalue())
+sys.exit(code)
+"""
+    done = packages.run(["-c", code], cwd=folder)
     line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and line.startswith(f"umt {command.split()[0]}: ") and "Traceback" not in done.stderr
     assert "File too large" in line and file in line

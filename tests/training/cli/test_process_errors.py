@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from tiny_pretraining import launch
+from warm_python import launch
 
 from umt_training.cli import main
 

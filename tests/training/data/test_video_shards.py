@@ -3,12 +3,11 @@
 import gzip
 import io
 import json
-import subprocess
-import sys
 import tarfile
 
 import pytest
 from video_files import write_tar, write_video
+from warm_python import packages
 
 from processing_umt.video_source_umt import VideoDecodeError
 from umt_training.data.captioned_records import load_captioned_records
@@ -169,7 +168,7 @@ for case, shard in {shards!r}.items():
     ]
 print(json.dumps(found))
 """
-    found = json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
+    found = json.loads(packages.run(["-c", program]).stdout)
     for case, (_, number, message) in BOMBS.items():
         grown, num_good, errors = found[case]
         assert grown < 64 << 10, case  # KiB

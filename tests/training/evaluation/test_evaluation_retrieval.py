@@ -10,8 +10,8 @@ import pytest
 import torch
 from recorded import load_recorded
 from tiny_classifier import save_noise
-from tiny_pretraining import launch
 from tiny_video_text_retrieval import recorded_retrieval_model, save_tiny_retrieval_model, tiny_retrieval_model
+from warm_python import launch
 
 from processing_umt import UMTProcessor, UMTVideoProcessor
 from processing_umt.video_decoding_umt import VideoReader

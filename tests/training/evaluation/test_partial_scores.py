@@ -13,9 +13,9 @@ import tiny_evaluations
 import torch
 from tiny_classifier import save_noise, tiny_classifier
 from tiny_evaluations import CAPTIONS, NUM_VIDEOS, TASKS, Interruption, interrupted, values_of
-from tiny_pretraining import launch
 from tiny_question_answering import ANSWERS, tiny_answerer
 from tiny_video_text_retrieval import tiny_retrieval_model
+from warm_python import launch
 
 from umt_training.evaluation.partial_scores import video_keys
 

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +14,8 @@ import torch
 from huggingface_hub import constants
 from index_rows import RANDOM, index_of_rows, window_rows
 from tiny_classifier import save_noise
-from tiny_pretraining import python_environment
 from tiny_video_text_retrieval import save_tiny_retrieval_model, tiny_retrieval_model
+from warm_python import packages
 from without_lancedb import WithoutLanceDB
 
 from modeling_umt.modeling_umt_video_text import mean_of_unit_vectors
@@ -458,7 +455,6 @@ from processing_umt import UMTProcessor
 from umt_training.search import indexing
 from umt_training.search.search_index import SearchIndex
 indexing._COMMIT_SECONDS = indexing._COMMIT_SHARE = 0.0
-print("ready", flush=True)
 indexing.update(
     SearchIndex(sys.argv[1]), tiny_retrieval_model(), UMTProcessor.from_pretrained(sys.argv[2]), batch_size=1
 )
@@ -470,13 +466,11 @@ def test_a_kill_loses_and_doubles_nothing(tmp_path, model, processor, model_fold
     for number in range(30):
         noise(videos / f"{number:02}.mp4", number)
     index = make_index(videos, model, processor)
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, index.uri, str(model_folder)], env=python_environment(), stdout=subprocess.PIPE
-    )
-    assert child.stdout.readline() == b"ready\n"
+    child = packages.start(["-c", KILLED, index.uri, str(model_folder)])
     while len(SearchIndex(index.uri).known()) < 3:
+        assert child.poll() is None
         time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
+    child.kill()
     child.wait()
     index = SearchIndex(index.uri)
     num_found = len(index.known())

@@ -17,7 +17,7 @@ from tiny_action_training import (
     tiny_scores,
     tiny_trainer,
 )
-from tiny_pretraining import launch
+from warm_python import launch
 
 from umt_training import UMTActionDetectionArguments, UMTActionDetectionTrainer
 from umt_training.data.key_frame_dataset import collate_key_frames

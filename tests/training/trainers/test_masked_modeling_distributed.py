@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 from tiny_masked_modeling import CASES, PIXELS, make_student, run_case, some_batch, step_loss
-from tiny_pretraining import GLOBAL_BATCH, REPOSITORY, launch, write_videos
+from tiny_pretraining import GLOBAL_BATCH, REPOSITORY, write_videos
+from warm_python import launch
 
 
 @pytest.fixture(scope="module")

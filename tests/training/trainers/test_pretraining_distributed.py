@@ -13,7 +13,6 @@ from tiny_pretraining import (
     GLOBAL_BATCH,
     REPOSITORY,
     PoisonedClips,
-    launch,
     make_student,
     run_case,
     some_clips,
@@ -21,6 +20,7 @@ from tiny_pretraining import (
     write_videos,
 )
 from video_files import write_tar
+from warm_python import launch
 
 from umt_training.data.video_records import load_video_records
 from umt_training.data.video_stream import name_hash

@@ -8,8 +8,8 @@ import pytest
 import torch
 from finetuning_tools import losses, state_of, tiny_trainer
 from subprocess_tools import run_clean
-from tiny_pretraining import launch
 from transformers import TrainerCallback
+from warm_python import launch
 
 from umt_training.runs.resume import last_checkpoint
 from umt_training.trainers.stop_signal import TrainingStopped

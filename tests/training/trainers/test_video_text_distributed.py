@@ -7,8 +7,9 @@ import json
 
 import pytest
 import torch
-from tiny_pretraining import REPOSITORY, launch
+from tiny_pretraining import REPOSITORY
 from tiny_video_text import CASES, GLOBAL_BATCH, run_case, write_media
+from warm_python import launch
 
 
 @pytest.fixture(scope="module")
