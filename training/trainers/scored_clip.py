@@ -82,9 +82,11 @@ class TokenScorer:
         """The scored clip of `read_frames`."""
         crop = {"size": {"shortest_edge": self.size}, "crop_size": self.size}
         clip = self.processor(frames, return_tensors="pt", **crop)["pixel_values_videos"]  # (1, T, 3, size, size)
+        weights = next(self.model.parameters())
+        inputs = clip.to(weights.device, weights.dtype)
         is_motion = self.scores_name == "motion"
-        scores = self.model.motion_importance(clip) if is_motion else self.model(clip).cls_attention  # (1, T', S)
-        return ScoredClip(clip[0], scores[0], self.side, self.scores_name)
+        scores = self.model.motion_importance(inputs) if is_motion else self.model(inputs).cls_attention  # (1, T', S)
+        return ScoredClip(clip[0], scores[0].float().cpu(), self.side, self.scores_name)
 
 
 def read_frames(video: Any, processor: UMTVideoProcessor) -> np.ndarray:
