@@ -6,8 +6,8 @@ is allowed to it; the videos of an index are served by `ServedVideos`.
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .page import STYLE, AppModels, build_page, theme
@@ -43,9 +43,9 @@ def served_page(
         ValueError: see `build_page`, or there is no public address.
         OSError: the port is in use.
     """
-    with tempfile.TemporaryDirectory(prefix="umt-app-") as folder:
-        before = dict(os.environ)
-        _set_environment(Path(folder))
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="umt-app-"))
+        stack.enter_context(_environment(Path(folder)))
         shared, served = Surroundings(Path(folder), examples, describe_error), ServedVideos()
         page = build_page(models, served, shared)
         try:
@@ -70,16 +70,27 @@ def served_page(
             yield public or local
         finally:
             page.close(verbose=False)
-            os.environ.clear()
-            os.environ.update(before)
 
 
-def _set_environment(folder: Path) -> None:
-    """Variables that Gradio reads: it sends nothing, and keeps its files in a folder."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder / "examples")
-    for name in ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_ROOT_PATH"):
-        os.environ.pop(name, None)
+@contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """Context manager of the variables that Gradio reads: it sends nothing, and keeps its files in a folder."""
+    values: dict[str, str | None] = dict.fromkeys(("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_ROOT_PATH"))
+    values |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder)}
+    values["GRADIO_EXAMPLES_CACHE"] = str(folder / "examples")
     for name in ("no_proxy", "NO_PROXY"):  # Gradio opens its own page once, which no proxy would reach
-        os.environ[name] = ",".join(filter(None, (os.environ.get(name), _LOCAL)))
+        values[name] = ",".join(filter(None, (os.environ.get(name), _LOCAL)))
+    before = {name: os.environ.get(name) for name in values}
+    _update_environment(values)
+    try:
+        yield
+    finally:
+        _update_environment(before)
+
+
+def _update_environment(values: Mapping[str, str | None]) -> None:
+    """Sets variables; None removes one."""
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value

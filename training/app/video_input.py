@@ -52,15 +52,19 @@ class Surroundings(NamedTuple):
             raise gr.Error(message, duration=None, print_exception=False) from error
 
 
-class UploadedVideo(gr.Video):
-    """A video of the browser; Gradio's would also fetch a URL that a client sends instead."""
+def refuse_urls(component: gr.Video) -> None:
+    """Makes a component take uploaded files alone; Gradio's would also fetch a URL that a client sends in their place.
 
-    is_template = True  # the browser shows Gradio's component
+    Unusual: a subclass would do, but Gradio writes a stub file beside the module of every subclass.
+    """
+    move = component.async_move_resource_to_block_cache
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+    async def move_file(url_or_file_path: str | Path | None) -> str | None:
         if "://" in str(url_or_file_path):
             raise gr.Error("This page reads no URLs; upload the file.", print_exception=False)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+        return await move(url_or_file_path)
+
+    component.async_move_resource_to_block_cache = move_file
 
 
 class VideoInput:
@@ -74,9 +78,10 @@ class VideoInput:
     def __init__(self, shared: Surroundings, name: str):
         self.shared = shared
         self.path = gr.State(None)
-        self.player = UploadedVideo(
+        self.player = gr.Video(
             label="Video", sources=["upload", "webcam"], elem_id=f"{name}-video", elem_classes="player", buttons=[]
         )
+        refuse_urls(self.player)
         self.gallery = None
         if shared.examples:
             self.gallery = gr.Gallery(
