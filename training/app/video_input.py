@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,12 +45,15 @@ class Surroundings(NamedTuple):
         try:
             yield
         except Exception as error:
-            message = self.describe_error(error)
+            message = self.message(error, video)
             if message is None:
                 raise
-            if video is not None:
-                message = message.replace(video, Path(video).name)
             raise gr.Error(message, duration=None, print_exception=False) from error
+
+    def message(self, error: Exception, video: str | None = None) -> str | None:
+        """The message of an error that a user can fix, with the name of the video in place of its path."""
+        message = self.describe_error(error)
+        return message if message is None or video is None else message.replace(video, Path(video).name)
 
 
 def refuse_urls(component: gr.Video) -> None:
@@ -109,27 +113,43 @@ class VideoInput:
         self.player.clear(lambda: [None] * (1 + len(outputs)), None, [self.path, *outputs], **private())
         if function is not None:
             for event in events:
-                event.success(function, [self.path, *inputs], [*outputs], concurrency_id=MODEL, **private())
+                event.success(
+                    partial(_unless_empty, function, len(outputs)),
+                    [self.path, *inputs],
+                    [*outputs],
+                    concurrency_id=MODEL,
+                    **private(),
+                )
 
     def _take(self, path: str | None) -> tuple[Any, str | None]:
+        """The player and the path of an uploaded video; a broken one is reported, and removed from the player."""
         if path is None:
             return gr.skip(), None
-        return self._show(path), path
+        try:
+            return self._show(path), path
+        except VideoDecodeError as error:
+            gr.Warning(self.shared.message(error, path), title="Broken video", duration=None)
+            return gr.Video(value=None, label="Video"), None
 
-    def _take_example(self, selected: gr.SelectData) -> tuple[Any, str]:
-        path = str(self.shared.examples[selected.index][1])
-        return self._show(path), path
+    def _take_example(self, selected: gr.SelectData) -> tuple[Any, str | None]:
+        return self._take(str(self.shared.examples[selected.index][1]))
 
     def _show(self, path: str) -> Any:
         """The player with a video that the browser plays."""
-        with self.shared.errors_in_one_line(path):
-            with VideoReader(Path(path)) as reader:
-                if is_playable(path):
-                    return gr.Video(value=path, label="Video")
-                preview = write_preview(self.shared.new_file(f"{Path(path).stem}.mp4"), reader)
-                is_short = reader.duration <= PREVIEW_SECONDS
-            beginning = "" if is_short else f" of the first {PREVIEW_SECONDS:g} s"
-            return gr.Video(value=preview, label=f"Video (preview{beginning}, converted for the browser)")
+        with VideoReader(Path(path)) as reader:
+            if is_playable(path):
+                return gr.Video(value=path, label="Video")
+            preview = write_preview(self.shared.new_file(f"{Path(path).stem}.mp4"), reader)
+            is_short = reader.duration <= PREVIEW_SECONDS
+        beginning = "" if is_short else f" of the first {PREVIEW_SECONDS:g} s"
+        return gr.Video(value=preview, label=f"Video (preview{beginning}, converted for the browser)")
+
+
+def _unless_empty(function: Callable, num_outputs: int, path: str | None, *values: Any) -> Any:
+    """What a function returns for a video, or empty outputs without one."""
+    if path is not None:
+        return function(path, *values)
+    return [None] * num_outputs if num_outputs > 1 else None
 
 
 def require_path(path: str | None) -> str:

@@ -106,8 +106,7 @@ def served(folder):
 def page(served):
     """The page of the browser; messages of an earlier test are closed."""
     yield served.page
-    for button in served.page.locator(".toast-close").all():
-        button.click()
+    served.page.evaluate("document.querySelectorAll('.toast-close').forEach(button => button.click())")
 
 
 def open_tab(page, name: str) -> None:
@@ -115,7 +114,7 @@ def open_tab(page, name: str) -> None:
 
 
 def upload(page, tab: str, path: Path) -> None:
-    clear = page.locator(f"#{tab}-video button[aria-label=Clear]").first
+    clear = page.locator(f"#{tab}-video [data-testid=video] button[aria-label=Clear]")
     if clear.is_visible():
         clear.click()
     page.locator(f"#{tab}-video input[type=file]").set_input_files(str(path))
