@@ -36,7 +36,8 @@ def test_labels_are_those_of_the_command_and_frames_those_of_the_processor(clip,
     folder = save_tiny_classifier(tmp_path / "model")
     model = AutoModelForVideoClassification.from_pretrained(folder).eval()
     classifier = Classifier(model, tiny_processor(), "tiny")
-    assert cli.main(["classify", str(clip), "--model", str(folder), "--json", "--top-k", "3", "--device", "cpu"]) == 0
+    words = ["--model", str(folder), "--json", "--top-k", "3", "--num-workers", "0", "--device", "cpu"]
+    assert cli.main(["classify", str(clip), *words]) == 0
     (printed,) = json.loads(capsys.readouterr().out)
     found = classifier.classify(str(clip), top_k=3)
     assert list(found) == [row["label"] for row in printed["predictions"]]

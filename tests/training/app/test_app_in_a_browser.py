@@ -34,7 +34,7 @@ if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
 REAL_CLIP = Path(__file__).parents[4] / "shared" / "videos" / "arm_wrestling.mp4"
-TIMEOUT = 20_000  # ms
+TIMEOUT = 60_000  # ms
 SECRET = "the content of a file outside of the given folders"
 
 
