@@ -136,9 +136,9 @@ def test_an_uploaded_clip_gets_the_labels_of_the_classifier(served, page, folder
 def test_a_broken_file_is_reported_in_one_line_without_its_path(page, folder):
     open_tab(page, "Classify")
     upload(page, "classify", folder / "broken.mp4")
-    message = page.locator(".toast-message-text").first
+    message = page.get_by_text(re.compile(r"^\s*broken\.mp4: ")).last
     message.wait_for()
-    text = message.inner_text()
+    text = message.inner_text().strip()
     assert text.startswith("broken.mp4: ") and "\n" not in text and "/" not in text.split(":")[1]
 
 
