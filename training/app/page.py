@@ -37,7 +37,8 @@ STYLE = """
 .pictures .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
 .pictures .grid-container { padding-top: 28px; }
 .pictures .empty { min-height: 120px; }
-#moments .grid-container { grid-template-columns: minmax(0, 1fr); }
+#moments .grid-container { grid-template-columns: minmax(0, 1fr); grid-auto-rows: auto !important; }
+#mask .image-container { padding-top: 28px; }
 #moments .thumbnail-item { aspect-ratio: auto; height: auto; display: block; }
 #moments .thumbnail-item img { height: auto; }
 #moments .caption-label { position: static; max-width: none; width: 100%; border: 0; text-align: left; }
