@@ -21,7 +21,7 @@ from .process_errors import print_error
 
 COMMANDS = (
     "classify", "embed", "search", "ask", "detect", "convert", "check-videos", "show-mask", "pretrain", "finetune",
-    "evaluate", "card", "publish", "demo",
+    "evaluate", "card", "publish", "demo", "app",
 )  # fmt: skip
 SHARED_BY_PROCESSES = ("pretrain", "finetune", "evaluate", "detect", "search")  # whatever their arguments
 VERSIONS = ("torch", "transformers", "av")

@@ -7,7 +7,6 @@ generates answers by beam search; their scores are probabilities, which need not
 import argparse
 import json
 import sys
-from typing import Any
 
 from ..terminal import printable
 from .arguments import add_loading_arguments, add_motion_argument, load_answerer, require_at_least
@@ -38,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data.question_records import read_answers
     from ..data.text_columns import note_texts
+    from ..evaluation.answers import answer_question
 
     candidates = None if args.candidates is None else read_answers(args.candidates)
     model, processor = load_answerer(args)
@@ -45,16 +45,10 @@ def run(args: argparse.Namespace) -> int:
     if candidates is not None:
         note_texts(processor.inspect_answers(candidates), f"answers of {args.candidates}")
     try:
-        inputs = processor(videos=args.video, text=args.question, num_clips=1, num_crops=1, return_tensors="pt")
+        answers = answer_question(model, processor, args.video, args.question, candidates, args.top_k)
     except VideoDecodeError as error:
         print(f"umt ask: {printable(str(error))}", file=sys.stderr)
         return 1
-    inputs = inputs.to(model.device)
-    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(model.dtype)
-    if candidates is None:
-        answers = generate_answers(model, processor, inputs, args.top_k)
-    else:
-        answers = choose_answers(model, processor, inputs, candidates)[: args.top_k]
     if args.json:
         found = [{"answer": answer, "score": score} for answer, score in answers]
         print(json.dumps({"video": args.video, "question": args.question, "answers": found}, ensure_ascii=False))
@@ -62,29 +56,3 @@ def run(args: argparse.Namespace) -> int:
         width = max(len(answer) for answer, _ in answers)
         print("\n".join(f"{answer:<{width}}  {score:.4f}" for answer, score in answers))
     return 0
-
-
-def choose_answers(model: Any, processor: Any, inputs: Any, candidates: list[str]) -> list[tuple[str, float]]:
-    """The candidates that the model scores, best first, with their scores."""
-    encoded = processor.encode_answers(candidates, return_tensors="pt").to(model.device)
-    indices, scores = model.rank_answers(
-        **inputs, candidate_ids=encoded["input_ids"], candidate_attention_mask=encoded["attention_mask"]
-    )
-    return [(candidates[index], score) for index, score in zip(indices[0].tolist(), scores[0].tolist(), strict=True)]
-
-
-def generate_answers(model: Any, processor: Any, inputs: Any, number: int) -> list[tuple[str, float]]:
-    """Generated answers, best first, with their probabilities; at most `number` different ones."""
-    generated = model.generate(
-        **inputs,
-        num_beams=max(number, 3),
-        num_return_sequences=number,
-        length_penalty=0.0,  # makes the scores log-probabilities
-        return_dict_in_generate=True,
-        output_scores=True,
-    )
-    texts = processor.tokenizer.batch_decode(generated.sequences, skip_special_tokens=True)
-    answers = {}
-    for text, score in zip(texts, generated.sequences_scores.exp().tolist(), strict=True):
-        answers.setdefault(text, score)
-    return list(answers.items())

@@ -88,16 +88,10 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data.text_columns import note_texts
 
-    os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings of small clusters are not for users
+    index, model, processor = load_search_model(args)
+
     from ..search.search import search, write_search_page
 
-    index = find_index(args)
-    check_fits(args, index)
-    if index is not None:
-        args.motion_drop_ratio = index.facts.model.motion_drop_ratio
-    if args.model is None:
-        args.model = index.model
-    model, processor = load_video_text_model(args, "search")
     note_texts(processor.inspect_texts(args.query), "the text to search for", state.is_main_process)
     index = open_index(index, args, model, processor, state)
     if not args.no_update:
@@ -126,6 +120,22 @@ def run(args: argparse.Namespace) -> int:
         write_search_page(args.html, args.query, moments, index, processor)
         print(f"page: {args.html}", file=sys.stderr)
     return 0 if moments else 1
+
+
+def load_search_model(args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """The index that the arguments name, None if it does not exist yet; and the model and processor to search it with.
+
+    Raises:
+        ValueError: see `find_index`, `check_fits` and `load_video_text_model`.
+    """
+    os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings of small clusters are not for users
+    index = find_index(args)
+    check_fits(args, index)
+    if index is not None:
+        args.motion_drop_ratio = index.facts.model.motion_drop_ratio
+    if args.model is None:
+        args.model = index.model
+    return index, *load_video_text_model(args, "search")
 
 
 def find_index(args: argparse.Namespace) -> Any:

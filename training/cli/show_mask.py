@@ -71,39 +71,29 @@ def run(args: argparse.Namespace) -> int:
     """
     require_at_least(args, num_masks=1, teacher_image_size=1)
 
-    import torch
-
     from processing_umt import UMTVideoProcessor
 
-    from ..data.video_dataset import mask_seed
     from ..pictures.drawing import save_picture
-    from ..pictures.mask_pictures import draw_mask_strip
-    from ..trainers.teacher_student import MOTION, draw_scored_masks
+    from ..trainers.scored_clip import TokenScorer, read_frames
+    from ..trainers.teacher_student import MOTION
 
     is_motion = args.mask_type == MOTION
     require_options_of_type(args, is_motion)
     student = load_motion_student(args) if is_motion else None
     num_frames = 8 if student is None else student.config.num_frames
     processor = UMTVideoProcessor(num_frames=num_frames if args.num_frames is None else args.num_frames)
-    frames, _ = processor.fetch_videos(
-        args.video, processor.sample_frames
-    )  # (T, H, W, 3); before the teacher is loaded
+    frames = read_frames(args.video, processor)  # before the teacher is loaded
     teacher = None if is_motion else load_mask_teacher(args)
     size, side = student_frame(args, student) if teacher is None else teacher_frame(args, teacher)
-    crop = {"size": {"shortest_edge": size}, "crop_size": size}
-    clip = processor(frames, return_tensors="pt", **crop)["pixel_values_videos"]  # (1, T, 3, size, size)
-    with torch.inference_mode():
-        scores = student.motion_importance(clip) if teacher is None else teacher(clip).cls_attention  # (1, T', S)
-        seeds = torch.tensor([mask_seed(args.seed, 0, 0)])
-        masks = draw_scored_masks(args.mask_type, scores, args.mask_ratio, seeds, args.num_masks)  # (1, M, V)
+    scored = TokenScorer(student or teacher, processor, size, side).score(frames)
+    masks = scored.masks(args.mask_type, args.mask_ratio, args.seed, args.num_masks)
 
     name = args.student or "new weights" if teacher is None else args.teacher
     name = os.path.basename(os.path.abspath(name)) if os.path.exists(name) else name
     source = "student" if teacher is None else "teacher"
     title = f"{os.path.basename(args.video)} under {args.mask_type} masking; {source}: {name}"
-    scored = "motion" if teacher is None else "attention"
-    save_picture(draw_mask_strip(clip[0], masks[0], scores[0], (side, side), title, scored), args.output)
-    print(f"{args.output}: {masks.shape[2]} of {scores.numel()} tokens are visible")
+    save_picture(scored.draw(masks, title), args.output)
+    print(f"{args.output}: {masks.shape[1]} of {scored.num_tokens} tokens are visible")
     return 0
 
 

@@ -46,7 +46,7 @@ def test_the_picture_shows_the_masks_of_the_trainer(mask_type, show, video, monk
     """Clip, masks and attention in the picture are those of the training code for the same seed."""
     seen = {}
     monkeypatch.setattr(
-        "umt_training.pictures.mask_pictures.draw_mask_strip",
+        "umt_training.trainers.scored_clip.draw_mask_strip",
         lambda *args: seen.update(args=args) or draw_mask_strip(*args),
     )
     code, picture = show("--mask-type", mask_type, "--mask-ratio", 0.5, "--num-masks", 2, "--seed", 3)
@@ -70,7 +70,7 @@ def show_motion(video, tmp_path, monkeypatch):
     """Runs the command for masks by motion; returns the arguments of its picture."""
     seen = {}
     monkeypatch.setattr(
-        "umt_training.pictures.mask_pictures.draw_mask_strip",
+        "umt_training.trainers.scored_clip.draw_mask_strip",
         lambda *args: seen.update(args=args) or draw_mask_strip(*args),
     )
 
