@@ -55,12 +55,12 @@ class Settings:
     """Sizes of the experiment; the defaults are those of the committed table."""
 
     seeds: int = 3
-    unlabelled: int = 4000
+    unlabelled: int = 6000
     labelled: int = 1024
     test: int = 800
-    teacher_steps: int = 400
-    pretrain_steps: int = 600
-    finetune_steps: int = 200
+    teacher_steps: int = 500
+    pretrain_steps: int = 1200
+    finetune_steps: int = 400
 
 
 @dataclass(frozen=True)
