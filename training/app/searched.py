@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from processing_umt import UMTProcessor, VideoDecodeError
 
 from ..clock import clock
-from ..search.search import STRIP_FRAMES, Moment, frame_strip, read_moment, search
+from ..pictures.video_strip import STRIP_FRAMES, frame_strip
+from ..search.search import Moment, read_moment, search
 from ..search.search_index import SearchIndex
 
 
