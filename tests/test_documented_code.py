@@ -29,6 +29,7 @@ NOT_RUN = {
     "python -m pytest *": "the tests themselves",
     "ruff *": "runs in .ci/run",
     "lint-imports": "runs in .ci/run",
+    "mkdocs *": "runs in .ci/run",
     "umt card check": "compares cards with the real registry; runs in .ci/run",
     "umt publish l16_25m --repo-id me/umt-l16-25m": "uploads to the Hub; tests/training/cards/test_publishing.py",
     "umt publish my-model --repo-id me/my-model": "uploads to the Hub; tests/training/cards/test_publishing.py",
