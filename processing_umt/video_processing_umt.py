@@ -72,7 +72,9 @@ class UMTVideoProcessorKwargs(VideosKwargs, total=False):
 class UMTVideoProcessor(ActionDetectionPostProcessing, BaseVideoProcessor):
     r"""Converts videos to the `pixel_values_videos` of the UMT models.
 
-    Options in addition to those of Transformers; each is saved, and can be overridden in a call:
+    Options are those of Transformers and the following ones; each is saved, and can be overridden in a call.
+
+    Args:
         num_frames (`int`, defaults to 8): Number of frames of a clip.
         sampling (`str`, defaults to `"sparse"`): Frame sampling rule: `"sparse"` (Kinetics, Moments in Time),
             `"segments"` (Something-Something), `"middle"` (retrieval, question answering), `"dense"` or `"strided"` (a

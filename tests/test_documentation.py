@@ -1,43 +1,27 @@
-"""The documentation keeps its promises: a short README, links and paths that exist, commands and code that parse."""
+"""The documentation keeps its promises: a short README, links and paths that exist.
 
-import ast
+Its code is run by test_documented_code.py."""
+
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-
-from umt_training.cli import COMMANDS, main
-from umt_training.runs.recipes import recipe_names
+from markdown_code import FENCED
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
-GUIDES = sorted((REPOSITORY / "docs").glob("*.md"))
+GUIDES = sorted((REPOSITORY / "docs").rglob("*.md"))
 PAGES = [README, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "CHANGELOG.md", *GUIDES]
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-def code_blocks(page: Path, language: str) -> list[str]:
-    return [block for name, block in FENCED.findall(page.read_text()) if name == language]
-
-
-def umt_commands(page: Path) -> list[list[str]]:
-    """The arguments of every `umt` command in the shell blocks of a page, but for those cut short by `...`."""
-    lines = "".join(code_blocks(page, "bash")).replace("\\\n", " ").replace("$(which umt)", "umt").splitlines()
-    found = []
-    for line in lines:
-        words = shlex.split(line, comments=True)
-        if "umt" in words and "..." not in words:
-            found.append(words[words.index("umt") + 1 :])
-    return found
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 
 
 def heading_anchors(page: Path) -> list[str]:
-    """Anchors of a page's headings, as GitHub builds them."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    """Anchors of a page's headings, as GitHub builds them, and those of the names that a page of the reference has."""
+    text = page.read_text()
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    documented = re.findall(r"^::: (\S+)", text, re.MULTILINE)
+    return documented + [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def test_the_readme_is_short():
@@ -65,26 +49,6 @@ def test_files_that_are_named_exist(page):
         assert "NAME" in path or (REPOSITORY / path).exists(), path
 
 
-@pages
-def test_commands_are_commands(page, monkeypatch):
-    for command in COMMANDS:
-        monkeypatch.setattr(f"umt_training.cli.{command.replace('-', '_')}.run", lambda args: 0)
-    for arguments in umt_commands(page):
-        try:
-            assert main(arguments) == 0
-        except SystemExit as error:
-            raise AssertionError(f"umt {shlex.join(arguments)}") from error
-        if "--config" in arguments:
-            recipe = arguments[arguments.index("--config") + 1]
-            assert recipe in recipe_names() or recipe.endswith(".yaml"), recipe
-
-
-@pages
-def test_python_code_parses(page):
-    for block in code_blocks(page, "python"):
-        ast.parse(block, page.name)
-
-
 LAUNCHERS = {"num_processes", "num_machines", "multi_gpu", "machine_rank", "main_process_ip", "main_process_port"}
 
 
@@ -98,5 +62,6 @@ def test_options_are_spelled_with_dashes(file):
 
 
 def test_the_index_lists_every_guide():
-    linked = set(re.findall(r"\]\((\w+\.md)\)", (REPOSITORY / "docs" / "README.md").read_text()))
-    assert linked == {guide.name for guide in GUIDES} - {"README.md"}
+    linked = re.findall(r"\]\(([\w/]+\.md)\)", (REPOSITORY / "docs" / "README.md").read_text())
+    pages = {str(guide.relative_to(REPOSITORY / "docs")) for guide in GUIDES} - {"README.md"}
+    assert sorted(linked) == sorted(page for page in pages if not page.startswith("reference/"))
