@@ -26,6 +26,7 @@ NOT_RUN = {
     "source *": "a command of the shell",
     "pip install *": "needs the network",
     "hf auth login": "asks for a token of the Hub",
+    "hf upload *": "uploads to the Hub",
     "python -m pytest *": "the tests themselves",
     "ruff *": "runs in .ci/run",
     "lint-imports": "runs in .ci/run",
@@ -38,6 +39,7 @@ NOT_RUN = {
 }
 # pattern of a command → why only its arguments are parsed
 PARSED = {
+    "umt app *": "serves a page until it is ended; tests/training/app",
     "umt demo": "takes minutes; tests/training/demo runs it with few steps",
     "umt finetune --config mvd_b16_k400 *": "needs a clip of each of the 400 classes",
     "python -m benchmarks.*": "takes minutes to hours; tests/benchmarks runs each on a small scale",
