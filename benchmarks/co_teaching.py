@@ -4,10 +4,10 @@
     python -m benchmarks.co_teaching [--processes N] [--folder FOLDER] [--seeds 3] [--output FOLDER]
 
 Clips and networks are those of `umt demo`: the class of a clip is the direction of its object, which no single frame
-shows. The image teacher is the demo's CLIP, which encodes frames; the video teacher is a student that was aligned with
-it, which encodes clips. Every variant gets the CPU time of the alignment, without that of training the teachers, which
-is reported. A seed determines masks, initial weights, order of the clips, labelled clips and head. With `--folder` an
-interrupted experiment resumes. Intervals are Student's 95 % intervals over seeds.
+shows. The image teacher is a CLIP of the demo's size, which encodes frames; the video teacher is a student that was
+aligned with it, which encodes clips. Every variant gets the CPU time of the alignment, without that of training the
+teachers, which is reported. A seed determines masks, initial weights, order of the clips, labelled clips and head.
+With `--folder` an interrupted experiment resumes. Intervals are Student's 95 % intervals over seeds.
 
 Two measures of a student: how well its features predict the object's position in a frame (`position_probe`), and top-1
 accuracy after fine-tuning.
