@@ -1,5 +1,6 @@
 """Variants of pre-training with the clips and networks of `umt demo`, each pre-trained and fine-tuned over several
-seeds; `demo_ablations` and `co_teaching` define them.
+seeds; `demo_ablations` defines them. `co_teaching` shares the trainer of masked modelling, the steps in equal time and
+the intervals.
 
 Clips and teachers are shared; a seed determines everything else: masks, initial weights of the student, order of the
 clips, labelled clips, head. Each variant uses the learning rate and the layer-wise decay of fine-tuning that are best
@@ -128,6 +129,7 @@ def masked_trainer(
     *,
     seed: int = 0,
     on_step: OnStep | None = None,
+    divisor: int = 1,
     **masks: Any,
 ) -> UMTMaskedModelingTrainer:
     """The counterpart of `tiny_runs.pretraining_trainer` for masked modelling: as many views per step, one per clip,
@@ -135,13 +137,14 @@ def masked_trainer(
 
     Args:
         config: Of the student, with its `masked_targets`.
+        divisor: Of the batch size, and with it of the learning rate.
         masks: `mask_type` and `mask_ratio` of the arguments.
     """
     torch.manual_seed(seed)
     student = UMTForMaskedModeling(config)
     student.set_attn_implementation("eager")
     args = pretraining_arguments(
-        output_dir, num_steps, num_masks=1, seed=seed, arguments=UMTMaskedModelingArguments, **masks
+        output_dir, num_steps, num_masks=divisor, seed=seed, arguments=UMTMaskedModelingArguments, **masks
     )
     return UMTMaskedModelingTrainer(student, teachers, args, train_dataset=train_dataset, callbacks=callbacks(on_step))
 
@@ -231,10 +234,10 @@ def describe_evaluation(settings: Mapping[str, Any], clips: DemoClips) -> str:
     )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of a mean of percentages, clipped to 0 and 100."""
+def interval(values: Sequence[float], lowest: float = 0.0, highest: float = 100.0) -> tuple[float, float]:
+    """Student's 95 % interval of a mean, clipped to the range of the values; by default that of percentages."""
     mean = statistics.mean(values)
     if len(values) < 2:
         return mean, mean
     half = T_QUANTILES[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-    return max(0.0, mean - half), min(100.0, mean + half)
+    return max(lowest, mean - half), min(highest, mean + half)

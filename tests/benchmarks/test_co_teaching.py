@@ -1,52 +1,51 @@
-"""The comparison of teachers of masked modelling at a few steps: its table and the steps in equal CPU time."""
+"""The comparison of teachers of masked modelling at a few steps: its students, its page, resuming, and the steps in
+equal CPU time."""
 
-import re
+import json
 
 import pytest
-from few_demo_steps import FEW
+from same_process import SameProcess
 from transformers import AutoConfig
 
 from benchmarks import co_teaching
-from benchmarks.co_teaching import ALIGNMENT, VARIANTS, run, steps_of_variants
-from umt_training.demo.demo import DemoSettings
-from umt_training.demo.worker_pool import Done
+from benchmarks.co_teaching import ALIGNMENT, VARIANTS, Settings, main, steps_in_equal_time
+
+SIZES = {"unlabelled": 64, "labelled": 16, "probe": 16, "test": 16, "seeds": 1}
+STEPS = {"teacher_steps": 2, "pretrain_steps": 4, "finetune_steps": 2}
+SECONDS = dict(zip(VARIANTS, (0.2, 0.1, 0.4, 0.5), strict=True))  # per step
 
 
-def test_every_variant_is_taught_by_its_teachers_and_has_a_row(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        co_teaching, "steps_of_variants", lambda *arguments: dict.fromkeys(VARIANTS, 2)
-    )  # the measurement of steps has a test of its own
-    results = run(FEW, tmp_path / "run")
-    printed = capsys.readouterr().out
-    assert [row["arm"] for row in results["runs"]] == list(VARIANTS)
-    assert all(re.search(rf"^\| {re.escape(name)} \|", printed, re.MULTILINE) for name in VARIANTS)
-    targets = {
-        name: AutoConfig.from_pretrained(tmp_path / "run" / f"student-{name.split()[0]}-0").masked_targets or {}
-        for name in VARIANTS
-    }
-    assert {name: tuple(dims) for name, dims in targets.items()} == VARIANTS
-    assert all(dim == 128 for name, dims in targets.items() for target, dim in dims.items() if target == "video")
+@pytest.fixture
+def few_measured_steps(monkeypatch):
+    """Replaces the measurement of steps, which takes 30 of each variant."""
+    monkeypatch.setattr(co_teaching, "seconds_per_step", lambda makers, on_step: tuple(SECONDS.values()))
 
 
-def test_all_variants_get_the_cpu_time_of_the_alignment():
-    class Pool:
-        """Its worker has measured the seconds per step."""
-
-        def submit(self, *task):
-            return self
-
-        def result(self):
-            return Done(dict(zip(VARIANTS, (0.2, 0.1, 0.4, 0.5), strict=True)), 1.0, 1.0)
-
-        def say(self, text):
-            assert f"{ALIGNMENT} 0.200 (4 steps)" in text
-
-    steps = steps_of_variants(FEW, None, "teacher", None, Pool())
-    assert list(steps.values()) == [4, 8, 2, 2]
+def test_all_variants_get_the_cpu_time_of_the_alignment(few_measured_steps, tmp_path):
+    steps = steps_in_equal_time(Settings(pretrain_steps=4), tmp_path)
+    assert steps == dict(zip(VARIANTS, (4, 8, 2, 2), strict=True))
 
 
-@pytest.mark.parametrize("seeds", [0, 11])
-def test_a_number_of_seeds_without_an_interval_is_an_error(seeds, tmp_path):
-    with pytest.raises(ValueError, match="expected 1 to 10"):
-        run(DemoSettings(seeds=seeds), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_every_variant_is_taught_by_its_teachers_and_has_a_row_and_a_second_run_computes_nothing(
+    few_measured_steps, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(co_teaching, "ProcessPoolExecutor", SameProcess)  # whose functions pytest can replace
+    folder, output = tmp_path / "folder", tmp_path / "results"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (SIZES | STEPS).items()]
+
+    def run() -> list[dict]:
+        main([*options, "--output", str(output), "--folder", str(folder)])
+        return json.loads((output / "co_teaching.json").read_text())["runs"]
+
+    rows = run()
+    assert [(row["variant"], row["steps"]) for row in rows] == list(zip(VARIANTS, (4, 8, 2, 2), strict=True))
+    configs = {name: AutoConfig.from_pretrained(folder / "cells" / f"{name}-0") for name in VARIANTS}
+    assert {name: tuple(config.masked_targets or ()) for name, config in configs.items()} == VARIANTS
+    assert {config.position_type for config in configs.values()} == {"space_time"}
+    page = (output / "co_teaching.md").read_text()
+    assert all(page.count(f"\n| {name} |") == 1 for name in VARIANTS)
+    assert "chance level 12.5" in page and str(folder) not in page
+
+    file = folder / "cells" / f"{ALIGNMENT}-0.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"test": 77.0}))
+    assert run() == [rows[0] | {"test": 77.0}, *rows[1:]]

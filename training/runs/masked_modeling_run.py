@@ -2,22 +2,19 @@
 arXiv 2203.12602)."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from transformers import set_seed
 
 from modeling_umt import UMTConfig, UMTForMaskedModeling
 from processing_umt import UMTVideoProcessor
 from processing_umt.augmentation_umt import augment_for_masked_modeling
-from processing_umt.frame_sampling_umt import RULES_WITH_STRIDE, SAMPLING_RULES, sample_training_clip
+from processing_umt.frame_sampling_umt import RULES_WITH_STRIDE, sample_training_clip
 
 from ..cards.run_facts import RunFacts
 from ..data.video_dataset import VideoClipDataset
-from ..data.video_records import load_video_records
 from ..data.video_stream import StreamedClipDataset
 from ..trainers.argument_ranges import require_ranges
 from ..trainers.masked_modeling import UMTMaskedModelingArguments, UMTMaskedModelingTrainer
@@ -31,11 +28,20 @@ from ..trainers.masked_tokens import num_pool_frames
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from .estimate_masked_modeling import describe_masked_modeling_cost, estimate_masked_modeling
 from .motion_setting import refuse_motion_drop
-from .pretraining_run import load_student
+from .pretraining_run import load_student, size_student
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
-from .run_clips import data_seed, training_clips, training_crop
+from .run_clips import (
+    check_sampling,
+    clips_per_epoch,
+    data_seed,
+    training_clips,
+    training_crop,
+    unlabelled_records,
+)
 from .run_folder import RunFolder
+
+FRAME_STRIDE = 4  # of the published runs
 
 
 @dataclass
@@ -76,24 +82,15 @@ class MaskedModelingRun:
 
     def __post_init__(self):
         require_ranges(self, dict.fromkeys(("samples_per_epoch", "num_devices", "frame_stride"), "[1, inf)"))
-        if self.sampling not in SAMPLING_RULES:
-            raise ValueError(f"`sampling` must be one of {', '.join(SAMPLING_RULES)}, but is {self.sampling!r}.")
-        if self.sampling not in RULES_WITH_STRIDE and self.frame_stride is not None:
-            raise ValueError(
-                f"`frame_stride` {self.frame_stride} was given, but `sampling` {self.sampling} has no stride; leave "
-                f"it out, or choose {' or '.join(RULES_WITH_STRIDE)}."
-            )
+        if self.frame_stride is None and self.sampling in RULES_WITH_STRIDE:
+            self.frame_stride = FRAME_STRIDE
+        check_sampling(self.frame_stride, sampling=self.sampling)
         refuse_motion_drop("model", self.model)
         for name, teacher in self.teachers.items():
             if not isinstance(name, str) or not isinstance(teacher, str):
                 raise ValueError(
                     f"`teachers` must map the name of each target to a checkpoint, but maps {name!r} to {teacher!r}."
                 )
-
-    @property
-    def stride(self) -> int:
-        """Distance between the frames of a clip, for the rules that have one."""
-        return 4 if self.frame_stride is None else self.frame_stride
 
 
 def pretrain_masked_modeling(recipe: Mapping[str, Any], overrides: Sequence[str]) -> UMTMaskedModelingTrainer:
@@ -120,14 +117,14 @@ def processor_of(run: MaskedModelingRun, student: UMTConfig) -> UMTVideoProcesso
     """The processor that is saved with the student, with the frame sampling of the run."""
     processor = UMTVideoProcessor.for_config(student)
     processor.sampling = run.sampling
-    if run.sampling in RULES_WITH_STRIDE:
-        processor.frame_stride = run.stride
+    if run.frame_stride is not None:
+        processor.frame_stride = run.frame_stride
     return processor
 
 
 def run_facts(run: MaskedModelingRun) -> RunFacts:
     """The facts of a run for its model card."""
-    sampling = f"{run.sampling}, stride {run.stride}" if run.sampling in RULES_WITH_STRIDE else run.sampling
+    sampling = run.sampling if run.frame_stride is None else f"{run.sampling}, stride {run.frame_stride}"
     return RunFacts(
         data=(run.data,),
         starts=(run.init_from,) if run.init_from else (),
@@ -149,11 +146,11 @@ def load_training_clips(
     """Training clips: one window of frames, the multi-scale crop of stage 1, at the student's size and at
     `teacher_size`."""
     return training_clips(
-        load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=()),
+        unlabelled_records(run),
         args,
         run.samples_per_epoch,
         num_frames=num_pool_frames(student, args.frame_pool_ratio),
-        sample_frames=partial(sample_training_clip, sampling=run.sampling, frame_stride=run.stride),
+        sample_frames=partial(sample_training_clip, sampling=run.sampling, frame_stride=run.frame_stride or 1),
         transform=partial(
             augment_for_masked_modeling,
             size=training_crop(student),
@@ -170,16 +167,9 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
     A new student and the teachers of the published recipes are sized without weights; others are loaded.
     """
     run, args = parse_recipe(recipe, overrides, MaskedModelingRun, UMTMaskedModelingArguments)
-    with torch.device("meta") if run.init_from is None else nullcontext():
-        student = load_student(run.init_from, run.model, UMTForMaskedModeling).to("meta")
+    student = size_student(run.init_from, run.model, UMTForMaskedModeling)
     teachers = {name: size_masked_modeling_teacher(source, student.config) for name, source in run.teachers.items()}
     check_teachers_fit(student.config, {name: teacher.config for name, teacher in teachers.items()})
-    num_clips = run.samples_per_epoch
-    if run.data is not None:
-        records = load_video_records(
-            run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=()
-        )
-        num_clips = len(records) if hasattr(records, "__len__") else num_clips
     return describe_masked_modeling_cost(
         estimate_masked_modeling(
             student,
@@ -189,7 +179,7 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
             args.keep_ratio,
             args.frame_pool_ratio,
         ),
-        num_clips=num_clips,
+        num_clips=clips_per_epoch(run),
         num_epochs=args.num_train_epochs,
         batch=args.per_device_train_batch_size,
         num_devices=run.num_devices,

@@ -1,6 +1,7 @@
 """A stage-1 run from a recipe: student, teacher, data, trainer, resume (arXiv 2303.16058, section 3.2)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -16,7 +17,6 @@ from processing_umt.frame_sampling_umt import sample_training_clip
 
 from ..cards.run_facts import RunFacts
 from ..data.video_dataset import VideoClipDataset
-from ..data.video_records import load_video_records
 from ..data.video_stream import StreamedClipDataset
 from ..model_sources import read_model_config
 from ..trainers.argument_ranges import require_ranges
@@ -28,7 +28,7 @@ from .initial_weights import load_initial_weights, require_model_type
 from .motion_setting import refuse_motion_drop
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
-from .run_clips import data_seed, training_clips, training_crop
+from .run_clips import clips_per_epoch, data_seed, training_clips, training_crop, unlabelled_records
 from .run_folder import RunFolder
 
 
@@ -127,12 +127,20 @@ def load_student(
     return load_initial_weights(model_class, init_from, new, config=config, state_dict=official.state_dict())
 
 
+def size_student(
+    init_from: str | None, fields: Mapping[str, Any], model_class: type[UMTPreTrainedModel] = UMTForPreTraining
+) -> UMTPreTrainedModel:
+    """The student of `load_student` on the meta device; a new one is made without weights."""
+    with torch.device("meta") if init_from is None else nullcontext():
+        return load_student(init_from, fields, model_class).to("meta")
+
+
 def load_training_clips(
     run: PreTrainingRun, args: UMTPreTrainingArguments, student: UMTConfig
 ) -> VideoClipDataset | StreamedClipDataset:
     """Training clips: a random frame of each segment, multi-scale crop, flip (section 3.2)."""
     return training_clips(
-        load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=()),
+        unlabelled_records(run),
         args,
         run.samples_per_epoch,
         num_frames=student.num_frames,
@@ -148,20 +156,11 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
     A new student and the teachers of the published recipes are sized without weights; others are loaded.
     """
     run, args = parse_recipe(recipe, overrides, PreTrainingRun, UMTPreTrainingArguments)
-    if run.init_from is None:
-        with torch.device("meta"):
-            student = load_student(None, run.model)
-    else:
-        student = load_student(run.init_from, run.model).to("meta")
+    student = size_student(run.init_from, run.model)
     teacher = size_teacher(run.teacher, student.config, run.teacher_image_size)
-    records = (
-        []
-        if run.data is None
-        else load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=())
-    )
     return describe_cost(
         estimate_pretraining(student, teacher, partial(select_tokens, student, args)),
-        num_clips=len(records) if records and hasattr(records, "__len__") else run.samples_per_epoch,
+        num_clips=clips_per_epoch(run),
         num_epochs=args.num_train_epochs,
         num_masks=args.num_masks_per_clip,
         batch=args.per_device_train_batch_size,

@@ -20,6 +20,7 @@ from processing_umt import UMTVideoProcessor
 from processing_umt.frame_sampling_umt import RULES_WITH_STRIDE, SAMPLING_RULES, sample_clips
 
 from ..data.video_dataset import VideoClipDataset
+from ..data.video_records import load_video_records
 from ..data.video_stream import StreamedClipDataset
 
 
@@ -60,6 +61,21 @@ def check_sampling(frame_stride: int | None, **rules: str | None) -> None:
     if frame_stride is not None and not set(rules.values()) & set(RULES_WITH_STRIDE):
         given = " and ".join(f"`{key}` is {rule!r}" for key, rule in rules.items())
         raise ValueError(f"`frame_stride` is {frame_stride}, but {given}, without a stride; leave it out.")
+
+
+def unlabelled_records(run: Any) -> Sequence[dict[str, Any]] | datasets.IterableDataset:
+    """The videos of a pre-training run without labels, a table or a stream.
+
+    Args:
+        run: Its keys `data`, `data_root` and `streaming`; see `PreTrainingRun`.
+    """
+    return load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=())
+
+
+def clips_per_epoch(run: Any) -> int:
+    """Clips in an epoch of an estimate: those of `data`, or `samples_per_epoch` without data or for a stream."""
+    records = None if run.data is None else unlabelled_records(run)
+    return len(records) if hasattr(records, "__len__") else run.samples_per_epoch
 
 
 def training_clips(

@@ -120,7 +120,7 @@ class UMTMaskedModelingTrainer(UMTTrainer):
         check_teachers_fit(model.config, configs)
         self.teacher_clip_size = teacher_image_size(model.config, configs)
         self.frame_steps = {name: frame_step(model.config, config) for name, config in configs.items()}
-        self.own_clips = {
+        self.resized_teachers = {
             name for name, config in configs.items() if config.image_height_width == self.teacher_clip_size
         }
         super().__init__(model=model, args=args, **kwargs)
@@ -151,11 +151,11 @@ class UMTMaskedModelingTrainer(UMTTrainer):
         require_unsharded(self)
         if self.token_selection is not None:
             raise ValueError("A `token_selection` replaces those of `mask_type` tube and random, but not motion's.")
-        if self.own_clips and self.args.frame_pool_ratio > 1:
+        if self.resized_teachers and self.args.frame_pool_ratio > 1:
             raise ValueError(
                 f"`frame_pool_ratio` {self.args.frame_pool_ratio} selects frames of the student's clips only, but "
-                f"the {', '.join(sorted(self.own_clips))} teacher takes its own, of {self.teacher_clip_size} pixels; "
-                "leave it out."
+                f"the {', '.join(sorted(self.resized_teachers))} teacher takes its own, of "
+                f"{self.teacher_clip_size} pixels; leave it out."
             )
         config, device = self.model.config, self.args.device
         num_frames = num_pool_frames(config, self.args.frame_pool_ratio)
@@ -169,17 +169,15 @@ class UMTMaskedModelingTrainer(UMTTrainer):
         Raises:
             ValueError: if the clips do not have the frames from which those of the student are selected.
         """
-        clips, config, ratio = (
-            self.pixel_values(inputs["pixel_values_videos"]),
-            self.model.config,
-            self.args.frame_pool_ratio,
-        )
+        clips = self.pixel_values(inputs["pixel_values_videos"])
+        config, ratio = self.model.config, self.args.frame_pool_ratio
         if ratio == 1:
             return clips
-        if clips.shape[1] != (expected := num_pool_frames(config, ratio)):
+        num_frames = num_pool_frames(config, ratio)
+        if clips.shape[1] != num_frames:
             raise ValueError(
                 f"The clips have {clips.shape[1]} frames, but `frame_pool_ratio` {ratio} selects the student's "
-                f"{config.num_frames} from {expected}; give a data set of clips of {expected} frames."
+                f"{config.num_frames} from {num_frames}; give a data set of clips of {num_frames} frames."
             )
         return select_pool_frames(self.model.base_model, clips, inputs["sample_seeds"], self.args.keep_ratio)
 
@@ -210,10 +208,10 @@ class UMTMaskedModelingTrainer(UMTTrainer):
         num_tokens = math.prod(clip_token_grid(clips, self.model.config, self.model.config.tubelet_size))
         # the time of a step's parts is that of training steps
         with self.timer("teacher" if self.model.training else "evaluation"):
-            teacher_clips = self.teacher_clips(inputs) if self.own_clips else clips
+            teacher_clips = self.teacher_clips(inputs) if self.resized_teachers else clips
             features = {}
             for name, teacher in self.teachers.items():
-                seen = (teacher_clips if name in self.own_clips else clips)[:, :: self.frame_steps[name]]
+                seen = (teacher_clips if name in self.resized_teachers else clips)[:, :: self.frame_steps[name]]
                 tokens = teacher(seen).last_hidden_state  # (B, N, F)
                 if tokens.shape[1] != num_tokens:
                     raise ValueError(
@@ -230,9 +228,9 @@ class UMTMaskedModelingTrainer(UMTTrainer):
         if clips is None or clips.shape[-2:] != (height, width):
             given = "there are none" if clips is None else f"they have {clips.shape[-2]} x {clips.shape[-1]}"
             raise ValueError(
-                f"The {', '.join(sorted(self.own_clips))} teacher takes frames of {height} x {width} pixels, which a "
-                f"batch contains as `teacher_pixel_values_videos`, but {given}; `augment_for_masked_modeling` with "
-                f"`teacher_size={height}` makes them."
+                f"The {', '.join(sorted(self.resized_teachers))} teacher takes frames of {height} x {width} pixels, "
+                f"which a batch contains as `teacher_pixel_values_videos`, but {given}; `augment_for_masked_modeling` "
+                f"with `teacher_size={height}` makes them."
             )
         return self.pixel_values(clips)
 

@@ -174,7 +174,7 @@ def test_a_trained_student_becomes_a_classifier(runs):
     [
         (["--mask-type", "attention"], "`mask_type` must be one of tube, random, motion, but is 'attention'"),
         (["--sampling", "every"], "`sampling` must be one of sparse, segments"),
-        (["--sampling", "segments"], "`frame_stride` 1 was given, but `sampling` segments has no stride"),
+        (["--sampling", "segments"], "`frame_stride` is 1, but `sampling` is 'segments', without a stride"),
         (["--teacher", "x"], "Unknown keys: teacher"),
         (["--teachers", "somewhere"], "`teachers` must be a mapping"),
         (["--teachers", "{image: 5}"], "`teachers` must map the name of each target to a checkpoint"),
