@@ -31,7 +31,7 @@ from ..trainers.masked_tokens import num_pool_frames
 from ..trainers.teacher_student import TOKEN_SELECTIONS
 from .estimate_masked_modeling import describe_masked_modeling_cost, estimate_masked_modeling
 from .motion_setting import refuse_motion_drop
-from .pretraining_run import load_student
+from .pretraining_run import count_clips, load_student
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
 from .run_clips import data_seed, training_clips, training_crop
@@ -174,12 +174,6 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
         student = load_student(run.init_from, run.model, UMTForMaskedModeling).to("meta")
     teachers = {name: size_masked_modeling_teacher(source, student.config) for name, source in run.teachers.items()}
     check_teachers_fit(student.config, {name: teacher.config for name, teacher in teachers.items()})
-    num_clips = run.samples_per_epoch
-    if run.data is not None:
-        records = load_video_records(
-            run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=()
-        )
-        num_clips = len(records) if hasattr(records, "__len__") else num_clips
     return describe_masked_modeling_cost(
         estimate_masked_modeling(
             student,
@@ -189,7 +183,7 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
             args.keep_ratio,
             args.frame_pool_ratio,
         ),
-        num_clips=num_clips,
+        num_clips=count_clips(run),
         num_epochs=args.num_train_epochs,
         batch=args.per_device_train_batch_size,
         num_devices=run.num_devices,

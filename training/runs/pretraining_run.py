@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from modeling_umt import UMTConfig, UMTForPreTraining, convert_umt_checkpoint
 from modeling_umt.modeling_umt import UMTPreTrainedModel
@@ -154,14 +154,9 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
     else:
         student = load_student(run.init_from, run.model).to("meta")
     teacher = size_teacher(run.teacher, student.config, run.teacher_image_size)
-    records = (
-        []
-        if run.data is None
-        else load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=())
-    )
     return describe_cost(
         estimate_pretraining(student, teacher, partial(select_tokens, student, args)),
-        num_clips=len(records) if records and hasattr(records, "__len__") else run.samples_per_epoch,
+        num_clips=count_clips(run),
         num_epochs=args.num_train_epochs,
         num_masks=args.num_masks_per_clip,
         batch=args.per_device_train_batch_size,
@@ -169,8 +164,16 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
     )
 
 
+def count_clips(run: PreTrainingRun) -> int:
+    """The clips in an epoch of an estimate: the number of videos, or `samples_per_epoch` if it is not known."""
+    if run.data is None:
+        return run.samples_per_epoch
+    records = load_video_records(run.data, root=run.data_root, with_labels=False, streaming=run.streaming, reads=())
+    return len(records) if hasattr(records, "__len__") else run.samples_per_epoch
+
+
 def select_tokens(
-    student: UMTForPreTraining, args: UMTPreTrainingArguments, cls_attention: torch.Tensor
+    student: PreTrainedModel, args: UMTPreTrainingArguments, cls_attention: torch.Tensor
 ) -> torch.Tensor:
     """The visible tokens of a clip of an estimate, whose values do not matter; motion embeds the clip once more."""
     config, scores = student.config, cls_attention

@@ -205,8 +205,6 @@ def test_the_command_distils_a_student_that_fine_tuning_starts_from(tmp_path, ca
     assert (student.config.target_dim, student.config.final_target_dim) == (32, 24)
     assert (tmp_path / "student" / "pictures" / "masks.png").exists()
     assert "InternVideo2 video model that encodes clips" in (tmp_path / "student" / "README.md").read_text()
-    assert main(["pretrain", "--config", "internvideo2_s14_distillation", "--estimate"]) == 1
-    assert "the cost of a distillation is not estimated" in capsys.readouterr().err
     assert main(["pretrain", "--config", "internvideo2_s14_distillation", "--data", str(videos)]) == 1
     assert "No `teacher` given" in capsys.readouterr().err
     assert main([*command, "--model", json.dumps(fields | {"motion_drop_ratio": 0.4})]) == 1
