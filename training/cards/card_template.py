@@ -44,6 +44,16 @@ def render_card(
     return ModelCard(str(card) + "\n")
 
 
+def cite(paper: str, architecture: str) -> str:
+    """The papers of a model: that of its family, and UMT's for students of another family, which are aligned as UMT's.
+
+    Args:
+        paper: The paper of the family, in Markdown.
+        architecture: The name of the model's class.
+    """
+    return f"{paper}\n\n{UMT_CITATION}" if architecture == "InternVideo2ForPreTraining" else paper
+
+
 def code_block(code: str) -> str:
     return f"```python\n{code}```"
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from processing_umt import UMTVideoProcessor
 
-from .card_template import UMT_CITATION, bullets, code_block, render_card, table
+from .card_template import UMT_CITATION, bullets, cite, code_block, render_card, table
 from .checkpoint_registry import (
     CLASSIFICATION_KINDS,
     VIDEO_TEXT_KINDS,
@@ -111,7 +111,7 @@ def published_card(
         notes=bullets(row.notes),
         origin=describe_origin(row) + (f"\n\n{origin}" if origin else ""),
         licence=describe_licence(row, licence),
-        citation=source.get("citation", UMT_CITATION),
+        citation=cite(source.get("citation", UMT_CITATION), row.model_class.__name__),
     )
 
 

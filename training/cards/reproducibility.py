@@ -131,7 +131,8 @@ def classification(rows: list[CheckpointRow]) -> str:
             views, script = (" x ".join(map(str, views)) for views in (row.views, row.script_views or row.views))
             lines.append(
                 (names[row.data[-1]]["name"], f"{model}, {row.frames} x {row.resolution}", views, script,
-                 f"{row.top1:.1f}", code(evaluation_command(row, row.name)), code(row.recipe), " ".join(row.notes))
+                 f"{row.top1:.1f}", code(evaluation_command(row, row.name)),
+                 code(row.recipe) if row.recipe else "none", " ".join(row.notes))
             )  # fmt: skip
     header = ("data", "model", "views, zoo", "views, here", "published", "measure", "recipe", "departures")
     return table(header, lines)

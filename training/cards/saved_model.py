@@ -25,7 +25,7 @@ from .card_template import code_block, environment, render_card, table
 from .publishing import nonfinite_tensors
 from .snippets import ANSWER, CLASSIFY, CLASSIFY_WITH_ADAPTER, COMPARE, DETECT, EMBED, TEACH, TEACH_IMAGES
 from .trainer_card import NO_LICENCE
-from .video_card import METHODS
+from .video_card import METHODS, citation_of
 
 CARD, BASE = "README.md", "base"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -123,6 +123,7 @@ def new_card(folder: Path, config: dict[str, Any], use: str, license: str | None
         results=recorded_results(folder),
         environment=table(("package", "version"), environment()),
         licence=f"{license}." if license else NO_LICENCE,
+        citation=citation_of(config["model_type"], architecture_of(config)),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Trainer, TrainingArguments
 
-from .card_template import code_block, environment, render_card, table
+from .card_template import UMT_CITATION, code_block, environment, render_card, table
 from .run_facts import display_name, hub_names
 
 NO_LICENCE = "Whoever trained this model has not stated a licence for it."
@@ -28,6 +28,7 @@ class CardSections:
         results: Results of the last evaluation, in Markdown.
         licensed: Parts with licences of their own, the subject of a sentence.
         unit: What a batch counts, such as `videos`.
+        citation: The papers of the model.
         settings: Rows of the table of settings, name to value; None values are left out.
         scores: Metrics for the card's metadata.
         tags: Tags on the Hub.
@@ -41,6 +42,7 @@ class CardSections:
     results: str
     licensed: str
     unit: str
+    citation: str = UMT_CITATION
     settings: Mapping[str, Any] = field(default_factory=dict)
     scores: Sequence[EvalResult] = ()
     tags: tuple[str, ...] = ("video", "unmasked-teacher")
@@ -92,6 +94,7 @@ def trainer_card(
         results=sections.results,
         environment=table(("package", "version"), environment()),
         licence=f"{stated} {sections.licensed} have licences of their own.",
+        citation=sections.citation,
     )
 
 

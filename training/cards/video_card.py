@@ -6,11 +6,17 @@ from huggingface_hub import EvalResult
 from peft import PeftModel
 from transformers import Trainer
 
-from modeling_umt import InternVideo2ForVideoClassification, UMTForMaskedModeling, UMTForVideoClassification
+from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForVideoClassification,
+    UMTForMaskedModeling,
+    UMTForVideoClassification,
+)
 from modeling_umt.configuration_umt import PIXELS
 
 from ..data.class_indices import class_names_of
-from .card_template import table
+from .card_template import UMT_CITATION, cite, table
+from .checkpoint_registry import read_registry
 from .snippets import CLASSIFY, CLASSIFY_WITH_ADAPTER, EMBED
 from .trainer_card import CardSections, describe_data, evaluated_dataset, evaluation_data, final_evaluation
 
@@ -45,6 +51,7 @@ def video_sections(trainer: Trainer) -> CardSections:
         results=describe_results(trainer),
         licensed="The weights it started from and the videos",
         unit="videos",
+        citation=citation_of(config.model_type, type(trainer.model).__name__),
         settings={name: getattr(trainer.args, argument, None) for argument, name in ARGUMENTS.items()},
     )
     if not is_classifier(trainer):
@@ -60,6 +67,13 @@ def video_sections(trainer: Trainer) -> CardSections:
         pipeline_tag="video-classification",
         library_name="peft" if has_adapter else "transformers",
     )
+
+
+def citation_of(model_type: str, architecture: str) -> str:
+    """The papers of a model, by its type and class: that of its architecture, and UMT's where it is aligned."""
+    if model_type != InternVideo2Config.model_type:
+        return UMT_CITATION
+    return cite(read_registry()["sources"]["internvideo2"]["citation"], architecture)
 
 
 def pretraining_of(trainer: Trainer) -> str:
@@ -113,7 +127,5 @@ def describe_results(trainer: Trainer) -> str:
             "for an unbiased estimate."
         )
     if "eval_top1" in results:
-        text += (
-            "\n\nPublished UMT results average several views of a video, as `umt evaluate --clips 4 --crops 3` does."
-        )
+        text += "\n\nPublished results average several views of a video, as `umt evaluate --clips 4 --crops 3` does."
     return text

@@ -2,28 +2,39 @@
 2403.15377, section 3.1)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
-from modeling_umt import InternVideo2Config, InternVideo2ForPreTraining, convert_umt_checkpoint
+from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForPreTraining,
+    InternVideo2Model,
+    convert_umt_checkpoint,
+)
 from processing_umt import UMTVideoProcessor
 
 from ..cards.run_facts import RunFacts
 from ..model_sources import OFFICIAL_ENDINGS, read_model_config
 from ..trainers.argument_ranges import require_ranges
-from ..trainers.distillation import UMTDistillationArguments, UMTDistillationTrainer
+from ..trainers.distillation import UMTDistillationArguments, UMTDistillationTrainer, require_attention
 from ..trainers.video_teacher import VideoTeacher, load_video_encoder
+from .estimate import describe_cost, estimate_distillation
 from .initial_weights import load_initial_weights, require_model_type
 from .motion_setting import refuse_motion_drop
-from .pretraining_run import load_training_clips
+from .pretraining_run import load_training_clips, select_tokens
 from .recipes import parse_recipe, require_keys
 from .resume import run_to_end
+from .run_clips import clips_per_epoch
 from .run_folder import RunFolder
 
 DECODERS = ("decoders.", "final_decoder.", "aligned_positions.")
+# InternVideo2-1B after stage 2, so that an estimate of a published recipe needs no download
+PUBLISHED_TEACHER = InternVideo2Config(num_frames=4)
 
 
 @dataclass
@@ -35,12 +46,15 @@ class DistillationRun:
         data: The videos: a folder, a list file, a table, a Hub dataset id, shards (see `load_video_records`).
         data_root: Folder that relative paths of the data start from.
         streaming: Read a Hub data set as a stream instead of downloading it first.
-        samples_per_epoch: Clips in an epoch of a stream or of tar shards, whose length is unknown.
+        samples_per_epoch: Clips in an epoch of a stream or of tar shards, whose length is unknown, and of an estimate
+            without `data`.
         teacher: A saved InternVideo2, UMT or stage-2 model, a Hub id, or an official file; its video encoder teaches.
+            An estimate without it is of InternVideo2-1B, the published teacher.
         teacher_layer_interval: Distance between the teacher's aligned blocks, counted from the last.
         model: Fields of `InternVideo2Config` that differ from InternVideo2-1B, or from the checkpoint's, as a mapping.
             `target_dim` and `final_target_dim` follow from the teacher.
         init_from: Start from a saved InternVideo2 model, a Hub id or an official file instead of random weights.
+        num_devices: Devices of the run, for `--estimate` only.
     """
 
     task: Literal["distillation"] = "distillation"
@@ -52,9 +66,11 @@ class DistillationRun:
     teacher_layer_interval: float = 1.0
     model: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": InternVideo2Config})
     init_from: str | None = None
+    num_devices: int = 32
 
     def __post_init__(self):
-        require_ranges(self, {"samples_per_epoch": "[1, inf)", "teacher_layer_interval": "(0, inf)"})
+        ranges = {"samples_per_epoch": "[1, inf)", "num_devices": "[1, inf)", "teacher_layer_interval": "(0, inf)"}
+        require_ranges(self, ranges)
         refuse_motion_drop("model", self.model)
 
 
@@ -65,11 +81,7 @@ def pretrain_distillation(recipe: Mapping[str, Any], overrides: Sequence[str]) -
     folder = RunFolder.open(run, args)
     set_seed(args.seed)
     encoder = load_video_encoder(run.teacher)
-    dims = {
-        "target_dim": encoder.config.hidden_size,
-        "final_target_dim": getattr(encoder.config, "pooled_size", encoder.config.hidden_size),
-    }
-    student = load_student(run.init_from, dims | run.model)
+    student = load_student(run.init_from, target_dims(encoder) | run.model)
     trainer = UMTDistillationTrainer(
         model=student,
         teacher=VideoTeacher(encoder, student.config, run.teacher_layer_interval),
@@ -83,6 +95,15 @@ def pretrain_distillation(recipe: Mapping[str, Any], overrides: Sequence[str]) -
         ),
     )
     return run_to_end(trainer, folder, f"umt finetune --data CLIPS --init-from {args.output_dir} --output-dir NEW")
+
+
+def target_dims(encoder: PreTrainedModel) -> dict[str, int]:
+    """The fields of a student's configuration that follow from its teacher."""
+    config = encoder.config
+    return {
+        "target_dim": config.hidden_size,
+        "final_target_dim": getattr(config, "pooled_size", config.hidden_size),
+    }
 
 
 def load_student(init_from: str | None, fields: Mapping[str, Any]) -> InternVideo2ForPreTraining:
@@ -111,9 +132,29 @@ def load_student(init_from: str | None, fields: Mapping[str, Any]) -> InternVide
 
 
 def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
-    """Refuse: the cost of a distillation is not estimated.
+    """What a recipe would cost, as text.
+
+    A new student and the teacher of the published recipes are sized without weights; others are loaded.
 
     Raises:
-        ValueError: always.
+        ValueError: as in a run, if student, teacher and masks do not fit.
+        OSError: the teacher or the student's start does not exist.
     """
-    raise ValueError("--estimate is for the tasks stage1 and stage2; the cost of a distillation is not estimated.")
+    run, args = parse_recipe(recipe, overrides, DistillationRun, UMTDistillationArguments)
+    if run.teacher is None:
+        with torch.device("meta"):
+            encoder = InternVideo2Model(PUBLISHED_TEACHER)
+    else:
+        encoder = load_video_encoder(run.teacher).to("meta")
+    with torch.device("meta") if run.init_from is None else nullcontext():
+        student = load_student(run.init_from, target_dims(encoder) | run.model).to("meta")
+    teacher = VideoTeacher(encoder, student.config, run.teacher_layer_interval)
+    require_attention(args.mask_type, teacher)
+    return describe_cost(
+        estimate_distillation(student, teacher, partial(select_tokens, student, args)),
+        num_clips=clips_per_epoch(run),
+        num_epochs=args.num_train_epochs,
+        num_masks=args.num_masks_per_clip,
+        batch=args.per_device_train_batch_size,
+        num_devices=run.num_devices,
+    )

@@ -1,4 +1,4 @@
-"""The cost of a stage-1 run: parameters, FLOPs, memory, hours. Nothing is trained.
+"""The cost of a run of stage 1 or of distillation: parameters, FLOPs, memory, hours. Nothing is trained.
 
 Parameters and FLOPs are counted: student and teacher do one step on PyTorch's meta device, where tensors have shapes
 and no data. A multiply-add is two FLOPs, and only matrix products count.
@@ -15,7 +15,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling_umt import UMTForPreTraining
+from modeling_umt import InternVideo2ForPreTraining, UMTForPreTraining
+
+from ..trainers.video_teacher import VideoTeacher
 
 ACTIVATION_BYTES = 34
 DEVICES = {"A100": 312e12, "H100 / H200": 989e12}  # dense bf16 FLOP/s, the manufacturer's figures
@@ -68,8 +70,47 @@ def estimate_pretraining(
         # without targets the decoders run once; their recomputation, which saves memory, is not useful work
         student.train()(clip, visible_indices=targets.visible_indices).student_features.sum().backward()
 
-    student_parameters, teacher_parameters = num_parameters(student), num_parameters(teacher)
     visible_tokens = targets.visible_indices.shape[1]
+    return cost_of(student, teacher, visible_tokens, visible_tokens, teaching, forward, training)
+
+
+def estimate_distillation(
+    student: InternVideo2ForPreTraining, teacher: VideoTeacher, token_selector: Callable[[torch.Tensor], torch.Tensor]
+) -> Cost:
+    """The cost of a clip of the student's size.
+
+    Args:
+        student, teacher: As the trainer takes them, but on `torch.device("meta")`. Their attention is set to eager.
+        token_selector: From the teacher's `cls_attention` (1, frames, tokens per frame) to `visible_indices`.
+    """
+    for model in (student, teacher.encoder):
+        model.set_attn_implementation("eager")  # as above
+    config = student.config
+    clip = torch.empty(1, config.num_frames, config.num_channels, *config.image_height_width, device="meta")
+
+    with torch.no_grad(), FlopCounterMode(display=False) as teaching:
+        visible_indices = token_selector(teacher.requires_grad_(False).eval()(clip).cls_attention)
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        student(clip, visible_indices=visible_indices)
+    with FlopCounterMode(display=False) as training:
+        outputs = student.train()(clip, visible_indices=visible_indices)
+        (outputs.student_features.sum() + outputs.final_features.sum()).backward()
+
+    visible_tokens = visible_indices.shape[1]
+    return cost_of(student, teacher, visible_tokens, 1 + visible_tokens, teaching, forward, training)
+
+
+def cost_of(
+    student: nn.Module,
+    teacher: nn.Module,
+    visible_tokens: int,
+    encoded_tokens: int,
+    teaching: FlopCounterMode,
+    forward: FlopCounterMode,
+    training: FlopCounterMode,
+) -> Cost:
+    """The cost of a clip from the FLOPs of teacher and student; `encoded_tokens` includes a class token."""
+    student_parameters, teacher_parameters = num_parameters(student), num_parameters(teacher)
     return Cost(
         student_parameters=student_parameters,
         teacher_parameters=teacher_parameters,
@@ -79,7 +120,9 @@ def estimate_pretraining(
         student_training_flops=training.get_total_flops(),
         # weights, gradients and two moments in float32, autocast's copy of the weights, the teacher in 16 bit
         state_bytes=18 * student_parameters + 2 * teacher_parameters,
-        activation_bytes=ACTIVATION_BYTES * visible_tokens * config.hidden_size * config.num_hidden_layers,
+        activation_bytes=(
+            ACTIVATION_BYTES * encoded_tokens * student.config.hidden_size * student.config.num_hidden_layers
+        ),
     )
 
 

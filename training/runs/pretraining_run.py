@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from modeling_umt import UMTConfig, UMTForPreTraining, convert_umt_checkpoint
 from modeling_umt.modeling_umt import UMTPreTrainedModel
@@ -169,7 +169,7 @@ def estimate_run(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
 
 
 def select_tokens(
-    student: UMTForPreTraining, args: UMTPreTrainingArguments, cls_attention: torch.Tensor
+    student: PreTrainedModel, args: UMTPreTrainingArguments, cls_attention: torch.Tensor
 ) -> torch.Tensor:
     """The visible tokens of a clip of an estimate, whose values do not matter; motion embeds the clip once more."""
     config, scores = student.config, cls_attention

@@ -65,11 +65,8 @@ class UMTDistillationTrainer(TeacherStudentTrainer):
         token_selection: Callable | None = None,
         **kwargs,
     ):
-        if token_selection is None and args.mask_type in NEED_ATTENTION and not teacher.has_class_token:
-            raise ValueError(
-                f"`mask_type` {args.mask_type!r} selects by the attention of the teacher's pooling, which a UMT "
-                "encoder does not have; give `tube`, `random` or `motion`."
-            )
+        if token_selection is None:
+            require_attention(args.mask_type, teacher)
         super().__init__(model=model, teacher=teacher, args=args, token_selection=token_selection, **kwargs)
         if self.token_selection == MOTION:
             check_motion_masks(model, args.mask_ratio, args.num_masks_per_clip)
@@ -110,3 +107,12 @@ class UMTDistillationTrainer(TeacherStudentTrainer):
             target_final=final,
         )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+def require_attention(mask_type: str, teacher: VideoTeacher) -> None:
+    """Raise a ValueError if the mask type selects by attention and the teacher has none."""
+    if mask_type in NEED_ATTENTION and not teacher.has_class_token:
+        raise ValueError(
+            f"`mask_type` {mask_type!r} selects by the attention of the teacher's pooling, which a UMT encoder does "
+            "not have; give `tube`, `random` or `motion`."
+        )

@@ -151,7 +151,8 @@ def test_a_row_agrees_with_its_name(name):
         assert row.recipe in recipe_names()
         recipe = read_recipe(row.recipe)
         if "init_from" in recipe:
-            assert recipe["init_from"] == f"OpenGVLab/UMT:{checkpoint_row(row.start).official_file}"
+            start = checkpoint_row(row.start)
+            assert recipe["init_from"] == f"{start.source['hub']}:{start.official_file}"
         if row.teacher:
             assert recipe["teacher"] == checkpoint_row(row.teacher).clip
 

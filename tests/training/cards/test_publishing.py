@@ -466,6 +466,12 @@ def test_weights_without_a_stated_licence_are_published_only_with_one(tmp_path, 
         assert main(["publish", stated, "--repo-id", f"{USER}/x", "--dry-run", "--license", "mit"]) == 1
         assert f"the licence of {stated} is that of its row, mit" in capsys.readouterr().err
 
+        config = row_config(checkpoint_row(name))
+        config.save_pretrained(tmp_path / "config")
+        command = ["convert", str(tmp_path / "pytorch_model.bin"), str(tmp_path / "converted")]
+        assert main([*command, "--config", str(tmp_path / "config")]) == 0
+        assert "the licence of InternVideo2's official files is none stated" in capsys.readouterr().out
+
         unknown = "internvideo2_1b_k700"  # the name of its file is not known
         assert main(["publish", unknown, "--repo-id", f"{USER}/x", "--dry-run", *LICENCE]) == 1
         assert f"The name of the file of {unknown} in OpenGVLab/InternVideo2" in capsys.readouterr().err

@@ -84,6 +84,7 @@ def test_the_card_states_the_settings_that_determine_the_outcome(saved):
     assert rows["torch"] == torch.__version__.split("+")[0] or rows["torch"] == torch.__version__
     assert "Classes: LABEL_0, LABEL_1, LABEL_2." in text and "3 layers of hidden size 24" in text
     assert "The checkpoint was chosen by this evaluation" in text and "cc-by-4.0." in text
+    assert text.endswith("ICCV 2023, [arXiv 2303.16058](https://arxiv.org/abs/2303.16058).\n") and "2403." not in text
 
 
 def test_code_on_the_card_runs(saved, tmp_path, monkeypatch, capsys):

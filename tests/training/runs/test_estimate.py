@@ -21,15 +21,25 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from modeling_umt import UMTConfig, UMTForPreTraining, UMTTeacherConfig, UMTTeacherModel
+from modeling_umt import (
+    InternVideo2Config,
+    InternVideo2ForPreTraining,
+    InternVideo2Model,
+    UMTConfig,
+    UMTForPreTraining,
+    UMTModel,
+    UMTTeacherConfig,
+    UMTTeacherModel,
+)
 from modeling_umt.token_selection_umt import attention_token_selection
 from umt_training.cli import main
-from umt_training.runs import pretraining_run, video_text_run
-from umt_training.runs.estimate import Cost, describe_cost, estimate_pretraining
+from umt_training.runs import distillation_run, pretraining_run, video_text_run
+from umt_training.runs.estimate import Cost, describe_cost, estimate_distillation, estimate_pretraining
 from umt_training.runs.estimate_video_text import PairCost, estimate_pair
 from umt_training.runs.recipes import RECIPES_FOLDER, read_recipe, recipe_names
 from umt_training.runs.tasks import estimate
 from umt_training.trainers.teachers import PUBLISHED_TEACHERS
+from umt_training.trainers.video_teacher import VideoTeacher
 
 
 def cost_of(student: dict, teacher: dict, mask_ratio: float) -> Cost:
@@ -111,7 +121,7 @@ def counted_pairs() -> dict[str, PairCost]:
     return {}
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if "_stage" in name])
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if "_stage" in name or "_distillation" in name])
 def test_the_head_of_a_recipe_states_the_estimate_of_the_command(recipe, counted_pairs, monkeypatch):
     """Recipes with the same models and masks have the same cost of a pair, which is counted once."""
 
@@ -208,3 +218,88 @@ def test_hours_and_memory():
     text = describe_cost(cost, num_clips=1000, num_epochs=2, num_masks=2, batch=4, num_devices=8)
     assert "about 18.0 GiB of state and 8.0 GiB of activations" in text
     assert "1,000 clips x 2 epochs" in text and "on 8 A100" in text and "on 8 H100 / H200" in text
+
+
+# --- distillation ----------------------------------------------------------------------------------------------------
+
+# 2 frames of 4 x 4 tokens
+ENCODER = {
+    "image_size": 64, "patch_size": 16, "num_frames": 2, "hidden_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "intermediate_size": 64, "num_pooling_heads": 2, "pooled_size": 24,
+}  # fmt: skip
+DISTILLED = ENCODER | {"hidden_size": 16, "num_aligned_layers": 2, "target_dim": 32, "final_target_dim": 24}
+
+
+def pooling(num_tokens: int, width: int, pooled: int) -> int:
+    """FLOPs of attention pooling: a query of one token, keys and values of all, two products, the output."""
+    return 2 * width**2 + 2 * 2 * num_tokens * width**2 + 2 * 2 * num_tokens * width + 2 * width * pooled
+
+
+@pytest.mark.parametrize("visible", [8, 16])
+def test_arithmetic_of_a_distillation(visible):
+    with torch.device("meta"):
+        student = InternVideo2ForPreTraining(InternVideo2Config(**DISTILLED))
+        teacher = VideoTeacher(InternVideo2Model(InternVideo2Config(**ENCODER)), student.config)
+    cost = estimate_distillation(student, teacher, lambda attention: torch.arange(visible, device="meta")[None])
+    patch, width, mlp, target, pooled = 3 * 16**2, 16, 64, 32, 24
+    embedding, tokens = 2 * visible * patch * width, 1 + visible
+    decoders = 2 * 2 * tokens * (width**2 + width * target) + 2 * (pooled**2 + pooled * 24)
+    forward = embedding + 3 * blocks(tokens, width, mlp) + pooling(tokens, width, pooled) + decoders
+    assert (cost.visible_tokens, cost.student_flops) == (visible, forward)
+    # backward is twice the forward, without the gradient of the pixels, which is not computed
+    assert cost.student_training_flops == 3 * forward - embedding
+    # the teacher encodes all tokens
+    assert cost.teacher_flops == 2 * 32 * patch * 32 + 3 * blocks(33, 32, mlp) + pooling(33, 32, pooled)
+    parameters = [sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher)]
+    assert (cost.student_parameters, cost.teacher_parameters) == tuple(parameters)
+    assert cost.state_bytes == 18 * parameters[0] + 2 * parameters[1]
+    assert cost.activation_bytes == 34 * tokens * width * 3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "student"),
+    [
+        ("internvideo2_s14_distillation", 29_169_792),
+        ("internvideo2_b14_distillation", 102_252_288),
+        ("internvideo2_l14_distillation", 327_183_872),
+    ],
+)
+def test_published_distillations_are_estimated_with_internvideo2_1b(recipe, student, monkeypatch, capsys, tmp_path):
+    def refuse(*args, **kwargs):
+        raise AssertionError("an estimate does not load or train")
+
+    for name in ("load_video_encoder", "load_training_clips", "UMTDistillationTrainer", "run_to_end"):
+        monkeypatch.setattr(distillation_run, name, refuse)
+    monkeypatch.chdir(tmp_path)
+    assert main(["pretrain", "--config", recipe, "--estimate"]) == 0
+    printed = capsys.readouterr().out
+    official = load_recorded("internvideo2_full_size_keys")[0]["models"]
+    assert f"student {student:,} parameters, teacher 1,019,266,816\n" in printed
+    assert student in {model["parameters"] for model in official.values()}
+    assert "on 410 visible tokens" in printed and "1,100,000 clips x 101 epochs" in printed
+    assert "hours on 32 A100" in printed and not list(tmp_path.iterdir())
+
+
+def test_teacher_and_options_of_a_distillation_count(tmp_path):
+    torch.manual_seed(0)
+    InternVideo2Model(InternVideo2Config(**ENCODER)).save_pretrained(tmp_path / "teacher")
+    umt = UMTModel(
+        UMTConfig(
+            image_size=64, num_frames=2, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
+            intermediate_size=64,
+        )
+    )  # fmt: skip
+    umt.save_pretrained(tmp_path / "umt")
+    recipe = {"task": "distillation", "model": {k: v for k, v in DISTILLED.items() if "target" not in k}}
+    recipe |= {"mask_ratio": 0.75, "per_device_train_batch_size": 2, "num_devices": 3, "samples_per_epoch": 70}
+    plain = estimate(recipe, ["--teacher", str(tmp_path / "teacher")])
+    assert "on 8 visible tokens" in plain and "for 2 clips" in plain and "70 clips" in plain and "3 A100" in plain
+    other = estimate(recipe, ["--teacher", str(tmp_path / "umt"), "--mask_type", "tube", "--num_masks_per_clip", "2"])
+    assert f"teacher {umt.num_parameters():,}\n" in other and "with 2 masks per forward pass" in other
+    motion = estimate(recipe, ["--teacher", str(tmp_path / "umt"), "--mask_type", "motion"])
+    flops = [float(re.search(r"teacher ([\d.e-]+) TFLOP", text)[1]) * 1e12 for text in (other, motion)]
+    assert flops[1] - flops[0] == pytest.approx(2 * 32 * 3 * 16**2 * 16, rel=0.02)  # the student embeds all patches
+    with pytest.raises(ValueError, match="'clip_attention' selects by the attention of the teacher's pooling"):
+        estimate(recipe, ["--teacher", str(tmp_path / "umt")])
+    with pytest.raises(ValueError, match="`target_dim` is 8, but the teacher's has 32 channels"):
+        estimate(recipe, ["--teacher", str(tmp_path / "teacher"), "--model", '{"target_dim": 8}'])

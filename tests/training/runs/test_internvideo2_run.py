@@ -18,13 +18,16 @@ from modeling_umt import (
     InternVideo2ForPreTraining,
     InternVideo2ForVideoClassification,
     InternVideo2Model,
+    convert_umt_checkpoint,
 )
 from modeling_umt.convert_umt_checkpoints import official_state_dict
+from modeling_umt.labels_umt import load_labels
 from modeling_umt.position_embeddings_umt import resize_learned_table
 from processing_umt import UMTVideoProcessor
 from umt_training import UMTBatchClassifier, UMTBatchEmbedder
 from umt_training.cli import main
 from umt_training.runs.detection_run import DetectionRun, load_detector
+from umt_training.runs.finetuning_run import FineTuningRun, load_classifier
 
 SIZES = {
     "image_size": 32, "patch_size": 16, "num_frames": 2, "hidden_size": 16, "num_hidden_layers": 2,
@@ -69,7 +72,10 @@ def test_each_preset_trains_its_part(runs, student, preset):
     model, info = AutoModelForVideoClassification.from_pretrained(folder, output_loading_info=True)
     assert type(model) is InternVideo2ForVideoClassification and not any(info.values())
     assert set(model.config.id2label.values()) == {"jump", "run"}
-    assert (folder / "modeling_internvideo2_umt.py").exists() and "InternVideo2" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert (folder / "modeling_internvideo2_umt.py").exists() and "An InternVideo2 video model that labels" in card
+    assert "InternVideo2: Scaling Foundation Models for Multimodal Video Understanding" in card
+    assert "(https://arxiv.org/abs/2403.15377)" in card and "Unmasked Teacher:" not in card
     before = InternVideo2Model.from_pretrained(student).state_dict()
     parts = {name.split(".")[0] for name in changed(before, model.internvideo2.state_dict())}
     expected = {"full": {"embeddings", "layers", "pooling"}, "attentive": {"pooling"}, "linear": set()}
@@ -116,6 +122,37 @@ def test_rows_of_a_head_and_official_files_are_a_start(runs, clips, tmp_path):
     torch.save({"module": official_state_dict(source)}, tmp_path / "pytorch_model.bin")
     recipe = write_recipe(tmp_path / "r.yaml", init_from=str(tmp_path / "pytorch_model.bin"), data=str(clips))
     assert main(["finetune", "--config", recipe, "--output-dir", str(tmp_path / "run")]) == 1
+
+
+@pytest.mark.parametrize("labels", ["k400", "k600", "k700", "k710"])
+def test_a_kinetics_head_starts_from_the_recorded_rows_of_an_official_one(labels, recorded, tmp_path):
+    """From a head of 710 classes, which the official loader cuts to a smaller one."""
+    _, tensors = recorded("internvideo2_finetune")
+    weight, bias = tensors["input/head_weight"], tensors["input/head_bias"]
+    fields = SIZES | {"pooled_size": weight.shape[1], "final_target_dim": 8}
+    source = InternVideo2ForVideoClassification(InternVideo2Config(**fields, num_labels=710))
+    official = official_state_dict(source) | {"head.weight": weight, "head.bias": bias}
+    converted = convert_umt_checkpoint(official, InternVideo2Config(**fields))
+    assert [converted.config.id2label[row] for row in range(710)] == load_labels("k710")
+    converted.save_pretrained(tmp_path)
+    model = load_classifier(FineTuningRun(init_from=str(tmp_path)), load_labels(labels))
+    assert torch.equal(model.classifier.bias, tensors[f"expected/head_bias_{labels.removeprefix('k')}"])
+    rows = recorded("internvideo2_class_orders")[0]["k710_rows"].get(labels, list(range(710)))
+    assert torch.equal(model.classifier.weight, weight[rows])
+    if labels == "k600":  # the only recorded matrix
+        assert torch.equal(model.classifier.weight, tensors["expected/head_weight_600"])
+    # the rows are those of the names, in any order of the data
+    alphabetical = load_classifier(FineTuningRun(init_from=str(tmp_path)), load_labels(f"{labels}_alphabetical"))
+    order = recorded("internvideo2_class_orders")[0]["official_to_alphabetical"][labels]
+    assert torch.equal(alphabetical.classifier.bias[order], model.classifier.bias)
+
+
+@pytest.mark.parametrize("labels", ["k400", "k600", "k700", "k710"])
+def test_an_official_head_has_the_recorded_names_of_its_size(labels, recorded):
+    names = recorded("internvideo2_class_orders")[0]["names"][labels]
+    source = InternVideo2ForVideoClassification(InternVideo2Config(**SIZES, num_labels=len(names)))
+    config = convert_umt_checkpoint(official_state_dict(source), InternVideo2Config(**SIZES)).config
+    assert [config.id2label[index] for index in range(len(names))] == names
 
 
 def test_a_trained_model_classifies_is_evaluated_embeds_and_is_published(runs, clips, tmp_path, capsys):
@@ -175,6 +212,7 @@ def test_the_card_of_a_saved_model_names_its_family(student, tmp_path):
     assert main(["card", str(folder)]) == 0
     text = (folder / "README.md").read_text()
     assert "An InternVideo2 model: a pre-trained InternVideo2 model" in text and "SentenceTransformer(" in text
+    assert text.index("arxiv.org/abs/2403.15377") < text.index("arxiv.org/abs/2303.16058")  # it is aligned as UMT's
 
 
 def test_a_folder_without_a_processor_gets_that_of_its_configuration(student, clips, tmp_path, capsys):
