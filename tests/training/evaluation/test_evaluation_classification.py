@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +26,6 @@ from tiny_classifier import (
 )
 from transformers.image_utils import SizeDict
 from video_files import write_broken_videos
-from warm_python import launch
 
 from processing_umt.video_decoding_umt import VideoReader
 from umt_training.data.video_records import load_video_records
@@ -346,17 +347,24 @@ TWO_PROCESSES = """
 """
 
 
-def test_two_processes_give_what_one_gives(model, tmp_path, monkeypatch):
-    """Seven videos, one of them broken: neither videos nor views can be sharded evenly."""
+def test_two_processes_give_what_one_gives(model, tmp_path):
+    """Seven videos, one of them broken: neither videos nor views can be sharded evenly. With torchrun itself, which
+    `launch` of other tests imitates."""
     folder = save_class_folders(tmp_path / "data", 7)
     broken = folder / "marching" / "clip4.mp4"  # the sixth of the table
     broken.write_bytes(b"no video")
     save_tiny_classifier(tmp_path / "model")
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(TWO_PROCESSES))
-    monkeypatch.setenv("HF_METRICS_CACHE", str(tmp_path / "metrics"))
-    done = launch(str(script), str(folder), str(tmp_path), str(tmp_path / "model"))
-    assert done.returncode == 0, done.stderr
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")]),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "HF_METRICS_CACHE": str(tmp_path / "metrics"),
+    }
+    command = [*torchrun, script, folder, tmp_path, tmp_path / "model"]
+    subprocess.run(list(map(str, command)), env={**os.environ, **environment}, cwd=tmp_path, check=True, timeout=240)
 
     alone = score(model, load_video_records(folder), num_clips=2, num_crops=3)
     assert 0 < alone.top1 < alone.top5 <= 100
