@@ -30,7 +30,7 @@ from umt_training.cli import main
 from umt_training.corpus import class_scores
 from umt_training.data import video_dataset
 from umt_training.data.video_dataset import video_name
-from umt_training.evaluation import clips
+from umt_training.evaluation import clips, mistakes
 from umt_training.search import indexing, windows
 from umt_training.trainers.base_trainer import UMTTrainer
 
@@ -199,6 +199,7 @@ def run_command(command: list[str], output: Path | str) -> dict:
     with (
         mock.patch.object(class_scores, "open_video", open_video),
         mock.patch.object(clips, "open_video", open_video),
+        mock.patch.object(mistakes, "open_video", real_open),  # the frames on the page
         mock.patch.object(windows, "open_video", open_video),
         mock.patch.object(video_dataset, "open_video", open_video),
         mock.patch.object(indexing, "_COMMIT_SECONDS", 0.0),

@@ -10,7 +10,7 @@ from transformers import BertTokenizer, CLIPConfig, CLIPModel
 
 from modeling_umt.convert_umt_checkpoints import official_state_dict
 from umt_training.cards.card_template import CARDS_FOLDER
-from umt_training.cards.checkpoint_registry import checkpoint_row, read_registry, row_config
+from umt_training.cards.checkpoint_registry import checkpoint_row, row_config
 
 VISION = {
     "hidden_size": 16,
@@ -68,7 +68,6 @@ def write_tiny_registry(folder: Path, owner: str) -> Path:
 def use_registry(monkeypatch, folder: Path) -> None:
     """Make this process read the registry in `folder` until the end of the test."""
     monkeypatch.setattr("umt_training.cards.checkpoint_registry.CARDS_FOLDER", folder)
-    read_registry.cache_clear()
 
 
 def official_state(name: str) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -128,11 +129,15 @@ class CheckpointRow:
         return getattr(modeling_umt, self.shared["model"])
 
 
-@functools.cache
 def read_registry() -> dict[str, Any]:
-    """The content of `registry.yaml`, with the tables of `results.yaml` under `results`."""
+    """The content of `registry.yaml`, with the tables of `results.yaml` under `results`; read once."""
+    return _read_registry(CARDS_FOLDER)
+
+
+@functools.cache
+def _read_registry(folder: Path) -> dict[str, Any]:
     registry, results = (
-        yaml.safe_load((CARDS_FOLDER / name).read_text(encoding="utf-8")) for name in ("registry.yaml", "results.yaml")
+        yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in ("registry.yaml", "results.yaml")
     )
     return registry | {"results": results}
 

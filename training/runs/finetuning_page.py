@@ -35,6 +35,6 @@ def evaluation_sections(trainer: UMTFineTuningTrainer, records: Dataset, class_n
         labels,
         class_names,
         f"{len(labels)} evaluation videos, single view: top-1 {top1:.2f} %",
-        video_names(records),
+        [Path(name).name for name in video_names(records)],  # no absolute paths in the folder of a run
         None if trainer.args.push_to_hub else lambda row: records[row]["video"],
     )

@@ -121,7 +121,6 @@ def world(tmp_path_factory):
             buffer = io.BytesIO()
             torch.save({"model": official[name]} if kind == "question_answering" else official[name], buffer)
             files[checkpoint_row(name).official_file] = buffer.getvalue()
-    read_registry.cache_clear()
     with LoopbackHub() as hub:
         hub.create_repo(OFFICIAL, files)
         hub.create_repo(f"{USER}/clip", files_of(tiny_clip(root / "clip")))
@@ -206,7 +205,6 @@ def test_a_repository_loads_completely_with_and_without_the_package(world, loade
         use_registry(monkeypatch, world.folder)
         expected = expected_outputs(world.official[STAND_INS[kind]], STAND_INS[kind])
         torch.testing.assert_close(torch.tensor(ours["outputs"]), expected, rtol=0, atol=1e-5)
-        read_registry.cache_clear()
 
 
 def expected_outputs(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
@@ -310,8 +308,7 @@ def test_nothing_is_uploaded(uploads_nothing):
 @pytest.fixture
 def tiny(world, monkeypatch):
     use_registry(monkeypatch, world.folder)
-    yield world
-    read_registry.cache_clear()
+    return world
 
 
 def truncated(path: Path) -> None:
@@ -394,114 +391,102 @@ def test_an_intact_file_of_another_row_is_rejected(tiny, tmp_path):
 @pytest.mark.parametrize("name", ["everest_b16_ucf101", "everest_b16_ucf101_finetuned"])
 def test_a_model_of_everest_is_published_from_a_local_file(name, tmp_path, monkeypatch, capsys):
     use_registry(monkeypatch, write_tiny_registry(tmp_path / "registry", USER))
-    try:
-        state = official_state(name)
-        key = "model" if name == "everest_b16_ucf101" else "module"
-        torch.save({key: state}, tmp_path / "checkpoint.pth")
-        dry_run = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
-        dry_run += ["--checkpoint", str(tmp_path / "checkpoint.pth")]
-        assert main(dry_run) == 1
-        assert f"Licence of the weights of {name}: none stated. Publish them only if" in capsys.readouterr().err
-        assert main([*dry_run, "--license", "other"]) == 0
-        assert f"{name}: licence other" in capsys.readouterr().out
-        auto_class = AutoModelForPreTraining if key == "model" else AutoModelForVideoClassification
-        model, info = auto_class.from_pretrained(tmp_path / "built", output_loading_info=True)
-        assert not any(info.values()) and model.config.motion_drop_ratio == (0.0 if key == "model" else 0.4)
-        assert all(torch.equal(tensor, state[key]) for key, tensor in official_state_dict(model).items())
-        processor = AutoVideoProcessor.from_pretrained(tmp_path / "built")
-        assert (processor.sampling, processor.frame_stride) == ("strided", 4)
-    finally:
-        read_registry.cache_clear()
+    state = official_state(name)
+    key = "model" if name == "everest_b16_ucf101" else "module"
+    torch.save({key: state}, tmp_path / "checkpoint.pth")
+    dry_run = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
+    dry_run += ["--checkpoint", str(tmp_path / "checkpoint.pth")]
+    assert main(dry_run) == 1
+    assert f"Licence of the weights of {name}: none stated. Publish them only if" in capsys.readouterr().err
+    assert main([*dry_run, "--license", "other"]) == 0
+    assert f"{name}: licence other" in capsys.readouterr().out
+    auto_class = AutoModelForPreTraining if key == "model" else AutoModelForVideoClassification
+    model, info = auto_class.from_pretrained(tmp_path / "built", output_loading_info=True)
+    assert not any(info.values()) and model.config.motion_drop_ratio == (0.0 if key == "model" else 0.4)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in official_state_dict(model).items())
+    processor = AutoVideoProcessor.from_pretrained(tmp_path / "built")
+    assert (processor.sampling, processor.frame_stride) == ("strided", 4)
 
 
 def test_a_student_of_mvd_is_published_from_a_local_file_with_its_licence(tmp_path, monkeypatch, capsys):
     name = "mvd_s16_from_b16"
     use_registry(monkeypatch, write_tiny_registry(tmp_path / "registry", USER))
-    try:
-        dry_run = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
-        assert main(dry_run) == 1
-        error = capsys.readouterr().err
-        assert "is not on the Hub; download it from the page https://github.com/ruiwang2021/mvd" in error
-        assert not (tmp_path / "built").exists()
+    dry_run = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
+    assert main(dry_run) == 1
+    error = capsys.readouterr().err
+    assert "is not on the Hub; download it from the page https://github.com/ruiwang2021/mvd" in error
+    assert not (tmp_path / "built").exists()
 
-        state = official_state(name)
-        torch.save({"model": state, "epoch": 399}, tmp_path / "checkpoint-399.pth")
-        assert main([*dry_run, "--checkpoint", str(tmp_path / "checkpoint-399.pth")]) == 0
-        assert f"{name}: licence CC BY-NC 4.0 (no commercial use)" in capsys.readouterr().out
-        card = (tmp_path / "built" / "README.md").read_text()
-        assert "license: cc-by-nc-4.0" in card and "CC BY-NC 4.0" in card and "arXiv 2212.04500" in card
-        model, info = AutoModelForPreTraining.from_pretrained(tmp_path / "built", output_loading_info=True)
-        assert type(model).__name__ == "UMTForMaskedModeling" and not any(info.values())
-        assert all(torch.equal(tensor, state[key]) for key, tensor in official_state_dict(model).items())
-        processor = AutoVideoProcessor.from_pretrained(tmp_path / "built")
-        inputs = processor(torch.zeros(100, 3, 40, 48, dtype=torch.uint8), return_tensors="pt")
-        encoder = AutoModel.from_pretrained(tmp_path / "built")  # as in the code of the card
-        assert encoder(**inputs).pooler_output.shape == (1, 16)
+    state = official_state(name)
+    torch.save({"model": state, "epoch": 399}, tmp_path / "checkpoint-399.pth")
+    assert main([*dry_run, "--checkpoint", str(tmp_path / "checkpoint-399.pth")]) == 0
+    assert f"{name}: licence CC BY-NC 4.0 (no commercial use)" in capsys.readouterr().out
+    card = (tmp_path / "built" / "README.md").read_text()
+    assert "license: cc-by-nc-4.0" in card and "CC BY-NC 4.0" in card and "arXiv 2212.04500" in card
+    model, info = AutoModelForPreTraining.from_pretrained(tmp_path / "built", output_loading_info=True)
+    assert type(model).__name__ == "UMTForMaskedModeling" and not any(info.values())
+    assert all(torch.equal(tensor, state[key]) for key, tensor in official_state_dict(model).items())
+    processor = AutoVideoProcessor.from_pretrained(tmp_path / "built")
+    inputs = processor(torch.zeros(100, 3, 40, 48, dtype=torch.uint8), return_tensors="pt")
+    encoder = AutoModel.from_pretrained(tmp_path / "built")  # as in the code of the card
+    assert encoder(**inputs).pooler_output.shape == (1, 16)
 
-        config = row_config(checkpoint_row(name))
-        config.save_pretrained(tmp_path / "config")
-        file, folder = tmp_path / "checkpoint-399.pth", tmp_path / "converted"
-        assert main(["convert", str(file), str(folder), "--config", str(tmp_path / "config")]) == 0
-        assert "the licence of MVD's official files is CC BY-NC 4.0" in capsys.readouterr().out
-    finally:
-        read_registry.cache_clear()
+    config = row_config(checkpoint_row(name))
+    config.save_pretrained(tmp_path / "config")
+    file, folder = tmp_path / "checkpoint-399.pth", tmp_path / "converted"
+    assert main(["convert", str(file), str(folder), "--config", str(tmp_path / "config")]) == 0
+    assert "the licence of MVD's official files is CC BY-NC 4.0" in capsys.readouterr().out
 
 
 def test_weights_without_a_stated_licence_are_published_only_with_one(tmp_path, monkeypatch, capsys):
     name, stated = STAND_INS["internvideo2_classification"], STAND_INS["stage1"]
     use_registry(monkeypatch, write_tiny_registry(tmp_path / "registry", USER))
-    try:
-        torch.save(official_state(name), tmp_path / "pytorch_model.bin")
-        command = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
-        command += ["--checkpoint", str(tmp_path / "pytorch_model.bin")]
-        assert main(command) == 1
-        error = capsys.readouterr().err
-        assert f"Licence of the weights of {name}: none stated" in error and "give the licence as --license" in error
-        assert not (tmp_path / "built").exists()
-        assert main([*command, "--license", "apache-2.0"]) == 0
-        assert f"{name}: licence apache-2.0" in capsys.readouterr().out
-        card = (tmp_path / "built" / "README.md").read_text()
-        assert "license: apache-2.0" in card and "Published as `apache-2.0`" in card
-        assert "None is stated for the weights" in card
-        assert main(["publish", stated, "--repo-id", f"{USER}/x", "--dry-run", "--license", "mit"]) == 1
-        assert f"the licence of {stated} is that of its row, mit" in capsys.readouterr().err
+    torch.save(official_state(name), tmp_path / "pytorch_model.bin")
+    command = ["publish", name, "--repo-id", f"{USER}/x", "--dry-run", "--output", str(tmp_path / "built")]
+    command += ["--checkpoint", str(tmp_path / "pytorch_model.bin")]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert f"Licence of the weights of {name}: none stated" in error and "give the licence as --license" in error
+    assert not (tmp_path / "built").exists()
+    assert main([*command, "--license", "apache-2.0"]) == 0
+    assert f"{name}: licence apache-2.0" in capsys.readouterr().out
+    card = (tmp_path / "built" / "README.md").read_text()
+    assert "license: apache-2.0" in card and "Published as `apache-2.0`" in card
+    assert "None is stated for the weights" in card
+    assert main(["publish", stated, "--repo-id", f"{USER}/x", "--dry-run", "--license", "mit"]) == 1
+    assert f"the licence of {stated} is that of its row, mit" in capsys.readouterr().err
 
-        config = row_config(checkpoint_row(name))
-        config.save_pretrained(tmp_path / "config")
-        command = ["convert", str(tmp_path / "pytorch_model.bin"), str(tmp_path / "converted")]
-        assert main([*command, "--config", str(tmp_path / "config")]) == 0
-        assert "the licence of InternVideo2's official files is none stated" in capsys.readouterr().out
+    config = row_config(checkpoint_row(name))
+    config.save_pretrained(tmp_path / "config")
+    command = ["convert", str(tmp_path / "pytorch_model.bin"), str(tmp_path / "converted")]
+    assert main([*command, "--config", str(tmp_path / "config")]) == 0
+    assert "the licence of InternVideo2's official files is none stated" in capsys.readouterr().out
 
-        unknown = "internvideo2_1b_k700"  # the name of its file is not known
-        assert main(["publish", unknown, "--repo-id", f"{USER}/x", "--dry-run", *LICENCE]) == 1
-        assert f"The name of the file of {unknown} in OpenGVLab/InternVideo2" in capsys.readouterr().err
-    finally:
-        read_registry.cache_clear()
+    unknown = "internvideo2_1b_k700"  # the name of its file is not known
+    assert main(["publish", unknown, "--repo-id", f"{USER}/x", "--dry-run", *LICENCE]) == 1
+    assert f"The name of the file of {unknown} in OpenGVLab/InternVideo2" in capsys.readouterr().err
 
 
 def test_the_vision_tower_is_published_from_a_file_with_all_blocks(tmp_path, monkeypatch, capsys):
     use_registry(monkeypatch, write_tiny_registry(tmp_path / "registry", USER))
-    try:
-        row = checkpoint_row("umt_l16_tower")
-        rows = read_registry()["checkpoints"]
-        rows[row.name]["config"] = {"num_hidden_layers": 5}
-        stage1 = official_state(STAND_INS["stage1"])  # of six blocks
-        torch.save(stage1, tmp_path / row.file)
-        folder = tmp_path / "built"
-        build_repository(checkpoint_row(row.name), folder, f"{USER}/x", str(tmp_path / row.file))
-        model, info = AutoModel.from_pretrained(folder, output_loading_info=True)
-        assert type(model).__name__ == "UMTModel" and len(model.layers) == 5 and not any(info.values())
-        assert (model.config.single_frame, model.config.final_norm_eps) == ("first", 1e-12)
-        assert torch.equal(model.norm.weight, stage1["encoder.norm.weight"])
-        assert not AutoVideoProcessor.from_pretrained(folder).do_center_crop
+    row = checkpoint_row("umt_l16_tower")
+    rows = read_registry()["checkpoints"]
+    rows[row.name]["config"] = {"num_hidden_layers": 5}
+    stage1 = official_state(STAND_INS["stage1"])  # of six blocks
+    torch.save(stage1, tmp_path / row.file)
+    folder = tmp_path / "built"
+    build_repository(checkpoint_row(row.name), folder, f"{USER}/x", str(tmp_path / row.file))
+    model, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert type(model).__name__ == "UMTModel" and len(model.layers) == 5 and not any(info.values())
+    assert (model.config.single_frame, model.config.final_norm_eps) == ("first", 1e-12)
+    assert torch.equal(model.norm.weight, stage1["encoder.norm.weight"])
+    assert not AutoVideoProcessor.from_pretrained(folder).do_center_crop
 
-        config = row_config(checkpoint_row(STAND_INS["stage1"]))
-        config.save_pretrained(tmp_path / "config")
-        command = ["convert", str(tmp_path / row.file), str(tmp_path / "x"), "--config", str(tmp_path / "config")]
-        assert main(command) == 0
-        assert "the licence of umt_l16_tower is Apache-2.0" in capsys.readouterr().out
-    finally:
-        read_registry.cache_clear()
+    config = row_config(checkpoint_row(STAND_INS["stage1"]))
+    config.save_pretrained(tmp_path / "config")
+    command = ["convert", str(tmp_path / row.file), str(tmp_path / "x"), "--config", str(tmp_path / "config")]
+    assert main(command) == 0
+    assert "the licence of umt_l16_tower is Apache-2.0" in capsys.readouterr().out
 
 
 def test_a_shortened_revision_is_resolved_to_the_commit(tmp_path):
