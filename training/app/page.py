@@ -46,7 +46,7 @@ STYLE = """
 #player p { margin-top: var(--spacing-md); color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 @media (max-width: 640px) {
   #mask { contain: inline-size; }
-  #mask .image-container, #mask .image-frame, #mask button { overflow-x: auto; }
+  #mask .image-container, #mask .image-frame, #mask button { overflow-x: auto; justify-content: flex-start; }
   #mask img { width: 900px; min-width: 900px; max-width: none; object-fit: contain; }
 }
 """

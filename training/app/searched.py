@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 from transformers import PreTrainedModel
@@ -10,6 +9,7 @@ from transformers import PreTrainedModel
 from processing_umt import UMTProcessor, VideoDecodeError
 
 from ..clock import clock
+from ..data.video_files import is_inside
 from ..pictures.video_strip import STRIP_FRAMES, frame_strip
 from ..search.search import Moment, read_moment, search
 from ..search.search_index import SearchIndex
@@ -47,7 +47,7 @@ class VideoSearch:
             raise ValueError("The text to search for is empty.")
         found = []
         for moment in search(self.index, self.model, self.processor, query, top_k=top_k):
-            if not self.contains(moment.video):
+            if not is_inside(moment.video, self.index.videos):
                 continue
             try:
                 frames = read_moment(moment, self.processor.video_processor, self.index.facts.window, STRIP_FRAMES)
@@ -55,10 +55,6 @@ class VideoSearch:
                 continue
             found.append((moment, frame_strip(frames)))
         return found
-
-    def contains(self, video: str) -> bool:
-        """Whether a file is in the folder of videos, whatever links lead to it."""
-        return Path(os.path.realpath(video)).is_relative_to(os.path.realpath(self.index.videos))
 
     def caption(self, moment: Moment) -> str:
         """`dogs/clip.mp4, 0:10 to 0:20, match 0.93`."""

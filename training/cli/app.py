@@ -306,9 +306,11 @@ def short_name(model: str) -> str:
 
 
 def list_examples(args: argparse.Namespace) -> list[tuple[str, Path]]:
-    """Name and path of the videos to choose from, up to 8: those of `--examples`, or the clips of the demo."""
+    """Name and path of the videos to choose from, up to 8: those of `--examples`, without links out of the folder, or
+    the clips of the demo."""
     if args.examples is None:
         return getattr(args, "demo_clips", [])
-    from ..data.video_files import list_video_files
+    from ..data.video_files import is_inside, list_video_files
 
-    return [(Path(path).stem, Path(path)) for path in list_video_files([str(args.examples)])[:NUM_EXAMPLES]]
+    paths = [path for path in list_video_files([str(args.examples)]) if is_inside(path, args.examples)]
+    return [(Path(path).stem, Path(path)) for path in paths[:NUM_EXAMPLES]]

@@ -78,6 +78,11 @@ def is_visible(name: str) -> bool:
     return not name.startswith(".") and name not in _SYSTEM_FOLDERS
 
 
+def is_inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+    """Whether a file is in a folder, whatever links lead to it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def check_unicode(names: Iterable[str]) -> None:
     """Raises a ValueError if a name is not Unicode (its bytes are not UTF-8), which a table can't contain."""
     for name in names:

@@ -1,6 +1,7 @@
 """The functions behind the tabs of `umt app`, without a browser and without Gradio."""
 
 import json
+from argparse import Namespace
 
 import av
 import pytest
@@ -20,6 +21,7 @@ from umt_training.app.detect import ActionFinder, rows_of
 from umt_training.app.preview import is_playable, write_preview
 from umt_training.app.served_files import ServedVideos
 from umt_training.app.tokens import TokenView
+from umt_training.cli.app import list_examples
 from umt_training.detection.persons import PersonDetector, load_detector
 from umt_training.pictures.h264 import write_h264
 from umt_training.trainers.scored_clip import TokenScorer
@@ -46,6 +48,14 @@ def test_labels_are_those_of_the_command_and_frames_those_of_the_processor(clip,
     frames = classifier.frames(str(clip))
     assert [time for _, time in frames] == ["0:00.3", "0:00.9", "0:01.5", "0:02.1"]
     assert all(picture.height % 48 == 0 and picture.height >= 144 for picture, _ in frames)
+
+
+def test_a_link_out_of_the_folder_is_no_example(clip, tmp_path):
+    folder = tmp_path / "examples"
+    save_noise(folder / "own.mp4", 1, num_frames=3)
+    (folder / "link.mp4").symlink_to(clip)
+    (folder / "inside.mp4").symlink_to(folder / "own.mp4")
+    assert [name for name, _ in list_examples(Namespace(examples=folder))] == ["inside", "own"]
 
 
 def test_a_broken_video_is_an_error_that_names_it(tmp_path):
