@@ -84,7 +84,7 @@ def build_page(models: AppModels, served: ServedVideos, shared: Surroundings) ->
         shared: what the tabs share.
 
     Raises:
-        ValueError: there is no model, or an example is broken.
+        ValueError: no model is given, or an example is broken.
     """
     if not any(getattr(models, task) for task in _MISSING):
         raise ValueError("The page has no model; give at least one.")

@@ -26,7 +26,7 @@ def is_playable(path: str | os.PathLike) -> bool:
     """Whether browsers play a video file without conversion, and it is not too small to be seen.
 
     Raises:
-        OSError: the file can't be read, or is no video.
+        OSError: the file can't be read, or is not a video.
     """
     with av.open(str(path)) as container:
         codec = container.streams.video[0].codec_context

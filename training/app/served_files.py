@@ -1,6 +1,6 @@
 """Routes of the page's server: the videos that it shows, and a refusal to fetch URLs.
 
-A video is readable only after the page has shown it, under an address that can't be guessed.
+A video is readable only after the page has shown it, under a random address.
 """
 
 import secrets

@@ -40,7 +40,7 @@ def served_page(
         max_upload: largest uploaded file in MiB; default 200.
 
     Raises:
-        ValueError: see `build_page`, or there is no public address.
+        ValueError: see `build_page`, or Gradio's service gives no public address.
         OSError: the port is in use.
     """
     with ExitStack() as stack:

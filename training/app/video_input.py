@@ -34,7 +34,7 @@ class Surroundings(NamedTuple):
     describe_error: Callable[[Exception], str | None]
 
     def new_file(self, name: str) -> Path:
-        """A file name in a folder that can't be guessed."""
+        """A file name in a new folder with a random name."""
         folder = self.folder / secrets.token_urlsafe(16)
         folder.mkdir()
         return folder / name

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..detection.defaults import DEFAULT_DETECTOR, DETECTOR_THRESHOLD
-from ..model_sources import CLASSIFIER, ENCODERS, VIDEO_TEXT, describe_model, read_model_config
+from ..model_sources import CLASSIFIER, ENCODERS, VIDEO_TEXT, architecture_of, describe_model, read_model_config
 from .arguments import ACTION_DETECTOR, ANSWERER, add_loading_arguments, load_answerer, load_model, load_processor
 
 HELP = "open a web page that classifies, searches, answers, detects, and shows tokens"
@@ -153,7 +153,7 @@ def models_by_task(models: list[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for name in models:
         config = read_model_config(name)
-        architecture = next(iter(config.get("architectures") or ()), None)
+        architecture = architecture_of(config)
         task = next((task for task, suitable in TASKS.items() if architecture in suitable), None)
         if task is None:
             raise ValueError(

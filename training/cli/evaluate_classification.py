@@ -82,6 +82,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> Path:
             table=table(scores, metrics),
             sections=classification_sections(
                 output,
+                scores.confusion_matrix,
                 scores.probabilities,
                 scores.labels,
                 names,

@@ -10,7 +10,6 @@ from ..pictures.bars import draw_bars
 from ..pictures.confusion_plot import draw_confusion_matrix
 from ..pictures.drawing import save_picture
 from ..pictures.run_page import Picture, Section, Table
-from .classification_metrics import ConfusionMatrix, PerClassAccuracy
 from .mistakes import MOST_MISTAKES, Mistake, mistakes_section
 
 MOST_CONFUSED = 15  # pairs of classes in the table
@@ -18,6 +17,7 @@ MOST_CONFUSED = 15  # pairs of classes in the table
 
 def classification_sections(
     folder: Path,
+    matrix: np.ndarray,
     probabilities: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
@@ -29,6 +29,7 @@ def classification_sections(
 
     Args:
         folder: Folder of the pictures, that of the page or below.
+        matrix: int `(classes, classes)`, confusion matrix of the videos, true classes in rows.
         probabilities: float `(videos, classes)`.
         labels: int `(videos,)`.
         class_names: Names in the order of the model.
@@ -36,8 +37,10 @@ def classification_sections(
         names: `(videos,)`, names of the videos.
         video_of: Index of a video → the video, as in the records; None for no frames.
     """
-    matrix = ConfusionMatrix().compute(predictions=probabilities, references=labels)["confusion_matrix"]
-    accuracies = PerClassAccuracy().compute(predictions=probabilities, references=labels)["per_class_accuracy"]
+    accuracies = [
+        100.0 * hits / total if total else None
+        for hits, total in zip(matrix.diagonal().tolist(), matrix.sum(axis=1).tolist(), strict=True)
+    ]
     confusion = save_picture(draw_confusion_matrix(matrix, class_names, title), folder / "confusion.png")
     bars = save_picture(draw_bars(class_names, accuracies, "Accuracy of each class"), folder / "per_class.png")
     pairs = confused_pairs(matrix, class_names)

@@ -24,7 +24,7 @@ def write_h264(path: str | os.PathLike, frames: Iterable[tuple[float, Image.Imag
         fps: average number of frames per second.
 
     Raises:
-        ValueError: there is no frame.
+        ValueError: no frames are given.
         Exception: what `frames` raises; nothing is written then.
     """
     path = Path(path)

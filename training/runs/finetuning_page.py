@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from datasets import Dataset
 
+from ..evaluation.classification_metrics import ConfusionMatrix
 from ..evaluation.classification_page import classification_sections
 from ..evaluation.clips import video_names
 from ..pictures.run_page import Section
@@ -28,9 +28,11 @@ def evaluation_sections(trainer: UMTFineTuningTrainer, records: Dataset, class_n
         return []
     probabilities = torch.from_numpy(output.predictions).double().softmax(dim=-1).numpy()
     labels = output.label_ids
-    top1 = 100 * np.mean(probabilities.argmax(axis=1) == labels)
+    matrix = ConfusionMatrix().compute(predictions=probabilities, references=labels)["confusion_matrix"]
+    top1 = 100 * matrix.trace() / len(labels)
     return classification_sections(
         Path(trainer.args.output_dir, "pictures"),
+        matrix,
         probabilities,
         labels,
         class_names,

@@ -66,7 +66,14 @@ def test_confused_pairs_are_the_most_frequent_first_without_the_diagonal():
 
 def test_without_videos_there_are_no_frames(tmp_path):
     sections = classification_sections(
-        tmp_path, np.eye(3)[[0, 1, 1]], np.array([0, 1, 2]), ["a", "b", "c"], "title", ["x", "y", "z"], None
+        tmp_path,
+        np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]]),
+        np.eye(3)[[0, 1, 1]],
+        np.array([0, 1, 2]),
+        ["a", "b", "c"],
+        "title",
+        ["x", "y", "z"],
+        None,
     )
     assert [section.heading for section in sections] == ["Classes", "Confusions"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "per_class.png"]
